@@ -1,0 +1,1 @@
+"""Pre-train vision transformers on unlabelled pictures by predicting visual tokens."""

@@ -1,0 +1,1 @@
+"""One training loop for every kind of training; it knows no objective."""

@@ -1,0 +1,1 @@
+"""What an encoder has learned, as named numbers with intervals."""

@@ -1,0 +1,45 @@
+"""Randomness without state: every draw is a pure function of its integer keys.
+
+Whoever needs chance (orders, augmentation, samples) names the keys, for instance (seed, epoch, sample index), and gets
+the same bits on a CPU, on a GPU, in any batch split and after any interruption.
+"""
+
+import torch
+from torch import Tensor
+
+GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, as a signed 64-bit integer
+FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
+SECOND = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def hashed(*keys: int | Tensor) -> Tensor:
+    """Mix integer keys, broadcast against one another, into uniform bits: int64 of the broadcast shape.
+
+    Each key is absorbed by one round of SplitMix64 (Steele et al. 2014), so (1, 2) and (2, 1) differ.
+    """
+    device = next((key.device for key in keys if isinstance(key, Tensor)), torch.device("cpu"))
+    state = torch.zeros((), dtype=torch.int64, device=device)
+    for key in keys:
+        state = _mix(state + GOLDEN + torch.as_tensor(key, dtype=torch.int64, device=device))
+    return state
+
+
+def fraction(*keys: int | Tensor) -> Tensor:
+    """``hashed`` as float64 in [0, 1), exact to 53 bits on every device."""
+    return _shift(hashed(*keys), 11).double() * 2.0**-53
+
+
+def below(bound: int | Tensor, *keys: int | Tensor) -> Tensor:
+    """``hashed`` as int64 in [0, bound); the bias is below bound / 2**32."""
+    return (_shift(hashed(*keys), 32) * bound) >> 32
+
+
+def _mix(bits: Tensor) -> Tensor:
+    bits = (bits ^ _shift(bits, 30)) * FIRST
+    bits = (bits ^ _shift(bits, 27)) * SECOND
+    return bits ^ _shift(bits, 31)
+
+
+def _shift(bits: Tensor, places: int) -> Tensor:
+    """Right shift that brings in zeros: torch's own copies the sign bit."""
+    return (bits >> places) & ((1 << (64 - places)) - 1)

@@ -1,0 +1,1 @@
+"""The paper in pure torch: orders, patterns, the encoder and its objectives."""

@@ -1,0 +1,80 @@
+"""Token prediction: the whole method on one page.
+
+An encoder, a pattern and a linear head. MaPeT, PeT and MIM are three patterns of it (see ``pattern.py``).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from mapet.method.encoder import Encoder, init_linear
+from mapet.method.pattern import Pattern
+
+
+class TokenPrediction(nn.Module):
+    """Predict the visual tokens of hidden patches (arXiv 2306.07346, section 3).
+
+    Args:
+        encoder: what is kept after pre-training.
+        pattern: over the encoder's L patches.
+        vocabulary: number of different tokens V.
+
+    Raises:
+        ValueError: encoder and pattern count different numbers of patches.
+    """
+
+    visible: Tensor | None
+
+    def __init__(self, encoder: Encoder, pattern: Pattern, vocabulary: int) -> None:
+        super().__init__()
+        if encoder.length != pattern.length:
+            raise ValueError(f"the encoder has {encoder.length} patches, the pattern {pattern.length}")
+        self.encoder, self.pattern = encoder, pattern
+        self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim))
+        self.head = nn.Linear(encoder.embed_dim, vocabulary)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        init_linear(self.head)
+        visible = pattern.visible[:, : pattern.keys]
+        self.register_buffer("rank", pattern.rank, persistent=False)
+        self.register_buffer("hidden", pattern.hidden[:, None], persistent=False)
+        self.register_buffer("visible", None if visible.all() else visible, persistent=False)
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of different tokens."""
+        return self.head.out_features
+
+    def logits(self, images: Tensor, order: Tensor) -> Tensor:
+        """Scores of every token for every hidden patch.
+
+        Args:
+            images: (B, C, height, width) float, normalised.
+            order: (B, 1 + L) int64 positions, CLS first (``order.py``); the first ``pattern.context`` are given.
+
+        Returns:
+            (B, M, V) in the order's own sequence: the k-th is for patch ``order[:, context + k] - 1``.
+        """
+        place = order[:, self.rank]  # (B, R) the position of every row
+        patches = self.encoder.embed(images).gather(
+            1, place[:, :, None].expand(-1, -1, self.encoder.embed_dim)
+        )
+        rows = torch.where(self.hidden, self.mask_token.to(patches.dtype), patches)
+        rows = rows + F.embedding(place, self.encoder.pos_embed[0])
+        return self.head(self.encoder.run(rows, self.visible, last=len(self.pattern.predict)))  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor, tokens: Tensor, order: Tensor) -> dict[str, Tensor]:
+        """The training step's figures.
+
+        Args:
+            images: as in ``logits``.
+            tokens: (B, L) int64, one token per patch in natural patch order.
+            order: as in ``logits``.
+
+        Returns:
+            ``loss``: mean cross-entropy over all predicted patches of all images, in nats; ``accuracy``: the share of
+            them whose token scores highest. Both scalars.
+        """
+        target = tokens.gather(1, order[:, self.pattern.context :] - 1)
+        logits = self.logits(images, order)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
+        return {"loss": loss, "accuracy": (logits.detach().argmax(-1) == target).float().mean()}
