@@ -27,9 +27,7 @@ class View:
             hint = nearest(self.interpolation, INTERPOLATIONS)
             raise MapetError(f'There is no interpolation "{self.interpolation}".{hint}')
         if min(self.size) < 1:
-            raise MapetError(
-                f"A view of {self.size} pixels is empty: give a height and a width of at least 1."
-            )
+            raise MapetError(f"A view of {self.size} pixels is empty: give a height and a width of at least 1.")
 
     def __call__(self, picture: "Image.Image") -> "Image.Image":
         """Cut and resize one PIL picture; antialiased, as PIL does it."""

@@ -1,1 +1,58 @@
-"""The command line."""
+"""The command line: ``mapet VERB``. Nothing heavy is imported before a verb is known."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mapet.errors import MapetError, nearest
+
+VERBS = {
+    "quickstart": "CIFAR-10 from nothing to a pre-trained encoder and its numbers",
+    "tokenize": "fit or load a tokenizer and write one token per patch for all pictures",
+    "pretrain": "train an encoder without labels by predicting tokens",
+    "knn": "k-nearest-neighbour accuracy of an encoder",
+    "linear": "linear-probe accuracy of an encoder",
+    "export": "write an encoder for other libraries",
+    "show": "draw a recipe's attention pattern and count its cost",
+}
+
+
+def usage() -> str:
+    """The help of ``mapet`` itself."""
+    verbs = "\n".join(f"  {verb:<12}{what}" for verb, what in VERBS.items())
+    return (
+        "usage: mapet VERB [options]\n\n"
+        "Pre-train vision transformers on unlabelled pictures by predicting visual tokens.\n\n"
+        f"{verbs}\n\nmapet VERB --help lists a verb's options."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; a user's mistake is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"mapet {version('mapet')}")
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except MapetError as error:
+        print(f"mapet: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mapet: interrupted; what was written already stays as it is.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    if verb not in VERBS:
+        raise MapetError(f'There is no verb "{verb}".{nearest(verb, VERBS)}')
+    module = import_module(f"mapet.cli.{verb}")
+    code: int = module.command(arguments)
+    return code

@@ -1,0 +1,171 @@
+"""The one training loop: pre-training, fine-tuning, probes and segmentation all pass through ``fit``.
+
+It knows no objective: a batch is a dict of tensors that the objective takes by name, the answer a dict of scalars of
+which ``"loss"`` is minimised. Every step is a pure function of (weights, optimiser state, step), so a run that was
+interrupted anywhere ends bit-equal to one that was not.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mapet.engine.journal import Journal
+from mapet.engine.optim import Optim, average
+from mapet.engine.run import Run, parts, prefixed
+from mapet.engine.screen import Meter
+from mapet.engine.world import Stopped, agreed, interruptible
+from mapet.hashing import hashed
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+SALT = 5
+SAVE_SECONDS = 600.0  # a checkpoint at least this often, however long an epoch is
+
+
+class Batches(Protocol):
+    """A training stream that can begin at any step."""
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one epoch."""
+        ...
+
+    def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of the steps ``start``, ``start + 1``, …, each this process's share of the global batch."""
+        ...
+
+
+def fit(
+    objective: nn.Module,
+    batches: Batches,
+    optim: Optim,
+    fabric: "Fabric",
+    run: Run,
+    *,
+    seed: int = 0,
+    accumulate: int = 1,
+    save_every: int = 0,
+    compiled: bool = False,
+    describe: Callable[[Mapping[str, float]], str] = lambda figures: f"loss {figures['loss']:.3f}",
+) -> Run:
+    """Train ``objective`` in place from the run's last checkpoint, or from the start, to the end of ``batches``.
+
+    Args:
+        objective: ``forward(**batch) -> {"loss": scalar, ...}``.
+        batches: the training stream.
+        optim: optimiser, learning rate, clipping, averaging.
+        fabric: launched; brings device, precision and processes.
+        run: where metrics and checkpoints go.
+        seed: of all chance that the objective draws from torch's generator.
+        accumulate: parts into which each process cuts its batch to save memory; gradients are the same.
+        save_every: keep a checkpoint of its own every so many steps; 0 for none. The last one is always there.
+        compiled: whether to pass the objective through ``torch.compile``.
+        describe: figures of recent steps → text for the progress line.
+
+    Raises:
+        MapetError: the loss or the gradient is no longer finite; the last checkpoint stays as it was.
+        Stopped: SIGINT or SIGTERM came; a checkpoint of the last step is written.
+    """
+    model, optimizer = fabric.setup(torch.compile(objective) if compiled else objective, optim.optimizer)
+    ema = {name: p.detach().clone() for name, p in objective.named_parameters()} if optim.ema_decay else {}
+    start = _restore(objective, optim.optimizer, ema, run)
+    journal = Journal(run, fabric, batches.steps_per_epoch, start)
+    saved = time.monotonic()
+
+    def save(step: int) -> None:
+        nonlocal saved
+        journal.flush()
+        if fabric.is_global_zero:
+            run.save(step, _state(objective, optim.optimizer, ema), keep=bool(save_every) and step % save_every == 0)
+        fabric.barrier()
+        saved = time.monotonic()
+
+    meter = Meter("pretrain", batches.steps, start)
+    with interruptible() as signalled, journal, meter:
+        objective.train()
+        for step, batch in enumerate(journal.timed(batches(start)), start + 1):
+            torch.manual_seed(int(hashed(seed, SALT, step, fabric.global_rank)))
+            lr = _set_lr(optimizer, optim.lr(step - 1))
+            figures = _backward(fabric, model, batch, accumulate)
+            figures["grad_norm"] = _clip(fabric, model, optimizer, optim.clip_grad)
+            journal.record(step, lr, figures, images=len(next(iter(batch.values()))))
+            optimizer.step()
+            optimizer.zero_grad()
+            if optim.ema_decay:
+                average(ema, objective, optim.ema_decay)
+            number = agreed(fabric, signalled())
+            late = fabric.world_size == 1 and time.monotonic() - saved > SAVE_SECONDS
+            if number or late or step % (save_every or batches.steps_per_epoch) == 0 or step == batches.steps:
+                save(step)
+            if number:
+                raise Stopped(number, step)
+            if fabric.is_global_zero and meter.due(step):
+                meter.update(step, f"{describe(journal.recent())}  {journal.pace()}")
+    if ema:
+        objective.load_state_dict(ema, strict=False)
+    return run
+
+
+def _backward(fabric: "Fabric", model: Any, batch: Mapping[str, Tensor], accumulate: int) -> dict[str, Tensor]:
+    """Gradients of the batch's mean loss, in ``accumulate`` parts; the parts' figures, weighted by their size."""
+    size = len(next(iter(batch.values())))
+    parts = min(accumulate, size)
+    pieces = zip(*(tensor.tensor_split(parts) for tensor in batch.values()), strict=True)
+    total: dict[str, Tensor] = {}
+    for number, piece in enumerate(pieces, 1):
+        with fabric.no_backward_sync(model, enabled=number < parts):
+            figures = model(**dict(zip(batch, piece, strict=True)))
+            share = len(piece[0]) / size
+            fabric.backward(figures["loss"] * share)
+        for name, figure in figures.items():
+            total[name] = total.get(name, torch.zeros_like(figure.detach())) + figure.detach() * share
+    return total
+
+
+def _clip(fabric: "Fabric", model: Any, optimizer: Any, limit: float | None) -> Tensor:
+    """The L2 norm of all gradients; scaled down to ``limit`` where there is one."""
+    bound = float("inf") if limit is None else limit
+    norm = fabric.clip_gradients(model, optimizer, max_norm=bound, error_if_nonfinite=False)
+    assert norm is not None  # only clipping by value gives none
+    return norm
+
+
+def _set_lr(optimizer: Any, lr: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    return lr
+
+
+def _state(objective: nn.Module, optimizer: torch.optim.Optimizer, ema: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    moments = optimizer.state_dict()["state"]
+    return {
+        **prefixed("model", objective.state_dict().items()),
+        **prefixed("ema", ema.items()),
+        **prefixed("optimizer", ((f"{i}/{name}", t) for i, state in moments.items() for name, t in state.items())),
+    }
+
+
+def _restore(objective: nn.Module, optimizer: torch.optim.Optimizer, ema: dict[str, Tensor], run: Run) -> int:
+    """Completed steps of the run, all state loaded; 0 for a fresh one."""
+    checkpoint = run.load()
+    if checkpoint is None:
+        return 0
+    step, tensors = checkpoint
+    objective.load_state_dict(parts(tensors, "model"))
+    for name, tensor in parts(tensors, "ema").items():
+        ema[name].copy_(tensor)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in parts(tensors, "optimizer").items():
+        index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return step

@@ -1,0 +1,64 @@
+"""AdamW, the warm-up cosine and weight averaging, each step's value a pure function of the step."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How ``fit`` moves the weights.
+
+    Attributes:
+        optimizer: over the objective's parameters.
+        lr: step (from 0) → learning rate; a parameter group's ``lr_scale``, if it has one, multiplies it.
+        clip_grad: largest L2 norm of all gradients together; None to leave them.
+        ema_decay: decay of the exponential moving average of the weights that is kept beside them; None for none.
+    """
+
+    optimizer: torch.optim.Optimizer
+    lr: Callable[[int], float]
+    clip_grad: float | None = None
+    ema_decay: float | None = None
+
+
+def adamw(
+    module: nn.Module, *, weight_decay: float, betas: tuple[float, float], no_decay: Iterable[str] = ()
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with the field's rule for weight decay.
+
+    Vectors (biases, norms, layer scale) never decay, nor do parameters whose last name is in ``no_decay``. The
+    published code names ``pos_embed`` and ``cls_token`` and lets the mask vector decay.
+    """
+    names = set(no_decay)
+    decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            decays[parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in names].append(parameter)
+    groups = [{"params": decays[True], "weight_decay": weight_decay}, {"params": decays[False], "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas, fused=True)
+
+
+def cosine(*, peak: float, floor: float, start: float, warmup: int, total: int) -> Callable[[int], float]:
+    """step → learning rate: linear from ``start`` to ``peak`` over ``warmup`` steps, then half a cosine to ``floor``.
+
+    The last of ``total`` steps has ``floor`` (SGDR without restarts, arXiv 1608.03983).
+    """
+
+    def lr(step: int) -> float:
+        if step < warmup:
+            return start + (peak - start) * step / warmup
+        share = (step - warmup) / max(1, total - 1 - warmup)
+        return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+    return lr
+
+
+@torch.no_grad()
+def average(ema: dict[str, Tensor], module: nn.Module, decay: float) -> None:
+    """One step of the moving average, in place: ema ← decay · ema + (1 − decay) · weights."""
+    weights = dict(module.named_parameters())
+    torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - decay)

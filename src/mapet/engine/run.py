@@ -1,0 +1,164 @@
+"""The run folder: all that is needed to judge, repeat and continue a run, and nothing from the environment.
+
+recipe.yaml        every setting, resolved; give it back to train the same again
+provenance.json    command, versions, machine, time
+metrics.csv        one row a step; a resumed run's is equal, byte by byte, to an uninterrupted one's
+tensorboard/       the same for TensorBoard
+log.txt            what was said on the screen, and more, with the time
+checkpoints/       last.safetensors, and step-*.safetensors as often as asked
+bad-pictures.txt   pictures that could not be read, if there were any
+"""
+
+import csv
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mapet.errors import MapetError
+
+VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning", "numpy", "pillow", "safetensors")
+FORMAT = "mapet-checkpoint-1"
+
+
+class Run:
+    """One run's folder. Only the first process writes; ``Run(folder)`` alone touches nothing."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.recipe = self.folder / "recipe.yaml"
+        self.metrics = self.folder / "metrics.csv"
+        self.log = self.folder / "log.txt"
+        self.last = self.folder / "checkpoints" / "last.safetensors"
+
+    @classmethod
+    def create(cls, folder: str | Path, *, overwrite: bool = False) -> "Run":
+        """A new run in an empty or absent folder.
+
+        Raises:
+            MapetError: the folder is not empty; only a folder that holds an earlier run is ever overwritten.
+        """
+        run = cls(folder)
+        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+            if not overwrite:
+                raise MapetError(
+                    f"{run.folder} is not empty. Go on with it by --resume {run.folder}, "
+                    "or give another --out, or start afresh with --overwrite."
+                )
+            if not run.recipe.is_file():
+                raise MapetError(f"{run.folder} holds no run, so --overwrite does not delete it: give another --out.")
+            shutil.rmtree(run.folder)
+        run.last.parent.mkdir(parents=True)
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """An existing run.
+
+        Raises:
+            MapetError: the folder holds no run.
+        """
+        run = cls(folder)
+        if not run.recipe.is_file():
+            raise MapetError(f"{run.folder} holds no run: there is no recipe.yaml in it.")
+        return run
+
+    def write_provenance(self) -> None:
+        """Which command made this with which versions on which machine, in ``provenance.json``; never overwritten."""
+        path = self.folder / "provenance.json"
+        earlier = json.loads(path.read_text()) if path.is_file() else []
+        entry = {
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "processor": f"{os.cpu_count()} × {platform.machine()}",
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "versions": {name: version(name) for name in VERSIONS},
+        }
+        write_atomically(path, json.dumps([*earlier, entry], indent=1) + "\n")
+
+    def write_log(self, line: str) -> None:
+        """Append one line, with the time, to ``log.txt``."""
+        with self.log.open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], *, keep: bool = False) -> None:
+        """Write ``last.safetensors`` atomically, and ``step-….safetensors`` beside it with ``keep``."""
+        partial = self.last.with_suffix(".partial")
+        metadata = {"format": FORMAT, "step": str(step)}
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, self.last)
+        if keep:
+            shutil.copyfile(self.last, self.last.with_name(f"step-{step:08d}.partial"))
+            os.replace(
+                self.last.with_name(f"step-{step:08d}.partial"), self.last.with_name(f"step-{step:08d}.safetensors")
+            )
+
+    def load(self) -> tuple[int, dict[str, Tensor]] | None:
+        """The last checkpoint as (completed steps, tensors by name); None where there is none yet."""
+        return load_checkpoint(self.last) if self.last.is_file() else None
+
+    def append_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """One line a row; the header comes from the first."""
+        fresh = not self.metrics.is_file() or not self.metrics.stat().st_size
+        with self.metrics.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            if fresh:
+                writer.writeheader()
+            writer.writerows(rows)
+
+    def trim_metrics(self, step: int) -> None:
+        """Forget the rows after ``step``, and a line that was cut off in the middle."""
+        if not self.metrics.is_file():
+            return
+        lines = self.metrics.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole[1:] if int(line.split(",", 1)[0]) <= step]
+        write_atomically(self.metrics, "".join([*whole[:1], *kept]))
+
+
+def load_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:
+    """Completed steps and tensors of a checkpoint file.
+
+    Raises:
+        MapetError: not a safetensors file, or not one of a run.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise MapetError(f"{path} is a safetensors file but no checkpoint of a run: give a run's folder.")
+            return int(metadata["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise MapetError(f"{path} is not a readable checkpoint ({error}): give a run's folder.") from error
+
+
+def parts(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name begins with ``prefix/``, without it."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def prefixed(prefix: str, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """The inverse of ``parts``."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Whole or not at all, even when the process is killed."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

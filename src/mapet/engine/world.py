@@ -1,0 +1,85 @@
+"""Devices, processes and signals: everything around a step that must not change its result."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import torch
+
+from mapet.errors import MapetError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+class Stopped(Exception):
+    """The user or the scheduler asked to stop; everything needed to go on is on disk."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
+        self.number, self.step = number, step
+
+
+def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, precision: str = "float32") -> "Fabric":
+    """Start Lightning Fabric on this machine, under torchrun or under SLURM, and join the other processes.
+
+    Args:
+        accelerator: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        devices: processes on this node.
+        num_nodes: nodes.
+        precision: ``"float32"``, or ``"bfloat16"`` for mixed precision.
+
+    Raises:
+        MapetError: an accelerator that this machine lacks.
+    """
+    from lightning.fabric import Fabric
+
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy="ddp" if devices * num_nodes > 1 else "auto",
+            precision="bf16-mixed" if precision == "bfloat16" else "32-true",
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MapetError(f"Cannot use {devices} × {accelerator} here: {reason} Try --accelerator cpu.") from error
+    fabric.launch()
+    return fabric
+
+
+def first_process() -> bool:
+    """Whether this process is the one that writes; known before the processes have met."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0) == 0
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], int]]:
+    """Yield a function that tells which of SIGINT and SIGTERM came first, 0 for none; a second Ctrl-C ends at once."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came[0] if came else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def agreed(fabric: "Fabric", number: int) -> int:
+    """The largest ``number`` of all processes, so that they stop after the same step."""
+    if fabric.world_size == 1:
+        return number
+    largest = torch.tensor(number, device=fabric.device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)

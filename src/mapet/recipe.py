@@ -1,0 +1,283 @@
+"""Recipes: all settings that change a result, and apart from them those that must not.
+
+A recipe is a value: print it, save it as YAML, read it back, compare two. Nothing is built here, so this file imports
+no torch and a mistake is told at once.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mapet.errors import MapetError, nearest
+
+MODELS = ("vit_tiny", "vit_small", "vit_base", "vit_large", "custom")
+OBJECTIVES = ("mapet", "pet", "mim")
+ORDERS = ("uniform", "blockwise", "raster")
+METRICS = ("euclidean", "cosine")
+PRECISIONS = ("float32", "bfloat16")
+POSITIONS = ("learn", "sincos")
+CUSTOM = "custom with --embed-dim, --depth and --num-heads, or a named size without these"
+FORBID_UNKNOWN = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """The encoder."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
+    model: str = "vit_tiny"
+    """vit_tiny, vit_small, vit_base, vit_large; or custom, with the next three."""
+    embed_dim: int | None = None
+    """Width of a custom model."""
+    depth: int | None = None
+    """Blocks of a custom model."""
+    num_heads: int | None = None
+    """Attention heads of a custom model."""
+    image_size: int = 224
+    """Side of the student's pictures in pixels."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    init_values: float | None = 0.1
+    """Start of the layer scale; None for a model without."""
+    drop_path: float = 0.1
+    """Stochastic depth of the last block, growing linearly from 0."""
+    pos_embed: str = "learn"
+    """Positions: learn, or sincos (fixed)."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is predicted from what."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
+    objective: str = "mapet"
+    """mapet (masked and permuted), pet (permuted alone) or mim (masked, BEiT)."""
+    mask_ratio: float = 0.75
+    """Share of the patches that is predicted."""
+    groups: int | None = None
+    """Steps in which mapet and pet reveal the hidden patches; None: one patch at a time, as published."""
+    order: str = "uniform"
+    """Distribution of orders: uniform, blockwise (BEiT's rectangles) or raster."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """How visual tokens are made, where no folder of ready ones is given."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
+    teacher: str = "efficientnet_lite0"
+    """Frozen teacher: a timm model's name, or efficientnet_lite0, whose weights are installed already."""
+    teacher_stage: int | None = None
+    """Its feature stage, counted from 0; None: the last (for efficientnet_lite0 the one of stride 16)."""
+    codes: int = 8192
+    """Centroids, that is the vocabulary."""
+    samples: int | None = None
+    """Patch features that k-means sees; None: 512 for each centroid."""
+    fit_pictures: int | None = None
+    """Pictures that the samples are drawn from; None: all."""
+    iterations: int = 20
+    """Rounds of k-means."""
+    restarts: int = 1
+    """Runs of k-means, of which the best is taken."""
+    metric: str = "euclidean"
+    """Distance of k-means: euclidean or cosine."""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How the weights move; the defaults are those of the published pre-training configuration."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
+    epochs: int = 300
+    """Passes over the pictures."""
+    batch_size: int = 256
+    """Pictures a step, over all devices together."""
+    lr: float | None = None
+    """Largest learning rate; None: base_lr × batch_size / 256."""
+    base_lr: float = 1.875e-4
+    """Largest learning rate for a batch of 256 (published: 1.5e-3 for 2048)."""
+    min_lr: float = 1e-5
+    """Learning rate of the last step."""
+    warmup_lr: float = 1e-6
+    """Learning rate of the first step."""
+    warmup_epochs: float = 10.0
+    """Epochs of linear warm-up."""
+    weight_decay: float = 0.05
+    """AdamW's decay of weight matrices."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments."""
+    no_decay: tuple[str, ...] = ("pos_embed", "cls_token")
+    """Parameters without weight decay beside all vectors; add mask_token to spare the mask vector too."""
+    clip_grad: float | None = 3.0
+    """Largest L2 norm of the gradients; None: no clipping."""
+    ema_decay: float | None = None
+    """Keep a moving average of the weights with this decay, and evaluate that."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a pre-training's result.
+
+    Raises:
+        MapetError: from ``check``, on creation: a name or number that makes no sense.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
+    data: str = ""
+    """A folder of pictures, nested in any way, or cifar10."""
+    tokens: str | None = None
+    """Folder that mapet tokenize wrote; None: tokens are made in the run's folder by the tokenizer settings."""
+    limit: int | None = None
+    """Use only so many of the pictures, chosen at random; None: all."""
+    color_jitter: float = 0.4
+    """Strength of brightness, contrast and saturation jitter."""
+    precision: str = "float32"
+    """float32, or bfloat16 (mixed)."""
+    seed: int = 0
+    """Of all chance."""
+    model: Model = field(default_factory=Model)
+    objective: Objective = field(default_factory=Objective)
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    optimization: Optimization = field(default_factory=Optimization)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        side = self.model.image_size // self.model.patch_size
+        return side, side
+
+    @property
+    def hidden(self) -> int:
+        """Predicted patches of each picture."""
+        return round(self.objective.mask_ratio * self.grid[0] * self.grid[1])
+
+    @property
+    def lr(self) -> float:
+        """The largest learning rate."""
+        o = self.optimization
+        return o.base_lr * o.batch_size / 256 if o.lr is None else o.lr
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What must not change a result, beyond rounding."""
+
+    workers: int | None = None
+    """Processes that decode pictures for each device; None: up to 8 beside an accelerator, none on a CPU."""
+    accelerator: str = "auto"
+    """auto, cpu, cuda or mps."""
+    devices: int = 1
+    """Devices on this node; under torchrun, processes on it."""
+    num_nodes: int = 1
+    """Nodes."""
+    accumulate: int = 1
+    """Parts into which each device cuts its share of a batch, to save memory."""
+    compile: bool = False
+    """Compile the objective with torch.compile."""
+    save_every: int = 0
+    """Keep a checkpoint every so many steps, beside the last one; 0: only the last."""
+    memory: float = 2.0
+    """Decoded pictures are held in memory when they fit into so many GiB."""
+    max_bad: float = 0.01
+    """Largest share of pictures that may be unreadable."""
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse names that do not exist and numbers that make no sense.
+
+    Raises:
+        MapetError: the setting, its value and what would do.
+    """
+    m, o, t, z = recipe.model, recipe.objective, recipe.tokenizer, recipe.optimization
+    for option, value, names in (
+        ("model", m.model, MODELS),
+        ("pos-embed", m.pos_embed, POSITIONS),
+        ("objective", o.objective, OBJECTIVES),
+        ("order", o.order, ORDERS),
+        ("metric", t.metric, METRICS),
+        ("precision", recipe.precision, PRECISIONS),
+    ):
+        if value not in names:
+            raise MapetError(f'There is no {option} "{value}".{nearest(value, names)}')
+    custom = [number is not None for number in (m.embed_dim, m.depth, m.num_heads)]
+    side = m.image_size / max(1, m.patch_size)
+    hidden = f"1 … {recipe.hidden}, the number of hidden patches"
+    for option, fits, wanted in (
+        ("patch-size", side == int(side) >= 2, f"a divisor of --image-size {m.image_size}, at least twice in it"),
+        ("mask-ratio", 0 < o.mask_ratio <= 1 and recipe.hidden >= 1, "above 0, at most 1, and at least one patch"),
+        ("groups", o.groups is None or 1 <= o.groups <= recipe.hidden, hidden),
+        ("groups", o.groups is None or o.objective != "mim", "left out: mim reveals all at once"),
+        ("model", all(custom) if m.model == "custom" else not any(custom), CUSTOM),
+        ("num-heads", not any(custom) or not m.embed_dim % m.num_heads, "a divisor of --embed-dim"),  # type: ignore[operator]
+        ("epochs", z.epochs >= 1, "at least 1"),
+        ("batch-size", z.batch_size >= 1, "at least 1"),
+        ("codes", 2 <= t.codes <= 65536, "2 … 65536"),
+        ("drop-path", 0 <= m.drop_path < 1, "at least 0 and below 1"),
+        ("color-jitter", 0 <= recipe.color_jitter <= 1, "0 … 1"),
+        ("warmup-epochs", z.warmup_epochs >= 0, "at least 0"),
+        ("ema-decay", z.ema_decay is None or 0 < z.ema_decay < 1, "between 0 and 1"),
+        ("limit", recipe.limit is None or recipe.limit >= 1, "at least 1"),
+    ):
+        if not fits:
+            raise MapetError(f"--{option} does not fit: it must be {wanted}.")
+
+
+def save(recipe: Recipe, path: Path) -> None:
+    """Write YAML that ``load`` reads back to an equal recipe."""
+    import yaml
+
+    plain = _plain(asdict(recipe))
+    path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def load(path: str | Path) -> Recipe:
+    """Read a recipe from YAML; settings it leaves out have their defaults.
+
+    Raises:
+        MapetError: no such file, no YAML, an unknown setting or a wrong type.
+    """
+    import yaml
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+        return TypeAdapter(Recipe).validate_python(content or {})
+    except OSError as error:
+        raise MapetError(f"Cannot read the recipe {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MapetError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = [str(part) for part in first["loc"]]
+        known = {part for name in settings(Recipe()) for part in name.split(".")}
+        hint = nearest(place[-1], known) if first["type"] == "unexpected_keyword_argument" else ""
+        raise MapetError(f"{path}: {'.'.join(place) or 'the whole'}: {first['msg']}.{hint}") from error
+
+
+def settings(value: Any, prefix: str = "") -> dict[str, Any]:
+    """All settings of nested dataclasses, flat, with dotted names."""
+    flat: dict[str, Any] = {}
+    for one in fields(value):
+        inner = getattr(value, one.name)
+        flat |= settings(inner, f"{prefix}{one.name}.") if is_dataclass(inner) else {prefix + one.name: inner}
+    return flat
+
+
+def diff(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two recipes differ, with both values."""
+    theirs = settings(b)
+    return {name: (value, theirs[name]) for name, value in settings(a).items() if value != theirs[name]}
+
+
+def fair(a: Recipe, b: Recipe) -> list[str]:
+    """The settings outside the objective in which two recipes differ: none in a fair comparison."""
+    return [name for name in diff(a, b) if not name.startswith("objective.")]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,122 @@
+"""The loop: interrupted = uninterrupted, split = whole, and no step with numbers that are none."""
+
+import os
+import signal
+
+import pytest
+import torch
+from lightning.fabric import Fabric
+
+from mapet.engine.fit import fit
+from mapet.engine.run import Run
+from mapet.engine.world import Stopped
+from mapet.errors import MapetError
+from toy import Numbers, Toy, optim
+
+
+def train(run, numbers=None, toy=None, accumulate=1, save_every=0, **settings):
+    toy = toy or Toy()
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fit(
+        toy,
+        numbers or Numbers(),
+        optim(toy, **settings),
+        fabric,
+        run,
+        seed=7,
+        accumulate=accumulate,
+        save_every=save_every,
+    )
+    return toy
+
+
+def weights(toy):
+    return torch.cat([parameter.detach().flatten() for parameter in toy.parameters()])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 4, 5, 6, 13, 20])
+def test_interrupted_is_uninterrupted(tmp_path, step, number):
+    whole, broken = Run.create(tmp_path / "whole"), Run.create(tmp_path / "broken")
+    straight = train(whole, clip_grad=1.0, ema_decay=0.9)
+    with pytest.raises(Stopped) as stopped:
+        train(broken, Numbers(at=step, call=lambda: os.kill(os.getpid(), number)), clip_grad=1.0, ema_decay=0.9)
+    assert (stopped.value.step, stopped.value.number) == (step, number)
+    resumed = train(broken, clip_grad=1.0, ema_decay=0.9)
+    assert torch.equal(weights(straight), weights(resumed))
+    assert whole.metrics.read_bytes() == broken.metrics.read_bytes()
+    assert whole.metrics.read_text().count("\n") == 21
+    for (a, one), (b, other) in zip(sorted(whole.load()[1].items()), sorted(broken.load()[1].items()), strict=True):
+        assert a == b
+        assert torch.equal(one, other)
+
+
+def test_failed_between_checkpoints_replays_only_what_is_missing(tmp_path):
+    def fail():
+        raise RuntimeError
+
+    whole, broken = Run.create(tmp_path / "whole"), Run.create(tmp_path / "broken")
+    straight = train(whole)
+    with pytest.raises(RuntimeError):
+        train(broken, Numbers(at=13, call=fail))
+    assert broken.load()[0] == 10  # the end of epoch 2
+    assert broken.metrics.read_text().count("\n") == 13
+    assert torch.equal(weights(straight), weights(train(broken)))
+    assert whole.metrics.read_bytes() == broken.metrics.read_bytes()
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    run = Run.create(tmp_path / "run")
+    first = weights(train(run))
+    before = run.metrics.read_bytes()
+    assert torch.equal(first, weights(train(run)))
+    assert run.metrics.read_bytes() == before
+
+
+def test_a_nan_stops_before_the_weights_move(tmp_path):
+    run = Run.create(tmp_path / "run")
+    toy = Toy()
+    with pytest.raises(MapetError, match=r"step 13.*loss nan.*step 10"):
+        train(run, Numbers(poison=13), toy=toy)
+    assert run.load()[0] == 10
+    assert torch.isfinite(weights(toy)).all()
+    assert run.metrics.read_text().splitlines()[-1].startswith("12,")
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8, 50])
+def test_accumulation_gives_the_same_gradients(tmp_path, parts):
+    def without_dropout():
+        toy = Toy()
+        toy.layers[2].p = 0.0
+        return toy
+
+    whole = train(Run.create(tmp_path / "whole"), toy=without_dropout())
+    split = train(Run.create(tmp_path / "split"), toy=without_dropout(), accumulate=parts)
+    torch.testing.assert_close(weights(whole), weights(split), atol=1e-6, rtol=1e-5)
+
+
+def test_ema_is_what_its_formula_says_and_is_left_in_the_objective(tmp_path):
+    run = Run.create(tmp_path / "run")
+    start = weights(Toy())
+    toy = train(run, Numbers(steps=1), ema_decay=0.75)
+    trained = torch.cat([t.flatten() for n, t in run.load()[1].items() if n.startswith("model/")])
+    names = [n for n in run.load()[1] if n.startswith("model/")]
+    order = torch.cat([dict(Toy().named_parameters())[n.removeprefix("model/")].detach().flatten() for n in names])
+    assert torch.equal(order.sort().values, start.sort().values)
+    mean = torch.cat([dict(toy.named_parameters())[n.removeprefix("model/")].detach().flatten() for n in names])
+    torch.testing.assert_close(mean, 0.75 * order + 0.25 * trained)
+
+
+def test_kept_checkpoints(tmp_path):
+    run = Run.create(tmp_path / "run")
+    train(run, save_every=8)
+    names = sorted(path.name for path in run.last.parent.iterdir())
+    assert names == ["last.safetensors", "step-00000008.safetensors", "step-00000016.safetensors"]
+    assert run.load()[0] == 20
+
+
+def test_a_largest_gradient_is_respected(tmp_path):
+    free, bound = Run.create(tmp_path / "free"), Run.create(tmp_path / "bound")
+    moved = weights(train(free, Numbers(steps=1))) - weights(Toy())
+    clipped = weights(train(bound, Numbers(steps=1), clip_grad=1e-9)) - weights(Toy())
+    assert clipped.abs().max() < moved.abs().max()

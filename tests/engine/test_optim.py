@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mapet.engine.optim import adamw, cosine
+from mapet.method.encoder import Encoder
+from mapet.method.pattern import mapet
+from mapet.method.predict import TokenPrediction
+
+
+def test_cosine_touches_its_four_values():
+    lr = cosine(peak=1.0, floor=0.1, start=0.01, warmup=10, total=101)
+    assert lr(0) == pytest.approx(0.01)
+    assert lr(5) == pytest.approx((0.01 + 1.0) / 2)
+    assert lr(10) == pytest.approx(1.0)
+    assert lr(55) == pytest.approx(0.55)
+    assert lr(100) == pytest.approx(0.1)
+    assert all(lr(a) <= lr(a + 1) for a in range(10))
+    assert all(lr(a) >= lr(a + 1) for a in range(10, 100))
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (1, 1), (5, 5), (0, 2)])
+def test_short_runs_have_a_finite_rate(warmup, total):
+    lr = cosine(peak=1.0, floor=0.1, start=0.01, warmup=warmup, total=total)
+    assert all(math.isfinite(lr(step)) and lr(step) > 0 for step in range(total))
+
+
+def test_weight_decay_follows_the_published_rule():
+    """Vectors, pos_embed and cls_token are spared; the mask vector (1, 1, D) is not."""
+    objective = TokenPrediction(Encoder(8, 4, embed_dim=8, depth=1, num_heads=2, init_values=0.1), mapet(4, 3), 5)
+    optimizer = adamw(objective, weight_decay=0.05, betas=(0.9, 0.999), no_decay=("pos_embed", "cls_token"))
+    name_of = {id(parameter): name for name, parameter in objective.named_parameters()}
+    decays = {name_of[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays.keys() == set(name_of.values())
+    spared = {name for name, decay in decays.items() if not decay}
+    assert "mask_token" not in spared
+    assert {"encoder.pos_embed", "encoder.cls_token", "encoder.blocks.0.ls1.gamma", "head.bias"} <= spared
+    assert {name for name in decays if name.endswith("weight") and "norm" not in name}.isdisjoint(spared)
+
+
+def test_fixed_positions_are_not_optimised():
+    encoder = Encoder(8, 4, embed_dim=8, depth=1, num_heads=2, pos_embed="sincos")
+    optimizer = adamw(encoder, weight_decay=0.05, betas=(0.9, 0.999))
+    assert all(p is not encoder.pos_embed for group in optimizer.param_groups for p in group["params"])
+
+
+def test_one_step_moves_by_the_learning_rate():
+    layer = nn.Linear(1, 1, bias=False)
+    optimizer = adamw(layer, weight_decay=0.0, betas=(0.9, 0.999))
+    optimizer.param_groups[0]["lr"] = 0.5
+    before = layer.weight.item()
+    (3 * layer(torch.ones(1, 1))).sum().backward()
+    optimizer.step()
+    assert layer.weight.item() == pytest.approx(before - 0.5, abs=1e-5)

@@ -1,0 +1,39 @@
+"""Two gloo processes under torchrun = one process with the same global batch."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+
+from mapet.engine.fit import fit
+from mapet.engine.run import Run
+from toy import Numbers, Toy, optim
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+
+
+def losses(run):
+    return [float(row["loss"]) for row in csv.DictReader(run.metrics.open())]
+
+
+def test_two_processes_are_one(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(HERE / "two_processes.py"), str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    toy = Toy()
+    toy.layers[2].p = 0.0
+    one = Run.create(tmp_path / "one")
+    fit(toy, Numbers(), optim(toy, clip_grad=1.0), Fabric(accelerator="cpu", devices=1), one)
+    two = losses(Run(tmp_path / "two"))
+    assert len(two) == 20
+    torch.testing.assert_close(torch.tensor(two), torch.tensor(losses(one)), atol=1e-5, rtol=0)

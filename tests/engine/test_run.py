@@ -1,0 +1,76 @@
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mapet.engine.run import Run, load_checkpoint
+from mapet.errors import MapetError
+
+
+def test_a_folder_in_use_is_refused_with_both_ways_out(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(MapetError, match=r"--resume .*--overwrite"):
+        Run.create(tmp_path)
+    with pytest.raises(MapetError, match="holds no run"):
+        Run.create(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_overwrite_clears_an_earlier_run(tmp_path):
+    run = Run.create(tmp_path / "run")
+    run.recipe.write_text("data: x\n")
+    run.append_metrics([{"step": 1, "loss": 2.0}])
+    assert not Run.create(tmp_path / "run", overwrite=True).metrics.exists()
+
+
+def test_not_a_run(tmp_path):
+    with pytest.raises(MapetError, match="holds no run"):
+        Run.open(tmp_path)
+
+
+def test_other_files_are_no_checkpoints(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"nothing of the kind")
+    save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
+    for name in ("a.safetensors", "b.safetensors", "absent.safetensors"):
+        with pytest.raises(MapetError, match=name):
+            load_checkpoint(tmp_path / name)
+
+
+def test_a_save_cut_short_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run")
+    run.save(3, {"x": torch.ones(2)})
+
+    def power_cut(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(4, {"x": torch.zeros(2)})
+    step, tensors = run.load()
+    assert step == 3
+    assert torch.equal(tensors["x"], torch.ones(2))
+
+
+@pytest.mark.parametrize("tail", ["", "6,0.", "6,0.5\n7,0.4\n8"])
+def test_metrics_are_trimmed_to_whole_rows_up_to_the_step(tmp_path, tail):
+    run = Run.create(tmp_path / "run")
+    run.append_metrics([{"step": step, "loss": 1 / step} for step in range(1, 6)])
+    before = run.metrics.read_text()
+    run.metrics.write_text(before + tail)
+    run.trim_metrics(5)
+    assert run.metrics.read_text() == before
+    run.trim_metrics(2)
+    assert run.metrics.read_text() == "".join(before.splitlines(keepends=True)[:3])
+
+
+def test_provenance_holds_no_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    run = Run.create(tmp_path / "run")
+    run.write_provenance()
+    run.write_provenance()
+    entries = json.loads((run.folder / "provenance.json").read_text())
+    assert len(entries) == 2
+    assert entries[0]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "hunter2" not in (run.folder / "provenance.json").read_text()
