@@ -1,1 +1,40 @@
-"""Pre-train vision transformers on unlabelled pictures by predicting visual tokens."""
+"""Pre-train vision transformers on unlabelled pictures by predicting visual tokens.
+
+Nouns and verbs by name; each is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Pattern": "method.pattern",
+    "reveal": "method.pattern",
+    "Encoder": "method.encoder",
+    "TokenPrediction": "method.predict",
+    "Codebook": "tokenizers.codebook",
+    "TokenStore": "tokenizers.store",
+    "Teacher": "tokenizers.teacher",
+    "View": "view",
+    "Recipe": "recipe",
+    "Machine": "recipe",
+    "MapetError": "errors",
+    "Run": "engine.run",
+    "fit": "engine.fit",
+    "open_source": "data.source",
+    "load_encoder": "assemble",
+    "tokenize": "cli.tokenize",
+    "pretrain": "cli.pretrain",
+    "resume": "cli.pretrain",
+    "export": "cli.export",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)

@@ -15,6 +15,7 @@ from mapet.hashing import hashed
 from mapet.method.order import STRATEGIES
 from mapet.recipe import Recipe
 from mapet.tokenizers.store import TokenStore
+from mapet.view import View
 
 KEY, LIMIT = 0x4B45, 0x4C49  # salts
 
@@ -73,15 +74,17 @@ class Feed:
         return float(counts.max() / counts.sum())
 
 
-def tokenized(source: Source, places: Tensor, store: TokenStore, bad: BadPictures) -> Tensor:
+def tokenized(source: Source, places: Tensor, store: TokenStore, bad: BadPictures, recipe: Recipe) -> Tensor:
     """The places whose pictures have tokens; the others must be known as bad ones, and are noted in ``bad``.
 
     Raises:
-        MapetError: the store lacks pictures that it should have.
+        MapetError: the store lacks pictures that it should have, or its view or grid is not the recipe's.
     """
     known = listed(Path(store.folder) / "bad-pictures.txt")
     have = [place for place in places.tolist() if source.key(place) not in known]
     for place in sorted(set(places.tolist()) - set(have)):
         bad.add(source.key(place), known[source.key(place)])
-    store.check(source_name=source.name, keys=map(source.key, have), view=store.view, grid=store.grid)
+    side = recipe.model.image_size
+    view = View((side, side), store.view.interpolation)
+    store.check(source_name=source.name, keys=map(source.key, have), view=view, grid=recipe.grid)
     return torch.tensor(have)

@@ -226,11 +226,12 @@ def check(recipe: Recipe) -> None:
 
 
 def save(recipe: Recipe, path: Path) -> None:
-    """Write YAML that ``load`` reads back to an equal recipe."""
+    """Write YAML, whole or not at all, that ``load`` reads back to an equal recipe."""
     import yaml
 
-    plain = _plain(asdict(recipe))
-    path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True))
+    partial.replace(path)
 
 
 def load(path: str | Path) -> Recipe:

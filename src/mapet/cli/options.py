@@ -5,6 +5,7 @@ import re
 import sys
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
+from textwrap import fill
 from typing import Any, TypeVar
 
 from mapet.errors import MapetError, nearest
@@ -37,13 +38,13 @@ def parse(default: T, arguments: list[str], verb: str, description: str) -> T:
                 args=arguments,
                 default=default,
                 prog=f"mapet {verb}",
-                description=description,
+                description=fill(description, 78),
                 config=config,
             )
     except SystemExit as end:
         if not end.code:
             raise
-        raise MapetError(f"mapet {verb}: {_one_line(said.getvalue())}") from None
+        raise MapetError(f"{_one_line(said.getvalue())} See mapet {verb} --help.") from None
 
 
 def names(value: Any) -> set[str]:
@@ -83,7 +84,7 @@ def _one_line(panel: str) -> str:
     lines = [re.sub(r"^│\s?|\s*│$", "", line) for line in panel.splitlines()]
     body = [line for line in lines if line and not re.match(r"^[╭╰]", line)]
     stop = next((i for i, line in enumerate(body) if set(line.strip()) == {"─"}), len(body))
-    return " ".join(" ".join(body[:stop]).split()) or "these options do not fit. See --help."
+    return " ".join(" ".join(body[:stop]).split()) or "These options do not fit."
 
 
 def say(line: str = "") -> None:

@@ -1,1 +1,28 @@
-"""Complete settings of named experiments."""
+"""Complete settings of named experiments: each a function that returns a recipe and says what to expect of it."""
+
+from collections.abc import Callable
+
+from mapet.errors import MapetError, nearest
+from mapet.recipe import Recipe
+
+
+def catalogue() -> dict[str, Callable[[], Recipe]]:
+    """All recipes by their name on the command line."""
+    from mapet.recipes import cifar10, in1k
+
+    found = {"cifar10-quickstart": cifar10.quickstart, "cifar10-vit-tiny": cifar10.vit_tiny}
+    for size in ("tiny", "small", "base"):
+        found[f"in1k-vit-{size}"] = getattr(in1k, f"vit_{size}")
+    return found
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        MapetError: there is none.
+    """
+    known = catalogue()
+    if name not in known:
+        raise MapetError(f'There is no recipe "{name}" (a file would end in .yaml).{nearest(name, known)}')
+    return known[name]()

@@ -1,0 +1,63 @@
+"""From stored bytes to what a model takes, and the one augmentation of the paper's pre-training: colour jitter."""
+
+import torch
+from torch import Tensor
+
+from mapet.errors import MapetError
+from mapet.hashing import fraction, hashed
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+JITTER = 0xC010  # sets the keys of jitter apart from all other draws with the same seed
+BRIGHTNESS, CONTRAST, SATURATION = range(3)
+
+
+def to_float(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """(B, 3, H, W) uint8 → float32 in [0, 1] on ``device``."""
+    return images.to(device, non_blocking=True).float() / 255
+
+
+def normalize(images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] → zero mean and unit deviation per channel, as over ImageNet."""
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def jitter(images: Tensor, strength: float, seed: int, epoch: int, index: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of (B, 3, H, W) float pictures in [0, 1], in a random order each.
+
+    The factors are uniform in [max(0, 1 - strength), 1 + strength], as in timm's ``color_jitter``. What happens to a
+    picture is a pure function of (seed, epoch, its place in ``index`` (B,) int64), however the batch was put together.
+    Strength 0 returns ``images`` itself.
+
+    Raises:
+        MapetError: a negative strength.
+    """
+    if strength < 0:
+        raise MapetError(f"Colour jitter of {strength} makes no sense: choose 0 (none) or more, the paper has 0.4.")
+    if strength == 0:
+        return images
+    factors, order = jitter_plan(strength, seed, epoch, index.to(images.device))
+    for operation in order.unbind(1):
+        factor = factors.gather(1, operation[:, None])
+        images = _adjust(images, operation.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1))
+    return images
+
+
+def jitter_plan(strength: float, seed: int, epoch: int, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors (B, 3) float32 of brightness, contrast and saturation; the order (B, 3) int64 in which they apply."""
+    operations = torch.arange(3, device=index.device)
+    low, high = max(0.0, 1 - strength), 1 + strength
+    uniform = fraction(seed, JITTER, epoch, index[:, None], operations)
+    order = hashed(seed, JITTER, epoch, index[:, None], operations + 3).argsort(dim=1)
+    return (low + (high - low) * uniform).float(), order
+
+
+def _adjust(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
+    """Blend each picture with black, its mean grey or its own grey: torchvision's formulas of the three operations."""
+    red, green, blue = images.chunk(3, dim=1)
+    grey = 0.2989 * red + 0.587 * green + 0.114 * blue
+    # In float64 the mean is, once rounded, the same for every way of splitting the batch and the sum.
+    mean = grey.mean((1, 2, 3), keepdim=True, dtype=torch.float64).to(grey.dtype)
+    other = torch.where(operation == CONTRAST, mean, grey) * (operation != BRIGHTNESS)
+    return torch.lerp(other, images, factor).clamp_(0, 1)

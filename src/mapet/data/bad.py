@@ -1,0 +1,56 @@
+"""The ledger of pictures that could not be used: each counted once, listed, and bounded."""
+
+from itertools import islice
+from pathlib import Path
+
+from mapet.errors import MapetError
+
+
+class BadPictures:
+    """Counts bad pictures by key and stops the work when they are more than ``limit`` of ``total``.
+
+    Used in the main process only. With ``path`` every new key is appended to that file as ``key<TAB>reason``; the
+    file is created by the first bad picture, and the keys that it already lists are known (and counted) on reopening.
+    """
+
+    def __init__(self, total: int, limit: float = 0.01, path: Path | None = None) -> None:
+        self.total = total
+        self.limit = limit
+        self.path = path
+        self._reasons = listed(path) if path else {}
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def add(self, key: str, reason: str) -> None:
+        """Note one bad picture; a key that is known already changes nothing.
+
+        Raises:
+            MapetError: more than ``limit * total`` pictures are bad.
+        """
+        if key not in self._reasons:
+            self._reasons[key] = " ".join(reason.split())
+            if self.path:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(f"{key}\t{self._reasons[key]}\n")
+        if len(self) > self.limit * self.total:
+            raise MapetError(self._too_many())
+
+    def _too_many(self) -> str:
+        examples = ", ".join(f"{key} ({reason})" for key, reason in islice(self._reasons.items(), 3))
+        more = ", …" if len(self) > 3 else ""
+        where = f" All are listed in {self.path}." if self.path else ""
+        remedy = "Mend or remove them and delete that list" if self.path else "Mend or remove them"
+        return (
+            f"{len(self)} of {self.total} pictures cannot be used, more than the {self.limit:.2%} allowed: "
+            f"{examples}{more}.{where} {remedy}, or raise --max-bad."
+        )
+
+
+def listed(path: Path) -> dict[str, str]:
+    """The reasons by key of a ledger's file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    fields = (line.rpartition("\t") for line in lines)
+    return {key: reason for key, tab, reason in fields if tab}

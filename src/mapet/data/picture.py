@@ -1,0 +1,97 @@
+"""One picture file → one RGB picture, whatever was stored in it; or the short reason why not."""
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MOST_PIXELS = (1 << 30) // 4 // 3  # a quarter of a GiB of RGB: larger pictures are taken for decompression bombs
+
+
+class BadPicture(Exception):
+    """A picture that cannot be used; the message is the reason, in a few words."""
+
+
+def read_picture(path: Path) -> "Image.Image":
+    """The first frame of a picture file: mode RGB, turned upright by its EXIF orientation, composited over white.
+
+    Raises:
+        BadPicture: unreadable, zero bytes, not a picture, truncated or damaged, or a decompression bomb.
+    """
+    try:
+        _check_file(path.stat())
+        with path.open("rb") as file:
+            return _decoded(file, str(path))
+    except BadPicture:
+        raise
+    except OSError as error:
+        # Failing system calls carry a number; PIL raises the same class, without one, for damaged content.
+        raise BadPicture(f"unreadable: {error.strerror}" if error.errno else f"damaged: {error}") from error
+    except Exception as error:  # a decoder may raise anything over foreign bytes
+        raise BadPicture(f"damaged: {str(error) or type(error).__name__}") from error
+
+
+def to_rgb(picture: "Image.Image") -> "Image.Image":
+    """Any PIL mode as RGB: grey scales keep their full range, whatever is transparent shows white.
+
+    16-bit values are divided by 257, floats in [0, 1] multiplied by 255; wider or negative ones are
+    stretched from their own smallest and largest value to 0 … 255.
+    """
+    from PIL import Image
+
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _check_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise BadPicture("not a picture: not a regular file")
+    if status.st_size == 0:
+        raise BadPicture("zero bytes")
+
+
+def _decoded(file: BinaryIO, name: str) -> "Image.Image":
+    from PIL import ImageOps
+
+    picture = _opened(file, name)
+    if picture.width * picture.height > MOST_PIXELS:
+        raise BadPicture(f"decompression bomb: {picture.width} x {picture.height} pixels")
+    picture.load()
+    return to_rgb(ImageOps.exif_transpose(picture))
+
+
+def _opened(file: BinaryIO, name: str) -> "Image.Image":
+    """``Image.open`` for our kinds alone, without its warning about size, which only global state could silence."""
+    from PIL import Image
+
+    Image.init()
+    prefix = file.read(16)
+    file.seek(0)
+    for kind in KINDS:
+        factory, accepts = Image.OPEN[kind]
+        if accepts is not None and accepts(prefix) is True:
+            return factory(file, name)
+    raise BadPicture("not a picture of a known kind")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values (H, W) of any number type → uint8, scaled and never clipped."""
+    grey = values.astype(np.float64)
+    low, high = grey.min(), grey.max()
+    if not np.isfinite(high - low):
+        raise BadPicture("holds values that are not finite numbers")
+    full = 1.0 if values.dtype.kind == "f" else 65535.0
+    if low < 0 or high > full:
+        grey, full = grey - low, high - low
+    return np.rint(grey * (255.0 / full)).astype(np.uint8)

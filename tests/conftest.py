@@ -1,0 +1,33 @@
+"""Pictures for the tests: small ones made here, and CIFAR-10 where it can be had."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mapet.errors import MapetError
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A labelled folder: 2 classes of 24 pictures, stripes across or along on a coloured ground, sizes mixed."""
+    root = tmp_path_factory.mktemp("pictures")
+    chance = np.random.default_rng(0)
+    for label, name in enumerate(("across", "along")):
+        (root / name).mkdir()
+        for number in range(24):
+            height, width = 24 + number % 3 * 8, 32
+            stripes = np.indices((height, width))[label] // chance.integers(2, 5) % 2
+            pixels = stripes[..., None] * chance.integers(60, 200, 3) + chance.integers(0, 50, (height, width, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cifar10():
+    """("cifar10" training source, test source); skips where the pictures cannot be had."""
+    from mapet.data.source import open_source
+
+    try:
+        return open_source("cifar10", "train"), open_source("cifar10", "test")
+    except MapetError as error:
+        pytest.skip(str(error))

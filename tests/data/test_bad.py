@@ -1,0 +1,55 @@
+"""The ledger counts each key once, lists it, and stops above its limit."""
+
+from pathlib import Path
+
+import pytest
+
+from mapet.data.bad import BadPictures
+from mapet.errors import MapetError
+
+
+def test_each_key_is_counted_and_listed_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.tsv"
+    bad = BadPictures(100, limit=0.5, path=path)
+    assert not path.exists()
+    for key in ("a/b.jpg", "c\td.png", "a/b.jpg"):
+        bad.add(key, "zero\nbytes")
+    assert len(bad) == 2
+    assert path.read_text() == "a/b.jpg\tzero bytes\nc\td.png\tzero bytes\n"
+
+
+def test_a_reopened_list_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "bad.tsv"
+    BadPictures(100, limit=0.5, path=path).add("c\td.png", "zero bytes")
+    again = BadPictures(100, limit=0.5, path=path)
+    again.add("c\td.png", "zero bytes")
+    assert len(again) == 1
+    again.add("e.png", "truncated")
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_it_stops_just_above_the_limit() -> None:
+    bad = BadPictures(200, limit=0.02)
+    for number in range(4):
+        bad.add(f"{number}.jpg", "truncated")
+    with pytest.raises(MapetError) as stop:
+        bad.add("4.jpg", "truncated")
+    message = str(stop.value)
+    assert "\n" not in message
+    assert "5 of 200" in message
+    assert "0.jpg (truncated)" in message
+    assert "--max-bad" in message
+
+
+def test_a_list_above_the_limit_stops_again_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.tsv"
+    BadPictures(10, limit=0.1, path=path).add("a.jpg", "truncated")
+    with pytest.raises(MapetError, match=str(path)):
+        BadPictures(10, limit=0.1, path=path).add("b.jpg", "truncated")
+    with pytest.raises(MapetError):
+        BadPictures(10, limit=0.1, path=path).add("a.jpg", "truncated")
+
+
+def test_limit_zero_stops_at_the_first() -> None:
+    with pytest.raises(MapetError, match="1 of 1000"):
+        BadPictures(1000, limit=0).add("a.jpg", "truncated")

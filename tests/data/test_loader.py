@@ -1,0 +1,183 @@
+"""The training stream is a pure function of (seed, step), however it is read."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mapet.data.bad import BadPictures
+from mapet.data.loader import Batch, Shuffled, in_memory, in_order
+from mapet.data.picture import BadPicture
+from mapet.data.source import Source, open_source
+from mapet.errors import MapetError
+from mapet.view import View
+
+VIEW = View((6, 8))
+COUNT, BROKEN = 23, (4, 17)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    root = tmp_path_factory.mktemp("pictures")
+    noise = np.random.default_rng(0).integers(0, 256, (COUNT, 9, 10, 3), dtype=np.uint8)
+    for number, picture in enumerate(noise):
+        Image.fromarray(picture).save(root / f"{number:02d}.png")
+    for number in BROKEN:
+        (root / f"{number:02d}.png").write_bytes(b"")
+    return open_source(str(root))
+
+
+def lenient(path: Path | None = None) -> BadPictures:
+    return BadPictures(COUNT, limit=0.5, path=path)
+
+
+def stream(source: Source, **options: Any) -> Shuffled:
+    return Shuffled(source, VIEW, **{"batch_size": 6, "epochs": 3, "seed": 5, "bad": lenient(), **options})
+
+
+def same(ours: Iterator[Batch], theirs: Iterator[Batch]) -> bool:
+    pairs = list(zip(ours, theirs, strict=True))
+    assert pairs
+    return all(
+        a.epoch == b.epoch and torch.equal(a.index, b.index) and torch.equal(a.images, b.images) for a, b in pairs
+    )
+
+
+def test_in_order_gives_every_good_picture_once(source: Source) -> None:
+    bad = lenient()
+    batches = list(in_order(source, VIEW, 5, bad=bad))
+    index = torch.cat([batch.index for batch in batches]).tolist()
+    assert index == [i for i in range(COUNT) if i not in BROKEN]
+    assert len(bad) == len(BROKEN)
+    for batch in batches:
+        assert (batch.images.dtype, batch.images.shape[1:]) == (torch.uint8, (3, 6, 8))
+        for image, place in zip(batch.images, batch.index.tolist(), strict=True):
+            assert np.array_equal(image.permute(1, 2, 0), np.asarray(VIEW(source.read(place))))
+
+
+def test_in_order_over_chosen_places_yields_no_empty_batch(source: Source) -> None:
+    batches = list(in_order(source, VIEW, 2, bad=lenient(), places=[17, 4, 3, 20, 9]))
+    assert [batch.index.tolist() for batch in batches] == [[3], [9], [20]]
+    assert same(in_order(source, VIEW, 4, bad=lenient()), in_order(source, VIEW, 4, workers=2, bad=lenient()))
+
+
+def test_in_memory_is_in_order_at_once(source: Source) -> None:
+    images, index = in_memory(source, VIEW, bad=lenient())
+    batches = list(in_order(source, VIEW, 7, bad=lenient()))
+    assert torch.equal(images, torch.cat([batch.images for batch in batches]))
+    assert torch.equal(index, torch.cat([batch.index for batch in batches]))
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_an_epoch_visits_each_picture_at_most_once_and_epochs_differ(source: Source, memory: int) -> None:
+    shuffled = stream(source, memory=memory)
+    assert (shuffled.steps_per_epoch, shuffled.steps, shuffled.held) == (3, 9, memory > 0)
+    batches = list(shuffled())
+    assert [batch.epoch for batch in batches] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    epochs = [torch.cat([b.index for b in batches if b.epoch == epoch]).tolist() for epoch in range(3)]
+    assert all(len(set(epoch)) == len(epoch) >= 18 - len(BROKEN) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert set().union(*epochs) == set(range(COUNT)) - set(BROKEN)
+    assert len(shuffled.bad) == len(BROKEN)
+
+
+def test_another_seed_gives_another_sequence(source: Source) -> None:
+    assert not torch.equal(stream(source).sequence(0), stream(source, seed=6).sequence(0))
+
+
+def test_memory_and_workers_change_nothing(source: Source) -> None:
+    assert same(stream(source)(), stream(source, memory=0)())
+    assert same(stream(source, workers=2)(), stream(source, memory=0, workers=2)())
+
+
+@pytest.mark.parametrize("options", [{}, {"memory": 0}, {"memory": 0, "workers": 2}])
+def test_a_later_start_gives_the_tail(source: Source, options: dict[str, int]) -> None:
+    whole = list(stream(source, **options)())
+    for start in (1, 3, 7) if options.get("workers") else range(9):
+        assert same(stream(source, **options)(start), iter(whole[start:]))
+    assert list(stream(source, **options)(9)) == []
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_the_parts_of_two_processes_make_the_batch_of_one(source: Source, memory: int) -> None:
+    parts = [stream(source, memory=memory, rank=rank, world=2)() for rank in range(2)]
+    joined = (
+        Batch(torch.cat([a.images, b.images]), torch.cat([a.index, b.index]), a.epoch)
+        for a, b in zip(*parts, strict=True)
+    )
+    assert same(joined, stream(source, memory=memory)())
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_chosen_places_alone_are_visited(source: Source, memory: int) -> None:
+    places = torch.tensor([20, 3, 4, 9, 11, 3])
+    batches = list(stream(source, memory=memory, places=places, batch_size=5, epochs=2)())
+    assert [sorted(batch.index.tolist()) for batch in batches] == [[3, 9, 11, 20]] * 2
+
+
+def test_adding_pictures_keeps_the_order_of_the_others(source: Source) -> None:
+    few, all_of_them = stream(source, places=torch.arange(10)).sequence(1), stream(source).sequence(1)
+    assert torch.equal(all_of_them[all_of_them < 10], few)
+
+
+def test_bad_pictures_are_listed_once_by_key(source: Source, tmp_path: Path) -> None:
+    path = tmp_path / "bad.tsv"
+    assert sum(len(batch.index) for batch in stream(source, memory=0, bad=lenient(path), epochs=9)()) > 0
+    assert sorted(path.read_text().splitlines()) == ["04.png\tzero bytes", "17.png\tzero bytes"]
+
+
+@pytest.mark.parametrize("options", [{}, {"memory": 0}, {"memory": 0, "workers": 2}])
+def test_too_many_bad_pictures_stop_the_stream(source: Source, options: dict[str, int]) -> None:
+    with pytest.raises(MapetError, match="2 of 23"):
+        list(stream(source, bad=BadPictures(COUNT, limit=0.05), epochs=9, **options)())
+
+
+def test_torch_s_global_randomness_is_left_alone(source: Source) -> None:
+    before = torch.get_rng_state()
+    list(stream(source, memory=0, workers=2, epochs=1)())
+    list(in_order(source, VIEW, 4, bad=lenient()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Telltale:
+    """A source whose only picture is bad, for the reason that its reader handles Ctrl-C as it does."""
+
+    name, classes = "telltale", ()
+
+    def __len__(self) -> int:
+        return 1
+
+    def key(self, i: int) -> str:
+        return "key"
+
+    def label(self, i: int) -> int:
+        return -1
+
+    def read(self, i: int) -> Image.Image:
+        raise BadPicture(str(signal.getsignal(signal.SIGINT)))
+
+
+def test_workers_leave_ctrl_c_to_the_main_process(tmp_path: Path) -> None:
+    for workers in (1, 0):
+        path = tmp_path / f"{workers}.tsv"
+        assert not list(in_order(Telltale(), VIEW, 1, workers=workers, bad=BadPictures(1, 1.0, path)))
+        assert path.read_text() == f"key\t{signal.SIG_IGN if workers else signal.getsignal(signal.SIGINT)}\n"
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+
+
+def test_a_stream_can_be_left_early(source: Source) -> None:
+    batches = stream(source, memory=0, workers=2)()
+    assert next(batches).epoch == 0
+    del batches
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 24}, {"batch_size": 0}, {"batch_size": 6, "world": 4}])
+def test_batches_that_cannot_be_are_refused(source: Source, options: dict[str, int]) -> None:
+    with pytest.raises(MapetError, match="--batch-size") as stop:
+        stream(source, **options)
+    assert "\n" not in str(stop.value)
