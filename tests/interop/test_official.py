@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 import torch
-from golden_numbers import FOLDER, Golden
 
+from golden_numbers import FOLDER, Golden
 from mapet.errors import MapetError
 from mapet.interop.official import load_finetuned, load_pretraining
 
@@ -48,9 +48,7 @@ def test_loss_and_every_gradient(golden):
     assert found.keys() == golden.gradients().keys()
     for name, expected in golden.gradients().items():
         bound = GRADIENT + 1e-4 * expected.abs().max().item()
-        torch.testing.assert_close(
-            found[name], expected, atol=bound, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(found[name], expected, atol=bound, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def published_names(model):

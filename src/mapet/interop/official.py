@@ -19,7 +19,11 @@ from mapet.method.encoder import Classifier, Encoder
 from mapet.method.pattern import mapet
 from mapet.method.predict import TokenPrediction
 
-RENAMED = {"mask_positional_token": "mask_token", "decoder.weight": "head.weight", "decoder.bias": "head.bias"}
+RENAMED = {
+    "mask_positional_token": "mask_token",
+    "decoder.weight": "head.weight",
+    "decoder.bias": "head.bias",
+}
 
 
 def load_pretraining(

@@ -1,0 +1,42 @@
+"""What every evaluation with labels asks of its features, said in one line where it is not so."""
+
+import torch
+from torch import Tensor
+
+from mapet.errors import MapetError
+
+Labelled = tuple[Tensor, Tensor]  # (N, F) float features, (N,) int64 labels
+
+
+def check(train: Labelled, test: Labelled, classes: int) -> None:
+    """Refuse what would give no number, or one that means nothing.
+
+    Raises:
+        MapetError: fewer than two classes; an empty set; labels that are absent, negative or too large; a class
+            without a training picture; features that are not finite.
+    """
+    if classes < 2:
+        raise MapetError(f"{classes} class leaves nothing to tell apart: give data with at least two classes.")
+    for name, (features, labels) in {"training": train, "test": test}.items():
+        _check_set(name, features, labels, classes)
+    missing = (torch.bincount(train[1], minlength=classes) == 0).nonzero().flatten().tolist()
+    if missing:
+        some = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+        raise MapetError(
+            f"{len(missing)} of {classes} classes have no training picture ({some}): use more training pictures."
+        )
+
+
+def _check_set(name: str, features: Tensor, labels: Tensor, classes: int) -> None:
+    if len(features) != len(labels) or not len(labels):
+        raise MapetError(
+            f"The {name} set has {len(features)} features and {len(labels)} labels: give one label for each."
+        )
+    if labels.min() < 0:
+        count = int((labels < 0).sum())
+        raise MapetError(f"{count} of {len(labels)} {name} pictures have no label: give a labelled data set.")
+    if labels.max() >= classes:
+        raise MapetError(f"The {name} set has a label {int(labels.max())}, but only {classes} classes from 0 on.")
+    broken = int((~features.isfinite().all(dim=1)).sum())
+    if broken:
+        raise MapetError(f"{broken} of {len(features)} {name} features hold NaN or infinity: the encoder is broken.")

@@ -1,0 +1,206 @@
+"""Encoders to and from timm: the parameter names are the same, so only the settings need words."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from mapet.errors import MapetError
+from mapet.hashing import fraction
+from mapet.method.encoder import SIZES, Encoder
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+def to_timm(
+    encoder: Encoder,
+    folder: Path,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bicubic",
+    notes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads.
+
+    timm's ``forward_features`` then equals ``Encoder.forward``. The folder appears whole or not at all.
+
+    Args:
+        encoder: its head goes along if it has one.
+        folder: to be made; its parents too.
+        mean: of each channel, on the scale from 0 to 1, that training subtracted.
+        std: of each channel, by which training divided.
+        interpolation: of the view, as timm names it.
+        notes: how the encoder was trained, shown in the model card.
+        overwrite: replace an earlier export.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        MapetError: a folder that is not empty, or statistics of another number of channels.
+    """
+    if not len(mean) == len(std) == encoder.in_chans:
+        raise MapetError(f"An encoder of {encoder.in_chans} channels needs one mean and one std for each.")
+    target = Path(folder).resolve()
+    _free(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        part = Path(scratch) / target.name
+        part.mkdir()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+        (part / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        config = json.dumps(_config(encoder, mean, std, interpolation), indent=2)
+        (part / CONFIG).write_text(config + "\n", encoding="utf-8")
+        (part / CARD).write_text(_card(encoder, Path(folder), notes or {}), encoding="utf-8")
+        if target.exists():
+            rmtree(target)
+        part.rename(target)
+    return Path(folder)
+
+
+def _free(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder whose files are not ours to replace."""
+    if folder.exists() and not folder.is_dir():
+        raise MapetError(f"{folder} is a file: name another folder.")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if strangers := sorted(names - {WEIGHTS, CONFIG, CARD}):
+        raise MapetError(f'{folder} holds "{strangers[0]}", which no export wrote: name another folder.')
+    if names and not overwrite:
+        raise MapetError(f"{folder} already holds an export: name another folder, or replace it with overwrite.")
+
+
+def _config(encoder: Encoder, mean: Sequence[float], std: Sequence[float], interpolation: str) -> dict[str, Any]:
+    """timm's ``config.json``: a base architecture, the arguments that make it ours, and the preprocessing."""
+    size = next((name for name, size in SIZES.items() if size["embed_dim"] == encoder.embed_dim), "vit_base")
+    return {
+        "architecture": f"{size}_patch16_224",
+        "num_classes": encoder.num_classes,
+        "num_features": encoder.embed_dim,
+        "global_pool": encoder.global_pool,
+        "model_args": _arguments(encoder),
+        "pretrained_cfg": {
+            "num_classes": encoder.num_classes,
+            "input_size": [encoder.in_chans, *encoder.img_size],
+            "fixed_input_size": True,
+            "interpolation": interpolation,
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": list(mean),
+            "std": list(std),
+            "classifier": "head",
+            # timm's way of changing three channels into others, which it would also try on other numbers
+            "first_conv": "patch_embed.proj" if encoder.in_chans == 3 else None,
+        },
+    }
+
+
+def _arguments(encoder: Encoder) -> dict[str, Any]:
+    """The arguments of timm's ``VisionTransformer``, which are ``Encoder``'s."""
+    return {
+        "img_size": list(encoder.img_size),
+        "patch_size": list(encoder.patch_size),
+        "in_chans": encoder.in_chans,
+        "embed_dim": encoder.embed_dim,
+        "depth": len(encoder.blocks),
+        "num_heads": encoder.num_heads,
+        "mlp_ratio": encoder.mlp_ratio,
+        "init_values": encoder.init_values or None,
+        "global_pool": encoder.global_pool,
+    }
+
+
+def loading_lines(folder: Path) -> str:
+    """Three lines of Python that load an export and take one feature vector per image."""
+    return (
+        "import timm\n"
+        f'model = timm.create_model("local-dir:{Path(folder).as_posix()}", pretrained=True).eval()\n'
+        "features = model.forward_features(images)[:, 1:].mean(dim=1)  # the mean of the patches"
+    )
+
+
+def _card(encoder: Encoder, folder: Path, notes: Mapping[str, Any]) -> str:
+    channels, (height, width) = encoder.in_chans, encoder.img_size
+    trained = "".join(f"- {name}: {value}\n" for name, value in notes.items()) or "- not recorded\n"
+    return f"""---
+library_name: timm
+tags:
+- image-feature-extraction
+- mapet
+---
+# {folder.resolve().name}
+
+A vision transformer pre-trained without labels by predicting visual tokens (mapet).
+
+- images: {channels} × {height} × {width} (channels, height, width), normalised as `{CONFIG}` says
+- patches: {encoder.patch_size[0]} × {encoder.patch_size[1]} pixels, a grid of {encoder.grid[0]} × {encoder.grid[1]}
+- width {encoder.embed_dim}, {len(encoder.blocks)} blocks, {encoder.num_heads} heads, \
+{sum(parameter.numel() for parameter in encoder.parameters()) / 1e6:.2f} M parameters
+
+## Training
+
+{trained}
+## Use
+
+```python
+{loading_lines(folder)}
+```
+
+For fine-tuning add `num_classes=…` to `create_model`.
+"""
+
+
+def from_timm(model: nn.Module) -> Encoder:
+    """The encoder with the weights of one of timm's plain ``VisionTransformer`` models; its head is left behind.
+
+    Raises:
+        MapetError: a model with parts that ``Encoder`` has not, or whose features differ from the encoder's.
+    """
+    try:
+        encoder = _like(model)
+        weights = {name: tensor for name, tensor in model.state_dict().items() if name[:5] != "head."}
+        encoder.load_state_dict(weights)
+    except (AttributeError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MapetError(f"This {type(model).__name__} is not a plain vision transformer: {reason}") from error
+    _agree(encoder, model)
+    return encoder.train(model.training)
+
+
+def _like(model: Any) -> Encoder:
+    block = model.blocks[0]
+    return Encoder(
+        model.patch_embed.img_size,
+        model.patch_embed.patch_size,
+        in_chans=model.patch_embed.proj.in_channels,
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
+        init_values=1.0 if hasattr(block.ls1, "gamma") else None,
+        global_pool="token" if isinstance(model.fc_norm, nn.Identity) else "avg",
+    )
+
+
+@torch.no_grad()
+def _agree(encoder: Encoder, model: nn.Module) -> None:
+    """Shapes do not tell of other activations or norms: one image of noise does."""
+    device = next(model.parameters()).device
+    shape = torch.Size((1, encoder.in_chans, *encoder.img_size))
+    image = fraction(0, torch.arange(shape.numel(), device=device)).view(shape).float() * 4 - 2
+    training = model.training
+    expected = model.eval().forward_features(image)  # type: ignore[operator]
+    model.train(training)
+    found = encoder.to(device).eval()(image)
+    if not torch.allclose(found, expected, atol=1e-4, rtol=1e-3):
+        raise MapetError(
+            f"This {type(model).__name__} computes otherwise than a plain vision transformer "
+            f"(features differ by up to {float((found - expected).abs().max()):.2g}): it cannot become an encoder."
+        )

@@ -1,0 +1,107 @@
+"""Pooling by hand, an untouched encoder, and effective ranks that are known."""
+
+import pytest
+import torch
+from torch import nn
+
+from mapet.errors import MapetError
+from mapet.evals.features import POOLS, effective_rank, features
+from mapet.method.encoder import Encoder
+
+
+def encoder(**settings):
+    torch.manual_seed(0)
+    return Encoder(8, 4, embed_dim=8, depth=2, num_heads=2, **settings)
+
+
+@pytest.fixture
+def batches():
+    images = torch.randn(7, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0, 1, 2, 3, -1, 5, 6])
+    return [(images[:4], labels[:4]), (images[4:], labels[4:])]
+
+
+@pytest.mark.parametrize("global_pool", ["token", "avg"])
+def test_pools(batches, global_pool):
+    model = encoder(global_pool=global_pool)
+    nn.init.normal_(model.norm.weight if global_pool == "token" else model.fc_norm.weight)
+    rows = model(torch.cat([images for images, _ in batches]))
+    expected = {"avg": model.fc_norm(rows[:, 1:].mean(1)), "token": model.fc_norm(rows[:, 0])}
+    expected["avg+token"] = torch.cat([expected["avg"], expected["token"]], dim=1)
+    assert expected.keys() == POOLS.keys()
+    for pool, vectors in expected.items():
+        found, labels = features(model, batches, pool=pool)
+        torch.testing.assert_close(found, vectors)
+        assert not found.requires_grad
+        assert labels.tolist() == [0, 1, 2, 3, -1, 5, 6]
+
+
+def test_encoder_and_chance_are_left_as_they_were(batches):
+    model = encoder(drop_path_rate=0.5)
+    model.blocks[1].eval()  # a part with a mode of its own
+    modes = [part.training for part in model.modules()]
+    state = torch.get_rng_state()
+    first, _ = features(model, batches)
+    second, _ = features(model, batches)
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [part.training for part in model.modules()] == modes
+    assert True in modes
+    assert False in modes
+
+
+def test_modes_come_back_after_an_error():
+    model = encoder()
+    with pytest.raises(RuntimeError):
+        features(model, [(torch.zeros(1, 5, 8, 8), torch.zeros(1))])
+    assert all(part.training for part in model.modules())
+
+
+def test_progress_counts_pictures(batches):
+    counts = []
+    features(encoder(), batches, progress=counts.append)
+    assert counts == [4, 7]
+
+
+def test_low_precision_is_close_and_returned_as_float32(batches):
+    full, _ = features(encoder(), batches)
+    low, _ = features(encoder(), batches, precision=torch.bfloat16)
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, full)
+    torch.testing.assert_close(low, full, atol=0.1, rtol=0)
+
+
+def test_mistakes(batches):
+    with pytest.raises(MapetError, match='Did you mean "token"'):
+        features(encoder(), batches, pool="tokens")
+    with pytest.raises(MapetError, match="no pictures"):
+        features(encoder(), [])
+
+
+def with_singular_values(values, count=40):
+    """A centred matrix with these singular values: orthonormal columns, all orthogonal to the constant one."""
+    noise = torch.randn(count, len(values) + 1, generator=torch.Generator().manual_seed(0)).double()
+    noise[:, 0] = 1
+    return torch.linalg.qr(noise).Q[:, 1:] * torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_effective_rank_counts_equal_directions(rank):
+    assert effective_rank(with_singular_values([2.0] * rank + [0.0] * (8 - rank))) == pytest.approx(rank, abs=1e-4)
+
+
+def test_effective_rank_by_hand():
+    # shares 1/2, 1/4, 1/4: entropy = 1/2 ln 2 + 2 · 1/4 ln 4 = 3/2 ln 2
+    assert effective_rank(with_singular_values([2.0, 1.0, 1.0])) == pytest.approx(2**1.5, abs=1e-6)
+
+
+def test_effective_rank_ignores_scale_shift_and_rotation():
+    vectors = with_singular_values([5.0, 3.0, 1.0, 0.5])
+    rotation = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(2)).double()).Q
+    expected = effective_rank(vectors)
+    assert effective_rank(100 * vectors @ rotation + 7) == pytest.approx(expected, abs=1e-4)
+
+
+def test_effective_rank_of_a_collapsed_encoder():
+    assert effective_rank(torch.full((30, 5), 0.3)) == 0
+    assert effective_rank(torch.randn(1, 5)) == 0

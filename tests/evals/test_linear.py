@@ -1,0 +1,149 @@
+"""Linear probes against scikit-learn, on data whose answer is known, and under changes that must not matter."""
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from mapet.errors import MapetError
+from mapet.evals import logistic
+from mapet.evals.knn import knn
+from mapet.evals.linear import PROTOCOLS, linear, standardised
+from mapet.evals.mae_probe import EPOCHS, WARMUP, Probe, warm_cosine
+
+EVALUATIONS = [knn, linear]
+
+
+def clusters(count, classes, noise, seed, width=8):
+    """Points about one random centre a class, the centres the same for every seed."""
+    centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(count) % classes
+    chance = torch.Generator().manual_seed(seed)
+    return centres[labels] + noise * torch.randn(count, width, generator=chance), labels
+
+
+@pytest.fixture
+def sets():
+    return clusters(600, 6, 1.0, seed=1), clusters(300, 6, 1.0, seed=2)
+
+
+@pytest.mark.parametrize("penalty", [1e-1, 1e-3])
+def test_the_minimum_is_scikit_learns(penalty):
+    vectors, labels = clusters(200, 4, 1.0, seed=1)
+    vectors = vectors.double()
+    weights = logistic.fit(vectors, labels, 4, penalty)
+    oracle = LogisticRegression(C=1 / (penalty * 200), tol=1e-10, max_iter=1000).fit(vectors, labels)
+    torch.testing.assert_close(weights[:, :-1], torch.from_numpy(oracle.coef_), atol=2e-3, rtol=2e-3)
+    bias = weights[:, -1] - weights[:, -1].mean()  # the minimum leaves a constant free
+    expected = torch.from_numpy(oracle.intercept_ - oracle.intercept_.mean())
+    torch.testing.assert_close(bias, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_accuracy_is_near_scikit_learns_best(sets):
+    train, test = sets
+    found = linear(train, test, classes=6)["top1"].value
+    best = max(
+        LogisticRegression(C=1 / (penalty * 600), max_iter=1000).fit(*train).score(*test)
+        for penalty in logistic.PENALTIES
+    )
+    assert 0.5 < best < 0.99
+    assert found == pytest.approx(best, abs=0.02)
+
+
+@pytest.mark.parametrize(("protocol", "count"), [("quick", 300), ("mae", 12_000)])
+def test_separable_data_are_separated(protocol, count):
+    train, test = clusters(count, 6, 0.05, seed=1), clusters(200, 6, 0.05, seed=2)
+    scores = linear(train, test, classes=6, protocol=protocol)
+    assert scores["top1"].value == scores["top5"].value == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_labels_without_meaning_give_chance(protocol):
+    vectors = torch.randn(2000, 8, generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(2000) % 4
+    score = linear((vectors[:1000], labels[:1000]), (vectors[1000:], labels[1000:]), classes=4, protocol=protocol)
+    assert score["top1"].low < 1 / 4 < score["top1"].high
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_scale_and_shift_do_not_matter(sets, protocol, scale):
+    moved = [(scale * (vectors + torch.arange(8.0)), labels) for vectors, labels in sets]
+    expected = linear(*sets, classes=6, protocol=protocol)["top1"].value
+    found = linear(*moved, classes=6, protocol=protocol)["top1"].value
+    assert found == pytest.approx(expected, abs=1 / 300)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_same_again_whatever_the_global_chance(sets, protocol):
+    first = linear(*sets, classes=6, protocol=protocol)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        assert linear(*sets, classes=6, protocol=protocol) == first
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("batch", [5_000, 1_000])
+def test_the_mae_protocol_in_batches(batch):
+    train, test = clusters(12_000, 6, 0.05, seed=1), clusters(200, 6, 0.05, seed=2)
+    assert linear(train, test, classes=6, protocol="mae", batch=batch)["top1"].value == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_progress_rises_to_one(sets, protocol):
+    shares = []
+    linear(*sets, classes=6, protocol=protocol, progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_standardised_by_the_training_set():
+    train, test = torch.tensor([[1.0, 5.0], [3.0, 5.0]]), torch.tensor([[4.0, 9.0]])
+    expected = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+    for found, wanted in zip(standardised(train, test), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_the_start_of_maes_head():
+    weight = Probe(200, 100, seed=0).weight
+    assert weight.mean().abs() < 3e-4  # 4 standard errors: 0.01 / sqrt(20000) = 7e-5
+    assert weight.std().item() == pytest.approx(0.01, rel=0.03)
+    assert not torch.equal(weight, Probe(200, 100, seed=1).weight)
+
+
+def test_the_rate_of_mae():
+    rates = [warm_cosine(epoch) for epoch in (0, WARMUP / 2, WARMUP, (WARMUP + EPOCHS) / 2, EPOCHS)]
+    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("evaluate", EVALUATIONS)
+def test_mistakes_with_labels(evaluate):
+    vectors, labels = clusters(30, 3, 1.0, 1)
+    good = vectors, labels
+    bad = [
+        ((vectors, labels - 1), 3, "10 of 30 training pictures have no label"),
+        ((vectors, labels), 2, "label 2, but only 2 classes"),
+        ((vectors, labels), 5, r"2 of 5 classes have no training picture \(3, 4\)"),
+        ((vectors, torch.zeros_like(labels)), 1, "at least two classes"),
+        ((vectors, labels[:7]), 3, "30 features and 7 labels"),
+        ((vectors[:0], labels[:0]), 3, "0 features and 0 labels"),
+        ((vectors / 0, labels), 3, "30 of 30 training features hold NaN"),
+    ]
+    for train, classes, reason in bad:
+        with pytest.raises(MapetError, match=reason) as caught:
+            evaluate(train, good, classes=classes)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(MapetError, match="10 of 30 test pictures have no label"):
+        evaluate(good, (vectors, labels - 1), classes=3)
+
+
+def test_mistakes_with_settings(sets):
+    with pytest.raises(MapetError, match='Did you mean "quick"'):
+        linear(*sets, classes=6, protocol="quik")
+    with pytest.raises(MapetError, match="at least 2"):
+        linear(*sets, classes=6, protocol="mae", batch=1)
+
+
+def test_two_pictures_are_enough():
+    pair = torch.eye(2), torch.arange(2)
+    assert linear(pair, pair, classes=2)["top1"].value == 1

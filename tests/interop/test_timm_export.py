@@ -1,0 +1,194 @@
+"""What timm loads from an export computes what the encoder computes, for every setting that an encoder has."""
+
+import json
+import os
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from mapet.errors import MapetError
+from mapet.interop.timm import from_timm, loading_lines, to_timm
+from mapet.method.encoder import Classifier, Encoder
+
+PLAIN = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+SETTINGS = {
+    "plain": {},
+    "tiny's width": {"embed_dim": 192, "num_heads": 3, "depth": 1},
+    "oblong image": {"img_size": (8, 24)},
+    "oblong patches": {"patch_size": (2, 8)},
+    "one patch": {"img_size": 4},
+    "grey": {"in_chans": 1},
+    "four channels": {"in_chans": 4},
+    "fixed positions": {"pos_embed": "sincos"},
+    "layer scale": {"init_values": 0.1},
+    "mean of patches": {"global_pool": "avg"},
+    "narrow mlp": {"mlp_ratio": 1.5},
+    "drop path": {"drop_path_rate": 0.5},
+    "all at once": {
+        "img_size": (12, 20),
+        "in_chans": 2,
+        "init_values": 1e-5,
+        "global_pool": "avg",
+        "mlp_ratio": 3.0,
+        "pos_embed": "sincos",
+    },
+}
+
+
+def make(kind=Encoder, **settings):
+    torch.manual_seed(0)
+    encoder = kind(**{**PLAIN, **settings})
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.2)  # so that no norm, bias or scale is at a neutral value
+    return encoder.eval()
+
+
+def images(encoder):
+    return torch.randn(3, encoder.in_chans, *encoder.img_size, generator=torch.Generator().manual_seed(1))
+
+
+def export(encoder, folder, **settings):
+    channels = encoder.in_chans
+    return to_timm(encoder, folder, mean=[0.4] * channels, std=[0.2] * channels, **settings)
+
+
+def load(folder, **settings):
+    return timm.create_model(f"local-dir:{folder}", pretrained=True, **settings).eval()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_timm_computes_the_same(tmp_path, settings):
+    encoder = make(**settings)
+    model = load(export(encoder, tmp_path / "out"))
+    assert model.state_dict().keys() == encoder.state_dict().keys()
+    with torch.no_grad():
+        found, expected = model.forward_features(images(encoder)), encoder(images(encoder))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(images(encoder)), encoder.forward_head(expected), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_there_and_back(tmp_path, settings):
+    encoder = make(**settings)
+    back = from_timm(load(export(encoder, tmp_path / "out")))
+    assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in encoder.state_dict().items())
+    assert torch.equal(back.eval()(images(encoder)), encoder(images(encoder)))
+
+
+def test_a_classifier_keeps_its_head(tmp_path):
+    classifier = make(Classifier, num_classes=5)
+    logits = load(export(classifier, tmp_path / "out"))(images(classifier))
+    torch.testing.assert_close(logits, classifier(images(classifier)), atol=1e-5, rtol=1e-5)
+
+
+def test_timm_adds_a_fresh_head_for_fine_tuning(tmp_path):
+    encoder = make()
+    model = load(export(encoder, tmp_path / "out"), num_classes=7)
+    assert model(images(encoder)).shape == (3, 7)
+    torch.testing.assert_close(model.forward_features(images(encoder)), encoder(images(encoder)), atol=1e-5, rtol=1e-5)
+
+
+def test_timm_knows_the_preprocessing(tmp_path):
+    folder = to_timm(
+        make(img_size=(8, 24)),
+        tmp_path / "out",
+        mean=(0.1, 0.2, 0.3),
+        std=(0.4, 0.5, 0.6),
+        interpolation="bilinear",
+    )
+    data = timm.data.resolve_model_data_config(load(folder))
+    expected = {"input_size": (3, 8, 24), "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 1.0}
+    assert {name: data[name] for name in expected} == expected
+    assert data["interpolation"] == "bilinear"
+
+
+def test_the_lines_of_the_card_run(tmp_path):
+    encoder = make()
+    folder = export(encoder, tmp_path / "out", notes={"objective": "mapet", "epochs": 3})
+    lines = loading_lines(folder)
+    card = (folder / "README.md").read_text()
+    assert len(lines.splitlines()) == 3
+    assert lines in card
+    assert "- objective: mapet\n- epochs: 3\n" in card
+    names = {"images": images(encoder)}
+    exec(lines, names)
+    torch.testing.assert_close(names["features"], encoder(images(encoder))[:, 1:].mean(1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_full_folder_is_refused_with_both_ways_out(tmp_path):
+    folder = export(make(), tmp_path / "out")
+    with pytest.raises(MapetError, match="name another folder, or replace it with overwrite"):
+        export(make(), folder)
+    other = make(depth=3)
+    export(other, folder, overwrite=True)
+    assert len(load(folder).blocks) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_foreign_files_are_never_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(MapetError, match=r'holds "thesis.tex", which no export wrote'):
+            export(make(), tmp_path, overwrite=overwrite)
+    with pytest.raises(MapetError, match="is a file"):
+        export(make(), tmp_path / "thesis.tex")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_empty_folder_and_missing_parents_are_fine(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "new" / "deep"):
+        assert load(export(make(), folder)).embed_dim == 16
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    earlier = export(make(), tmp_path / "out") / "model.safetensors"
+    content = earlier.read_bytes()
+    monkeypatch.setattr(json, "dumps", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(make(depth=3), tmp_path / "out", overwrite=True)
+    assert earlier.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_others_may_read_the_files(tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "written").write_text("")
+    folder = export(make(), tmp_path / "out")
+    assert folder.stat().st_mode == (tmp_path / "made").stat().st_mode
+    assert all(path.stat().st_mode == (tmp_path / "written").stat().st_mode for path in folder.iterdir())
+
+
+def test_statistics_fit_the_channels(tmp_path):
+    with pytest.raises(MapetError, match="1 channels needs one mean and one std"):
+        to_timm(make(in_chans=1), tmp_path / "out", mean=[0.5] * 3, std=[0.5] * 3)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224"])
+def test_timms_own_models_come_in(name):
+    model = timm.create_model(name, img_size=32, depth=2)
+    if name.startswith("deit3"):
+        with pytest.raises(MapetError, match="is not a plain vision transformer"):
+            from_timm(model)  # CLS has no position there
+        return
+    encoder = from_timm(model)
+    assert encoder.training == model.training
+    model.eval()
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(encoder.eval()(image), model.forward_features(image), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"act_layer": "relu"}, {"qk_norm": True}, {"reg_tokens": 2}, {"pre_norm": True}])
+def test_other_transformers_are_refused(change):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, **change)
+    with pytest.raises(MapetError, match="plain vision transformer") as caught:
+        from_timm(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_transformer_at_all_is_refused():
+    with pytest.raises(MapetError, match="This Linear is not a plain vision transformer"):
+        from_timm(nn.Linear(2, 2))
