@@ -5,7 +5,6 @@ import re
 import sys
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
-from textwrap import fill
 from typing import Any, TypeVar
 
 from mapet.errors import MapetError, nearest
@@ -38,7 +37,7 @@ def parse(default: T, arguments: list[str], verb: str, description: str) -> T:
                 args=arguments,
                 default=default,
                 prog=f"mapet {verb}",
-                description=fill(description, 78),
+                description=description,
                 config=config,
             )
     except SystemExit as end:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from mapet.feed import Feed
     from mapet.tokenizers.store import TokenStore
 
-ABOUT = (
-    "Pre-train an encoder on unlabelled pictures. --recipe NAME or FILE.yaml sets all defaults; "
-    "--resume RUN goes on with an interrupted run."
-)
+ABOUT = """Pre-train an encoder on unlabelled pictures.
+
+--recipe NAME (or FILE.yaml) sets the defaults of all other options.
+
+--resume RUN goes on with an interrupted run."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,24 @@ def command(arguments: list[str]) -> int:
     """Parse, train or go on, tell what came out."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        return _stoppable(folder, lambda: _resume(folder, arguments))
+        return stoppable(lambda: _resume(folder, arguments), f"mapet pretrain --resume {folder}")
     name, arguments = take(arguments, "--recipe")
     o = parse(Options(recipe=named_recipe(name)), arguments, "pretrain", ABOUT)
     if not o.recipe.data or not o.out:
         raise MapetError("mapet pretrain needs --data (a folder of pictures, or cifar10) and --out (a folder).")
-    return _stoppable(o.out, lambda: pretrain(o.recipe, o.out, o.machine, overwrite=o.overwrite))
+    return stoppable(
+        lambda: pretrain(o.recipe, o.out, o.machine, overwrite=o.overwrite), f"mapet pretrain --resume {o.out}"
+    )
 
 
-def _stoppable(folder: str, train: "Callable[[], Run]") -> int:
-    """0 when ``train`` ends, 128 + the signal's number when it is stopped in between."""
+def stoppable(train: Callable[[], object], again: str) -> int:
+    """0 when ``train`` ends; 128 + the signal's number when it is stopped, and the command that goes on is told."""
     from mapet.engine.world import Stopped
 
     try:
         train()
     except Stopped as stopped:
-        say(f"stopped   after step {stopped.step}; go on with: mapet pretrain --resume {folder}")
+        say(f"stopped   after step {stopped.step}; go on with: {again}")
         return 128 + stopped.number
     return 0
 

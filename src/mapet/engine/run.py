@@ -58,7 +58,7 @@ class Run:
             if not run.recipe.is_file():
                 raise MapetError(f"{run.folder} holds no run, so --overwrite does not delete it: give another --out.")
             shutil.rmtree(run.folder)
-        run.last.parent.mkdir(parents=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
         return run
 
     @classmethod
@@ -95,6 +95,7 @@ class Run:
 
     def save(self, step: int, tensors: Mapping[str, Tensor], *, keep: bool = False) -> None:
         """Write ``last.safetensors`` atomically, and ``step-….safetensors`` beside it with ``keep``."""
+        self.last.parent.mkdir(exist_ok=True)
         partial = self.last.with_suffix(".partial")
         metadata = {"format": FORMAT, "step": str(step)}
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)

@@ -37,9 +37,10 @@ def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, pr
     """
     from lightning.fabric import Fabric
 
+    device = pick_device(accelerator)
     try:
         fabric = Fabric(
-            accelerator=accelerator,
+            accelerator=device.type,
             devices=devices,
             num_nodes=num_nodes,
             strategy="ddp" if devices * num_nodes > 1 else "auto",
@@ -47,9 +48,31 @@ def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, pr
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise MapetError(f"Cannot use {devices} × {accelerator} here: {reason} Try --accelerator cpu.") from error
+        raise MapetError(f"Cannot use {devices} × {device.type} here: {reason} Try --accelerator cpu.") from error
     fabric.launch()
     return fabric
+
+
+def pick_device(accelerator: str = "auto") -> torch.device:
+    """The device for work outside training.
+
+    Raises:
+        MapetError: this machine has no such device.
+    """
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        return torch.device(next(name for name, there in have.items() if there))
+    if not have.get(accelerator, False):
+        there = ", ".join(name for name, there in have.items() if there)
+        raise MapetError(f'This machine has no accelerator "{accelerator}": choose one of auto, {there}.')
+    return torch.device(accelerator)
+
+
+def pick_workers(workers: int | None, device: torch.device) -> int:
+    """``workers``, or as many as decode for ``device`` without robbing it of cores."""
+    if workers is not None:
+        return workers
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def first_process() -> bool:

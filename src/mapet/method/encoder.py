@@ -7,11 +7,14 @@ Legend: B images, L patches, D width, R rows, K ≤ R readable rows, Q ≤ R row
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
+
+from mapet.hashing import fraction
 
 SIZES: dict[str, dict[str, int]] = {
     "vit_tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
@@ -56,14 +59,12 @@ class Encoder(nn.Module):
         self.img_size, self.patch_size, self.in_chans = _pair(img_size), _pair(patch_size), in_chans
         self.grid = _tiles(self.img_size, self.patch_size)
         self.embed_dim, self.num_heads, self.mlp_ratio = embed_dim, num_heads, mlp_ratio
-        self.init_values, self.global_pool, self.num_classes = init_values, global_pool, num_classes
+        self.init_values, self.drop_path_rate = init_values, drop_path_rate
+        self.global_pool, self.num_classes = global_pool, num_classes
         self.patch_embed = PatchEmbed(self.patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.length, embed_dim), pos_embed == "learn")
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
-        self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, init_values, rate) for rate in rates
-        )
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, init_values) for _ in range(depth))
         average = global_pool == "avg"
         self.norm = nn.Identity() if average else nn.LayerNorm(embed_dim, eps=1e-6)
         self.fc_norm = nn.LayerNorm(embed_dim, eps=1e-6) if average else nn.Identity()
@@ -89,38 +90,52 @@ class Encoder(nn.Module):
         patches = self.patch_embed(images)
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
 
-    def run(self, rows: Tensor, visible: Tensor | None = None, last: int | None = None) -> Tensor:
+    def run(
+        self, rows: Tensor, visible: Tensor | None = None, last: int | None = None, key: Tensor | None = None
+    ) -> Tensor:
         """All blocks and the final norm.
 
         Args:
             rows: (B, R, D), positions added.
             visible: (R, K) bool, row i reads row j; the rows from K on are read by nobody. None: all read all.
             last: return, and compute in the last block, only the last Q rows.
+            key: (B,) int64, each sample's own seed for stochastic depth; without it torch's generator draws.
 
         Returns:
             (B, R, D), or (B, Q, D) with ``last`` = Q.
         """
-        for block in self.blocks[:-1]:
-            rows = block(rows, visible)
-        return self.norm(self.blocks[-1](rows, visible, last))  # type: ignore[no-any-return]
+        keep = self._survival(len(rows), key)
+        for block, kept in zip(self.blocks[:-1], keep, strict=False):
+            rows = block(rows, visible, keep=kept)
+        return self.norm(self.blocks[-1](rows, visible, last, keep[-1]))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, key: Tensor | None = None) -> Tensor:
         """(B, C, height, width) → (B, 1 + L, D), CLS first, after the final norm (an identity with ``"avg"``)."""
-        return self.run(self.embed(images) + self.pos_embed)
+        return self.run(self.embed(images) + self.pos_embed, key=key)
 
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, 1 + L, D) → (B, classes), or pooled (B, D) without a head."""
         average = self.global_pool == "avg"
         pooled = features[:, 1:].mean(dim=1) if average else features[:, 0]
-        return self.head(self.fc_norm(pooled))  # type: ignore[no-any-return]
+        return self.head(self.fc_norm(pooled))
+
+    def _survival(self, samples: int, key: Tensor | None) -> Sequence[Tensor | None]:
+        """Stochastic depth (Huang et al., arXiv 1603.09382): for each block (2, B, 1, 1), 0 or 1 / (1 − rate)."""
+        if not self.drop_path_rate or not self.training:
+            return [None] * len(self.blocks)
+        rate = torch.linspace(0, self.drop_path_rate, len(self.blocks), device=self.cls_token.device)[:, None, None]
+        shape = (len(self.blocks), 2, samples)
+        branch = torch.arange(2 * len(self.blocks), device=rate.device).view(*shape[:2], 1)
+        chance = torch.rand(shape, device=rate.device) if key is None else fraction(key, branch)
+        return (((chance >= rate) / (1 - rate))[..., None, None]).unbind()
 
 
 class Classifier(Encoder):
     """An encoder that goes on to its head: images (B, C, height, width) → logits (B, classes)."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, key: Tensor | None = None) -> Tensor:
         """Pool, norm and head after the blocks."""
-        return self.forward_head(super().forward(images))
+        return self.forward_head(super().forward(images, key))
 
 
 class PatchEmbed(nn.Module):
@@ -132,15 +147,13 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """One linear map a patch."""
-        return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class Block(nn.Module):
     """Pre-norm attention and MLP, each with an optional layer scale and stochastic depth."""
 
-    def __init__(
-        self, dim: int, heads: int, mlp_ratio: float, init_values: float | None, drop_path: float
-    ) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, init_values: float | None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
@@ -148,14 +161,16 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, init_values) if init_values else nn.Identity()
-        self.drop_path = DropPath(drop_path)
 
-    def forward(self, rows: Tensor, visible: Tensor | None = None, last: int | None = None) -> Tensor:
-        """(B, R, D) → (B, R, D), or (B, Q, D); arguments as ``Encoder.run``."""
+    def forward(
+        self, rows: Tensor, visible: Tensor | None = None, last: int | None = None, keep: Tensor | None = None
+    ) -> Tensor:
+        """(B, R, D) → (B, R, D), or (B, Q, D); ``keep`` (2, B, 1, 1) scales the branches, else as ``Encoder.run``."""
         start = 0 if last is None else rows.shape[1] - last
-        read = self.attn(self.norm1(rows), visible, start)
-        rows = rows[:, start:] + self.drop_path(self.ls1(read))
-        return rows + self.drop_path(self.ls2(self.mlp(self.norm2(rows))))
+        read = self.ls1(self.attn(self.norm1(rows), visible, start))
+        rows = rows[:, start:] + (read if keep is None else read * keep[0])
+        thought = self.ls2(self.mlp(self.norm2(rows)))
+        return rows + (thought if keep is None else thought * keep[1])
 
 
 class Attention(nn.Module):
@@ -172,19 +187,18 @@ class Attention(nn.Module):
     def forward(self, rows: Tensor, visible: Tensor | None, start: int) -> Tensor:
         """(B, R, D) → (B, R − start, D)."""
         dim = rows.shape[-1]
-        (q_weight, kv_weight), (q_bias, kv_bias) = (
-            parameter.split([dim, 2 * dim]) for parameter in (self.qkv.weight, self.qkv.bias)
-        )
+        q_weight, kv_weight = torch.split(self.qkv.weight, [dim, 2 * dim])
+        q_bias, kv_bias = torch.split(self.qkv.bias, [dim, 2 * dim])
         keys = rows if visible is None else rows[:, : visible.shape[1]]
         q = self._split(F.linear(rows[:, start:], q_weight, q_bias))
         k, v = map(self._split, F.linear(keys, kv_weight, kv_bias).chunk(2, dim=-1))
         mask = None if visible is None else visible[start:]
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(read.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.proj(read.transpose(1, 2).flatten(2))
 
     def _split(self, rows: Tensor) -> Tensor:
         """(B, R, D) → (B, H, R, d)."""
-        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return rows.view(*rows.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Mlp(nn.Module):
@@ -197,7 +211,7 @@ class Mlp(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, R, D) → (B, R, D)."""
-        return self.fc2(F.gelu(self.fc1(rows)))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(rows)))
 
 
 class LayerScale(nn.Module):
@@ -210,21 +224,6 @@ class LayerScale(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """(B, R, D) → (B, R, D)."""
         return rows * self.gamma
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., arXiv 1603.09382): a sample's branch is dropped whole, or scaled up."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        """(B, R, D) → (B, R, D)."""
-        if not self.rate or not self.training:
-            return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.rate
-        return branch * kept.to(branch.dtype) / (1 - self.rate)
 
 
 def init_linear(module: nn.Module) -> None:

@@ -62,9 +62,7 @@ class Pattern:
     def __str__(self) -> str:
         """A drawing: one line a row, one column a readable row; ■ read, · not; ▶ marks rows that predict."""
         first = self.rows - len(self.predict)
-        names = [
-            f"{'?' if hidden else ' '}{rank}" for hidden, rank in zip(self.hidden, self.rank, strict=True)
-        ]
+        names = [f"{'?' if hidden else ' '}{rank}" for hidden, rank in zip(self.hidden, self.rank, strict=True)]
         width = max(map(len, names))
         lines = [" " * (width + 2) + " ".join(name.rjust(width) for name in names[: self.keys])]
         for row, name in enumerate(names):

@@ -5,7 +5,7 @@ An encoder, a pattern and a linear head. MaPeT, PeT and MIM are three patterns o
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from mapet.method.encoder import Encoder, init_linear
 from mapet.method.pattern import Pattern
@@ -23,6 +23,8 @@ class TokenPrediction(nn.Module):
         ValueError: encoder and pattern count different numbers of patches.
     """
 
+    rank: Tensor
+    hidden: Tensor
     visible: Tensor | None
 
     def __init__(self, encoder: Encoder, pattern: Pattern, vocabulary: int) -> None:
@@ -37,44 +39,43 @@ class TokenPrediction(nn.Module):
         visible = pattern.visible[:, : pattern.keys]
         self.register_buffer("rank", pattern.rank, persistent=False)
         self.register_buffer("hidden", pattern.hidden[:, None], persistent=False)
-        self.register_buffer("visible", None if visible.all() else visible, persistent=False)
+        self.register_buffer("visible", None if pattern.visible.all() else visible, persistent=False)
 
     @property
     def vocabulary(self) -> int:
         """V, the number of different tokens."""
         return self.head.out_features
 
-    def logits(self, images: Tensor, order: Tensor) -> Tensor:
+    def logits(self, images: Tensor, order: Tensor, key: Tensor | None = None) -> Tensor:
         """Scores of every token for every hidden patch.
 
         Args:
             images: (B, C, height, width) float, normalised.
             order: (B, 1 + L) int64 positions, CLS first (``order.py``); the first ``pattern.context`` are given.
+            key: (B,) int64, each sample's own seed for stochastic depth; without it torch's generator draws.
 
         Returns:
             (B, M, V) in the order's own sequence: the k-th is for patch ``order[:, context + k] - 1``.
         """
         place = order[:, self.rank]  # (B, R) the position of every row
-        patches = self.encoder.embed(images).gather(
-            1, place[:, :, None].expand(-1, -1, self.encoder.embed_dim)
-        )
+        patches = self.encoder.embed(images).gather(1, place[:, :, None].expand(-1, -1, self.encoder.embed_dim))
         rows = torch.where(self.hidden, self.mask_token.to(patches.dtype), patches)
         rows = rows + F.embedding(place, self.encoder.pos_embed[0])
-        return self.head(self.encoder.run(rows, self.visible, last=len(self.pattern.predict)))  # type: ignore[no-any-return]
+        return self.head(self.encoder.run(rows, self.visible, len(self.pattern.predict), key))
 
-    def forward(self, images: Tensor, tokens: Tensor, order: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, tokens: Tensor, order: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
         """The training step's figures.
 
         Args:
             images: as in ``logits``.
             tokens: (B, L) int64, one token per patch in natural patch order.
-            order: as in ``logits``.
+            order, key: as in ``logits``.
 
         Returns:
             ``loss``: mean cross-entropy over all predicted patches of all images, in nats; ``accuracy``: the share of
             them whose token scores highest. Both scalars.
         """
         target = tokens.gather(1, order[:, self.pattern.context :] - 1)
-        logits = self.logits(images, order)
+        logits = self.logits(images, order, key)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
         return {"loss": loss, "accuracy": (logits.detach().argmax(-1) == target).float().mean()}

@@ -1,0 +1,130 @@
+"""``mapet quickstart``: from nothing to a pre-trained encoder, its numbers and its pictures."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mapet.cli.options import parse, say
+from mapet.errors import MapetError
+from mapet.recipe import Machine, Optimization, Recipe
+
+if TYPE_CHECKING:
+    from mapet.engine.run import Run
+    from mapet.evals.score import Score
+    from mapet.method.encoder import Encoder
+
+LABELLED = 20_000  # training pictures of the two evaluations
+SHOWN = 2_000  # pictures that the figures choose from
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet quickstart``."""
+
+    out: str = "quickstart"
+    """Folder for everything; one that was interrupted goes on."""
+    epochs: int | None = None
+    """Passes over the pictures; None: sized to the machine."""
+    limit: int | None = None
+    """Pictures to pre-train on; None: sized to the machine."""
+    seed: int = 0
+    """Of all chance."""
+    accelerator: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, train, evaluate, draw, export."""
+    from mapet.cli.pretrain import stoppable
+
+    o = parse(Options(), arguments, "quickstart", "CIFAR-10 from nothing to a pre-trained encoder and its numbers.")
+    return stoppable(lambda: quickstart(o), f"mapet quickstart --out {o.out}")
+
+
+def sized(o: Options) -> Recipe:
+    """The quickstart recipe for this machine: about four minutes on two CPU cores, 30 epochs of everything on a GPU."""
+    from mapet.engine.world import pick_device
+    from mapet.recipes.cifar10 import quickstart as small
+
+    recipe = replace(small(), seed=o.seed)
+    if pick_device(o.accelerator).type == "cuda":
+        faster = replace(recipe.optimization, epochs=30, batch_size=256, warmup_epochs=2)
+        recipe = replace(recipe, limit=None, precision="bfloat16", optimization=faster)
+    changed: Optimization = replace(recipe.optimization, epochs=o.epochs or recipe.optimization.epochs)
+    return replace(recipe, limit=o.limit or recipe.limit, optimization=changed)
+
+
+def quickstart(o: Options) -> None:
+    """Everything, into ``o.out``.
+
+    Raises:
+        MapetError: the pictures cannot be had, or a folder in use by something else.
+        Stopped: a signal came; calling again goes on.
+    """
+    from mapet.assemble import build_encoder, load_encoder
+    from mapet.cli.export import export
+    from mapet.cli.pretrain import pretrain, resume
+    from mapet.engine.run import Run
+    from mapet.interop.timm import loading_lines
+
+    machine, folder = Machine(accelerator=o.accelerator), Path(o.out)
+    if (folder / "scores.json").exists():
+        raise MapetError(f"{folder} holds a finished quickstart: delete it, or give another --out.")
+    started = Run(folder).recipe.is_file()
+    run = resume(folder, machine) if started else pretrain(sized(o), folder, machine)
+    encoder, recipe, _ = load_encoder(folder)
+    scores = {"random start": evaluate(build_encoder(recipe), recipe, o), "after MaPeT": evaluate(encoder, recipe, o)}
+    figures(run, recipe)
+    exported = export(folder, folder / "export" / "timm", overwrite=True)
+    write_scores(scores, folder / "scores.json")
+    say(f"\n{table(scores)}\n")
+    say(f"figures   {folder}/loss.png, codes.png, tokens.png\n\nLoad the encoder anywhere:\n{loading_lines(exported)}")
+
+
+def evaluate(encoder: "Encoder", recipe: Recipe, o: Options) -> "dict[str, Score]":
+    """k-NN and linear probe of the mean of patches, on ``LABELLED`` training and all test pictures."""
+    from mapet.cli.probe import Probe, labelled_features
+    from mapet.evals.knn import knn
+    from mapet.evals.linear import linear
+
+    probe = Probe(limit=LABELLED, accelerator=o.accelerator)
+    train, test, classes = labelled_features(encoder, recipe, recipe.data, probe)
+    neighbours, line = knn(train, test, classes=classes), linear(train, test, classes=classes)
+    return {"k-NN (k = 20)": neighbours["top1"], "linear probe": line["top1"]}
+
+
+def figures(run: "Run", recipe: Recipe) -> None:
+    """The loss curve, patches of some codes, and some pictures beside their tokens."""
+    import numpy as np
+    import torch
+
+    from mapet.data.source import open_source
+    from mapet.feed import chosen
+    from mapet.report.figures import code_patches, loss_curve, token_map
+    from mapet.tokenizers.store import TokenStore
+
+    source, store = open_source(recipe.data), TokenStore.open(run.folder / "tokens")
+    places = chosen(source, recipe.limit, recipe.seed)[:SHOWN].tolist()
+    pictures = torch.from_numpy(np.stack([np.asarray(source.read(place)) for place in places])).permute(0, 3, 1, 2)
+    tokens = store.gather([source.key(place) for place in places])
+    most = float(tokens.flatten().bincount().max() / tokens.numel())
+    loss_curve(run.metrics, run.folder / "loss.png", chance=most)
+    code_patches(pictures, tokens, store.grid, run.folder / "codes.png")
+    token_map(pictures, tokens, store.grid, run.folder / "tokens.png")
+
+
+def write_scores(scores: "dict[str, dict[str, Score]]", path: Path) -> None:
+    """All scores as JSON."""
+    import json
+
+    plain = {name: {what: vars(score) for what, score in row.items()} for name, row in scores.items()}
+    path.write_text(json.dumps(plain, indent=1) + "\n")
+
+
+def table(scores: "dict[str, dict[str, Score]]") -> str:
+    """Top-1 accuracy with 95 % intervals, a column an encoder."""
+    names = list(scores)
+    lines = ["top-1 accuracy".ljust(16) + "".join(name.rjust(24) for name in names)]
+    for what in scores[names[0]]:
+        lines.append(what.ljust(16) + "".join(str(scores[name][what]).rjust(24) for name in names))
+    return "\n".join(lines)

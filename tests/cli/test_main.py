@@ -1,0 +1,71 @@
+"""The door: help at once, and every mistake one line with the way out."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mapet.cli import VERBS, main
+
+HEAVY = ("torch", "numpy", "timm", "lightning", "matplotlib", "tyro", "pydantic", "rich", "PIL")
+
+
+def test_help_imports_nothing_heavy():
+    code = f"import sys; from mapet.cli import main; main(['--help']); print(sorted(set({HEAVY}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_that_fits_80_columns(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert not end.value.code
+    assert f"mapet {verb}" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tokenise"], 'Did you mean "tokenize"?'),
+        (["pretrain", "--epoch", "3"], 'Did you mean "--epochs"?'),
+        (["pretrain", "--epochs", "many"], "--epochs"),
+        (["pretrain", "--out"], "--out"),
+        (["pretrain", "--data", "x"], "--out"),
+        (["pretrain", "--objective", "mapte"], 'Did you mean "mapet"?'),
+        (["pretrain", "--model", "vit_tinny"], 'Did you mean "vit_tiny"?'),
+        (["pretrain", "--order", "blockwize"], 'Did you mean "blockwise"?'),
+        (["pretrain", "--mask-ratio", "1.5"], "--mask-ratio"),
+        (["pretrain", "--patch_size", "15"], "--patch-size"),
+        (["pretrain", "--recipe", "in1k-vit-bas"], 'Did you mean "in1k-vit-base"?'),
+        (["pretrain", "--recipe", "absent.yaml"], "absent.yaml"),
+        (["pretrain", "--resume", "absent"], "holds no run"),
+        (["pretrain", "--resume"], "--resume needs a value"),
+        (["knn"], "--run"),
+        (["linear", "--protocol", "may"], 'Did you mean "mae"?'),
+        (["export"], "folder of a run"),
+        (["export", "absent", "--to", "tim"], 'Did you mean "timm"?'),
+        (["export", "absent"], "holds no run"),
+        (["tokenize", "--data", "x"], "--out"),
+        (["show", "--groups", "0"], "--groups"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, said, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
+
+
+@pytest.mark.parametrize("objective", ["mapet", "pet", "mim"])
+def test_show_draws_and_counts(objective, capsys):
+    assert main(["show", "--objective", objective, "--model", "vit_base"]) == 0
+    text = capsys.readouterr().out
+    assert {"mapet": "489", "pet": "343", "mim": "197"}[objective] in text
+    assert text.count("▶") == 1 + 4
+    assert max(map(len, text.splitlines())) <= 80

@@ -1,0 +1,207 @@
+"""Pre-training through the command line, on a folder of pictures: exact resume, processes, bad pictures, refusals."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mapet.cli import main
+from mapet.engine.run import Run, load_checkpoint
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+SMALL = (
+    "--model custom --embed-dim 16 --depth 2 --num-heads 2 --image-size 16 --patch-size 4 --drop-path 0.2 "
+    "--batch-size 8 --epochs 5 --warmup-epochs 1 --lr 1e-3"
+).split()
+STREAMED = ["--memory", "0"]
+
+
+@pytest.fixture(scope="module")
+def tokens(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenized") / "tokens"
+    options = ["--image-size", "16", "--patch-size", "4", "--codes", "16", "--iterations", "3"]
+    assert main(["tokenize", "--data", str(pictures), "--out", str(folder), *options]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(pictures, tokens, tmp_path_factory):
+    """An uninterrupted run of 30 steps."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert main(arguments(pictures, tokens, folder)) == 0
+    return folder
+
+
+def arguments(pictures, tokens, out, *more):
+    return ["pretrain", "--data", str(pictures), "--tokens", str(tokens), "--out", str(out), *SMALL, *more]
+
+
+def start(*options):
+    return subprocess.Popen([sys.executable, "-m", "mapet", *options], env=ENVIRONMENT, stdout=-1, stderr=-1, text=True)
+
+
+def rows(folder):
+    path = Run(folder).metrics
+    return list(csv.DictReader(path.open())) if path.is_file() else []
+
+
+def wait_for(folder, step, process):
+    while len(rows(folder)) < step and process.poll() is None:
+        time.sleep(0.005)
+
+
+def assert_equal(one, other):
+    (step, ours), (theirs_step, theirs) = load_checkpoint(Run(one).last), load_checkpoint(Run(other).last)
+    assert step == theirs_step == 30
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert Run(one).metrics.read_bytes() == Run(other).metrics.read_bytes()
+
+
+def test_thirty_steps_leave_a_complete_folder(whole):
+    assert len(rows(whole)) == 30
+    assert {path.name for path in whole.iterdir()} >= {
+        "recipe.yaml", "metrics.csv", "log.txt", "provenance.json", "checkpoints", "tensorboard"
+    }  # fmt: skip
+    losses = [float(row["loss"]) for row in rows(whole)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [3, 16])
+def test_killed_and_resumed_is_uninterrupted(pictures, tokens, whole, tmp_path, workers, step):
+    """SIGKILL at whatever moment, then --resume: bit-equal to the run that was left alone."""
+    out = tmp_path / "killed"
+    process = start(*arguments(pictures, tokens, out, *STREAMED, "--workers", str(workers)))
+    wait_for(out, step, process)
+    process.kill()
+    process.communicate()
+    assert main(["pretrain", "--resume", str(out), *STREAMED, "--workers", str(workers)]) == 0
+    assert_equal(whole, out)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_politely_tells_how_to_go_on(pictures, tokens, whole, tmp_path, number, code):
+    out = tmp_path / "stopped"
+    process = start(*arguments(pictures, tokens, out))
+    wait_for(out, 7, process)
+    process.send_signal(number)
+    said, complaints = process.communicate()
+    assert process.returncode == code
+    assert f"mapet pretrain --resume {out}" in said
+    assert "Traceback" not in complaints
+    step, _ = load_checkpoint(Run(out).last)
+    assert len(rows(out)) == step >= 7
+    assert main(["pretrain", "--resume", str(out)]) == 0
+    assert_equal(whole, out)
+
+
+def test_the_recipe_of_a_run_trains_the_same_again(whole, tmp_path):
+    again = tmp_path / "again"
+    assert main(["pretrain", "--recipe", str(whole / "recipe.yaml"), "--out", str(again)]) == 0
+    assert_equal(whole, again)
+
+
+def test_machine_settings_do_not_change_the_result(pictures, tokens, whole, tmp_path):
+    out = tmp_path / "other-machine"
+    assert main(arguments(pictures, tokens, out, *STREAMED, "--workers", "1", "--accumulate", "3")) == 0
+    ours, theirs = rows(whole), rows(out)
+    for column in ("loss", "grad_norm"):
+        a, b = (torch.tensor([float(row[column]) for row in table]) for table in (ours, theirs))
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_two_processes_are_one(pictures, tokens, whole, tmp_path):
+    """torchrun with two gloo processes: the same losses, stochastic depth and jitter included."""
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mapet"]
+    options = arguments(pictures, tokens, out, "--devices", "2", "--accelerator", "cpu")
+    done = subprocess.run([*command, *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    a, b = (torch.tensor([float(row["loss"]) for row in rows(folder)]) for folder in (whole, out))
+    assert len(b) == 30
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_other_settings_on_resume_are_refused(whole, capsys):
+    assert main(["pretrain", "--resume", str(whole), "--epochs", "6"]) == 2
+    assert "optimization.epochs = 5" in capsys.readouterr().err
+
+
+def test_a_folder_in_use_is_refused(pictures, tokens, whole, capsys):
+    before = Run(whole).metrics.read_bytes()
+    assert main(arguments(pictures, tokens, whole)) == 2
+    message = capsys.readouterr().err
+    assert "--resume" in message
+    assert "--overwrite" in message
+    assert Run(whole).metrics.read_bytes() == before
+
+
+def test_tokens_of_another_grid_are_refused(pictures, tokens, tmp_path, capsys):
+    assert main(arguments(pictures, tokens, tmp_path / "run", "--patch-size", "2")) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "(4, 4)" in message
+    assert "(8, 8)" in message
+
+
+def test_pictures_without_tokens_are_refused(pictures, tokens, tmp_path, capsys):
+    more = shutil.copytree(pictures, tmp_path / "more")
+    Image.new("RGB", (20, 20)).save(more / "along" / "new.png")
+    assert main(arguments(more, tokens, tmp_path / "run")) == 2
+    assert "along/new.png" in capsys.readouterr().err
+
+
+def test_bad_pictures_are_left_out_counted_and_listed(pictures, tmp_path, capsys):
+    mixed = shutil.copytree(pictures, tmp_path / "mixed")
+    (mixed / "along" / "zero.png").write_bytes(b"")
+    (mixed / "along" / "text.jpg").write_text("not a picture")
+    own = [*SMALL, "--epochs", "1", "--codes", "8", "--iterations", "2"]
+    options = ["pretrain", "--data", str(mixed), *own]
+    assert main([*options, "--out", str(tmp_path / "refused")]) == 2
+    assert "--max-bad" in capsys.readouterr().err
+    assert main([*options, "--out", str(tmp_path / "run"), "--max-bad", "0.1"]) == 0
+    listed = (tmp_path / "run" / "bad-pictures.txt").read_text()
+    assert listed.count("\n") == 2
+    assert "along/zero.png" in listed
+    assert "48 pictures" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_too_few_pictures_for_a_batch(pictures, tokens, tmp_path, capsys):
+    assert main(arguments(pictures, tokens, tmp_path / "run", "--batch-size", "64")) == 2
+    message = capsys.readouterr().err
+    assert "48" in message
+    assert "--batch-size" in message
+
+
+def test_probes_and_export_of_a_run(whole, tmp_path, capsys):
+    import timm
+
+    for options in (["knn"], ["linear"], ["linear", "--random"]):
+        assert main([options[0], "--run", str(whole), *options[1:]]) == 0
+    text = capsys.readouterr().out
+    assert text.count("top1") == 3
+    assert "k-NN, k = 20" in text
+    assert main(["export", str(whole), "--to", "timm", "--out", str(tmp_path / "export")]) == 0
+    model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
+    from mapet.assemble import load_encoder
+
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(model.forward_features(images), load_encoder(whole)[0](images), atol=1e-5, rtol=0)
+
+
+def test_unlabelled_pictures_cannot_be_probed(pictures, whole, tmp_path, capsys):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(Path(pictures).rglob("*.png"))):
+        shutil.copy(path, flat / f"{number}.png")
+    assert main(["knn", "--run", str(whole), "--data", str(flat)]) == 2
+    assert "no labels" in capsys.readouterr().err
