@@ -1,0 +1,186 @@
+"""The encoder against timm's, against plain formulas, and against itself with its rows permuted."""
+
+import numpy as np
+import pytest
+import torch
+
+from mapet.method.encoder import SIZES, Classifier, Encoder, vit
+from method_oracle import PATTERNS, plain_block, shaken
+
+TIMM = {
+    "token": {},
+    "avg": {"global_pool": "avg"},
+    "layer scale": {"init_values": 0.1},
+    "classes": {"num_classes": 7},
+    "avg classes layer scale": {"global_pool": "avg", "num_classes": 5, "init_values": 0.1},
+    "wide picture": {"img_size": (12, 20), "patch_size": (4, 5)},
+    "one channel": {"in_chans": 1},
+    "five channels, small mlp": {"in_chans": 5, "mlp_ratio": 1.5},
+}
+TINY = {"img_size": (12, 16), "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 3}
+
+
+@pytest.mark.parametrize("changes", TIMM.values(), ids=TIMM.keys())
+def test_state_dict_and_outputs_are_timms(changes):
+    from timm.models.vision_transformer import VisionTransformer
+
+    settings = {**TINY, "global_pool": "token", "num_classes": 0, **changes}
+    theirs, ours = shaken(VisionTransformer(**settings)).eval(), shaken(Classifier(**settings), seed=1).eval()
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
+        name: tensor.shape for name, tensor in theirs.state_dict().items()
+    }
+    height, width = ours.img_size
+    images = torch.randn(2, ours.in_chans, height, width)
+    assert not torch.allclose(ours(images), theirs(images), atol=1e-2)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    features = Encoder.forward(ours, images)
+    torch.testing.assert_close(features, theirs.forward_features(images), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_named_sizes_are_timms(name):
+    import timm
+
+    with torch.device("meta"):
+        ours, theirs = vit(name), timm.create_model(f"{name}_patch16_224", num_classes=0)
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
+        name: tensor.shape for name, tensor in theirs.state_dict().items()
+    }
+    assert ours.num_heads == theirs.blocks[0].attn.num_heads
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_run_equals_all_rows_computed_and_sliced(name):
+    pattern = PATTERNS[name]
+    encoder = shaken(Encoder(**TINY, init_values=0.5).double())
+    rows = torch.randn(2, pattern.rows, 24, dtype=torch.float64)
+    plain = rows
+    for block in encoder.blocks:
+        plain = plain_block(block, plain, pattern.visible)
+    plain, count = encoder.norm(plain), len(pattern.predict)
+    readable = pattern.visible[:, : pattern.keys]
+    torch.testing.assert_close(encoder.run(rows, readable), plain, atol=1e-10, rtol=0)
+    torch.testing.assert_close(encoder.run(rows, readable, count), plain[:, -count:], atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        encoder.float().run(rows.float(), readable, count).double(), plain[:, -count:], atol=2e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, pattern in PATTERNS.items() if pattern.keys < pattern.rows])
+def test_unread_rows_influence_only_themselves(name):
+    pattern = PATTERNS[name]
+    encoder = shaken(Encoder(**TINY))
+    rows = torch.randn(1, pattern.rows, 24)
+    readable = pattern.visible[:, : pattern.keys]
+    before = encoder.run(rows, readable)
+    other = rows.clone()
+    other[:, -1] += torch.randn(24)
+    after = encoder.run(other, readable)
+    assert torch.equal(before[:, :-1], after[:, :-1])
+    assert not torch.allclose(before[:, -1], after[:, -1], atol=1e-2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_permuted_rows_give_permuted_outputs(masked):
+    encoder = shaken(Encoder(**TINY).double())
+    rows = torch.randn(2, 11, 24, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    permutation = torch.randperm(11, generator=generator)
+    visible = (torch.rand(11, 11, generator=generator) < 0.5) | torch.eye(11, dtype=torch.bool) if masked else None
+    shuffled = visible[permutation][:, permutation] if masked else None
+    straight = encoder.run(rows, visible)
+    torch.testing.assert_close(
+        encoder.run(rows[:, permutation], shuffled), straight[:, permutation], atol=1e-10, rtol=0
+    )
+    assert not torch.allclose(straight[:, permutation], straight, atol=1e-2)
+
+
+@pytest.mark.parametrize(("grid", "dim"), [((3, 5), 8), ((4, 4), 24), ((1, 2), 4)])
+def test_sincos_table(grid, dim):
+    """MAE's: for every patch sin, cos of the column and then of the row, at falling frequencies."""
+    encoder = Encoder((4 * grid[0], 4 * grid[1]), 4, embed_dim=dim, depth=1, num_heads=1, pos_embed="sincos")
+    quarter = dim // 4
+    expected = np.zeros((1 + grid[0] * grid[1], dim))
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            for k in range(quarter):
+                rate = 1 / 10000 ** (k / quarter)
+                waves = [np.sin(column * rate), np.cos(column * rate), np.sin(row * rate), np.cos(row * rate)]
+                expected[1 + row * grid[1] + column, k::quarter] = waves
+    np.testing.assert_allclose(encoder.pos_embed[0].numpy(), expected, atol=1e-6)
+    assert not encoder.pos_embed.requires_grad
+    assert "pos_embed" in encoder.state_dict()
+
+
+def branches(block, rows):
+    """A block's sum taken apart: the outputs with (attention, MLP) each left out or doubled."""
+    outcomes = []
+    for attention in (0, 2):
+        inner = rows + attention * block.ls1(block.attn(block.norm1(rows), None, 0))
+        outcomes += [inner + mlp * block.ls2(block.mlp(block.norm2(inner))) for mlp in (0, 2)]
+    return torch.stack(outcomes)
+
+
+def dropping():
+    return shaken(Encoder(8, 4, embed_dim=8, depth=2, num_heads=2, drop_path_rate=0.5, global_pool="avg")).train()
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_stochastic_depth_keeps_or_drops_a_sample_whole(keyed):
+    """The first block's rate is 0 and the last one's 1/2: each sample has one of four outcomes, equally often."""
+    torch.manual_seed(0)
+    encoder, samples = dropping(), 2000
+    rows = torch.randn(samples, 5, 8)
+    with torch.no_grad():
+        found = encoder.run(rows, key=torch.arange(samples) if keyed else None)
+        outcomes = branches(encoder.blocks[1], encoder.blocks[0](rows))
+    matches = (outcomes - found).abs().amax((2, 3)) < 1e-4
+    assert (matches.sum(0) == 1).all()
+    shares = matches.double().mean(1)
+    assert (shares - 0.25).abs().max() < 4 * (0.25 * 0.75 / samples) ** 0.5
+
+
+def test_stochastic_depth_keeps_the_expectation():
+    """With a linear last branch, the mean over draws is the output without dropping."""
+    torch.manual_seed(1)
+    encoder, samples = dropping(), 4000
+    row = torch.randn(1, 5, 8)
+    with torch.no_grad():
+        encoder.blocks[1].mlp.fc2.weight.zero_()
+        draws = encoder.run(row.expand(samples, -1, -1))
+        plain = encoder.eval().run(row)
+    error = draws.std(0) / samples**0.5
+    assert ((draws.mean(0) - plain[0]).abs() < 5 * error + 1e-5).all()
+
+
+def test_stochastic_depth_is_a_function_of_the_key():
+    encoder, rows = dropping(), torch.randn(12, 5, 8)
+    key = torch.arange(12) * 7919
+    with torch.no_grad():
+        together = encoder.run(rows, key=key)
+        apart = [encoder.run(rows[part], key=key[part]) for part in (slice(5), slice(5, 12))]
+        elsewhere = encoder.run(rows, key=key + 1)
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
+    assert not torch.allclose(together, elsewhere, atol=1e-2)
+
+
+def test_no_stochastic_depth_in_evaluation():
+    encoder, rows = dropping().eval(), torch.randn(6, 5, 8)
+    torch.testing.assert_close(encoder.run(rows), encoder.run(rows, key=torch.arange(6)), atol=0, rtol=0)
+    plain = encoder.blocks[1](encoder.blocks[0](rows))
+    torch.testing.assert_close(encoder.run(rows), plain, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"img_size": (12, 18)}, "tile"),
+        ({"num_heads": 5}, "heads"),
+        ({"embed_dim": 6, "num_heads": 2, "pos_embed": "sincos"}, "divisible by 4"),
+    ],
+)
+def test_sizes_that_do_not_fit(changes, match):
+    with pytest.raises(ValueError, match=match):
+        Encoder(**{**TINY, **changes})

@@ -1,0 +1,120 @@
+"""Patterns against the rule evaluated with dictionaries and loops, and the theorems that make the objectives sound."""
+
+import pytest
+import torch
+
+from mapet.method.pattern import mapet, mim, pet, reveal
+from method_oracle import NAMED, all_rows, cases, reads, times
+
+SWEEP = cases(80)
+
+
+def kinds(pattern, groups):
+    """(kind, rank, clock) of each row, told from ``hidden`` and the place in the sequence alone."""
+    time, first = times(pattern.length, groups), pattern.rows - len(pattern.predict)
+    named = []
+    for row, (rank, hidden) in enumerate(zip(pattern.rank.tolist(), pattern.hidden.tolist(), strict=True)):
+        kind = "content" if not hidden else "query" if row >= first else "placeholder"
+        named.append((kind, rank, {"content": time[rank], "placeholder": 0, "query": time[rank] - 1}[kind]))
+    return named
+
+
+@pytest.mark.parametrize(("length", "groups", "fill"), SWEEP)
+def test_every_row_reads_what_the_rule_says(length, groups, fill):
+    pattern = reveal(length, groups, fill)
+    rows = kinds(pattern, groups)
+    columns = [("placeholder" if kind == "query" else kind, rank) for kind, rank, _ in rows]
+    for row, (_, _, clock) in enumerate(rows):
+        found = [columns[column] for column in pattern.visible[row].nonzero().flatten().tolist()]
+        assert len(found) == len(set(found))
+        assert set(found) == reads(clock, length, groups, fill)
+
+
+@pytest.mark.parametrize(("length", "groups", "fill"), SWEEP)
+def test_rows_are_all_those_needed_and_no_others(length, groups, fill):
+    rows = kinds(reveal(length, groups, fill), groups)
+    time, final = times(length, groups), len(groups)
+    needed = {
+        row
+        for row in all_rows(length, groups, fill)
+        if row[0] == "query"
+        or (row[0] == "content" and time[row[1]] < final)
+        or (row[0] == "placeholder" and time[row[1]] > 1)
+    }
+    assert len(rows) == len(set(rows))
+    assert set(rows) == needed
+    assert len(rows) == 1 + length - groups[-1] + (sum(groups) - groups[0]) * fill + sum(groups)
+
+
+@pytest.mark.parametrize(("length", "groups", "fill"), SWEEP)
+def test_readable_rows_first_and_predicted_ones_last(length, groups, fill):
+    pattern = reveal(length, groups, fill)
+    count = sum(groups)
+    assert pattern.context == 1 + length - count
+    assert pattern.visible[:, : pattern.keys].any(0).all()
+    assert not pattern.visible[:, pattern.keys :].any()
+    assert pattern.visible.any(1).all()
+    assert torch.equal(pattern.predict, torch.arange(pattern.rows - count, pattern.rows))
+    assert torch.equal(pattern.rank[pattern.predict], torch.arange(pattern.context, 1 + length))
+    assert pattern.hidden[pattern.predict].all()
+
+
+@pytest.mark.parametrize(("length", "groups", "fill"), [case for case in SWEEP if case[2]])
+def test_filled_rows_read_every_position_once(length, groups, fill):
+    pattern = reveal(length, groups, fill)
+    assert (pattern.visible.sum(1) == 1 + length).all()
+    for row in pattern.visible:
+        assert torch.equal(pattern.rank[row].sort().values, torch.arange(1 + length))
+
+
+@pytest.mark.parametrize(("length", "groups", "fill"), SWEEP)
+def test_nothing_leaks_through_any_number_of_layers(length, groups, fill):
+    pattern = reveal(length, groups, fill)
+    reach = (pattern.visible | torch.eye(pattern.rows, dtype=torch.bool)).double()
+    for _ in range(6):  # 64 layers, more than the longest path
+        reach = (reach @ reach > 0).double()
+    time = torch.tensor(times(length, groups))[pattern.rank]
+    content = ~pattern.hidden
+    for row, (kind, rank, clock) in enumerate(kinds(pattern, groups)):
+        reached = reach[row].bool() & content
+        assert torch.equal(reached, content & (time <= clock)), f"{kind} {rank}"
+
+
+def test_numbers_of_rows_at_224_pixels():
+    assert [pattern(196, 147).rows for pattern in (mim, pet, mapet)] == [197, 343, 489]
+
+
+@pytest.mark.parametrize(("length", "hidden"), [(1, 1), (9, 4), (12, 12), (49, 37), (196, 147), (256, 100)])
+def test_numbers_of_rows_in_general(length, hidden):
+    assert mim(length, hidden).rows == mim(length, hidden).keys == 1 + length
+    assert pet(length, hidden).rows == length + hidden
+    assert pet(length, hidden).keys == length
+    assert mapet(length, hidden).rows == length + 2 * hidden - 1
+    assert mapet(length, hidden).keys == length + hidden
+
+
+@pytest.mark.parametrize(("length", "hidden"), [(1, 1), (9, 4), (12, 12)])
+def test_mim_reads_everything(length, hidden):
+    assert mim(length, hidden).visible.all()
+
+
+@pytest.mark.parametrize(("length", "groups"), [(4, []), (4, [0]), (4, [2, 0, 1]), (4, [-1, 2]), (4, [5]), (4, [3, 2])])
+@pytest.mark.parametrize("fill", [True, False])
+def test_groups_that_cannot_be(length, groups, fill):
+    with pytest.raises(ValueError, match="groups"):
+        reveal(length, groups, fill)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_drawing(name):
+    pattern = NAMED[name](5, 3)
+    header, *lines = str(pattern).splitlines()
+    assert len(header.split()) == pattern.keys
+    assert len(lines) == pattern.rows
+    marks = [[mark == "■" for mark in line if mark in "■·"] for line in lines]
+    assert torch.equal(torch.tensor(marks), pattern.visible[:, : pattern.keys])
+    assert [line.startswith("▶") for line in lines] == [row in pattern.predict for row in range(pattern.rows)]
+    labels = [line.lstrip("▶ ").split()[0] for line in lines]
+    expected = zip(pattern.hidden.tolist(), pattern.rank.tolist(), strict=True)
+    assert labels == [f"{'?' * hidden}{rank}" for hidden, rank in expected]
+    assert header.split() == labels[: pattern.keys]

@@ -1,0 +1,115 @@
+"""The method written as naively as possible: every row of every kind, dictionaries and loops, nothing saved."""
+
+import random
+
+import torch
+from torch.nn import functional as F
+
+from mapet.method.pattern import mapet, mim, pet, reveal
+
+
+def times(length, groups):
+    """The group in which each place of the order is revealed."""
+    given = [0] * (1 + length - sum(groups))
+    return given + [group for group, count in enumerate(groups, start=1) for _ in range(count)]
+
+
+def all_rows(length, groups, fill):
+    """Every row as (kind, rank, clock)."""
+    time = times(length, groups)
+    hidden = [rank for rank in range(1 + length) if time[rank] > 0]
+    rows = [("content", rank, time[rank]) for rank in range(1 + length)]
+    rows += [("placeholder", rank, 0) for rank in hidden if fill]
+    return rows + [("query", rank, time[rank] - 1) for rank in hidden]
+
+
+def reads(clock, length, groups, fill):
+    """The (kind, rank) that a row with this clock reads: of every position the freshest row no later."""
+    seen = set()
+    for rank, time in enumerate(times(length, groups)):
+        if time <= clock:
+            seen.add(("content", rank))
+        elif fill:
+            seen.add(("placeholder", rank))
+    return seen
+
+
+def cases(number, seed=0, largest=9):
+    """Random (length, groups, fill), and the three named objectives among them."""
+    rng = random.Random(seed)
+    found = [
+        (6, [4], True),
+        (6, [1] * 4, False),
+        (6, [1] * 4, True),
+        (5, [5], False),
+        (5, [1] * 5, True),
+        (1, [1], True),
+    ]
+    while len(found) < number:
+        length = rng.randint(1, largest)
+        groups = [rng.randint(1, 3) for _ in range(rng.randint(1, 5))]
+        if sum(groups) <= length:
+            found.append((length, groups, rng.random() < 0.5))
+    return found
+
+
+NAMED = {"mapet": mapet, "pet": pet, "mim": mim}
+PATTERNS = {f"{name}-12-8": pattern(12, 8) for name, pattern in NAMED.items()} | {
+    "3+2+4-filled": reveal(12, [3, 2, 4], fill=True),
+    "3+2+4-bare": reveal(12, [3, 2, 4], fill=False),
+    "5+1-filled": reveal(12, [5, 1], fill=True),
+    "7-bare": reveal(12, [7], fill=False),
+    "all-of-12": mapet(12, 12),
+}
+GROUPS = {
+    "mapet-12-8": ([1] * 8, True),
+    "pet-12-8": ([1] * 8, False),
+    "mim-12-8": ([8], True),
+    "3+2+4-filled": ([3, 2, 4], True),
+    "3+2+4-bare": ([3, 2, 4], False),
+    "5+1-filled": ([5, 1], True),
+    "7-bare": ([7], False),
+    "all-of-12": ([1] * 12, True),
+}
+
+
+def shaken(module, seed=0, scale=0.3):
+    """All parameters replaced by noise, so that no wrong bias, norm or scale hides; returns the module."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+    return module
+
+
+def plain_block(block, rows, mask):
+    """Every row computed; attention by its formula; ``mask`` (R, R) bool."""
+    batch, count, width = rows.shape
+    q, k, v = block.attn.qkv(block.norm1(rows)).view(batch, count, 3, block.attn.heads, -1).permute(2, 0, 3, 1, 4)
+    scores = (q @ k.transpose(-1, -2)) / (width // block.attn.heads) ** 0.5
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    rows = rows + block.ls1(block.attn.proj((weights @ v).transpose(1, 2).reshape(batch, count, width)))
+    hidden = F.gelu(block.mlp.fc1(block.norm2(rows)))
+    return rows + block.ls2(block.mlp.fc2(hidden))
+
+
+def naive_logits(model, images, order, groups, fill):
+    """``TokenPrediction.logits`` over all rows of all kinds, masks by the rule."""
+    encoder, length = model.encoder, model.encoder.length
+    kinds = all_rows(length, groups, fill)
+    index = {row[:2]: number for number, row in enumerate(kinds)}
+    mask = torch.zeros(len(kinds), len(kinds), dtype=torch.bool)
+    for number, (_, _, clock) in enumerate(kinds):
+        mask[number, [index[key] for key in reads(clock, length, groups, fill)]] = True
+    embedded = encoder.embed(images)
+    starts = []
+    for kind, rank, _ in kinds:
+        place = order[:, rank]
+        own = embedded[torch.arange(len(images)), place]
+        start = own if kind == "content" else model.mask_token[0].expand_as(own)
+        starts.append(start + encoder.pos_embed[0, place])
+    rows = torch.stack(starts, dim=1)
+    for block in encoder.blocks:
+        rows = plain_block(block, rows, mask)
+    queries = [number for number, row in enumerate(kinds) if row[0] == "query"]
+    return model.head(encoder.norm(rows[:, queries]))
