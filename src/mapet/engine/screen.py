@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 REFRESH = 0.25  # seconds between two changes of the line
-MARKS = 5  # plain lines for a whole task
+MARKS = 5  # plain lines for a whole task, where it is long
+QUIET = 20.0  # seconds of work for which a plain screen stays silent
 
 
 class Meter:
@@ -40,7 +41,7 @@ class Meter:
         """Whether ``update`` would show anything now."""
         if self.console.is_terminal:
             return time.monotonic() - self.shown > REFRESH or done == self.total
-        return MARKS * done // self.total > self.marks
+        return MARKS * done // self.total > self.marks and time.monotonic() - self.shown > QUIET
 
     def update(self, done: int, text: str = "") -> None:
         """Show that ``done`` units are finished."""

@@ -69,7 +69,7 @@ def _evener(features: Tensor, classes: int, penalty: float) -> Tensor:
     """(F, F) change of coordinates after which the loss curves about alike in all directions, so that few steps do."""
     values, basis = torch.linalg.eigh(features.T @ features / len(features))
     curvature = values.clamp(min=0) / classes + penalty
-    return basis / curvature.sqrt()  # type: ignore[no-any-return]
+    return basis / curvature.sqrt()
 
 
 def scores(features: Tensor, weights: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def fingerprint(tensors: Mapping[str, Tensor], *notes: str) -> str:
     digest = blake2b(digest_size=16)
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
     for note in notes:
         digest.update(note.encode())
     return digest.hexdigest()

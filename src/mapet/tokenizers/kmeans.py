@@ -1,4 +1,4 @@
-"""k-means by Lloyd's iterations (Lloyd 1982, doi:10.1109/TIT.1982.1056489), on any device and any number of processes."""
+"""k-means by Lloyd's iterations (doi:10.1109/TIT.1982.1056489), on any device and any number of processes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def kmeans(
         iterations: updates at most; one assignment more is made, to measure the last.
         metric: "euclidean" or "cosine".
         reduce: sums a tensor over all processes; every process then gets the same centroids.
-        chunk: vectors compared at once; None keeps every temporary within 64 MiB.
+        chunk: vectors compared at once; None keeps each temporary within 64 MiB (labels apart).
 
     Raises:
         MapetError: an unknown metric, fewer vectors than centroids, or values that are not finite.
@@ -69,11 +69,12 @@ def kmeans(
     for step in range(iterations + 1):
         before = labels
         labels, table = _tally(vectors, centroids, chunk)
-        sums, counts, spread = reduce(table).split([vectors.shape[1], 1, 1], dim=1)
+        table = reduce(table)
+        sums, counts, spread = table[:, :-2], table[:, -2], table[:, -1]
         objective.append(finite(spread.sum() / counts.sum()))
         if objective[-1] <= min(objective):
-            best = KMeans(centroids, objective, counts.flatten().long())
-        means, split = _update(sums, counts.flatten(), spread.flatten(), centroids, step)
+            best = KMeans(centroids, objective, counts.long())
+        means, split = _update(sums, counts, spread, centroids, step)
         if not split and not reduce((labels != before).sum()):
             break
         centroids = unit(means)
@@ -89,7 +90,7 @@ def assign(vectors: Tensor, centroids: Tensor, chunk: int | None = None) -> tupl
     Args:
         vectors: (N, F).
         centroids: (k, F) float32.
-        chunk: vectors compared at once; None keeps every temporary within 64 MiB.
+        chunk: vectors compared at once; None keeps each temporary within 64 MiB (labels apart).
     """
     shift = centroids.mean(dim=0)
     centred = centroids - shift
@@ -104,11 +105,11 @@ def assign(vectors: Tensor, centroids: Tensor, chunk: int | None = None) -> tupl
 
 
 def _tally(vectors: Tensor, centroids: Tensor, chunk: int | None) -> tuple[Tensor, Tensor]:
-    """Labels (N,), and per cluster (k, F + 2) float64: the sum of its vectors, their number, their squared distances."""
+    """Labels (N,), and per cluster (k, F + 2) float64: the sum of its vectors, their number, their spread."""
     k, width = centroids.shape
     labels, squared = assign(vectors, centroids, chunk)
     table = torch.zeros(k, width + 2, dtype=torch.float64, device=vectors.device)
-    for rows in _chunks(len(vectors), max(1, CELLS // width)):
+    for rows in _chunks(len(vectors), max(1, CELLS // (2 * width))):
         table[:, :width].index_add_(0, labels[rows], vectors[rows].double())
     table[:, width] = torch.bincount(labels, minlength=k)
     table[:, width + 1].index_add_(0, labels, squared.double())

@@ -13,7 +13,7 @@ class PatchSample:
     """The ``count`` patches with the smallest hashed keys: uniform, without replacement, of all that are shown.
 
     The key of a patch is ``hashed(seed, salt, picture, patch)``, so batches may come in any size and order. At most
-    1.25 ``count`` vectors are held (on the CPU, in memory that is taken as it fills), twice that while ``vectors`` sorts.
+    1.25 ``count`` vectors are held (on the CPU, in memory that is taken as it fills), and a sorted copy at the end.
 
     Args:
         count: vectors to keep.

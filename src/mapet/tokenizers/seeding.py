@@ -51,8 +51,8 @@ def plus_plus(vectors: Tensor, k: int, seed: int) -> Tensor:
     while len(chosen) < k and finite(squared.sum(dtype=torch.float64)) > 0:
         turn += 1
         candidates = _draw(squared, min(len(chosen), BLOCK), seed, turn)
-        kept = _accepted(vectors[candidates], squared[candidates], seed, turn)
-        kept = candidates[kept][: k - len(chosen)]
+        accepted = _accepted(vectors[candidates], squared[candidates], seed, turn)
+        kept = candidates[accepted][: k - len(chosen)]
         _approach(squared, vectors, vectors[kept], shift)
         chosen = torch.cat([chosen, kept])
     spare = sampled(vectors, k, seed)[: k - len(chosen)]

@@ -1,6 +1,6 @@
 """Tokens on disk, found by picture key.
 
-A folder with ``tokens.bin`` (little-endian uint16, N × L), ``keys.txt`` (one key a line) and ``store.json`` (the header).
+A folder of ``tokens.bin`` (little-endian uint16, N × L), ``keys.txt`` (one key a line) and ``store.json`` (header).
 A row counts when it is complete in ``tokens.bin`` and its line is complete in ``keys.txt``; whatever lies behind the
 last such row, as a kill may leave it, is not read and is cut off by the next ``append``.
 """
@@ -74,7 +74,7 @@ class TokenStore:
             raise MapetError(
                 f"A vocabulary of {vocabulary} does not fit the store's 16 bits: use 65536 codes or fewer."
             )
-        header = {"format": FORMAT, "view": view.to_dict(), "grid": list(grid)}
+        header: dict[str, Any] = {"format": FORMAT, "view": view.to_dict(), "grid": list(grid)}
         header |= {"vocabulary": vocabulary, "tokenizer": tokenizer, "extra": extra or {}}
         header = json.loads(json.dumps(header))
         if (folder / HEADER).exists():
@@ -168,8 +168,8 @@ class TokenStore:
         missing = np.flatnonzero(self._index.find(keys) < 0)
         if len(missing):
             raise MapetError(
-                f"{self.folder} ({len(self)} pictures) lacks the tokens of {len(missing)} of the {len(keys)} pictures of "
-                f'{source_name}, for instance "{keys[missing[0]]}": tokenize {source_name} into it.'
+                f"{self.folder} ({len(self)} pictures) lacks the tokens of {len(missing)} of the {len(keys)} "
+                f'pictures of {source_name}, for instance "{keys[missing[0]]}": tokenize {source_name} into it.'
             )
 
     def _require_fitting(self, keys: Sequence[str], tokens: Tensor) -> None:
@@ -228,5 +228,6 @@ def _require_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
     for name, value in wanted.items():
         if found.get(name) != value:
             raise MapetError(
-                f"{folder} holds tokens with {name} {found.get(name)}, and {name} {value} is wanted: choose another folder."
+                f"{folder} holds tokens with {name} {found.get(name)}, and {name} {value} is wanted: "
+                "choose another folder."
             )

@@ -53,17 +53,17 @@ class Teacher(nn.Module):
         self.name, self.grid, self.stage = name, grid, last if stage is None else stage
         self.origin = weights.name if weights else "published" if pretrained else "random"
         if min(grid) < 1 or not 0 <= self.stage < len(pairs):
-            raise MapetError(f"{name} has no stage {self.stage} on a grid of {grid}: at 224x224 pixels it has "
-                             f"{listing(pairs, (224, 224))}.")  # fmt: skip
+            available = listing(pairs, (224, 224))
+            raise MapetError(f"{name} has no stage {self.stage} with a grid of {grid}: at 224x224 it has {available}.")
         self.width, stride = pairs[self.stage]
-        tower = build(name, weights, pretrained)
+        tower: Any = build(name, weights, pretrained)
         self._weights = fingerprint(tower.state_dict())  # before anything depends on the grid
         self._take(tower)
         self.view = View((grid[0] * stride, grid[1] * stride), tower.pretrained_cfg["interpolation"])
         self._fit(pairs)
 
     def _take(self, tower: Any) -> None:
-        """Keep the tower frozen. Channels-last is two to four times as fast for CNNs on a CPU, and harmless for ViTs."""
+        """Keep the tower frozen. Channels-last makes CNNs on a CPU two to four times as fast."""
         self.tower = tower.to(memory_format=torch.channels_last)
         self.register_buffer("mean", torch.tensor(tower.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(tower.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
@@ -82,15 +82,14 @@ class Teacher(nn.Module):
             found = ()
         if found != (self.width, *self.grid):
             raise MapetError(
-                f"Stage {self.stage} of {self.name} gives no grid of {self.grid[0]}x{self.grid[1]} at {size[0]}x{size[1]} "
-                f"pixels. At its own {native[0]}x{native[1]} pixels it has {listing(pairs, native)}."
+                f"Stage {self.stage} of {self.name} gives no grid of {self.grid[0]}x{self.grid[1]} at "
+                f"{size[0]}x{size[1]} pixels. At its own {native[0]}x{native[1]} it has {listing(pairs, native)}."
             )
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stays in evaluation mode, whatever its parent does."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches row by row."""
         return self._map(images).flatten(2).transpose(1, 2)

@@ -1,0 +1,179 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mapet.errors import MapetError
+from mapet.tokenizers.keyindex import KeyIndex
+from mapet.tokenizers.store import TokenStore
+from mapet.view import View
+
+SAME = {"view": View((64, 64)), "grid": (2, 3), "vocabulary": 65536, "tokenizer": "abc"}
+
+
+def rows(count: int, seed: int = 0) -> Tensor:
+    return torch.randint(65536, (count, 6), generator=torch.Generator().manual_seed(seed))
+
+
+def names(count: int, start: int = 0) -> list[str]:
+    return [f"folder/größe {number}.png" for number in range(start, start + count)]
+
+
+def filled(folder: Path, count: int = 5) -> TokenStore:
+    store = TokenStore.create(folder, **SAME)
+    store.append(names(count), rows(count))
+    return store
+
+
+def test_gives_back_what_was_put_in(tmp_path: Path) -> None:
+    store = TokenStore.create(tmp_path / "new" / "store", **SAME, extra={"source": "x"})
+    store.append(names(3), rows(8)[:3])
+    store.append(names(0), rows(0))
+    store.append(names(5, 3), rows(8)[3:].to(torch.int32))
+    for again in (store, TokenStore.open(store.folder), TokenStore.create(store.folder, **SAME, extra={"source": "x"})):
+        assert len(again) == 8
+        assert list(again.keys()) == names(8)
+        assert torch.equal(again.gather(names(8)[::-1]), rows(8).flip(0))
+        assert again[names(8)[4]].dtype == np.uint16
+        assert again[names(8)[4]].tolist() == rows(8)[4].tolist()
+        assert again.tokens.tolist() == rows(8).tolist()
+        assert again.rows(names(8)[2:4]).tolist() == [2, 3]
+        assert names(1)[0] in again
+        assert "other" not in again
+        assert (again.view, again.grid, again.vocabulary, again.tokenizer) == (View((64, 64)), (2, 3), 65536, "abc")
+        assert again.extra == {"source": "x"}
+
+
+def test_an_empty_store_is_a_store(tmp_path: Path) -> None:
+    TokenStore.create(tmp_path, **SAME)
+    store = TokenStore.open(tmp_path)
+    assert (len(store), list(store.keys()), store.tokens.shape, "x" in store) == (0, [], (0, 6), False)
+
+
+@pytest.mark.parametrize("file", ["tokens.bin", "keys.txt"])
+def test_a_kill_leaves_whole_rows_and_the_rest_can_be_appended_again(tmp_path: Path, file: str) -> None:
+    whole = (filled(tmp_path, 5).folder / file).read_bytes()
+    other = "keys.txt" if file == "tokens.bin" else "tokens.bin"
+    untouched = (tmp_path / other).read_bytes()
+    for size in range(len(whole) + 1):
+        (tmp_path / file).write_bytes(whole[:size])
+        (tmp_path / other).write_bytes(untouched)
+        complete = size // 12 if file == "tokens.bin" else whole[:size].count(b"\n")
+        assert list(TokenStore.open(tmp_path).keys()) == names(complete)
+        store = TokenStore.create(tmp_path, **SAME)
+        assert torch.equal(store.gather(names(complete)), rows(5)[:complete])
+        store.append(names(5 - complete, complete), rows(5)[complete:])
+        assert torch.equal(TokenStore.open(tmp_path).gather(names(5)), rows(5))
+        assert (tmp_path / file).read_bytes() == whole
+
+
+def test_missing_files_are_an_empty_store(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / "tokens.bin").unlink()
+    store = TokenStore.create(tmp_path, **SAME)
+    assert len(store) == 0
+    store.append(names(2), rows(2))
+    assert list(TokenStore.open(tmp_path).keys()) == names(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"view": View((128, 128))}, "128"),
+        ({"grid": (3, 2)}, r"\[2, 3\], and grid \[3, 2\]"),
+        ({"vocabulary": 512}, "vocabulary 65536, and vocabulary 512"),
+        ({"tokenizer": "xyz"}, "tokenizer abc, and tokenizer xyz"),
+        ({"extra": {"source": "y"}}, "extra"),
+        ({"vocabulary": 65537}, "65536 codes or fewer"),
+    ],
+)
+def test_another_header_is_refused_with_both_sides(tmp_path: Path, change, words: str) -> None:
+    filled(tmp_path)
+    with pytest.raises(MapetError, match=words):
+        TokenStore.create(tmp_path, **(SAME | change))
+
+
+@pytest.mark.parametrize(
+    ("keys", "tokens", "words"),
+    [
+        (names(1), rows(1), "already"),
+        (["a", "b", "a"], rows(3), '"a" already'),
+        (["a\nb"], rows(1), "line break"),
+        (["a"], rows(2), r"\(1, 6\)"),
+        (["a"], rows(1) + 65536, "0 to 65535"),
+        (["a"], -1 - rows(1), "0 to 65535"),
+    ],
+)
+def test_a_refused_append_changes_nothing(tmp_path: Path, keys, tokens, words: str) -> None:
+    store = filled(tmp_path)
+    before = [(tmp_path / file).read_bytes() for file in ("tokens.bin", "keys.txt")]
+    with pytest.raises(MapetError, match=words):
+        store.append(keys, tokens)
+    assert before == [(tmp_path / file).read_bytes() for file in ("tokens.bin", "keys.txt")]
+    assert len(store) == len(TokenStore.open(tmp_path)) == 5
+
+
+def test_a_folder_that_is_no_store_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(MapetError, match="is not a token store"):
+        TokenStore.open(tmp_path / "nothing")
+    filled(tmp_path)
+    header = (tmp_path / "store.json").read_text()
+    for text in ("", "{", "[]", "{}", header.replace("grid", "gird"), header.replace("tokens 1", "tokens 9")):
+        (tmp_path / "store.json").write_text(text)
+        with pytest.raises(MapetError, match="damaged") as caught:
+            TokenStore.open(tmp_path)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "store.json").unlink()
+    with pytest.raises(MapetError, match=r"without store\.json"):
+        TokenStore.create(tmp_path, **SAME)
+
+
+def test_a_doubled_line_in_the_keys_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    (tmp_path / "keys.txt").write_text("a\na\n")
+    with pytest.raises(MapetError, match=r"twice \(line 2\)"):
+        TokenStore.open(tmp_path)
+
+
+def test_check_names_both_sides(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    fit = {"source_name": "pictures", "keys": names(5), "view": View((32, 32)), "grid": (2, 3)}
+    store.check(**fit)
+    for change, words in (
+        ({"view": View((32, 48))}, "bicubic view of 64x64 pixels, and the student sees a bicubic view of 32x48"),
+        ({"view": View((64, 64), "bilinear")}, "bicubic view .* bilinear view"),
+        ({"grid": (4, 4)}, r"\(2, 3\), and the student one of \(4, 4\)"),
+        ({"keys": [*names(5), "new", "newer"]}, '2 of the 7 pictures of pictures, for instance "new"'),
+    ):
+        with pytest.raises(MapetError, match=words):
+            store.check(**(fit | change))
+    with pytest.raises(MapetError, match='1 of 2 pictures, for instance "new"'):
+        store.rows([names(1)[0], "new"])
+
+
+def test_file_names_that_are_not_unicode_survive(tmp_path: Path) -> None:
+    key = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    store = TokenStore.create(tmp_path, **SAME)
+    store.append([key, "carriage\rreturn"], rows(2))
+    again = TokenStore.open(tmp_path)
+    assert list(again.keys()) == [key, "carriage\rreturn"]
+    assert again[key].tolist() == rows(2)[0].tolist()
+
+
+def test_the_index_finds_every_key_after_any_sequence_of_additions() -> None:
+    index, keys = KeyIndex(), names(300)
+    for size in (1, 0, 99, 200):
+        batch = keys[len(index) : len(index) + size]
+        assert index.add([key.encode() for key in batch]) is None
+    assert index.find(keys).tolist() == list(range(300))
+    assert index.find(["x", *keys[:2]]).tolist() == [-1, 0, 1]
+    assert index.add([b"fresh", keys[7].encode()]) == 1
+    assert len(index) == 300
+
+
+def test_the_header_is_json(tmp_path: Path) -> None:
+    filled(tmp_path)
+    assert json.loads((tmp_path / "store.json").read_text())["grid"] == [2, 3]

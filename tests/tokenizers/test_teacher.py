@@ -1,0 +1,150 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from mapet.errors import MapetError
+from mapet.tokenizers.teacher import Teacher
+from mapet.view import View
+
+
+def pictures(teacher: Teacher, count: int = 2) -> torch.Tensor:
+    return torch.rand(count, 3, *teacher.view.size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "stage", "size", "width"),
+    [
+        ("efficientnet_lite0", (4, 4), None, (64, 64), 112),
+        ("efficientnet_lite0", (2, 3), 4, (64, 96), 320),
+        ("resnet10t", (2, 4), None, (64, 128), 512),
+        ("resnet10t.c3_in1k", (4, 4), 3, (64, 64), 256),
+        ("vit_tiny_patch16_224", (3, 2), None, (48, 32), 192),
+        ("vit_tiny_patch16_224", (2, 2), 1, (32, 32), 192),
+        ("convnext_atto", (2, 2), None, (64, 64), 320),
+    ],
+)
+def test_every_kind_of_tower_lands_on_the_grid(name: str, grid, stage, size, width: int) -> None:
+    teacher = Teacher(name, grid, stage=stage, pretrained=False)
+    features = teacher(pictures(teacher))
+    assert features.shape == (2, grid[0] * grid[1], width)
+    assert (teacher.width, teacher.view) == (width, View(size, "bicubic"))
+    assert not features.requires_grad
+    assert not teacher.train().tower.training
+
+
+def test_the_offline_teacher_is_trained() -> None:
+    teacher, random = Teacher("efficientnet_lite0", (4, 4)), Teacher("efficientnet_lite0", (4, 4), pretrained=False)
+    assert (teacher.stage, teacher.width, teacher.origin) == (3, 112, "published")
+    assert teacher.describe()["weights"] != random.describe()["weights"]
+    norms = [module for module in teacher.tower.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(norms) > 20
+    assert all(float(norm.running_var.std()) > 0 and float(norm.running_mean.std()) > 0 for norm in norms)
+
+
+def test_features_are_timms_own_in_row_major_order() -> None:
+    teacher = Teacher("resnet10t", (2, 3), pretrained=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = timm.create_model("resnet10t", pretrained=False).eval()
+    images = pictures(teacher)
+    mean, std = (torch.tensor(theirs.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        wanted = theirs.forward_features((images - mean) / std)
+    found = teacher(images)
+    for row in range(2):
+        for column in range(3):
+            torch.testing.assert_close(found[:, 3 * row + column], wanted[:, :, row, column], rtol=1e-4, atol=1e-4)
+
+
+def test_a_clip_resnet_gives_its_last_stage_before_attention_pooling() -> None:
+    teacher = Teacher("resnet50_clip", (2, 2), pretrained=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = timm.create_model("resnet50_clip", pretrained=False).eval()
+    images = pictures(teacher, 1)
+    with torch.no_grad():
+        wanted = theirs.stages(theirs.stem((images - teacher.mean) / teacher.std))
+    torch.testing.assert_close(teacher(images), wanted.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
+    assert (wanted >= 0).all()  # after the rectifier, not normalised
+
+
+def test_random_weights_are_fixed_and_leave_the_global_state_alone() -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    hashes = {Teacher("resnet10t", (g, g), pretrained=False).describe()["weights"] for g in (1, 2)}
+    assert torch.equal(torch.rand(3), wanted)
+    assert len(hashes) == 1
+
+
+def test_the_hash_of_a_vit_does_not_depend_on_the_grid() -> None:
+    one, other = (Teacher("vit_tiny_patch16_224", (g, g), pretrained=False).describe() for g in (2, 14))
+    assert one["weights"] == other["weights"]
+    assert one["grid"] != other["grid"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_local_weights_are_used(tmp_path: Path, suffix: str) -> None:
+    tower, file = timm.create_model("resnet10t"), tmp_path / f"mine{suffix}"
+    save_file(tower.state_dict(), file) if suffix == ".safetensors" else torch.save(tower.state_dict(), file)
+    teacher = Teacher("resnet10t", (2, 2), weights=file)
+    assert teacher.origin == file.name
+    assert torch.equal(teacher.tower.conv1[0].weight, tower.conv1[0].weight)
+
+
+def test_files_that_are_not_the_weights_are_explained(tmp_path: Path) -> None:
+    def refusal(file: Path, content: Any = None) -> str:
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        elif content is not None:
+            torch.save(content, file)
+        with pytest.raises(MapetError) as caught:
+            Teacher("resnet10t", (2, 2), weights=file)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "There is no weights file" in refusal(tmp_path / "none.pth")
+    assert "it is empty" in refusal(tmp_path / "empty.pth", b"")
+    assert "begins with" in refusal(tmp_path / "picture.pth", b"\x89PNG\r\n\x1a\n123")
+    assert "begins with" in refusal(tmp_path / "picture.safetensors", b"\x89PNG\r\n\x1a\n123")
+    assert "more than tensors" in refusal(tmp_path / "object.pth", {"view": View((1, 1))})
+    assert "other than a state dict" in refusal(tmp_path / "number.pth", {"epoch": 3})
+    other = timm.create_model("vit_tiny_patch16_224", depth=1).state_dict()
+    assert "does not fit resnet10t: it holds" in refusal(tmp_path / "other.pth", other)
+    part = dict(list(timm.create_model("resnet10t").state_dict().items())[:-1])
+    assert "does not fit resnet10t" in refusal(tmp_path / "part.pth", part)
+
+
+def test_what_does_not_exist_or_fit_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(*arguments: Any, **options: Any) -> str:
+        with pytest.raises(MapetError) as caught:
+            Teacher(*arguments, **options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert 'Did you mean "resnet' in refusal("resnet5O_clip", (2, 2))
+    assert 'Did you mean "efficientnet_lite0"' in refusal("efficientnetlite0", (2, 2))
+    assert "Known: efficientnet_lite0" in refusal("??", (2, 2))
+    assert "no stage 9" in refusal("resnet10t", (2, 2), stage=9)
+    assert "stage 4: stride 32, grid 7x7" in refusal("resnet10t", (2, 2), stage=9)
+    assert "stages 0 to 11: stride 16, grid 14x14" in refusal("vit_tiny_patch16_224", (2, 2), stage=12)
+    mixer = refusal("mixer_s32_224", (2, 2), pretrained=False)
+    assert "no grid of 2x2" in mixer
+    assert "grid 7x7" in mixer
+
+    build = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **options: Any) -> Any:
+        if pretrained:
+            raise OSError("no route")
+        return build(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    text = refusal("resnet10t", (2, 2))
+    assert "cannot be downloaded" in text
+    assert "timm/resnet10t" in text
+    assert "weights=FILE" in text
