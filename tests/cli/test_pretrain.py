@@ -17,7 +17,30 @@ from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-SMALL = ["--model", "custom", "--embed-dim", "16", "--depth", "2", "--num-heads", "2", "--image-size", "16", "--patch-size", "4", "--drop-path", "0.2", "--batch-size", "8", "--epochs", "5", "--warmup-epochs", "1", "--lr", "1e-3"]
+SMALL = [
+    "--model",
+    "custom",
+    "--embed-dim",
+    "16",
+    "--depth",
+    "2",
+    "--num-heads",
+    "2",
+    "--image-size",
+    "16",
+    "--patch-size",
+    "4",
+    "--drop-path",
+    "0.2",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "5",
+    "--warmup-epochs",
+    "1",
+    "--lr",
+    "1e-3",
+]
 STREAMED = ["--memory", "0"]
 
 

@@ -118,3 +118,12 @@ def test_drawing(name):
     expected = zip(pattern.hidden.tolist(), pattern.rank.tolist(), strict=True)
     assert labels == [f"{'?' * hidden}{rank}" for hidden, rank in expected]
     assert header.split() == labels[: pattern.keys]
+
+
+@pytest.mark.parametrize(("length", "groups", "fill"), cases(40, seed=9))
+def test_each_row_reads_one_unbroken_window(length, groups, fill):
+    visible = reveal(length, groups, fill).visible
+    for row in visible:
+        seen = row.nonzero().flatten()
+        assert torch.equal(seen, torch.arange(seen[0], seen[-1] + 1))
+        assert not fill or len(seen) == 1 + length

@@ -17,6 +17,9 @@ all images. Nothing leaks, by induction over layers: a row only reads rows whose
 
 Rows that nobody needs are left out: content of the last group, and the first group's queries, which equal its
 placeholders and serve as both.
+
+Rows stand in a sequence that makes what each of them reads one unbroken window: revealed content, latest first; the
+context; placeholders, latest first; queries. For MaPeT every window is 1 + L rows wide.
 """
 
 from collections.abc import Sequence
@@ -86,10 +89,10 @@ def reveal(length: int, groups: Sequence[int], fill: bool) -> Pattern:
     if not groups or min(groups) < 1 or sum(groups) > length:
         raise ValueError(f"groups must be positive and sum to 1 … {length} patches, got {list(groups)}")
     time = _times(length, groups)
-    content = torch.nonzero(time < len(groups)).flatten()
-    first = torch.nonzero(time == 1).flatten()
-    later = torch.nonzero(time > 1).flatten()
-    placeholders = later if fill else later[:0]
+    place = torch.arange(1 + length)
+    first, later = place[time == 1], place[time > 1]
+    content = torch.cat([place[(time > 0) & (time < len(groups))].flip(0), place[time == 0]])
+    placeholders = later.flip(0) if fill else later[:0]
     rank = torch.cat([content, placeholders, first, later])
     clock = torch.cat([time[content], torch.zeros_like(placeholders), time[first] - 1, time[later] - 1])
     hidden = torch.arange(len(rank)) >= len(content)
