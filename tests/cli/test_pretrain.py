@@ -225,3 +225,43 @@ def test_unlabelled_pictures_cannot_be_probed(pictures, whole, tmp_path, capsys)
         shutil.copy(path, flat / f"{number}.png")
     assert main(["knn", "--run", str(whole), "--data", str(flat)]) == 2
     assert "no labels" in capsys.readouterr().err
+
+
+def test_interrupted_tokenizing_goes_on_where_it_was(pictures, tokens, tmp_path, monkeypatch, capsys):
+    from mapet.cli import tokenize
+    from mapet.tokenizers.store import TokenStore
+
+    def once(self, keys, found):
+        append(self, keys, found)
+        raise KeyboardInterrupt
+
+    append, options = TokenStore.append, ["--image-size", "16", "--patch-size", "4", "--codebook"]
+    command = ["tokenize", "--data", str(pictures), "--out", str(tmp_path), *options, str(tokens / "codebook")]
+    monkeypatch.setattr(tokenize, "BATCH", 20)
+    with monkeypatch.context() as broken:
+        broken.setattr(TokenStore, "append", once)
+        assert main(command) == 130
+    assert len(TokenStore.open(tmp_path)) == 20
+    assert main(command) == 0
+    ours, theirs = TokenStore.open(tmp_path), TokenStore.open(tokens)
+    keys = list(theirs.keys())
+    assert sorted(keys) == sorted(ours.keys())
+    assert torch.equal(ours.gather(keys), theirs.gather(keys))
+
+
+def test_bfloat16_stays_near_float32(pictures, tokens, whole, tmp_path):
+    assert main(arguments(pictures, tokens, tmp_path / "run", "--precision", "bfloat16")) == 0
+    a, b = (torch.tensor([float(row["loss"]) for row in rows(folder)]) for folder in (whole, tmp_path / "run"))
+    assert not torch.equal(a, b)
+    torch.testing.assert_close(a, b, atol=0.02, rtol=0)
+
+
+def test_a_moving_average_is_kept_and_probed(pictures, tokens, tmp_path):
+    from mapet.assemble import load_encoder
+
+    assert main(arguments(pictures, tokens, tmp_path / "run", "--ema-decay", "0.9", "--epochs", "1")) == 0
+    _, tensors = load_checkpoint(Run(tmp_path / "run").last)
+    loaded = load_encoder(tmp_path / "run")[0].state_dict()
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, tensors[f"ema/encoder.{name}"])
+    assert not torch.equal(loaded["pos_embed"], tensors["model/encoder.pos_embed"])

@@ -60,6 +60,9 @@ def stoppable(train: Callable[[], object], again: str) -> int:
     except Stopped as stopped:
         say(f"stopped   after step {stopped.step}; go on with: {again}")
         return 128 + stopped.number
+    except KeyboardInterrupt:
+        say(f"stopped   before the next step; go on with: {again}")
+        return 130
     return 0
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mapet.evals.score import Score
     from mapet.method.encoder import Encoder
 
-LABELLED = 20_000  # training pictures of the two evaluations
+LABELLED = 10_000  # training pictures of the two evaluations
 SHOWN = 2_000  # pictures that the figures choose from
 
 
