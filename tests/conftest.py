@@ -1,5 +1,9 @@
 """Pictures for the tests: small ones made here, and CIFAR-10 where it can be had."""
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: bit-equality holds for one number of threads
+
 import numpy as np
 import pytest
 from PIL import Image

@@ -12,7 +12,7 @@ from mapet.errors import MapetError
 from mapet.method.encoder import SIZES, Encoder
 from mapet.method.pattern import Pattern, mapet, mim, pet, reveal
 from mapet.method.predict import TokenPrediction
-from mapet.recipe import Recipe, load
+from mapet.recipe import Objective, Recipe, load
 
 if TYPE_CHECKING:
     from mapet.engine.fit import Batches
@@ -37,12 +37,15 @@ def build_encoder(recipe: Recipe) -> Encoder:
 
 def build_pattern(recipe: Recipe) -> Pattern:
     """Who reads whom: the recipe's objective over its grid."""
-    o, hidden = recipe.objective, recipe.hidden
-    length = recipe.grid[0] * recipe.grid[1]
-    if o.groups is not None:
-        sizes = [len(part) for part in torch.arange(hidden).tensor_split(o.groups)]
-        return reveal(length, sizes, fill=o.objective == "mapet")
-    return {"mapet": mapet, "pet": pet, "mim": mim}[o.objective](length, hidden)
+    return objective_pattern(recipe.objective, recipe.grid[0] * recipe.grid[1], recipe.hidden)
+
+
+def objective_pattern(objective: Objective, length: int, hidden: int) -> Pattern:
+    """The objective's pattern over ``length`` patches, the last ``hidden`` of which are predicted."""
+    if objective.groups is not None:
+        sizes = [len(part) for part in torch.arange(hidden).tensor_split(min(hidden, objective.groups))]
+        return reveal(length, sizes, fill=objective.objective == "mapet")
+    return {"mapet": mapet, "pet": pet, "mim": mim}[objective.objective](length, hidden)
 
 
 def build_objective(recipe: Recipe, vocabulary: int) -> TokenPrediction:

@@ -69,6 +69,8 @@ class Tokenizer:
     """Frozen teacher: a timm model's name, or efficientnet_lite0, whose weights are installed already."""
     teacher_stage: int | None = None
     """Its feature stage, counted from 0; None: the last (for efficientnet_lite0 the one of stride 16)."""
+    teacher_weights: str | None = None
+    """A local file of the teacher's weights (.safetensors or .pth); None: those that timm publishes."""
     codes: int = 8192
     """Centroids, that is the vocabulary."""
     samples: int | None = None
@@ -146,7 +148,7 @@ class Recipe:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        side = self.model.image_size // self.model.patch_size
+        side = self.model.image_size // max(1, self.model.patch_size)
         return side, side
 
     @property
@@ -184,6 +186,19 @@ class Machine:
     max_bad: float = 0.01
     """Largest share of pictures that may be unreadable."""
 
+    def __post_init__(self) -> None:
+        for option, fits, wanted in (
+            ("workers", self.workers is None or self.workers >= 0, "at least 0"),
+            ("devices", self.devices >= 1, "at least 1"),
+            ("num-nodes", self.num_nodes >= 1, "at least 1"),
+            ("accumulate", self.accumulate >= 1, "at least 1"),
+            ("save-every", self.save_every >= 0, "at least 0"),
+            ("memory", self.memory >= 0, "at least 0"),
+            ("max-bad", 0 <= self.max_bad <= 1, "0 … 1"),
+        ):
+            if not fits:
+                raise MapetError(f"--{option} does not fit: it must be {wanted}.")
+
 
 def check(recipe: Recipe) -> None:
     """Refuse names that do not exist and numbers that make no sense.
@@ -205,21 +220,25 @@ def check(recipe: Recipe) -> None:
     custom = [number is not None for number in (m.embed_dim, m.depth, m.num_heads)]
     side = m.image_size / max(1, m.patch_size)
     hidden = f"1 … {recipe.hidden}, the number of hidden patches"
+    counts = {"embed-dim": m.embed_dim, "depth": m.depth, "num-heads": m.num_heads, "patch-size": m.patch_size}
+    counts |= {"samples": t.samples, "fit-pictures": t.fit_pictures, "restarts": t.restarts, "iterations": t.iterations}
+    counts |= {"limit": recipe.limit, "epochs": z.epochs, "batch-size": z.batch_size}
+    fixed = m.pos_embed == "sincos"
     for option, fits, wanted in (
+        *((option, count is None or count >= 1, "at least 1") for option, count in counts.items()),
+        ("pos-embed", not (fixed and m.embed_dim and m.embed_dim % 4), "learn, or a width divisible by 4"),
+        ("betas", all(0 <= beta < 1 for beta in z.betas), "two numbers of at least 0 and below 1"),
         ("patch-size", side == int(side) >= 2, f"a divisor of --image-size {m.image_size}, at least twice in it"),
         ("mask-ratio", 0 < o.mask_ratio <= 1 and recipe.hidden >= 1, "above 0, at most 1, and at least one patch"),
         ("groups", o.groups is None or 1 <= o.groups <= recipe.hidden, hidden),
         ("groups", o.groups is None or o.objective != "mim", "left out: mim reveals all at once"),
         ("model", all(custom) if m.model == "custom" else not any(custom), CUSTOM),
-        ("num-heads", not any(custom) or not m.embed_dim % m.num_heads, "a divisor of --embed-dim"),  # type: ignore[operator]
-        ("epochs", z.epochs >= 1, "at least 1"),
-        ("batch-size", z.batch_size >= 1, "at least 1"),
+        ("num-heads", m.embed_dim is None or not m.embed_dim % max(1, m.num_heads or 1), "a divisor of --embed-dim"),
         ("codes", 2 <= t.codes <= 65536, "2 … 65536"),
         ("drop-path", 0 <= m.drop_path < 1, "at least 0 and below 1"),
         ("color-jitter", 0 <= recipe.color_jitter <= 1, "0 … 1"),
         ("warmup-epochs", z.warmup_epochs >= 0, "at least 0"),
         ("ema-decay", z.ema_decay is None or 0 < z.ema_decay < 1, "between 0 and 1"),
-        ("limit", recipe.limit is None or recipe.limit >= 1, "at least 1"),
     ):
         if not fits:
             raise MapetError(f"--{option} does not fit: it must be {wanted}.")

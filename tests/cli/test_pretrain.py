@@ -1,6 +1,7 @@
 """Pre-training through the command line, on a folder of pictures: exact resume, processes, bad pictures, refusals."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -209,6 +210,8 @@ def test_probes_and_export_of_a_run(whole, tmp_path, capsys):
         assert main([options[0], "--run", str(whole), *options[1:]]) == 0
     text = capsys.readouterr().out
     assert text.count("top1") == 3
+    scores = json.loads((whole / "scores.json").read_text())
+    assert [entry["step"] for entry in scores] == [30, 30, 0]
     assert "k-NN, k = 20" in text
     assert main(["export", str(whole), "--to", "timm", "--out", str(tmp_path / "export")]) == 0
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
@@ -265,3 +268,56 @@ def test_a_moving_average_is_kept_and_probed(pictures, tokens, tmp_path):
     for name, tensor in loaded.items():
         assert torch.equal(tensor, tensors[f"ema/encoder.{name}"])
     assert not torch.equal(loaded["pos_embed"], tensors["model/encoder.pos_embed"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--teacher", "efficientnet_lite00"], "efficientnet_lite0"),
+        (["--batch-size", "64"], "--batch-size"),
+        (["--tokens", "/nowhere"], "token store"),
+        (["--accelerator", "tpu"], "accelerator"),
+        (["--devices", "2"], "mapet tokenize"),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_written(pictures, tmp_path, capsys, wrong, said):
+    assert main(["pretrain", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL, *wrong]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_out_that_is_a_file_is_one_line(pictures, tokens, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(arguments(pictures, tokens, tmp_path / "file" / "run")) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_other_pictures_on_resume_are_refused(pictures, tokens, tmp_path, capsys):
+    mine, own = shutil.copytree(pictures, tmp_path / "mine"), shutil.copytree(tokens, tmp_path / "tokens")
+    assert main(arguments(mine, own, tmp_path / "run", "--epochs", "1")) == 0
+    (mine / "along" / "00.png").unlink()
+    assert main(["pretrain", "--resume", str(tmp_path / "run")]) == 2
+    assert "other pictures or tokens" in capsys.readouterr().err
+
+
+def test_more_processes_than_devices_are_refused(pictures, tokens, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(arguments(pictures, tokens, tmp_path / "run")) == 2
+    assert "--devices" in capsys.readouterr().err
+
+
+def test_settings_unlike_a_started_tokenization_are_refused(pictures, tokens, capsys):
+    command = ["tokenize", "--data", str(pictures), "--out", str(tokens), "--image-size", "16", "--codes", "16"]
+    assert main([*command, "--patch-size", "8"]) == 2
+    assert "grid" in capsys.readouterr().err
+    assert main([*command, "--patch-size", "4", "--codes", "8"]) == 2
+    assert "codes 16" in capsys.readouterr().err
+
+
+def test_the_share_of_bad_pictures_is_of_those_asked_for(pictures, tmp_path, capsys):
+    mixed = shutil.copytree(pictures, tmp_path / "mixed")
+    for path in mixed.rglob("*.png"):
+        path.write_bytes(b"")
+    options = ["--image-size", "16", "--patch-size", "4", "--codes", "8", "--limit", "4", "--max-bad", "0.5"]
+    assert main(["tokenize", "--data", str(mixed), "--out", str(tmp_path / "tokens"), *options]) == 2
+    assert "3 of 4 pictures" in capsys.readouterr().err

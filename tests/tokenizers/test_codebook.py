@@ -140,7 +140,7 @@ def test_other_teacher_weights_are_refused_with_both_named(tmp_path: Path) -> No
     book = Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {})
     book.save(tmp_path / "book")
     assert Codebook.load(tmp_path / "book", teacher_weights=file).hash == book.hash
-    with pytest.raises(MapetError, match=r"file mine.pth: name it with teacher_weights"):
+    with pytest.raises(MapetError, match=r"file mine.pth: name it with --teacher-weights"):
         Codebook.load(tmp_path / "book")
     with pytest.raises(MapetError, match="resnet10t weights") as caught:
         Codebook.load(tmp_path / "book", teacher_weights=other)

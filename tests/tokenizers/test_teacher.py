@@ -147,4 +147,4 @@ def test_what_does_not_exist_or_fit_is_explained(monkeypatch: pytest.MonkeyPatch
     text = refusal("resnet10t", (2, 2))
     assert "cannot be downloaded" in text
     assert "timm/resnet10t" in text
-    assert "weights=FILE" in text
+    assert "--teacher-weights FILE" in text

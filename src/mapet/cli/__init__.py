@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except OSError as error:
+        print(f"mapet: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
+        return 2
 
 
 def _run(verb: str, arguments: list[str]) -> int:

@@ -23,8 +23,10 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, write, show how to load."""
-    named = [argument for argument in arguments[:1] if not argument.startswith("-")]
-    o = parse(Options(), arguments[len(named) :], "export RUN", "Write the encoder of the run folder RUN for timm.")
+    values = [arguments[i + 1] for i, word in enumerate(arguments[:-1]) if word in ("--to", "--out")]
+    named = [word for word in arguments if not word.startswith("-") and word not in values][:1]
+    rest = [word for word in arguments if word not in named]
+    o = parse(Options(), rest, "export RUN", "Write the encoder of the run folder RUN for timm.")
     if not named:
         raise MapetError("mapet export needs the folder of a run: mapet export RUN --to timm.")
     if o.to not in TARGETS:

@@ -1,7 +1,6 @@
 """``mapet knn``: does the encoder put pictures of one class beside one another?"""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mapet.cli.options import parse
 from mapet.cli.probe import Probe, probed, report
@@ -26,5 +25,5 @@ def command(arguments: list[str]) -> int:
     train, test, classes = probed(o.probe, "knn")
     scores = knn(train, test, k=o.k, temperature=o.temperature, classes=classes)
     named = protocol(k=o.k, temperature=o.temperature, pool=o.probe.pool)
-    report(scores, named, Path(o.probe.run) / "scores.json")
+    report(scores, named, o.probe)
     return 0

@@ -1,7 +1,6 @@
 """``mapet linear``: how much of the classes can a linear layer read from the frozen features?"""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mapet.cli.options import parse
 from mapet.cli.probe import Probe, probed, report
@@ -29,5 +28,5 @@ def command(arguments: list[str]) -> int:
         raise MapetError(f'There is no linear protocol "{o.protocol}".{nearest(o.protocol, PROTOCOLS)}')
     train, test, classes = probed(o.probe, "linear")
     scores = linear(train, test, classes=classes, protocol=o.protocol, seed=o.seed)
-    report(scores, f"{PROTOCOLS[o.protocol]}, {POOLS[o.probe.pool]}", Path(o.probe.run) / "scores.json")
+    report(scores, f"{PROTOCOLS[o.protocol]}, {POOLS[o.probe.pool]}", o.probe)
     return 0

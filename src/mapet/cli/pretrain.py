@@ -1,7 +1,7 @@
 """``mapet pretrain``: unlabelled pictures in, an encoder out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,9 @@ def command(arguments: list[str]) -> int:
     o = parse(Options(recipe=named_recipe(name)), arguments, "pretrain", ABOUT)
     if not o.recipe.data or not o.out:
         raise MapetError("mapet pretrain needs --data (a folder of pictures, or cifar10) and --out (a folder).")
+    recipe = _anchored(o.recipe)
     return stoppable(
-        lambda: pretrain(o.recipe, o.out, o.machine, overwrite=o.overwrite), f"mapet pretrain --resume {o.out}"
+        lambda: pretrain(recipe, o.out, o.machine, overwrite=o.overwrite), f"mapet pretrain --resume {o.out}"
     )
 
 
@@ -64,6 +65,13 @@ def stoppable(train: Callable[[], object], again: str) -> int:
         say(f"stopped   before the next step; go on with: {again}")
         return 130
     return 0
+
+
+def _anchored(recipe: Recipe) -> Recipe:
+    """Folders by their absolute path, so that the run can go on from anywhere."""
+    data = recipe.data if recipe.data == "cifar10" else str(Path(recipe.data).expanduser().absolute())
+    tokens = recipe.tokens and str(Path(recipe.tokens).expanduser().absolute())
+    return replace(recipe, data=data, tokens=tokens)
 
 
 def named_recipe(name: str | None) -> Recipe:
@@ -109,9 +117,31 @@ def pretrain(
     from mapet.engine.run import Run
     from mapet.engine.world import first_process
 
+    machine = machine or Machine()
     if first_process():
+        _look_ahead(recipe, machine)
         save(recipe, Run.create(out, overwrite=overwrite).recipe)
-    return _go(Run(out), recipe, machine or Machine(), say)
+    return _go(Run(out), recipe, machine, say)
+
+
+def _look_ahead(recipe: Recipe, machine: Machine) -> None:
+    """Find what cannot work before anything is written."""
+    from mapet.data.source import open_source
+    from mapet.engine.world import pick_device
+    from mapet.tokenizers.store import TokenStore
+    from mapet.tokenizers.tower import stages
+
+    source, batch = open_source(recipe.data), recipe.optimization.batch_size
+    count = min(len(source), recipe.limit or len(source))
+    if count < batch:
+        raise MapetError(f"{source.name} gives {count} pictures, fewer than one batch of {batch}: lower --batch-size.")
+    pick_device(machine.accelerator)
+    if recipe.tokens:
+        TokenStore.open(Path(recipe.tokens))
+    elif machine.devices * machine.num_nodes > 1:
+        raise MapetError("Several processes need ready tokens: run mapet tokenize, then give its folder as --tokens.")
+    else:
+        stages(recipe.tokenizer.teacher)
 
 
 def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[[str], None] = say) -> "Run":
@@ -144,13 +174,10 @@ def _go(run: "Run", recipe: Recipe, machine: Machine, say: Callable[[str], None]
 
 
 def _make_tokens(run: "Run", recipe: Recipe, machine: Machine, tell: Callable[[str], None]) -> None:
-    if recipe.tokens is not None:
-        return
-    if machine.devices * machine.num_nodes > 1:
-        raise MapetError(
-            "Several processes need ready tokens: run mapet tokenize first and give its folder as --tokens."
-        )
-    tokenize(recipe, run.folder / "tokens", machine, say=tell)
+    done = run.folder / "tokens" / "complete"
+    if recipe.tokens is None and not done.exists():
+        tokenize(recipe, run.folder / "tokens", machine, say=tell)
+        done.touch()
 
 
 def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: Callable[[str], None]) -> "Run":
@@ -160,6 +187,8 @@ def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell:
 
     store = TokenStore.open(Path(recipe.tokens) if recipe.tokens else run.folder / "tokens")
     feed = _feed(run, recipe, machine, store, fabric)
+    if fabric.is_global_zero:
+        _require_same_inputs(run, feed, tell)
     objective = build_objective(recipe, store.vocabulary)
     chance = feed.chance()
     tell(f"data      {feed.shuffled.source.name}: {len(feed.shuffled.places):,} pictures")
@@ -186,19 +215,40 @@ def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell:
     return run
 
 
+def _require_same_inputs(run: "Run", feed: "Feed", tell: Callable[[str], None]) -> None:
+    """Pin the pictures and tokens of a run when it begins, and refuse others when it goes on."""
+    import json
+    from hashlib import blake2b
+
+    from mapet.engine.run import write_atomically
+
+    source, store, places = feed.shuffled.source, feed.store, feed.shuffled.places
+    keys = "\n".join(f"{place} {source.key(place)}" for place in places.tolist())
+    digest = blake2b(keys.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    inputs = {"tokenizer": store.tokenizer, "pictures": len(places), "keys": digest}
+    path = run.folder / "inputs.json"
+    if path.is_file() and json.loads(path.read_text()) != inputs:
+        raise MapetError(f"{run.folder} was begun with other pictures or tokens: restore them, or begin a new run.")
+    write_atomically(path, json.dumps(inputs, indent=1) + "\n")
+    if (made := store.extra.get("data")) not in (None, source.name):
+        tell(f"note      the tokens were made from {made}: their pictures must be the same")
+
+
 def _feed(run: "Run", recipe: Recipe, machine: Machine, store: "TokenStore", fabric: "Fabric") -> "Feed":
     from mapet.data.bad import BadPictures
     from mapet.data.loader import Shuffled
     from mapet.data.source import open_source
     from mapet.engine.world import pick_workers
     from mapet.feed import Feed, chosen, tokenized
+    from mapet.view import View
 
     source = open_source(recipe.data)
-    bad = BadPictures(len(source), machine.max_bad, run.folder / "bad-pictures.txt" if fabric.is_global_zero else None)
-    places = tokenized(source, chosen(source, recipe.limit, recipe.seed), store, bad, recipe)
+    places = chosen(source, recipe.limit, recipe.seed)
+    bad = BadPictures(len(places), machine.max_bad, run.folder / "bad-pictures.txt" if fabric.is_global_zero else None)
+    places = tokenized(source, places, store, bad, recipe)
     shuffled = Shuffled(
         source,
-        store.view.at((recipe.model.image_size, recipe.model.image_size)),
+        View((recipe.model.image_size, recipe.model.image_size)),  # the tokens' crop: ``tokenized`` has compared them
         batch_size=recipe.optimization.batch_size,
         epochs=recipe.optimization.epochs,
         seed=recipe.seed,

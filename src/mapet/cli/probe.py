@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import say
@@ -83,8 +82,8 @@ def labelled_features(
         raise MapetError(f"{splits[0].name} has no labels: give --data, a folder with one sub-folder per class.")
     limits, found = (probe.limit, None), []
     for source, limit in zip(splits, limits, strict=True):
-        bad = BadPictures(len(source), probe.max_bad)
         places = chosen(source, limit, recipe.seed)
+        bad = BadPictures(len(places), probe.max_bad)
         batches = _batches(source, places, encoder, probe, bad)
         found.append(features(encoder, batches, pool=probe.pool, device=pick_device(probe.accelerator)))
     return found[0], found[1], len(splits[0].classes)
@@ -110,11 +109,16 @@ def _batches(
                 meter.update(done)
 
 
-def report(scores: "Mapping[str, Score]", protocol: str, out: Path) -> None:
-    """Print the scores under their protocol's name and add them to ``out``, a JSON file of a run."""
+def report(scores: "Mapping[str, Score]", protocol: str, probe: Probe) -> None:
+    """Print the scores under their protocol's name and add them to the run's ``scores.json``."""
+    from mapet.engine.run import Run, write_atomically
+
     say(f"protocol  {protocol}")
     for name, score in scores.items():
         say(f"{name:<9} {score}")
+    out, checkpoint = Run(probe.run).folder / "scores.json", Run(probe.run).load()
     earlier = json.loads(out.read_text()) if out.is_file() else []
-    entry = {"protocol": protocol, **{name: vars(score) for name, score in scores.items()}}
-    out.write_text(json.dumps([*earlier, entry], indent=1) + "\n")
+    step = checkpoint[0] if checkpoint and not probe.random else 0
+    about = {"protocol": protocol, "step": step, "data": probe.data, "limit": probe.limit}
+    entry = {**about, **{name: vars(score) for name, score in scores.items()}}
+    write_atomically(out, json.dumps([*earlier, entry], indent=1) + "\n")

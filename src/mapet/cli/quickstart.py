@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, say
 from mapet.errors import MapetError
-from mapet.recipe import Machine, Optimization, Recipe
+from mapet.recipe import Machine, Optimization, Recipe, load
 
 if TYPE_CHECKING:
     from mapet.engine.run import Run
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mapet.method.encoder import Encoder
 
 LABELLED = 10_000  # training pictures of the two evaluations
+SCORES = "quickstart.json"
 SHOWN = 2_000  # pictures that the figures choose from
 
 
@@ -68,15 +69,17 @@ def quickstart(o: Options) -> None:
     from mapet.interop.timm import loading_lines
 
     machine, folder = Machine(accelerator=o.accelerator), Path(o.out)
-    if (folder / "scores.json").exists():
+    if (folder / SCORES).exists():
         raise MapetError(f"{folder} holds a finished quickstart: delete it, or give another --out.")
     started = Run(folder).recipe.is_file()
+    if started and load(Run(folder).recipe) != sized(o):
+        raise MapetError(f"{folder} holds another run, or a quickstart with other settings: give another --out.")
     run = resume(folder, machine) if started else pretrain(sized(o), folder, machine)
     encoder, recipe, _ = load_encoder(folder)
     scores = {"random start": evaluate(build_encoder(recipe), recipe, o), "after MaPeT": evaluate(encoder, recipe, o)}
     figures(run, recipe)
     exported = export(folder, folder / "export" / "timm", overwrite=True)
-    write_scores(scores, folder / "scores.json")
+    write_scores(scores, folder / SCORES)
     say(f"\n{table(scores)}\n")
     say(f"figures   {folder}/loss.png, codes.png, tokens.png\n\nLoad the encoder anywhere:\n{loading_lines(exported)}")
 

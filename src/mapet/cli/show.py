@@ -32,10 +32,10 @@ def command(arguments: list[str]) -> int:
 
 def drawing(recipe: Recipe) -> str:
     """The recipe's pattern on six patches; the real one would not fit a screen."""
-    from mapet.method.pattern import mapet, mim, pet
+    from mapet.assemble import objective_pattern
 
     hidden = max(2, round(recipe.objective.mask_ratio * SMALL))
-    pattern = {"mapet": mapet, "pet": pet, "mim": mim}[recipe.objective.objective](SMALL, hidden)
+    pattern = objective_pattern(recipe.objective, SMALL, hidden)
     title = (
         f"{recipe.objective.objective} on {SMALL} patches, {hidden} hidden; a line is a row, ■ a row that it reads:\n"
         "0 = CLS, 3 = the order's third patch, ?3 = its mask token, ▶ predicts."

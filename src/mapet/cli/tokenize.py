@@ -93,10 +93,12 @@ def tokenize(
     places = chosen(source, recipe.limit, recipe.seed)
     own = out / "codebook"
     out.mkdir(parents=True, exist_ok=True)
-    bad = BadPictures(len(source), machine.max_bad, out / "bad-pictures.txt")
+    bad = BadPictures(len(places), machine.max_bad, out / "bad-pictures.txt")
     if codebook is None and not own.exists():
         fit_codebook(recipe, own, machine, source, places, bad)
-    book = Codebook.load(codebook or own).to(device)
+    weights = recipe.tokenizer.teacher_weights
+    book = Codebook.load(codebook or own, teacher_weights=Path(weights) if weights else None).to(device)
+    _require_fitting(book, recipe, codebook or own, given=codebook is not None)
     say(describe(book))
     store = TokenStore.create(
         out,
@@ -123,7 +125,8 @@ def fit_codebook(
     from mapet.tokenizers.teacher import Teacher
 
     t, device = recipe.tokenizer, pick_device(machine.accelerator)
-    teacher = Teacher(t.teacher, recipe.grid, stage=t.teacher_stage).to(device)
+    weights = Path(t.teacher_weights) if t.teacher_weights else None
+    teacher = Teacher(t.teacher, recipe.grid, stage=t.teacher_stage, weights=weights).to(device)
     if t.fit_pictures is not None:
         places = places[hashed(recipe.seed, 1, places).argsort(stable=True)[: t.fit_pictures]]
     seen = 0
@@ -184,4 +187,18 @@ def decoded(
 def describe(book: "Codebook") -> str:
     """One line about a codebook."""
     rows, columns = book.grid
-    return f"codebook  {book.vocabulary} codes over {book.teacher.name} at {rows} × {columns} patches"
+    even = f"perplexity {book.provenance['perplexity']:.0f}"
+    return f"codebook  {book.vocabulary} codes ({even}) over {book.teacher.name} at {rows} × {columns} patches"
+
+
+def _require_fitting(book: "Codebook", recipe: Recipe, folder: Path, given: bool) -> None:
+    """Refuse a codebook that is not what the settings ask for: of one that was named, only the grid is asked."""
+    t = recipe.tokenizer
+    asked = {"grid": recipe.grid, "codes": t.codes, "teacher": t.teacher, "metric": t.metric}
+    found = {"grid": book.grid, "codes": book.vocabulary, "teacher": book.teacher.name, "metric": book.metric}
+    for name in ("grid",) if given else asked:
+        if asked[name] != found[name]:
+            raise MapetError(
+                f"The codebook in {folder} has {name} {found[name]}, and {asked[name]} is asked for: "
+                "give another --out, or the settings that it was made with."
+            )

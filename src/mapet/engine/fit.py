@@ -17,6 +17,7 @@ from mapet.engine.optim import Optim, average
 from mapet.engine.run import Run, parts, prefixed
 from mapet.engine.screen import Meter
 from mapet.engine.world import Stopped, agreed, interruptible
+from mapet.errors import MapetError
 from mapet.hashing import hashed
 
 if TYPE_CHECKING:
@@ -102,13 +103,13 @@ def fit(
             optimizer.zero_grad()
             if optim.ema_decay:
                 average(ema, objective, optim.ema_decay)
-            number = agreed(fabric, signalled())
+            number = agreed(fabric, signalled(), step)
             late = fabric.world_size == 1 and time.monotonic() - saved > SAVE_SECONDS
             if number or late or step % (save_every or batches.steps_per_epoch) == 0 or step == batches.steps:
                 save(step)
             if number:
                 raise Stopped(number, step)
-            if fabric.is_global_zero and meter.due(step):
+            if fabric.is_global_zero and journal.rows and meter.due(step):
                 meter.update(step, f"{describe(journal.recent())}  {journal.pace()}")
     if ema:
         objective.load_state_dict(ema, strict=False)
@@ -118,6 +119,8 @@ def fit(
 def _backward(fabric: "Fabric", model: Any, batch: Mapping[str, Tensor], accumulate: int) -> dict[str, Tensor]:
     """Gradients of the batch's mean loss, in ``accumulate`` parts; the parts' figures, weighted by their size."""
     size = len(next(iter(batch.values())))
+    if not size:
+        raise MapetError("None of a step's pictures could be read: see bad-pictures.txt in the run's folder.")
     parts = min(accumulate, size)
     pieces = zip(*(tensor.tensor_split(parts) for tensor in batch.values()), strict=True)
     total: dict[str, Tensor] = {}
@@ -160,7 +163,10 @@ def _restore(objective: nn.Module, optimizer: torch.optim.Optimizer, ema: dict[s
     if checkpoint is None:
         return 0
     step, tensors = checkpoint
-    objective.load_state_dict(parts(tensors, "model"))
+    try:
+        objective.load_state_dict(parts(tensors, "model"))
+    except RuntimeError as error:
+        raise MapetError(f"{run.last} does not fit its recipe and tokens: was one of them changed?") from error
     for name, tensor in parts(tensors, "ema").items():
         ema[name].copy_(tensor)
     state: dict[int, dict[str, Tensor]] = {}

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
+ASK = 10  # steps after which several processes agree whether to stop: each time costs a synchronisation
+
+
 class Stopped(Exception):
     """The user or the scheduler asked to stop; everything needed to go on is on disk."""
 
@@ -50,6 +53,12 @@ def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, pr
         reason = str(error).strip().splitlines()[0]
         raise MapetError(f"Cannot use {devices} × {device.type} here: {reason} Try --accelerator cpu.") from error
     fabric.launch()
+    started = int(os.environ.get("WORLD_SIZE", fabric.world_size))
+    if started != fabric.world_size:
+        raise MapetError(
+            f"{started} processes were started, but --devices {devices} × --num-nodes {num_nodes} are "
+            f"{fabric.world_size}: make the two equal."
+        )
     return fabric
 
 
@@ -99,10 +108,12 @@ def interruptible() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
 
-def agreed(fabric: "Fabric", number: int) -> int:
-    """The largest ``number`` of all processes, so that they stop after the same step."""
+def agreed(fabric: "Fabric", number: int, step: int) -> int:
+    """The largest ``number`` of all processes, so that they stop after the same step; several ask only now and then."""
     if fabric.world_size == 1:
         return number
+    if step % ASK:
+        return 0
     largest = torch.tensor(number, device=fabric.device)
     torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
     return int(largest)

@@ -74,7 +74,7 @@ def _free(folder: Path, overwrite: bool) -> None:
     if strangers := sorted(names - {WEIGHTS, CONFIG, CARD}):
         raise MapetError(f'{folder} holds "{strangers[0]}", which no export wrote: name another folder.')
     if names and not overwrite:
-        raise MapetError(f"{folder} already holds an export: name another folder, or replace it with overwrite.")
+        raise MapetError(f"{folder} already holds an export: name another folder, or replace it with --overwrite.")
 
 
 def _config(encoder: Encoder, mean: Sequence[float], std: Sequence[float], interpolation: str) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def _record(run: KMeans) -> dict[str, Any]:
 def _teacher(recorded: dict[str, Any], origin: str, weights: Path | None, folder: Path) -> Teacher:
     """The recorded teacher, refused when its weights are others."""
     if weights is None and origin not in ("published", "random"):
-        raise MapetError(f"The teacher of {folder} was read from the file {origin}: name it with teacher_weights.")
+        raise MapetError(f"The teacher of {folder} was read from the file {origin}: name it with --teacher-weights.")
     rows, columns = recorded["grid"]
     teacher = Teacher(
         recorded["name"],
@@ -227,6 +227,6 @@ def _teacher(recorded: dict[str, Any], origin: str, weights: Path | None, folder
     if found != recorded["weights"]:
         raise MapetError(
             f"The codebook in {folder} was fitted with {recorded['name']} weights {recorded['weights']}, and these are "
-            f"{found}: give the same weights with teacher_weights, or fit a codebook anew."
+            f"{found}: give the same weights with --teacher-weights, or fit a codebook anew."
         )
     return teacher

@@ -108,7 +108,7 @@ def _published(name: str) -> nn.Module:
         file = source.hf_hub_id or source.url if source else ""
         reason = f"{type(error).__name__}; published as {file}" if file else "none are published"
         raise MapetError(
-            f"The weights of {name} cannot be downloaded ({reason}): bring them with weights=FILE, {WANTED}."
+            f"The weights of {name} cannot be downloaded ({reason}): bring them with --teacher-weights FILE, {WANTED}."
         ) from None
 
 
