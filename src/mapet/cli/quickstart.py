@@ -43,7 +43,7 @@ def command(arguments: list[str]) -> int:
 
 
 def sized(o: Options) -> Recipe:
-    """The quickstart recipe for this machine: about five minutes on two CPU cores, 30 epochs of everything on a GPU."""
+    """The quickstart recipe for this machine: about four minutes on two CPU cores, 30 epochs of everything on a GPU."""
     from mapet.engine.world import pick_device
     from mapet.recipes.cifar10 import quickstart as small
 
