@@ -5,6 +5,7 @@ import random
 import torch
 from torch.nn import functional as F
 
+from mapet.method.order import uniform
 from mapet.method.pattern import mapet, mim, pet, reveal
 
 
@@ -113,3 +114,18 @@ def naive_logits(model, images, order, groups, fill):
         rows = plain_block(block, rows, mask)
     queries = [number for number, row in enumerate(kinds) if row[0] == "query"]
     return model.head(encoder.norm(rows[:, queries]))
+
+
+def drawn(encoder, size, vocabulary=11, seed=0):
+    """Random images, tokens and orders for an encoder."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (size, encoder.in_chans, *encoder.img_size)
+    images = torch.randn(shape, generator=generator, dtype=encoder.cls_token.dtype)
+    tokens = torch.randint(vocabulary, (size, encoder.length), generator=generator)
+    return images, tokens, uniform(encoder.grid, 0, seed, 0, torch.arange(size))
+
+
+def heard(outputs, images, patch):
+    """(B, L): which patches of each image some entry of its ``outputs`` depends on, by gradient."""
+    (gradient,) = torch.autograd.grad((outputs * torch.randn_like(outputs)).sum(), images, retain_graph=True)
+    return gradient.abs().unfold(2, patch, patch).unfold(3, patch, patch).sum((1, 4, 5)).flatten(1)

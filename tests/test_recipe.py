@@ -3,9 +3,12 @@
 from dataclasses import fields, replace
 
 import pytest
+import torch
 
-from mapet.assemble import build_objective, build_pattern
+from mapet.assemble import build_objective, build_pattern, mae_decoder
+from mapet.checks import OBJECTIVES
 from mapet.errors import MapetError
+from mapet.method.predict import TokenPrediction
 from mapet.recipe import Machine, Model, Objective, Optimization, Recipe, diff, fair, load, save, settings
 from mapet.recipes import catalogue
 
@@ -15,10 +18,31 @@ def test_every_named_recipe_survives_yaml_and_builds(name, tmp_path):
     recipe = catalogue()[name]()
     save(recipe, tmp_path / "recipe.yaml")
     assert load(tmp_path / "recipe.yaml") == recipe
-    pattern = build_pattern(recipe)
-    assert len(pattern.predict) == recipe.hidden
-    assert pattern.length == recipe.grid[0] * recipe.grid[1]
+    with torch.device("meta"):
+        objective = build_objective(recipe, 32)
+    given = objective.pattern.context if isinstance(objective, TokenPrediction) else objective.context
+    assert given == recipe.context == 1 + recipe.grid[0] * recipe.grid[1] - recipe.hidden
     assert (catalogue()[name].__doc__ or "").strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "parts"),
+    [
+        ("in1k-beit-vit-base", 75, {"blocks": 12, "cls_blocks": 0}),
+        ("in1k-beit2-vit-base", 75, {"blocks": 12, "cls_blocks": 2}),
+        ("in1k-cae-vit-base", 98, {"regressor_blocks": 4, "decoder_blocks": 4}),
+        ("in1k-mae-vit-base", 147, {"decoder_blocks": 8}),
+    ],
+)
+def test_the_official_competitors_have_their_parts(name, hidden, parts):
+    recipe = catalogue()[name]()
+    with torch.device("meta"):
+        objective = build_objective(recipe, 8192)
+    assert recipe.hidden == hidden
+    for part, count in parts.items():
+        owner = objective.encoder if part == "blocks" else objective
+        assert len(getattr(owner, part, ())) == count
+    assert recipe.lr == pytest.approx(2.4e-3 if "mae" in name else 1.5e-3)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +99,59 @@ def test_every_objective_starts_from_the_same_encoder():
     small = Model(model="custom", embed_dim=16, depth=2, num_heads=2, image_size=16, patch_size=4)
     starts = [
         build_objective(Recipe(model=small, objective=Objective(objective=name)), 32).state_dict()
-        for name in ("mapet", "pet", "mim")
+        for name in OBJECTIVES
     ]
-    for start in starts[1:]:
-        assert start.keys() == starts[0].keys()
+    encoders = [{name: start[name] for name in start if name.startswith("encoder.")} for start in starts]
+    for start, encoder in zip(starts, encoders, strict=True):
+        assert encoder.keys() == encoders[0].keys()
+        assert all(encoder[name].equal(tensor) for name, tensor in encoders[0].items())
+        assert start.keys() > encoder.keys()
+    for start in starts[1:3]:  # of token prediction all is the same
         assert all(start[name].equal(tensor) for name, tensor in starts[0].items())
     other = build_objective(Recipe(model=small, seed=1), 32).state_dict()
     assert not other["encoder.pos_embed"].equal(starts[0]["encoder.pos_embed"])
+
+
+@pytest.mark.parametrize(("width", "heads", "decoder"), [(128, 4, 64), (24, 3, 12), (16, 2, 8), (8, 2, 4), (8, 8, 8)])
+def test_a_custom_model_s_pixels_are_painted_by_half_its_width(width, heads, decoder):
+    model = Model(model="custom", embed_dim=width, depth=2, num_heads=heads, image_size=16, patch_size=4)
+    recipe = Recipe(model=model, objective=Objective(objective="mae"))
+    assert mae_decoder(recipe) == {"decoder_embed_dim": decoder, "decoder_depth": 1, "decoder_num_heads": heads}
+    build_objective(recipe, 0)
+    own = replace(recipe, objective=replace(recipe.objective, decoder_embed_dim=20, decoder_num_heads=5))
+    assert build_objective(own, 0).decoder_embed.out_features == 20
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ({"objective": "mim", "groups": 3}, "--groups does not fit"),
+        ({"objective": "cae", "groups": 3}, "mapet and pet"),
+        ({"objective": "mapet", "groups": 1000}, "hidden patches"),
+        ({"objective": "mae", "cls_layer": 3}, "--cls-layer"),
+        ({"objective": "mapet", "cls_layer": 11}, "1 … 10"),
+        ({"objective": "mapet", "decoder_depth": 2}, "cae and mae"),
+        ({"objective": "mae", "decoder_embed_dim": 16}, "--decoder-num-heads"),
+        ({"objective": "mae", "decoder_embed_dim": 18, "decoder_num_heads": 2}, "divisible by 4"),
+        ({"objective": "mae", "decoder_embed_dim": 16, "decoder_num_heads": 3}, "a divisor"),
+        ({"objective": "mae", "decoder_depth": 0}, "at least 1"),
+        ({"objective": "mae", "alignment_weight": 1.0}, "for cae"),
+        ({"objective": "cae", "alignment_weight": -1.0}, "at least 0"),
+        ({"objective": "cae", "normalize_pixels": False}, "for mae"),
+        ({"objective": "cae", "mask_ratio": 1.0}, "at least one patch"),
+        ({"objective": "cae", "regressor_depth": 0}, "at least 1"),
+    ],
+)
+def test_an_objective_s_settings_are_its_own(objective, said):
+    with pytest.raises(MapetError, match=r".") as error:
+        Recipe(objective=Objective(**objective))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_cae_needs_a_width_that_its_positions_can_have():
+    model = Model(model="custom", embed_dim=6, depth=2, num_heads=2)
+    with pytest.raises(MapetError, match="divisible by 4"):
+        Recipe(model=model, objective=Objective(objective="cae"))
+    wide = Objective(objective="cae", decoder_embed_dim=8, decoder_num_heads=2)
+    build_objective(Recipe(model=model, objective=wide), 32)

@@ -1,5 +1,6 @@
 """From a recipe's settings to the objects that they describe, and from a run's folder back to its encoder."""
 
+from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,10 @@ from torch import Tensor
 from mapet.engine.optim import Optim, adamw, cosine
 from mapet.engine.run import Run, load_checkpoint, parts
 from mapet.errors import MapetError
+from mapet.method.aggregate import ClassAggregation
+from mapet.method.cae import CAE
 from mapet.method.encoder import SIZES, Encoder
+from mapet.method.mae import DECODERS, MAE
 from mapet.method.pattern import Pattern, mapet, mim, pet, reveal
 from mapet.method.predict import TokenPrediction
 from mapet.recipe import Objective, Recipe, load
@@ -36,24 +40,54 @@ def build_encoder(recipe: Recipe) -> Encoder:
 
 
 def build_pattern(recipe: Recipe) -> Pattern:
-    """Who reads whom: the recipe's objective over its grid."""
+    """Who reads whom in token prediction (mapet, pet, mim): the recipe's objective over its grid."""
     return objective_pattern(recipe.objective, recipe.grid[0] * recipe.grid[1], recipe.hidden)
 
 
 def objective_pattern(objective: Objective, length: int, hidden: int) -> Pattern:
-    """The objective's pattern over ``length`` patches, the last ``hidden`` of which are predicted."""
-    if objective.groups is not None:
-        sizes = [len(part) for part in torch.arange(hidden).tensor_split(min(hidden, objective.groups))]
-        return reveal(length, sizes, fill=objective.objective == "mapet")
-    return {"mapet": mapet, "pet": pet, "mim": mim}[objective.objective](length, hidden)
+    """The objective's pattern over ``length`` patches, the last ``hidden`` of which are predicted; on the CPU."""
+    with torch.device("cpu"):
+        if objective.groups is not None:
+            sizes = [len(part) for part in torch.arange(hidden).tensor_split(min(hidden, objective.groups))]
+            return reveal(length, sizes, fill=objective.objective == "mapet")
+        return {"mapet": mapet, "pet": pet, "mim": mim}[objective.objective](length, hidden)
 
 
-def build_objective(recipe: Recipe, vocabulary: int) -> TokenPrediction:
-    """The recipe's objective, its head and mask token drawn from the seed after the encoder."""
-    encoder = build_encoder(recipe)
+def build_objective(recipe: Recipe, vocabulary: int) -> TokenPrediction | CAE | MAE:
+    """The recipe's objective; all that it has beside the encoder is drawn from the seed after the encoder."""
+    o, encoder = recipe.objective, build_encoder(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)
+        if o.objective == "mae":
+            return MAE(encoder, context=recipe.context, normalize_pixels=o.normalize_pixels, **mae_decoder(recipe))
+        if o.objective == "cae":
+            return CAE(
+                encoder,
+                context=recipe.context,
+                vocabulary=vocabulary,
+                regressor_depth=o.regressor_depth,
+                decoder_depth=o.decoder_depth or 4,
+                decoder_embed_dim=o.decoder_embed_dim,
+                decoder_num_heads=o.decoder_num_heads,
+                alignment_weight=o.alignment_weight,
+            )
+        if o.cls_layer is not None:
+            return ClassAggregation(encoder, build_pattern(recipe), vocabulary, layer=o.cls_layer)
         return TokenPrediction(encoder, build_pattern(recipe), vocabulary)
+
+
+def mae_decoder(recipe: Recipe) -> dict[str, int]:
+    """Width, depth and heads of MAE's decoder: the recipe's, else those published for the encoder's size.
+
+    A custom encoder has MAE-Lite's rule for small ones: one block, half the encoder's width and its heads; the width is
+    rounded to a multiple of 4 and of the heads.
+    """
+    m, o = recipe.model, recipe.objective
+    heads, width = m.num_heads or 1, m.embed_dim or 0
+    unit = lcm(4, heads)
+    half = {"decoder_embed_dim": max(1, round(width / 2 / unit)) * unit, "decoder_depth": 1, "decoder_num_heads": heads}
+    asked = {name: getattr(o, name) for name in half}
+    return {**DECODERS.get(m.model, half), **{name: n for name, n in asked.items() if n is not None}}
 
 
 def build_optim(recipe: Recipe, objective: torch.nn.Module, batches: "Batches") -> Optim:
@@ -74,10 +108,18 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, Recipe, int]:
         MapetError: no run, no checkpoint yet, or one that does not fit its recipe.
     """
     run = Run.open(folder)
+    if run.classifier.is_file():
+        raise MapetError(f"{run.folder} holds a fine-tuning: give the folder of a pre-training run.")
     if not run.last.is_file():
         raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
     recipe = load(run.recipe)
-    step, tensors = load_checkpoint(run.last)
+    encoder, step = encoder_at(run.last, recipe)
+    return encoder, recipe, step
+
+
+def encoder_at(checkpoint: Path, recipe: Recipe) -> tuple[Encoder, int]:
+    """The encoder in one checkpoint file of a run, and the steps it was trained for; raises as ``load_encoder``."""
+    step, tensors = load_checkpoint(checkpoint)
     weights: dict[str, Tensor] = {**parts(tensors, "model"), **parts(tensors, "ema")}
     encoder = build_encoder(recipe)
     try:
@@ -85,5 +127,5 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, Recipe, int]:
             {name.removeprefix("encoder."): t for name, t in weights.items() if name.startswith("encoder.")}
         )
     except RuntimeError as error:
-        raise MapetError(f"{run.last} does not fit {run.recipe}: was the recipe changed by hand?") from error
-    return encoder.eval(), recipe, step
+        raise MapetError(f"{checkpoint} does not fit its run's recipe.yaml: was that changed by hand?") from error
+    return encoder.eval(), step

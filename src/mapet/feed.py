@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,15 +10,19 @@ from torch import Tensor
 
 from mapet.data.augment import jitter, normalize, to_float
 from mapet.data.bad import BadPictures, listed
-from mapet.data.loader import Batch, Shuffled
+from mapet.data.decode import Batch
+from mapet.data.loader import Shuffled
 from mapet.data.source import Source
+from mapet.errors import MapetError
 from mapet.hashing import hashed
 from mapet.method.order import STRATEGIES
 from mapet.recipe import Recipe
 from mapet.tokenizers.store import TokenStore
+from mapet.tokenizers.tokenizer import Tokenizer
 from mapet.view import View
 
 KEY, LIMIT = 0x4B45, 0x4C49  # salts
+AT_ONCE = 64  # pictures that a tokenizer sees at a time, as in ``mapet tokenize``
 
 
 def chosen(source: Source, limit: int | None, seed: int) -> Tensor:
@@ -28,13 +33,89 @@ def chosen(source: Source, limit: int | None, seed: int) -> Tensor:
     return hashed(seed, LIMIT, places).argsort(stable=True)[:limit].sort().values
 
 
-class Feed:
-    """The training stream of a recipe: ``Shuffled`` pictures as arguments of ``TokenPrediction.forward``."""
+class Tokens(Protocol):
+    """Where the tokens of a batch come from.
 
-    def __init__(self, recipe: Recipe, shuffled: Shuffled, store: TokenStore, device: torch.device) -> None:
-        self.recipe, self.shuffled, self.store, self.device = recipe, shuffled, store, device
-        self.rows = np.full(len(shuffled.source), -1)
-        self.rows[shuffled.places] = store.rows([shuffled.source.key(i) for i in shuffled.places.tolist()])
+    Attributes:
+        vocabulary: tokens are below it.
+        tokenizer: hash of the tokenizer.
+    """
+
+    vocabulary: int
+    tokenizer: str
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, L) int64, on any device."""
+
+    def some(self, shuffled: Shuffled) -> Tensor:
+        """(N, L) int64: the tokens of some pictures of the stream, always the same."""
+
+
+class Stored:
+    """Tokens read from a store."""
+
+    def __init__(self, store: TokenStore, source: Source, places: Tensor) -> None:
+        self.store, self.vocabulary, self.tokenizer = store, store.vocabulary, store.tokenizer
+        self.rows = np.full(len(source), -1)
+        self.rows[places] = store.rows([source.key(i) for i in places.tolist()])
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The tokens of the pictures at ``batch.index``, whatever the batch shows of them."""
+        return self._at(batch.index)
+
+    def some(self, shuffled: Shuffled) -> Tensor:
+        """Those of the first pictures."""
+        return self._at(shuffled.places[:10_000])
+
+    def _at(self, places: Tensor) -> Tensor:
+        return torch.from_numpy(self.store.tokens[self.rows[places]].astype(np.int64))
+
+
+class Online:
+    """Tokens made from what a batch shows, in float32 whatever the training's precision.
+
+    They hang on the pictures' division into batches only where rounding decides between two codes.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.vocabulary, self.tokenizer, self.device = tokenizer.vocabulary, tokenizer.hash, device
+        self.network = tokenizer.to(device)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        """The tokens of the batch's last view, ``AT_ONCE`` pictures at a time."""
+        return torch.cat(
+            [self.network.encode(to_float(part, self.device)) for part in torch.split(batch.views[-1], AT_ONCE)]
+        )
+
+    def some(self, shuffled: Shuffled) -> Tensor:
+        """Those of the first pictures of the first epoch."""
+        parts = torch.split(shuffled.sequence(0)[:256], AT_ONCE)
+        return torch.cat([self(shuffled.at(0, part)) for part in parts])
+
+
+class NoTokens:
+    """None for any picture, where the objective reads none."""
+
+    vocabulary, tokenizer = 0, "none"
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, 0)."""
+        return batch.index.new_empty(len(batch.index), 0)
+
+    def some(self, shuffled: Shuffled) -> Tensor:
+        """(0, 0)."""
+        return shuffled.places.new_empty(0, 0)
+
+
+class Feed:
+    """The training stream of a recipe: ``Shuffled`` pictures as arguments of an objective's ``forward``.
+
+    A tokenizer among its ``tokens`` is no part of the objective: it is neither trained nor saved.
+    """
+
+    def __init__(self, recipe: Recipe, shuffled: Shuffled, tokens: Tokens, device: torch.device) -> None:
+        self.recipe, self.shuffled, self.tokens, self.device = recipe, shuffled, tokens, device
 
     @property
     def steps(self) -> int:
@@ -51,27 +132,25 @@ class Feed:
         return map(self.prepared, self.shuffled(start))
 
     def prepared(self, batch: Batch) -> dict[str, Tensor]:
-        """One batch as ``images`` (B, 3, H, W) normalised, ``tokens`` (B, L), ``order`` (B, 1 + L) and ``key`` (B,)."""
+        """One batch as ``images`` (B, 3, H, W) normalised, ``tokens`` (B, L), ``order`` (B, 1 + L) and ``key`` (B,).
+
+        Colours are jittered in the student's images alone: the tokens are of the picture as it is.
+        """
         recipe, index = self.recipe, batch.index.to(self.device)
         images = to_float(batch.images, self.device)
         images = normalize(jitter(images, recipe.color_jitter, recipe.seed, batch.epoch, index))
         strategy = STRATEGIES[recipe.objective.order]
         return {
             "images": images,
-            "tokens": self.tokens(batch.index).to(self.device),
+            "tokens": self.tokens(batch).to(self.device),
             "order": strategy(recipe.grid, recipe.hidden, recipe.seed, batch.epoch, index),
             "key": hashed(recipe.seed, KEY, batch.epoch, index),
         }
 
-    def tokens(self, index: Tensor) -> Tensor:
-        """(B, L) int64 of the pictures at ``index``."""
-        return torch.from_numpy(self.store.tokens[self.rows[index]].astype(np.int64))
-
-    def chance(self) -> float:
-        """The accuracy of always guessing the most frequent token."""
-        rows = self.rows[self.shuffled.places][:10_000]
-        counts = np.bincount(self.store.tokens[rows].ravel())
-        return float(counts.max() / counts.sum())
+    def chance(self) -> float | None:
+        """The accuracy of always guessing the most frequent token, among those of some pictures; None without any."""
+        counts = self.tokens.some(self.shuffled).flatten().bincount()
+        return float(counts.max() / counts.sum()) if len(counts) else None
 
 
 def tokenized(source: Source, places: Tensor, store: TokenStore, bad: BadPictures, recipe: Recipe) -> Tensor:
@@ -88,3 +167,18 @@ def tokenized(source: Source, places: Tensor, store: TokenStore, bad: BadPicture
     view = View((side, side), store.view.interpolation)
     store.check(source_name=source.name, keys=map(source.key, have), view=view, grid=recipe.grid)
     return torch.tensor(have)
+
+
+def require_fitting(tokenizer: Tokenizer, folder: Path, recipe: Recipe) -> None:
+    """Refuse a tokenizer that sees another part of a picture than the recipe's student, or another grid.
+
+    Raises:
+        MapetError: both sides are named.
+    """
+    side = recipe.model.image_size
+    tokenizer.view.at((side, side))
+    if tokenizer.grid != recipe.grid:
+        raise MapetError(
+            f"The tokenizer in {folder} has a grid of {tokenizer.grid}, and the student one of {recipe.grid}: "
+            "choose --image-size and --patch-size by it, or give another."
+        )

@@ -6,18 +6,14 @@ no torch and a mistake is told at once.
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from mapet.checks import check
+from mapet.disk import replace_file
 from mapet.errors import MapetError, nearest
 
-MODELS = ("vit_tiny", "vit_small", "vit_base", "vit_large", "custom")
-OBJECTIVES = ("mapet", "pet", "mim")
-ORDERS = ("uniform", "blockwise", "raster")
-METRICS = ("euclidean", "cosine")
-PRECISIONS = ("float32", "bfloat16")
-POSITIONS = ("learn", "sincos")
-CUSTOM = "custom with --embed-dim, --depth and --num-heads, or a named size without these"
 FORBID_UNKNOWN = {"extra": "forbid"}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,13 +47,28 @@ class Objective:
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
     objective: str = "mapet"
-    """mapet (masked and permuted), pet (permuted alone) or mim (masked, BEiT)."""
+    """mapet (masked and permuted), pet (permuted alone), mim (masked, BEiT); cae or mae, which reads no tokens."""
     mask_ratio: float = 0.75
     """Share of the patches that is predicted."""
-    groups: int | None = None
-    """Steps in which mapet and pet reveal the hidden patches; None: one patch at a time, as published."""
     order: str = "uniform"
     """Distribution of orders: uniform, blockwise (BEiT's rectangles) or raster."""
+    groups: int | None = None
+    """Steps in which mapet and pet reveal the hidden patches; None: one patch at a time, as published."""
+    cls_layer: int | None = None
+    """Blocks before mapet, pet or mim predict again with the last CLS (BEiT v2: 9 of 12, 21 of 24); None: not again."""
+    decoder_embed_dim: int | None = None
+    """Width of mae's decoder (None: the published one; of a custom model half the encoder's) or of cae's regressor
+    and decoder (None: the encoder's). Together with the next."""
+    decoder_num_heads: int | None = None
+    """Attention heads of these."""
+    decoder_depth: int | None = None
+    """Blocks of the decoder; None: in mae the published number, 1 for a custom model; in cae 4."""
+    regressor_depth: int = 4
+    """Blocks of cae's regressor."""
+    alignment_weight: float = 2.0
+    """Factor of cae's squared error between the regressor's guess and the teacher's answer."""
+    normalize_pixels: bool = True
+    """Each patch that mae paints is normalised to mean 0 and variance 1."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +76,11 @@ class Tokenizer:
     """How visual tokens are made, where no folder of ready ones is given."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
+    tokenizer: str | None = None
+    """Folder of a ready tokenizer, asked as pictures come in pre-training. None: the next settings fit one."""
     teacher: str = "efficientnet_lite0"
-    """Frozen teacher: a timm model's name, or efficientnet_lite0, whose weights are installed already."""
+    """Frozen teacher: a timm model's name; efficientnet_lite0, whose weights are installed already; pixels; or the
+    folder of a run that was exported for timm."""
     teacher_stage: int | None = None
     """Its feature stage, counted from 0; None: the last (for efficientnet_lite0 the one of stride 16)."""
     teacher_weights: str | None = None
@@ -74,7 +88,7 @@ class Tokenizer:
     codes: int = 8192
     """Centroids, that is the vocabulary."""
     samples: int | None = None
-    """Patch features that k-means sees; None: 512 for each centroid."""
+    """Patch features that are held in memory; None: 512 for each centroid, or 8 where mode is stream."""
     fit_pictures: int | None = None
     """Pictures that the samples are drawn from; None: all."""
     iterations: int = 20
@@ -83,6 +97,12 @@ class Tokenizer:
     """Runs of k-means, of which the best is taken."""
     metric: str = "euclidean"
     """Distance of k-means: euclidean or cosine."""
+    start: str = "k-means++"
+    """First centroids: k-means++, or sample (some of the features, by chance)."""
+    mode: str = "sample"
+    """sample: k-means sees the features held in memory; stream: all, computed anew in each round."""
+    distances: str = "float32"
+    """Products of k-means on a GPU: float32, tf32 or bfloat16; summed in float32, near ties compared again."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +117,7 @@ class Optimization:
     lr: float | None = None
     """Largest learning rate; None: base_lr × batch_size / 256."""
     base_lr: float = 1.875e-4
-    """Largest learning rate for a batch of 256 (published: 1.5e-3 for 2048)."""
+    """Largest learning rate for a batch of 256 (pre-training, published: 1.5e-3 for 2048)."""
     min_lr: float = 1e-5
     """Learning rate of the last step."""
     warmup_lr: float = 1e-6
@@ -131,8 +151,14 @@ class Recipe:
     """Folder that mapet tokenize wrote; None: tokens are made in the run's folder by the tokenizer settings."""
     limit: int | None = None
     """Use only so many of the pictures, chosen at random; None: all."""
+    scale: tuple[float, float] | None = None
+    """Random resized crops of this share of the area, tokenized as they come; None: the whole centred square."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width / height of the random resized crops."""
+    hflip: float = 0.0
+    """Share of the pictures that are mirrored."""
     color_jitter: float = 0.4
-    """Strength of brightness, contrast and saturation jitter."""
+    """Strength of brightness, contrast and saturation jitter, of the student's pictures alone."""
     precision: str = "float32"
     """float32, or bfloat16 (mixed)."""
     seed: int = 0
@@ -152,9 +178,24 @@ class Recipe:
         return side, side
 
     @property
+    def varied(self) -> bool:
+        """Whether pictures are cropped or mirrored at random: ready tokens would not be of the same view."""
+        return self.scale is not None or self.hflip > 0
+
+    @property
     def hidden(self) -> int:
         """Predicted patches of each picture."""
         return round(self.objective.mask_ratio * self.grid[0] * self.grid[1])
+
+    @property
+    def context(self) -> int:
+        """Places of an order that are given, CLS included."""
+        return 1 + self.grid[0] * self.grid[1] - self.hidden
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the objective needs visual tokens."""
+        return self.objective.objective != "mae"
 
     @property
     def lr(self) -> float:
@@ -200,61 +241,20 @@ class Machine:
                 raise MapetError(f"--{option} does not fit: it must be {wanted}.")
 
 
-def check(recipe: Recipe) -> None:
-    """Refuse names that do not exist and numbers that make no sense.
-
-    Raises:
-        MapetError: the setting, its value and what would do.
-    """
-    m, o, t, z = recipe.model, recipe.objective, recipe.tokenizer, recipe.optimization
-    for option, value, names in (
-        ("model", m.model, MODELS),
-        ("pos-embed", m.pos_embed, POSITIONS),
-        ("objective", o.objective, OBJECTIVES),
-        ("order", o.order, ORDERS),
-        ("metric", t.metric, METRICS),
-        ("precision", recipe.precision, PRECISIONS),
-    ):
-        if value not in names:
-            raise MapetError(f'There is no {option} "{value}".{nearest(value, names)}')
-    custom = [number is not None for number in (m.embed_dim, m.depth, m.num_heads)]
-    side = m.image_size / max(1, m.patch_size)
-    hidden = f"1 … {recipe.hidden}, the number of hidden patches"
-    counts = {"embed-dim": m.embed_dim, "depth": m.depth, "num-heads": m.num_heads, "patch-size": m.patch_size}
-    counts |= {"samples": t.samples, "fit-pictures": t.fit_pictures, "restarts": t.restarts, "iterations": t.iterations}
-    counts |= {"limit": recipe.limit, "epochs": z.epochs, "batch-size": z.batch_size}
-    fixed = m.pos_embed == "sincos"
-    for option, fits, wanted in (
-        *((option, count is None or count >= 1, "at least 1") for option, count in counts.items()),
-        ("pos-embed", not (fixed and m.embed_dim and m.embed_dim % 4), "learn, or a width divisible by 4"),
-        ("betas", all(0 <= beta < 1 for beta in z.betas), "two numbers of at least 0 and below 1"),
-        ("patch-size", side == int(side) >= 2, f"a divisor of --image-size {m.image_size}, at least twice in it"),
-        ("mask-ratio", 0 < o.mask_ratio <= 1 and recipe.hidden >= 1, "above 0, at most 1, and at least one patch"),
-        ("groups", o.groups is None or 1 <= o.groups <= recipe.hidden, hidden),
-        ("groups", o.groups is None or o.objective != "mim", "left out: mim reveals all at once"),
-        ("model", all(custom) if m.model == "custom" else not any(custom), CUSTOM),
-        ("num-heads", m.embed_dim is None or not m.embed_dim % max(1, m.num_heads or 1), "a divisor of --embed-dim"),
-        ("codes", 2 <= t.codes <= 65536, "2 … 65536"),
-        ("drop-path", 0 <= m.drop_path < 1, "at least 0 and below 1"),
-        ("color-jitter", 0 <= recipe.color_jitter <= 1, "0 … 1"),
-        ("warmup-epochs", z.warmup_epochs >= 0, "at least 0"),
-        ("ema-decay", z.ema_decay is None or 0 < z.ema_decay < 1, "between 0 and 1"),
-    ):
-        if not fits:
-            raise MapetError(f"--{option} does not fit: it must be {wanted}.")
-
-
-def save(recipe: Recipe, path: Path) -> None:
-    """Write YAML, whole or not at all, that ``load`` reads back to an equal recipe."""
+def save(recipe: Any, path: Path) -> None:
+    """Write a dataclass of settings as YAML, whole or not at all, that ``read`` reads back to an equal one."""
     import yaml
 
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True))
-    partial.replace(path)
+    replace_file(path, yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True))
 
 
 def load(path: str | Path) -> Recipe:
-    """Read a recipe from YAML; settings it leaves out have their defaults.
+    """A recipe of pre-training from YAML; raises as ``read``."""
+    return read(path, Recipe)
+
+
+def read(path: str | Path, kind: type[T]) -> T:
+    """Read settings of the dataclass ``kind`` from YAML; those that it leaves out have their defaults.
 
     Raises:
         MapetError: no such file, no YAML, an unknown setting or a wrong type.
@@ -264,7 +264,7 @@ def load(path: str | Path) -> Recipe:
 
     try:
         content = yaml.safe_load(Path(path).read_text())
-        return TypeAdapter(Recipe).validate_python(content or {})
+        return TypeAdapter(kind).validate_python(content or {})
     except OSError as error:
         raise MapetError(f"Cannot read the recipe {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -272,7 +272,7 @@ def load(path: str | Path) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"]]
-        known = {part for name in settings(Recipe()) for part in name.split(".")}
+        known = {part for name in settings(kind()) for part in name.split(".")}
         hint = nearest(place[-1], known) if first["type"] == "unexpected_keyword_argument" else ""
         raise MapetError(f"{path}: {'.'.join(place) or 'the whole'}: {first['msg']}.{hint}") from error
 
@@ -286,8 +286,8 @@ def settings(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def diff(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two recipes differ, with both values."""
+def diff(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two recipes, or any two dataclasses alike, differ, with both values."""
     theirs = settings(b)
     return {name: (value, theirs[name]) for name, value in settings(a).items() if value != theirs[name]}
 

@@ -231,16 +231,15 @@ def test_unlabelled_pictures_cannot_be_probed(pictures, whole, tmp_path, capsys)
 
 
 def test_interrupted_tokenizing_goes_on_where_it_was(pictures, tokens, tmp_path, monkeypatch, capsys):
-    from mapet.cli import tokenize
     from mapet.tokenizers.store import TokenStore
 
     def once(self, keys, found):
         append(self, keys, found)
         raise KeyboardInterrupt
 
-    append, options = TokenStore.append, ["--image-size", "16", "--patch-size", "4", "--codebook"]
-    command = ["tokenize", "--data", str(pictures), "--out", str(tmp_path), *options, str(tokens / "codebook")]
-    monkeypatch.setattr(tokenize, "BATCH", 20)
+    append, options = TokenStore.append, ["--image-size", "16", "--patch-size", "4", "--batch-size", "20"]
+    command = ["tokenize", "--data", str(pictures), "--out", str(tmp_path), *options]
+    command += ["--tokenizer", str(tokens / "tokenizer")]
     with monkeypatch.context() as broken:
         broken.setattr(TokenStore, "append", once)
         assert main(command) == 130

@@ -11,13 +11,16 @@ import torch
 from PIL import Image
 
 from mapet.data.bad import BadPictures
-from mapet.data.loader import Batch, Shuffled, in_memory, in_order
+from mapet.data.crop import Crop, Crops
+from mapet.data.decode import Batch
+from mapet.data.loader import Shuffled, in_memory, in_order
 from mapet.data.picture import BadPicture
 from mapet.data.source import Source, open_source
 from mapet.errors import MapetError
 from mapet.view import View
 
-VIEW = View((6, 8))
+VIEW, LARGER = View((6, 8)), View((9, 12), "lanczos")
+CROPS = Crops(5, (0.2, 1.0), hflip=0.5)
 COUNT, BROKEN = 23, (4, 17)
 
 
@@ -44,7 +47,10 @@ def same(ours: Iterator[Batch], theirs: Iterator[Batch]) -> bool:
     pairs = list(zip(ours, theirs, strict=True))
     assert pairs
     return all(
-        a.epoch == b.epoch and torch.equal(a.index, b.index) and torch.equal(a.images, b.images) for a, b in pairs
+        a.epoch == b.epoch
+        and all(map(torch.equal, [a.index, *a.views], [b.index, *b.views]))
+        and len(a.views) == len(b.views)
+        for a, b in pairs
     )
 
 
@@ -67,7 +73,7 @@ def test_in_order_over_chosen_places_yields_no_empty_batch(source: Source) -> No
 
 
 def test_in_memory_is_in_order_at_once(source: Source) -> None:
-    images, index = in_memory(source, VIEW, bad=lenient())
+    (images,), index = in_memory(source, [VIEW], bad=lenient())
     batches = list(in_order(source, VIEW, 7, bad=lenient()))
     assert torch.equal(images, torch.cat([batch.images for batch in batches]))
     assert torch.equal(index, torch.cat([batch.index for batch in batches]))
@@ -93,24 +99,62 @@ def test_another_seed_gives_another_sequence(source: Source) -> None:
 def test_memory_and_workers_change_nothing(source: Source) -> None:
     assert same(stream(source)(), stream(source, memory=0)())
     assert same(stream(source, workers=2)(), stream(source, memory=0, workers=2)())
+    assert same(stream(source, second=LARGER)(), stream(source, second=LARGER, memory=0, workers=2)())
+    assert same(stream(source, crops=CROPS, second=LARGER)(), stream(source, crops=CROPS, second=LARGER, workers=2)())
 
 
-@pytest.mark.parametrize("options", [{}, {"memory": 0}, {"memory": 0, "workers": 2}])
-def test_a_later_start_gives_the_tail(source: Source, options: dict[str, int]) -> None:
+@pytest.mark.parametrize("second", [None, LARGER])
+@pytest.mark.parametrize("crops", [None, CROPS])
+def test_a_batch_shows_each_picture_as_its_epoch_does(source: Source, crops: Crops | None, second: View | None) -> None:
+    """Whatever the batch, all views are of the one crop of (seed, epoch, place)."""
+    for batch in stream(source, crops=crops, second=second, epochs=2)():
+        for row, place in enumerate(batch.index.tolist()):
+            crop = crops(batch.epoch, [place])[0] if crops else Crop()
+            for images, view in zip(batch.views, [VIEW, LARGER], strict=second is not None):
+                assert np.array_equal(images[row].permute(1, 2, 0), crop(source.read(place), view))
+
+
+def test_equal_views_are_made_once(source: Source) -> None:
+    batch = next(stream(source, second=View((6, 8)))())
+    assert batch.second is None
+    assert batch.views == (batch.images,)
+    assert next(stream(source, second=View((6, 8), "lanczos"))()).second is not None
+
+
+def test_pictures_are_held_when_all_views_fit_and_none_is_random(source: Source) -> None:
+    one, both = COUNT * 3 * 6 * 8, COUNT * 3 * (6 * 8 + 9 * 12)
+    assert [stream(source, memory=memory).held for memory in (one - 1, one)] == [False, True]
+    assert [stream(source, memory=memory, second=LARGER).held for memory in (both - 1, both)] == [False, True]
+    assert not stream(source, crops=CROPS).held
+
+
+@pytest.mark.parametrize("options", [{}, {"memory": 0}, {"crops": CROPS}])
+def test_any_pictures_of_an_epoch_can_be_looked_at(source: Source, options: dict[str, Any]) -> None:
+    shuffled = stream(source, second=LARGER, **options)
+    batches = list(shuffled())
+    assert same(iter([shuffled.at(batch.epoch, batch.index) for batch in batches]), iter(batches))
+
+
+CASES = [{}, {"memory": 0}, {"memory": 0, "workers": 2}, {"crops": CROPS, "second": LARGER}]
+
+
+@pytest.mark.parametrize("options", [*CASES, {"crops": CROPS, "second": LARGER, "workers": 2}])
+def test_a_later_start_gives_the_tail(source: Source, options: dict[str, Any]) -> None:
     whole = list(stream(source, **options)())
     for start in (1, 3, 7) if options.get("workers") else range(9):
         assert same(stream(source, **options)(start), iter(whole[start:]))
     assert list(stream(source, **options)(9)) == []
 
 
-@pytest.mark.parametrize("memory", [0, 1 << 20])
-def test_the_parts_of_two_processes_make_the_batch_of_one(source: Source, memory: int) -> None:
-    parts = [stream(source, memory=memory, rank=rank, world=2)() for rank in range(2)]
+@pytest.mark.parametrize("options", CASES)
+def test_the_parts_of_two_processes_make_the_batch_of_one(source: Source, options: dict[str, Any]) -> None:
+    parts = [stream(source, rank=rank, world=2, **options)() for rank in range(2)]
     joined = (
-        Batch(torch.cat([a.images, b.images]), torch.cat([a.index, b.index]), a.epoch)
+        Batch(images, torch.cat([a.index, b.index]), a.epoch, *second)
         for a, b in zip(*parts, strict=True)
+        for images, *second in [map(torch.cat, zip(a.views, b.views, strict=True))]
     )
-    assert same(joined, stream(source, memory=memory)())
+    assert same(joined, stream(source, **options)())
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])

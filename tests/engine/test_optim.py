@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mapet.engine.optim import adamw, cosine
-from mapet.method.encoder import Encoder
+from mapet.engine.optim import adamw, cosine, layer_scale
+from mapet.method.encoder import Classifier, Encoder
 from mapet.method.pattern import mapet
 from mapet.method.predict import TokenPrediction
 
@@ -54,3 +54,34 @@ def test_one_step_moves_by_the_learning_rate():
     (3 * layer(torch.ones(1, 1))).sum().backward()
     optimizer.step()
     assert layer.weight.item() == pytest.approx(before - 0.5, abs=1e-5)
+
+
+def test_layer_decay_and_weight_decay_are_timms():
+    """Every parameter has the rate and the decay that timm's own rule gives timm's own transformer."""
+    from timm.models.vision_transformer import VisionTransformer
+    from timm.optim import param_groups_layer_decay
+
+    size = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 3, "num_heads": 2, "init_values": 0.1}
+    size |= {"global_pool": "avg", "num_classes": 5}
+    theirs, ours = VisionTransformer(**size), Classifier(**size)
+    groups = param_groups_layer_decay(theirs, 0.05, ["pos_embed", "cls_token"], layer_decay=0.7)
+    optimizer = adamw(
+        ours, weight_decay=0.05, betas=(0.9, 0.999), no_decay=("pos_embed", "cls_token"), scale=layer_scale(3, 0.7)
+    )
+    found, expected = by_name(ours, optimizer.param_groups), by_name(theirs, groups)
+    assert found.keys() == expected.keys()
+    assert all(found[name] == pytest.approx(pair) for name, pair in expected.items())
+    assert found["pos_embed"] == (pytest.approx(0.7**4), 0.0)
+
+
+def by_name(module, groups):
+    """Factor of the learning rate and weight decay by the parameter's name."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {names[id(p)]: (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_a_wrapped_encoder_has_the_same_scales():
+    scale = layer_scale(3, 0.5)
+    names = ("patch_embed.proj.weight", "blocks.0.ls1.gamma", "blocks.2.mlp.fc1.bias", "fc_norm.weight", "head.bias")
+    expected = [1 / 16, 1 / 8, 1 / 2, 1, 1]
+    assert [scale(f"classifier.{name}") for name in names] == [scale(name) for name in names] == expected

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mapet.errors import MapetError
-from mapet.evals.features import POOLS, effective_rank, features
+from mapet.evals.features import POOLS, UNPOOLED, effective_rank, features
 from mapet.method.encoder import Encoder
 
 
@@ -36,6 +36,64 @@ def test_pools(batches, global_pool):
         assert labels.tolist() == [0, 1, 2, 3, -1, 5, 6]
 
 
+class Last(nn.Module):
+    """An encoder of another make: rows that three blocks change, and no method of ours."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.blocks = nn.Conv2d(3, 8, 4, 4), nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+
+    def forward(self, images):
+        patches = self.stem(images).flatten(2).transpose(1, 2)
+        return self.blocks(torch.cat([patches[:, :1], patches], dim=1))
+
+
+@pytest.mark.parametrize("make", [encoder, Last])
+def test_layers_are_those_of_the_encoder_cut_short(batches, make):
+    model = make()
+    images = torch.cat([images for images, _ in batches])
+    expected = []
+    for depth in range(1, len(model.blocks) + 1):
+        short = make()
+        short.blocks, short.norm = short.blocks[:depth], nn.Identity()
+        rows = short.eval()(images)
+        expected.append(torch.cat([rows[:, 0], rows[:, 1:].mean(dim=1)], dim=1))
+    found, labels = features(model, batches, pool="layers")
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), torch.stack(expected, dim=1), atol=2e-3, rtol=1e-3)
+    assert labels.tolist() == [0, 1, 2, 3, -1, 5, 6]
+    assert not any(block._forward_hooks for block in model.blocks)
+
+
+def test_patches(batches):
+    model = encoder()
+    expected = model(torch.cat([images for images, _ in batches]))[:, 1:]
+    found, _ = features(model, batches, pool="patches")
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("pool", [*POOLS, *UNPOOLED])
+def test_any_batch_size(batches, pool):
+    images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    whole, _ = features(encoder(), batches, pool=pool)
+    for size in (1, 3, 7):
+        found, known = features(encoder(), zip(images.split(size), labels.split(size), strict=True), pool=pool)
+        torch.testing.assert_close(found, whole, atol=2e-3 if pool in UNPOOLED else 1e-5, rtol=0)
+        assert torch.equal(known, labels)
+
+
+def test_layers_need_blocks(batches):
+    class Blockless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+    with pytest.raises(MapetError, match="Blockless has no blocks"):
+        features(Blockless(), batches, pool="layers")
+
+
 def test_encoder_and_chance_are_left_as_they_were(batches):
     model = encoder(drop_path_rate=0.5)
     model.blocks[1].eval()  # a part with a mode of its own
@@ -55,12 +113,6 @@ def test_modes_come_back_after_an_error():
     with pytest.raises(RuntimeError):
         features(model, [(torch.zeros(1, 5, 8, 8), torch.zeros(1))])
     assert all(part.training for part in model.modules())
-
-
-def test_progress_counts_pictures(batches):
-    counts = []
-    features(encoder(), batches, progress=counts.append)
-    assert counts == [4, 7]
 
 
 def test_low_precision_is_close_and_returned_as_float32(batches):

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
-from mapet.evals.score import place, share, tops
+from mapet.evals.score import mean, place, share, student, tops
 
 
 @pytest.mark.parametrize(("correct", "count"), [(0, 10), (3, 10), (10, 10), (613, 1000), (1, 1), (9, 10_000)])
@@ -26,6 +26,23 @@ def test_printed():
 def test_no_share(correct, count):
     with pytest.raises(ValueError, match="no share"):
         share(correct, count)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 30, 201])
+def test_student(freedom):
+    assert student(freedom) == pytest.approx(t.ppf(0.975, freedom), rel=1e-9)
+
+
+def test_mean_of_repetitions():
+    shares = [0.5, 0.6, 0.55, 0.7]
+    low, high = t.interval(0.95, 3, loc=0.5875, scale=torch.tensor(shares).std().item() / 2)
+    score = mean(shares)
+    assert (score.value, score.low, score.high) == pytest.approx((0.5875, low, high), abs=1e-6)
+    assert score.count == 4
+    wide = mean([0.0, 1.0])
+    assert (wide.low, wide.high) == (0, 1)
+    with pytest.raises(ValueError, match="no spread"):
+        mean([0.5])
 
 
 def test_place_is_the_place_in_a_stable_sort():

@@ -124,5 +124,5 @@ def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "other.tar").write_bytes(content)
     with pytest.raises(MapetError, match=r"other\.tar"):
         load_finetuned(tmp_path / "other.tar")
-    with pytest.raises(MapetError, match="no checkpoint file"):
+    with pytest.raises(MapetError, match="no weights file"):
         load_finetuned(tmp_path / "absent.tar")

@@ -5,11 +5,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mapet.method.aggregate import ClassAggregation
+from mapet.method.cae import CAE
 from mapet.method.cost import macs
-from mapet.method.encoder import Encoder, vit
+from mapet.method.encoder import SIZES, Encoder
+from mapet.method.mae import DECODERS, MAE
 from mapet.method.pattern import mapet, mim, pet
 from mapet.method.predict import TokenPrediction
-from method_oracle import NAMED, PATTERNS
+from method_oracle import NAMED, PATTERNS, drawn
 
 
 def counted(run, images):
@@ -33,7 +36,7 @@ def test_tiny_sizes(name):
 
 @pytest.mark.parametrize("name", NAMED)
 def test_tiny_at_224_pixels(name):
-    encoder, pattern = vit("vit_tiny"), NAMED[name](196, 147)
+    encoder, pattern = Encoder(**SIZES["vit_tiny"]), NAMED[name](196, 147)
     model = TokenPrediction(encoder, pattern, 8192)
     found = counted(lambda images: model.logits(images, in_sequence(encoder, 1)), torch.randn(1, 3, 224, 224))
     assert found == macs(encoder, pattern, 8192)
@@ -47,7 +50,45 @@ def test_plain_encoder(depth):
 
 def test_base_at_224_pixels_costs_what_is_told():
     with torch.device("meta"):
-        encoder = vit("vit_base")
+        encoder = Encoder(**SIZES["vit_base"])
     giga = {pattern.__name__: macs(encoder, pattern(196, 147), 8192) / 1e9 for pattern in (mapet, pet, mim)}
     assert giga == pytest.approx({"mapet": 41.4, "pet": 28.1, "mim": 18.2}, rel=0.005)
     assert macs(encoder) / 1e9 == pytest.approx(17.6, rel=0.005)  # the usual figure of ViT-B/16
+
+
+SHAPE = {"img_size": 24, "patch_size": 4, "in_chans": 2, "embed_dim": 24, "depth": 3, "num_heads": 3, "mlp_ratio": 2.5}
+PAINT = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}
+OBJECTIVES = {
+    **{f"{name}, plain": lambda e, p=p: TokenPrediction(e, p(36, 27), 11) for name, p in NAMED.items()},
+    **{f"{name}, cls": lambda e, p=p: ClassAggregation(e, p(36, 27), 11, layer=1) for name, p in NAMED.items()},
+    "mae": lambda e: MAE(e, context=10, **PAINT),
+    "mae, one block": lambda e: MAE(e, context=10, **{**PAINT, "decoder_depth": 1}),
+    "cae": lambda e: CAE(e, context=19, vocabulary=11),
+    "cae, other width": lambda e: CAE(e, context=10, vocabulary=11, decoder_embed_dim=16, decoder_num_heads=2),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_counts_its_own(name):
+    """Forward to the last product; a training step but for the embedding, whose pixels need no gradient."""
+    model = OBJECTIVES[name](Encoder(**SHAPE))
+    images, tokens, order = drawn(model.encoder, 2)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss = model(images, tokens, order)["loss"]
+        forward = counter.get_total_flops() / 2 / 2
+        loss.backward()
+        step = counter.get_total_flops() / 2 / 2
+    assert forward == model.macs()
+    assert step == model.macs(training=True) - model.encoder.length * model.encoder.patch_embed.proj.weight.numel()
+
+
+def test_competitors_at_224_pixels_cost_what_is_told():
+    with torch.device("meta"):
+        encoder = Encoder(**SIZES["vit_base"])
+        mae = MAE(encoder, context=50, **DECODERS["vit_base"])
+        cae = CAE(encoder, context=99, vocabulary=8192)
+    assert mae.macs() / 1e9 == pytest.approx(9.8, rel=0.05)
+    teacher = cae.macs(training=True) - 3 * cae.macs()
+    assert teacher < 0
+    assert cae.macs() / 1e9 == pytest.approx(15.5 + 8.7, rel=0.05)
+    assert -teacher / 2 / 1e9 == pytest.approx(8.7, rel=0.05)

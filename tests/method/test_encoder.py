@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mapet.method.encoder import SIZES, Classifier, Encoder, vit
+from mapet.method.encoder import SIZES, Classifier, Encoder
 from method_oracle import PATTERNS, plain_block, shaken
 
 TIMM = {
@@ -44,7 +44,7 @@ def test_named_sizes_are_timms(name):
     import timm
 
     with torch.device("meta"):
-        ours, theirs = vit(name), timm.create_model(f"{name}_patch16_224", num_classes=0)
+        ours, theirs = Encoder(**SIZES[name]), timm.create_model(f"{name}_patch16_224", num_classes=0)
     assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
         name: tensor.shape for name, tensor in theirs.state_dict().items()
     }

@@ -1,41 +1,27 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fitted import MeanColour, Shown, coloured
 from mapet.errors import MapetError
+from mapet.interop.timm import to_timm
+from mapet.method.encoder import Encoder
 from mapet.tokenizers.codebook import Codebook, perplexity, usage
-from mapet.tokenizers.kmeans import assign
-from mapet.tokenizers.teacher import Teacher
-from mapet.view import View
+from mapet.tokenizers.fitting import Fitting
+from mapet.tokenizers.nearest import assign
+from mapet.tokenizers.pixels import Pixels
+from mapet.tokenizers.teacher import Features, Teacher, open_teacher
+from mapet.tokenizers.tokenizer import load_tokenizer
 
 
-class MeanColour(nn.Module):
-    """A teacher that sees only its own patch: the mean colour of 4x4 pixels on a 2x3 grid."""
-
-    name, stage, grid, width, origin, view = "mean", 0, (2, 3), 3, "random", View((8, 12))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(images, 4).flatten(2).transpose(1, 2)
-
-    def describe(self) -> dict[str, str]:
-        return {"name": "mean"}
-
-
-def pictures(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:
-    """Random pictures (B, 3, H, W) uint8 whose 4x4 blocks differ in colour."""
-    generator = torch.Generator().manual_seed(seed)
-    blocks = torch.randint(256, (count, 3, size[0] // 4, size[1] // 4), generator=generator)
-    return blocks.repeat_interleave(4, 2).repeat_interleave(4, 3).to(torch.uint8)
-
-
-def batches(images: Tensor, size: int, order: Tensor | None = None):
-    order = torch.arange(len(images)) if order is None else order
-    return [(images[index], index) for index in order.split(size)]
+def fit(teacher: Features, images: Tensor, size: int = 7, **settings: Any) -> Codebook:
+    return Codebook.fit(teacher, Shown(images, size), torch.arange(len(images)), Fitting(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +30,17 @@ def teacher() -> Teacher:
 
 
 def test_fit_save_load_encode(teacher: Teacher, tmp_path: Path) -> None:
-    images = pictures(20, teacher.view.size)
-    seen: list[int] = []
-    book = Codebook.fit(teacher, batches(images, 6), codes=16, iterations=5, progress=seen.append)
-    assert seen == [6, 12, 18, 20]
+    images = coloured(20, teacher.view.size)
+    seen: list[tuple[str, int, int]] = []
+    book = Codebook.fit(
+        teacher,
+        Shown(images, 6),
+        torch.arange(20),
+        Fitting(codes=16, iterations=5),
+        progress=lambda *told: seen.append(told),
+    )
+    assert seen[:4] == [("features", done, 20) for done in (6, 12, 18, 20)]
+    assert set(seen[4:]) <= {("k-means", 80 * passes, 6 * 80) for passes in range(1, 7)}
     tokens = book.encode(images / 255)
     assert (tokens.shape, tokens.dtype, book.vocabulary, book.grid) == ((20, 4), torch.int64, 16, (2, 2))
     nearest = assign(teacher(images / 255).flatten(0, 1), book.centroids)[0]
@@ -55,18 +48,18 @@ def test_fit_save_load_encode(teacher: Teacher, tmp_path: Path) -> None:
     assert usage(tokens, 16).tolist() == book.provenance["counts"]
 
     book.save(tmp_path / "book")
-    again = Codebook.load(tmp_path / "book")
+    again = load_tokenizer(tmp_path / "book")
     assert torch.equal(again.encode(images / 255), tokens)
     assert again.hash == book.hash
     assert again.provenance == book.provenance
     assert again.view == teacher.view
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["codebook.json", "codebook.safetensors"]
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["tokenizer.json", "tokenizer.safetensors"]
 
 
 def test_provenance_tells_the_whole_story(teacher: Teacher, tmp_path: Path) -> None:
-    images = pictures(10, teacher.view.size)
-    Codebook.fit(teacher, batches(images, 5), codes=8, samples=30, iterations=3, seed=4).save(tmp_path / "book")
-    fields = json.loads((tmp_path / "book" / "codebook.json").read_text())
+    images = coloured(10, teacher.view.size)
+    fit(teacher, images, codes=8, samples=30, iterations=3, seed=4).save(tmp_path / "book")
+    fields = json.loads((tmp_path / "book" / "tokenizer.json").read_text())
     assert fields["teacher"] == teacher.describe()
     story = fields["provenance"]
     assert (story["seed"], story["samples"], story["pictures"], story["iterations"]) == (4, 30, 10, 3)
@@ -76,21 +69,9 @@ def test_provenance_tells_the_whole_story(teacher: Teacher, tmp_path: Path) -> N
     assert set(story["versions"]) == {"mapet", "torch", "timm"}
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-@pytest.mark.parametrize("start", ["k-means++", "sample"])
-def test_is_the_same_for_any_batches_and_order(metric: str, start: str) -> None:
-    images = pictures(40, (8, 12))
-    options = {"codes": 10, "samples": 100, "metric": metric, "start": start}
-    one = Codebook.fit(MeanColour(), batches(images, 40), **options)
-    other = Codebook.fit(MeanColour(), batches(images, 7, torch.arange(40).flip(0)), **options)
-    assert torch.equal(one.centroids, other.centroids)
-    assert one.hash == other.hash
-    assert one.hash != Codebook.fit(MeanColour(), batches(images, 40), **options, seed=1).hash
-
-
 def test_permuted_patches_give_permuted_tokens() -> None:
-    images = pictures(30, (8, 12))
-    book = Codebook.fit(MeanColour(), batches(images, 30), codes=50)
+    images = coloured(30, (8, 12))
+    book = fit(MeanColour(), images, codes=50)
     blocks = images.view(30, 3, 2, 4, 3, 4).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (B, L, 3, 4, 4), row by row
     order = torch.tensor([4, 2, 0, 5, 1, 3])
     mixed = blocks[:, order].unflatten(1, (2, 3)).permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
@@ -99,25 +80,19 @@ def test_permuted_patches_give_permuted_tokens() -> None:
     assert torch.equal(book.encode(mixed / 255), tokens[:, order])
 
 
-def test_restarts_keep_the_best() -> None:
-    images = pictures(30, (8, 12))
-
-    def reached(restarts: int) -> float:
-        book = Codebook.fit(
-            MeanColour(), batches(images, 30), codes=20, iterations=1, start="sample", restarts=restarts
-        )
-        return min(book.provenance["objective"])
-
-    values = [reached(restarts) for restarts in (1, 2, 4, 8)]
-    assert values == sorted(values, reverse=True)
-    assert values[-1] < values[0]
-
-
 def test_cosine_ignores_brightness() -> None:
-    images = pictures(30, (8, 12))
-    book = Codebook.fit(MeanColour(), batches(images, 30), codes=20, metric="cosine")
+    images = coloured(30, (8, 12))
+    book = fit(MeanColour(), images, codes=20, metric="cosine")
     torch.testing.assert_close(book.centroids.norm(dim=1), torch.ones(20))
     assert torch.equal(book.encode(images / 255), book.encode(images / 510))
+
+
+def test_features_that_are_no_numbers_have_no_tokens() -> None:
+    book = fit(MeanColour(), coloured(30, (8, 12)), codes=20)
+    images = coloured(2, (8, 12)) / 255
+    images[1, 0, 5, 5] = torch.nan
+    with pytest.raises(MapetError, match="not all finite"):
+        book.encode(images)
 
 
 def test_the_hash_identifies_the_tokenizer(teacher: Teacher) -> None:
@@ -139,41 +114,56 @@ def test_other_teacher_weights_are_refused_with_both_named(tmp_path: Path) -> No
     teacher = Teacher("resnet10t", (2, 2), stage=1, weights=file)
     book = Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {})
     book.save(tmp_path / "book")
-    assert Codebook.load(tmp_path / "book", teacher_weights=file).hash == book.hash
+    assert load_tokenizer(tmp_path / "book", teacher_weights=file).hash == book.hash
     with pytest.raises(MapetError, match=r"file mine.pth: name it with --teacher-weights"):
-        Codebook.load(tmp_path / "book")
+        load_tokenizer(tmp_path / "book")
     with pytest.raises(MapetError, match="resnet10t weights") as caught:
-        Codebook.load(tmp_path / "book", teacher_weights=other)
+        load_tokenizer(tmp_path / "book", teacher_weights=other)
     assert teacher.describe()["weights"] in str(caught.value)
+
+
+def test_a_codebook_over_pixels_needs_nothing_else(tmp_path: Path) -> None:
+    images = coloured(12, (8, 12))
+    book = fit(Pixels((2, 3), 4), images, codes=9)
+    book.save(tmp_path / "book")
+    again = load_tokenizer(tmp_path / "book")
+    assert torch.equal(again.encode(images / 255), book.encode(images / 255))
+    assert (again.hash, again.grid, again.view.size) == (book.hash, (2, 3), (8, 12))
+
+
+def test_a_codebook_over_a_run_finds_its_export_wherever_it_is(export: Path, tmp_path: Path) -> None:
+    book = Codebook(open_teacher(str(export), (4, 4)), torch.rand(5, 16), "euclidean", {})
+    book.save(tmp_path / "book")
+    assert load_tokenizer(tmp_path / "book").hash == book.hash
+    moved = export.rename(tmp_path / "elsewhere")
+    with pytest.raises(MapetError, match=f"was in {export}: name its folder with --teacher-weights"):
+        load_tokenizer(tmp_path / "book")
+    assert load_tokenizer(tmp_path / "book", teacher_weights=moved).hash == book.hash
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    encoder = Encoder((16, 16), 4, embed_dim=16, depth=2, num_heads=2)
+    return to_timm(encoder, tmp_path / "export", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
 def test_damaged_folders_are_explained(teacher: Teacher, tmp_path: Path) -> None:
     folder = tmp_path / "book"
-    with pytest.raises(MapetError, match="is not a codebook"):
-        Codebook.load(folder)
+    with pytest.raises(MapetError, match="is not a tokenizer"):
+        load_tokenizer(folder)
     Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {}).save(folder)
-    older = (folder / "codebook.json").read_bytes()
+    older = (folder / "tokenizer.json").read_bytes()
     Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {}).save(folder)
-    assert Codebook.load(folder).vocabulary == 4
-    newer = (folder / "codebook.json").read_bytes()
+    assert load_tokenizer(folder).vocabulary == 4
+    newer = (folder / "tokenizer.json").read_bytes()
     for content, words in ((older, "do not belong together"), (b"{}", "damaged"), (b"{", "damaged")):
-        (folder / "codebook.json").write_bytes(content)
+        (folder / "tokenizer.json").write_bytes(content)
         with pytest.raises(MapetError, match=words):
-            Codebook.load(folder)
-    (folder / "codebook.json").write_bytes(newer)
-    (folder / "codebook.safetensors").write_bytes(b"not tensors")
+            load_tokenizer(folder)
+    (folder / "tokenizer.json").write_bytes(newer)
+    (folder / "tokenizer.safetensors").write_bytes(b"not tensors")
     with pytest.raises(MapetError, match="damaged"):
-        Codebook.load(folder)
-
-
-def test_too_few_patches_and_unknown_words_are_explained() -> None:
-    images = pictures(2, (8, 12))
-    with pytest.raises(MapetError, match=r"there are 12 \(2 pictures, a grid of 2x3\): use fewer codes"):
-        Codebook.fit(MeanColour(), batches(images, 2), codes=13)
-    with pytest.raises(MapetError, match='Did you mean "k-means'):
-        Codebook.fit(MeanColour(), batches(images, 2), codes=2, start="kmeans++")
-    with pytest.raises(MapetError, match='Did you mean "cosine"'):
-        Codebook.fit(MeanColour(), batches(images, 2), codes=2, metric="cosinus")
+        load_tokenizer(folder)
 
 
 def test_usage_and_perplexity() -> None:

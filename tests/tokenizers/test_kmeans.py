@@ -1,4 +1,3 @@
-import threading
 from itertools import permutations
 from math import prod
 
@@ -9,8 +8,12 @@ from sklearn.cluster import KMeans as SklearnKMeans
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fitted import together
+from mapet.crew import Crew
 from mapet.errors import MapetError
-from mapet.tokenizers.kmeans import assign, kmeans
+from mapet.tokenizers.kmeans import kmeans
+from mapet.tokenizers.nearest import assign
+from mapet.tokenizers.pool import Pool
 from mapet.tokenizers.seeding import plus_plus, sampled
 
 
@@ -124,37 +127,46 @@ def test_cosine_clusters_directions() -> None:
 def test_two_processes_equal_one(metric: str) -> None:
     vectors = clouds(500)
     start = torch.cat([vectors[:6], torch.full((3, 8), 1e4)])  # empty clusters too
-    shares, results = (vectors[:123], vectors[123:]), [None, None]
-    barrier, desk = threading.Barrier(2), [torch.empty(0)] * 2
-
-    def work(rank: int) -> None:
-        def reduce(tensor: Tensor) -> Tensor:
-            desk[rank] = tensor
-            barrier.wait(20)
-            total = desk[0] + desk[1]
-            barrier.wait(20)
-            return total
-
-        results[rank] = kmeans(shares[rank], start, metric=metric, reduce=reduce)
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    [thread.start() for thread in threads]
-    [thread.join(60) for thread in threads]
+    shares = (vectors[:123], vectors[123:])
+    results = together(2, lambda crew: kmeans(shares[crew.rank], start, metric=metric, reduce=crew.sum))
     alone = kmeans(vectors, start, metric=metric)
     assert torch.equal(results[0].centroids, results[1].centroids)
-    assert results[0].objective == results[1].objective
-    assert results[0].objective == pytest.approx(alone.objective, rel=1e-6)
+    assert results[0].counts.tolist() == results[1].counts.tolist()
     torch.testing.assert_close(results[0].centroids, alone.centroids)
-    assert torch.equal(results[0].counts, alone.counts)
+    assert results[0].objective == pytest.approx(alone.objective)
 
 
-def test_assign_is_the_nearest_by_brute_force() -> None:
-    vectors, centroids = clouds(400), clouds(30, seed=5)
-    labels, squared = assign(vectors, centroids)
-    every = (vectors.double()[:, None] - centroids.double()).square().sum(2)
-    assert torch.equal(labels, every.argmin(1))
-    torch.testing.assert_close(squared.double(), every.min(1).values, rtol=1e-5, atol=1e-5)
-    assert (assign(centroids, centroids)[1] == 0).all()
+def test_a_process_may_have_nothing() -> None:
+    vectors = clouds(100)
+    results = together(2, lambda crew: kmeans(vectors if crew.leads else vectors[:0], vectors[:5], reduce=crew.sum))
+    torch.testing.assert_close(results[1].centroids, kmeans(vectors, vectors[:5]).centroids)
+
+
+@pytest.mark.parametrize("start", [plus_plus, sampled])
+def test_starts_are_the_same_whoever_holds_the_vectors(start) -> None:
+    vectors = clouds(300)
+    owner = (torch.arange(300) * 7 % 11 > 3).long()
+
+    def drawn(crew: Crew) -> Tensor:
+        rows = (owner == crew.rank).nonzero().flatten().flip(0)
+        return start(Pool(vectors[rows], rows=rows, total=300, crew=crew), 60, 3)
+
+    for found in together(2, drawn):
+        assert torch.equal(found, start(vectors, 60, 3))
+
+
+def test_chunks_that_are_made_anew_are_the_tensor() -> None:
+    vectors, passes = clouds(300), []
+
+    class Again:
+        def __iter__(self):
+            passes.append(1)
+            return iter(vectors.split(41))
+
+    start = plus_plus(vectors, 9, 0)
+    wanted, found = kmeans(vectors, start, iterations=6), kmeans(Again(), start, iterations=6)
+    torch.testing.assert_close(found.centroids, wanted.centroids)
+    assert len(passes) == len(found.objective) == len(wanted.objective)
 
 
 @pytest.mark.parametrize("start", [plus_plus, sampled])

@@ -1,4 +1,6 @@
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +9,15 @@ import torch
 from torch import Tensor
 
 from mapet.errors import MapetError
+from mapet.tokenizers import parts
+from mapet.tokenizers import store as store_module
 from mapet.tokenizers.keyindex import KeyIndex
+from mapet.tokenizers.parts import merge, part_of
 from mapet.tokenizers.store import TokenStore
 from mapet.view import View
+from peak import memory, reset_peak
 
+WRITES = ((store_module, "_write"), (parts, "rmtree"), (os, "unlink"), (os, "rmdir"), (os, "rename"))
 SAME = {"view": View((64, 64)), "grid": (2, 3), "vocabulary": 65536, "tokenizer": "abc"}
 
 
@@ -86,7 +93,7 @@ def test_missing_files_are_an_empty_store(tmp_path: Path) -> None:
         ({"grid": (3, 2)}, r"\[2, 3\], and grid \[3, 2\]"),
         ({"vocabulary": 512}, "vocabulary 65536, and vocabulary 512"),
         ({"tokenizer": "xyz"}, "tokenizer abc, and tokenizer xyz"),
-        ({"extra": {"source": "y"}}, "extra"),
+        ({"extra": {"source": "y"}}, "source None, and source y is wanted"),
         ({"vocabulary": 65537}, "65536 codes or fewer"),
     ],
 )
@@ -161,6 +168,75 @@ def test_file_names_that_are_not_unicode_survive(tmp_path: Path) -> None:
     again = TokenStore.open(tmp_path)
     assert list(again.keys()) == [key, "carriage\rreturn"]
     assert again[key].tolist() == rows(2)[0].tolist()
+
+
+def test_a_million_pictures_take_few_bytes_each(tmp_path: Path) -> None:
+    """300,000 here: the index is two numbers a picture, tokens stay on the disk, and keys are no objects."""
+    count, step = 300_000, 30_000
+    filled(tmp_path, 0)
+    (tmp_path / "tokens.bin").write_bytes(bytes(count * 12))
+    (tmp_path / "keys.txt").write_text("".join(map("folder/{:09d}.png\n".format, range(count))))
+    before = reset_peak()
+    store = TokenStore.open(tmp_path)
+    assert (memory("VmHWM") - before) / count < 100
+    for start in range(0, 2 * count, step):
+        missing = store.missing(list(map("folder/{:09d}.png".format, range(start, start + step))))
+        assert missing.all() == missing.any() == (start >= count)
+    before = reset_peak()
+    keys = map("folder/{:09d}.png".format, range(count))
+    store.check(source_name="pictures", keys=keys, view=View((32, 32)), grid=(2, 3))
+    assert (memory("VmHWM") - before) / count < 60
+
+
+def test_parts_become_rows_of_the_store_once(tmp_path: Path) -> None:
+    store = filled(tmp_path, 5)
+    part_of(store, 0).append(names(3, 5), rows(11)[5:8])
+    part_of(store, 1).append(names(3, 8), rows(11)[8:])
+    merge(store)
+    assert torch.equal(TokenStore.open(tmp_path).gather(names(11))[5:], rows(11)[5:])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.txt", "store.json", "tokens.bin"]
+    merge(store)
+    assert len(TokenStore.open(tmp_path)) == 11
+
+
+@pytest.mark.parametrize("moment", range(1, 22))
+def test_a_merge_that_is_killed_anywhere_is_completed_by_the_next(tmp_path: Path, moment: int, monkeypatch) -> None:
+    """Killed at its nth write, removal or renaming: then no picture is missing or doubled."""
+    calls, plain = [], {name: getattr(module, name) for module, name in WRITES}
+
+    def mortal(name: str):
+        def call(*arguments, **options):
+            calls.append(name)
+            if len(calls) == moment:
+                raise KeyboardInterrupt
+            return plain[name](*arguments, **options)
+
+        return call
+
+    store = filled(tmp_path, 2)
+    for rank, start in enumerate((2, 5)):
+        part_of(store, rank).append(names(3, start), rows(8)[start : start + 3])
+    with monkeypatch.context() as broken:
+        broken.setattr(parts, "ROWS", 2)
+        for module, name in WRITES:
+            broken.setattr(module, name, mortal(name))
+        with suppress(KeyboardInterrupt):
+            merge(store)
+    again = TokenStore.create(tmp_path, **SAME)
+    merge(again)
+    found = TokenStore.open(tmp_path)
+    assert sorted(found.keys()) == sorted(names(8))
+    assert torch.equal(found.gather(names(8))[2:], rows(8)[2:])
+    assert not list(tmp_path.glob("parts*"))
+
+
+def test_a_part_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    store = filled(tmp_path, 2)
+    part = part_of(store, 0)
+    header = (part.folder / "store.json").read_text()
+    (part.folder / "store.json").write_text(header.replace("abc", "xyz"))
+    with pytest.raises(MapetError, match="tokenizer xyz, and tokenizer abc is wanted"):
+        merge(store)
 
 
 def test_the_index_finds_every_key_after_any_sequence_of_additions() -> None:

@@ -1,13 +1,18 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from mapet.errors import MapetError
-from mapet.tokenizers.teacher import Teacher
+from mapet.interop.timm import to_timm
+from mapet.method.encoder import Encoder
+from mapet.tokenizers.teacher import Teacher, open_teacher
+from mapet.tokenizers.tower import stages
 from mapet.view import View
 
 
@@ -70,6 +75,77 @@ def test_a_clip_resnet_gives_its_last_stage_before_attention_pooling() -> None:
         wanted = theirs.stages(theirs.stem((images - teacher.mean) / teacher.std))
     torch.testing.assert_close(teacher(images), wanted.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
     assert (wanted >= 0).all()  # after the rectifier, not normalised
+
+
+def test_the_published_teacher_gives_196_features_of_4096_channels_for_any_picture() -> None:
+    """RN50x64's outline alone, which computes shapes: what a teacher of it does, without 420 million weights."""
+    pairs = stages("resnet50x64_clip.openai")
+    assert pairs[-1] == (4096, 32)
+    with torch.device("meta"):
+        outline = timm.create_model("resnet50x64_clip.openai").eval()
+    assert outline.pretrained_cfg["interpolation"] == "bicubic"
+    assert outline.pretrained_cfg["mean"][0] == pytest.approx(0.4815, abs=1e-4)  # CLIP's own, not ImageNet's
+    view = View((14 * pairs[-1][1],) * 2, "bicubic")
+    assert view.size == (448, 448)
+    for size in ((31, 1000), (448, 448), (900, 601)):
+        assert view(Image.new("RGB", size)).size == (448, 448)
+    (features,) = outline.forward_intermediates(
+        torch.empty(2, 3, 448, 448, device="meta"), indices=[4], norm=False, intermediates_only=True
+    )
+    assert features.shape == (2, 4096, 14, 14)
+
+
+def test_pixels_are_the_patches_row_by_row() -> None:
+    teacher = open_teacher("pixels", (2, 3), patch_size=4)
+    assert (teacher.width, teacher.view, teacher.grid) == (48, View((8, 12)), (2, 3))
+    images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    features = teacher(images)
+    assert features.shape == (2, 6, 48)
+    for row in range(2):
+        for column in range(3):
+            patch = images[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            assert torch.equal(features[:, 3 * row + column], patch.flatten(1))
+    with pytest.raises(MapetError, match="neither stages nor weights"):
+        open_teacher("pixels", (2, 3), stage=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Encoder]:
+    """What a run's folder holds after an export."""
+    encoder = Encoder((16, 16), 4, embed_dim=16, depth=3, num_heads=2).eval()
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "recipe.yaml").write_text("")
+    to_timm(encoder, folder / "export" / "timm", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    return folder, encoder
+
+
+def test_a_run_of_our_own_teaches_by_its_last_block(run: tuple[Path, Encoder]) -> None:
+    folder, encoder = run
+    teacher = Teacher(str(folder), (4, 4))
+    assert (teacher.width, teacher.view.size, teacher.stage, teacher.origin) == (16, (16, 16), 2, "published")
+    assert teacher.source == str(folder / "export" / "timm")
+    images = pictures(teacher)
+    encoder.norm = torch.nn.Identity()
+    with torch.no_grad():
+        mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+        wanted = encoder((images - mean) / std)[:, 1:]
+    torch.testing.assert_close(teacher(images), wanted, rtol=1e-4, atol=1e-5)
+    same = Teacher(str(folder / "export" / "timm"), (4, 4))
+    assert same.describe() == teacher.describe()
+    assert Teacher(str(folder), (8, 8)).view.size == (32, 32)
+
+
+def test_a_run_that_cannot_teach_is_explained(run: tuple[Path, Encoder], tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("")
+    with pytest.raises(MapetError, match=f"mapet export {tmp_path} --to timm"):
+        Teacher(str(tmp_path), (4, 4))
+    broken = shutil.copytree(run[0] / "export" / "timm", tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"{}")
+    with pytest.raises(MapetError, match="is damaged: write it anew with mapet export"):
+        Teacher(str(broken), (4, 4))
+    (broken / "config.json").write_text("{}")
+    with pytest.raises(MapetError, match="There is no teacher"):
+        Teacher(str(broken), (4, 4))
 
 
 def test_random_weights_are_fixed_and_leave_the_global_state_alone() -> None:

@@ -8,10 +8,15 @@ from mapet.errors import MapetError, nearest
 
 VERBS = {
     "quickstart": "CIFAR-10 from nothing to a pre-trained encoder and its numbers",
-    "tokenize": "fit or load a tokenizer and write one token per patch for all pictures",
+    "tokenizer": "fit, train, import or inspect a tokenizer",
+    "tokenize": "write one token per patch for all pictures",
     "pretrain": "train an encoder without labels by predicting tokens",
     "knn": "k-nearest-neighbour accuracy of an encoder",
     "linear": "linear-probe accuracy of an encoder",
+    "attentive": "attentive-probe accuracy of an encoder",
+    "fewshot": "accuracy of an encoder from few labelled pictures of each class",
+    "finetune": "train an encoder on as a classifier, and its accuracy",
+    "compare": "several objectives under one setting: a table with seeds, and figures",
     "export": "write an encoder for other libraries",
     "show": "draw a recipe's attention pattern and count its cost",
 }

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mapet.cli.options import parse, say
 from mapet.errors import MapetError, nearest
+
+if TYPE_CHECKING:
+    from mapet.method.encoder import Encoder
 
 TARGETS = ("timm",)
 
@@ -35,21 +39,48 @@ def command(arguments: list[str]) -> int:
     folder = export(run, Path(o.out) if o.out else run / "export" / o.to, overwrite=o.overwrite)
     from mapet.interop.timm import loading_lines
 
-    say(f"{folder} holds the encoder; load it by\n\n{loading_lines(folder)}")
+    classifies = _fine_tuned(run)
+    what = "classifier" if classifies else "encoder"
+    say(f"{folder} holds the {what}; load it by\n\n{loading_lines(folder, classifies=classifies)}")
     return 0
 
 
 def export(run: Path, out: Path, *, overwrite: bool = False) -> Path:
-    """Write the encoder of a run's last checkpoint so that ``timm.create_model("local-dir:OUT")`` loads it.
+    """Write the encoder of a run's last checkpoint, or a fine-tuning's classifier, as a folder for timm.
+
+    ``timm.create_model("local-dir:OUT", pretrained=True)`` loads it.
 
     Raises:
         MapetError: no run or checkpoint, or a folder in use.
     """
-    from mapet.assemble import load_encoder
     from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
     from mapet.interop.timm import to_timm
 
+    encoder, notes, crop_pct = _classifier(run) if _fine_tuned(run) else _encoder(run)
+    return to_timm(
+        encoder, out, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_pct=crop_pct, notes=notes, overwrite=overwrite
+    )
+
+
+def _fine_tuned(run: Path) -> bool:
+    from mapet.engine.run import Run
+
+    return Run(run).classifier.is_file()
+
+
+def _encoder(run: Path) -> "tuple[Encoder, dict[str, Any], float]":
+    from mapet.assemble import load_encoder
+
     encoder, recipe, step = load_encoder(run)
     o = recipe.objective
-    notes = {"objective": o.objective, "mask ratio": o.mask_ratio, "data": recipe.data, "steps": step}
-    return to_timm(encoder, out, mean=IMAGENET_MEAN, std=IMAGENET_STD, notes=notes, overwrite=overwrite)
+    return encoder, {"objective": o.objective, "mask ratio": o.mask_ratio, "data": recipe.data, "steps": step}, 1.0
+
+
+def _classifier(run: Path) -> "tuple[Encoder, dict[str, Any], float]":
+    from mapet.engine.run import Run
+    from mapet.supervise import load_classifier, shaped
+    from mapet.tuning import protocol
+
+    (classifier, t, step), about = load_classifier(run), shaped(Run(run))[1]
+    notes = {"protocol": protocol(t), "from": about["from"], "data": t.data, "steps": step}
+    return classifier, {**notes, "classes, in the order of the logits": ", ".join(about["classes"])}, t.crop_pct

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mapet.cli.options import parse
-from mapet.cli.probe import Probe, probed, report
+from mapet.cli.probe import Pooled, check_pool, probed, report
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Options:
     """Neighbours that vote."""
     temperature: float = 0.07
     """T of a neighbour's weight exp(cosine / T)."""
-    probe: Probe = field(default_factory=Probe)
+    probe: Pooled = field(default_factory=Pooled)
 
 
 def command(arguments: list[str]) -> int:
@@ -22,7 +22,8 @@ def command(arguments: list[str]) -> int:
     o = parse(Options(), arguments, "knn", "k-nearest-neighbour accuracy of a run's encoder; nothing is trained.")
     from mapet.evals.knn import knn, protocol
 
-    train, test, classes = probed(o.probe, "knn")
+    check_pool(o.probe.pool)
+    train, test, classes = probed(o.probe, "knn", o.probe.pool)
     scores = knn(train, test, k=o.k, temperature=o.temperature, classes=classes)
     named = protocol(k=o.k, temperature=o.temperature, pool=o.probe.pool)
     report(scores, named, o.probe)

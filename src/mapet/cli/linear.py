@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from mapet.cli.options import parse
-from mapet.cli.probe import Probe, probed, report
+from mapet.cli.probe import Pooled, check_pool, probed, report
+from mapet.errors import MapetError, nearest
 
 
 @dataclass(frozen=True)
@@ -11,22 +12,28 @@ class Options:
     """Options of ``mapet linear``."""
 
     protocol: str = "quick"
-    """quick (logistic regression, L-BFGS) or mae (batch norm, LARS, 90 epochs)."""
+    """quick (logistic regression, L-BFGS), mae (batch norm, LARS, 90 epochs) or beit (every layer, AdamW, 100)."""
     seed: int = 0
-    """Of the held-out tenth (quick), or of the start and the batches (mae)."""
-    probe: Probe = field(default_factory=Probe)
+    """Of the held-out tenth (quick, beit), and of the start and the batches (mae, beit)."""
+    probe: Pooled = field(default_factory=Pooled)
 
 
 def command(arguments: list[str]) -> int:
     """Parse, train the probe, print."""
     o = parse(Options(), arguments, "linear", "Linear-probe accuracy of a run's frozen encoder.")
-    from mapet.errors import MapetError, nearest
-    from mapet.evals.features import POOLS
+    from mapet.engine.world import pick_device
+    from mapet.evals.features import POOLS, UNPOOLED
     from mapet.evals.linear import PROTOCOLS, linear
 
     if o.protocol not in PROTOCOLS:
         raise MapetError(f'There is no linear protocol "{o.protocol}".{nearest(o.protocol, PROTOCOLS)}')
-    train, test, classes = probed(o.probe, "linear")
-    scores = linear(train, test, classes=classes, protocol=o.protocol, seed=o.seed)
-    report(scores, f"{PROTOCOLS[o.protocol]}, {POOLS[o.probe.pool]}", o.probe)
+    check_pool(o.probe.pool)
+    layers = o.protocol == "beit"
+    if layers and o.probe.pool != Pooled.pool:
+        raise MapetError("The beit protocol reads class token and mean of patches of every layer: leave --pool out.")
+    train, test, classes = probed(o.probe, "linear", "layers" if layers else o.probe.pool)
+    device = None if o.protocol == "quick" else pick_device(o.probe.accelerator)
+    scores = linear(train, test, classes=classes, protocol=o.protocol, seed=o.seed, device=device)
+    read = UNPOOLED["layers"] if layers else POOLS[o.probe.pool]
+    report(scores, f"{PROTOCOLS[o.protocol]}, {read}", o.probe)
     return 0

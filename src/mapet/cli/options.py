@@ -5,11 +5,14 @@ import re
 import sys
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from math import inf
+from textwrap import fill
+from typing import Any, TypeVar, get_args, get_origin
 
 from mapet.errors import MapetError, nearest
 
 T = TypeVar("T")
+WIDTH = 79  # of descriptions in the help
 
 
 def parse(default: T, arguments: list[str], verb: str, description: str) -> T:
@@ -37,7 +40,7 @@ def parse(default: T, arguments: list[str], verb: str, description: str) -> T:
                 args=arguments,
                 default=default,
                 prog=f"mapet {verb}",
-                description=description,
+                description=_wrapped(description),
                 config=config,
             )
     except SystemExit as end:
@@ -51,8 +54,13 @@ def names(value: Any) -> set[str]:
     found: set[str] = set()
     for one in fields(value):
         inner = getattr(value, one.name)
-        found |= names(inner) if is_dataclass(inner) else {f"--{one.name.replace('_', '-')}"}
+        found |= names(inner) if is_dataclass(inner) else {_flag(one.name, inner)}
     return found
+
+
+def _flag(name: str, value: Any) -> str:
+    """The option that sets a setting; what is true already can only be taken back."""
+    return f"--{'no-' if value is True else ''}{name.replace('_', '-')}"
 
 
 def take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
@@ -73,6 +81,47 @@ def take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
     return None, arguments
 
 
+def positional(arguments: list[str], options: object) -> tuple[list[str], list[str]]:
+    """The words that are neither an option of the dataclass ``options`` nor an option's value, and all the rest."""
+    takes, left = _values(options), 0.0
+    words: list[str] = []
+    rest: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, _ = argument.replace("_", "-").partition("=")
+            left = 0 if equals else takes.get(name, 1)
+        elif left == 0 and argument != "-h":
+            words.append(argument)
+            continue
+        else:
+            left = max(0, left - 1)
+        rest.append(argument)
+    return words, rest
+
+
+def _values(options: Any) -> dict[str, float]:
+    """How many words follow each option."""
+    found: dict[str, float] = {"--help": 0}
+    for one in fields(options):
+        value = getattr(options, one.name)
+        found |= _values(value) if is_dataclass(value) else {_flag(one.name, value): _words(one.type)}
+    return found
+
+
+def _words(kind: Any) -> float:
+    """None for a flag, as many as a tuple is long, any number for an open one, and else one."""
+    for inner in (kind, *get_args(kind)):
+        if get_origin(inner) is tuple:
+            return inf if ... in get_args(inner) else len(get_args(inner))
+    return 0 if kind is bool else 1
+
+
+def _wrapped(description: str) -> str:
+    """Paragraphs of short lines; tyro joins lines that begin with a letter, so all but the first are indented."""
+    parts = description.split("\n\n")
+    return "\n\n".join(fill(part, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for part in parts)
+
+
 def _near(option: str, known: set[str]) -> str:
     hint = nearest(option, known)
     return hint if "Did you mean" in hint else " See --help for all."
@@ -89,3 +138,7 @@ def _one_line(panel: str) -> str:
 def say(line: str = "") -> None:
     """One line for the person at the screen."""
     print(line, flush=True, file=sys.stdout)
+
+
+def silent(line: str = "") -> None:
+    """Nothing, from the processes beside the first."""

@@ -1,4 +1,4 @@
-"""What k-NN and the linear probe share: a run's encoder, labelled pictures, and a printed result."""
+"""What k-NN and the probes share: a run's encoder, labelled pictures, and a printed result."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import say
-from mapet.errors import MapetError
+from mapet.errors import MapetError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +30,6 @@ class Probe:
     """Folder of a pre-training run."""
     data: str | None = None
     """Labelled pictures: a folder with one sub-folder per class, or cifar10; None: those of the run."""
-    pool: str = "avg"
-    """Features: avg (mean of patches), token (class token) or avg+token."""
     limit: int | None = None
     """Use only so many training pictures, chosen at random; None: all."""
     random: bool = False
@@ -42,15 +40,38 @@ class Probe:
     """Processes that decode pictures; None: up to 8 beside an accelerator, none on a CPU."""
     max_bad: float = 0.01
     """Largest share of pictures that may be unreadable."""
+    memory: float = 16.0
+    """GiB that the features of all pictures may take."""
 
 
-def probed(probe: Probe, verb: str) -> "tuple[Labelled, Labelled, int]":
+@dataclass(frozen=True)
+class Pooled(Probe):
+    """What an encoder is probed on, and which vector stands for a picture."""
+
+    pool: str = "avg"
+    """Features: avg (mean of patches), token (class token) or avg+token."""
+
+
+def check_pool(pool: str) -> None:
+    """Refuse what is no vector for a picture.
+
+    Raises:
+        MapetError: an unknown pool.
+    """
+    from mapet.evals.features import POOLS
+
+    if pool not in POOLS:
+        raise MapetError(f'There is no pool "{pool}".{nearest(pool, POOLS)}')
+
+
+def probed(probe: Probe, verb: str, pool: str) -> "tuple[Labelled, Labelled, int]":
     """Training and test features with labels, and the number of classes.
 
     Raises:
         MapetError: no run, no labels, or what the loading of either raises.
     """
     from mapet.assemble import build_encoder, load_encoder
+    from mapet.evals.features import effective_rank
 
     if not probe.run:
         raise MapetError(f"mapet {verb} needs --run, the folder of a pre-training run.")
@@ -58,18 +79,22 @@ def probed(probe: Probe, verb: str) -> "tuple[Labelled, Labelled, int]":
     if probe.random:
         encoder, step = build_encoder(recipe), 0
     data = probe.data or recipe.data
-    train, test, classes = labelled_features(encoder, recipe, data, probe)
+    train, test, classes = labelled_features(encoder, recipe, data, probe, pool)
     say(f"encoder   {probe.run} after {step} steps; {data}: {len(train[1]):,} training, {len(test[1]):,} test pictures")
+    if train[0].ndim == 2:
+        say(f"features  {train[0].shape[1]} wide, of effective rank {effective_rank(train[0]):.1f}")
+    else:
+        say(f"features  {train[0].shape[1]} {pool}, {train[0].shape[2]} wide")
     return train, test, classes
 
 
 def labelled_features(
-    encoder: "Encoder", recipe: "Recipe", data: str, probe: Probe
+    encoder: "Encoder", recipe: "Recipe", data: str, probe: Probe, pool: str = "avg"
 ) -> "tuple[Labelled, Labelled, int]":
-    """Features (N, F) and labels (N,) of both splits of ``data``, and the number of classes.
+    """Features (N, …, F) and labels (N,) of both splits of ``data``, and the number of classes.
 
     Raises:
-        MapetError: ``data`` has no labels.
+        MapetError: ``data`` has no labels, or features that take more than ``probe.memory``.
     """
     from mapet.data.bad import BadPictures
     from mapet.data.source import train_and_test
@@ -81,12 +106,24 @@ def labelled_features(
     if not splits[0].classes:
         raise MapetError(f"{splits[0].name} has no labels: give --data, a folder with one sub-folder per class.")
     limits, found = (probe.limit, None), []
-    for source, limit in zip(splits, limits, strict=True):
-        places = chosen(source, limit, recipe.seed)
+    wanted = [chosen(source, limit, recipe.seed) for source, limit in zip(splits, limits, strict=True)]
+    _check_room(encoder, pool, sum(map(len, wanted)), probe.memory)
+    for source, places in zip(splits, wanted, strict=True):
         bad = BadPictures(len(places), probe.max_bad)
         batches = _batches(source, places, encoder, probe, bad)
-        found.append(features(encoder, batches, pool=probe.pool, device=pick_device(probe.accelerator)))
+        found.append(features(encoder, batches, pool=pool, device=pick_device(probe.accelerator)))
     return found[0], found[1], len(splits[0].classes)
+
+
+def _check_room(encoder: "Encoder", pool: str, pictures: int, memory: float) -> None:
+    width = encoder.embed_dim
+    unpooled = {"layers": 2 * 2 * width * len(encoder.blocks), "patches": 2 * width * encoder.length}
+    needed = pictures * unpooled.get(pool, 4 * width * len(pool.split("+"))) / 2**30
+    if needed > memory:
+        raise MapetError(
+            f"The features of {pictures:,} pictures take {needed:,.2f} GiB, more than --memory {memory:g}: "
+            "lower --limit or raise --memory."
+        )
 
 
 def _batches(
@@ -111,14 +148,19 @@ def _batches(
 
 def report(scores: "Mapping[str, Score]", protocol: str, probe: Probe) -> None:
     """Print the scores under their protocol's name and add them to the run's ``scores.json``."""
-    from mapet.engine.run import Run, write_atomically
+    from mapet.disk import replace_file
+    from mapet.engine.run import Run
 
     say(f"protocol  {protocol}")
     for name, score in scores.items():
-        say(f"{name:<9} {score}")
+        say(f"{name:<9} {score}" + (f"  {score.note}" if score.note else ""))
     out, checkpoint = Run(probe.run).folder / "scores.json", Run(probe.run).load()
     earlier = json.loads(out.read_text()) if out.is_file() else []
     step = checkpoint[0] if checkpoint and not probe.random else 0
     about = {"protocol": protocol, "step": step, "data": probe.data, "limit": probe.limit}
-    entry = {**about, **{name: vars(score) for name, score in scores.items()}}
-    write_atomically(out, json.dumps([*earlier, entry], indent=1) + "\n")
+    entry = {**about, **{name: _plain(score) for name, score in scores.items()}}
+    replace_file(out, json.dumps([*earlier, entry], indent=1) + "\n")
+
+
+def _plain(score: "Score") -> dict[str, float | str]:
+    return {name: value for name, value in vars(score).items() if value != ""}

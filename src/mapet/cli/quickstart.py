@@ -103,7 +103,8 @@ def figures(run: "Run", recipe: Recipe) -> None:
 
     from mapet.data.source import open_source
     from mapet.feed import chosen
-    from mapet.report.figures import code_patches, loss_curve, token_map
+    from mapet.report.codes import code_patches, token_map
+    from mapet.report.figures import loss_curve
     from mapet.tokenizers.store import TokenStore
 
     source, store = open_source(recipe.data), TokenStore.open(run.folder / "tokens")

@@ -1,11 +1,15 @@
 """``mapet tokenize``: one visual token per patch for every picture, on disk."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.cli.options import parse, say
+from mapet.cli.options import parse, positional, say, silent
+from mapet.cli.pictures import BATCH, Pictures
+from mapet.cli.stages import Stages
+from mapet.cli.tokenizer.fit import describe, fit, fitting
+from mapet.crew import ALONE, Crew
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Model, Recipe, Tokenizer
 
@@ -14,23 +18,29 @@ if TYPE_CHECKING:
 
     from mapet.data.bad import BadPictures
     from mapet.data.source import Source
-    from mapet.tokenizers.codebook import Codebook
     from mapet.tokenizers.store import TokenStore
-    from mapet.view import View
+    from mapet.tokenizers.tokenizer import Tokenizer as AnyTokenizer
 
-BATCH = 64  # pictures that the teacher sees at a time
+LOOKED_UP = 1 << 16  # keys that are looked for in the store at a time
+ABOUT = """Write one visual token per patch for every picture.
+
+The tokenizer is a ready one (--tokenizer FOLDER), or a codebook is fitted first.
+
+A call that was stopped at any moment goes on when it is given again.
+
+Under torchrun each process tokenizes its share of the pictures:
+
+torchrun --nproc-per-node 8 -m mapet tokenize DATA --out FOLDER"""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of ``mapet tokenize``."""
+    """Options of ``mapet tokenize DATA``."""
 
     data: str = ""
-    """A folder of pictures, nested in any way, or cifar10."""
+    """A folder of pictures, nested in any way, or cifar10; the same as DATA."""
     out: str = ""
-    """Folder for the tokens; a started one is continued."""
-    codebook: str | None = None
-    """Folder of a codebook fitted before; None: fit one into OUT/codebook."""
+    """Folder for the tokens; a started one is continued. A tokenizer that is fitted lies in OUT/tokenizer."""
     image_size: int = 224
     """Side of the student's pictures in pixels."""
     patch_size: int = 16
@@ -39,6 +49,8 @@ class Options:
     """Use only so many of the pictures, chosen at random; None: all."""
     seed: int = 0
     """Of the sample and of k-means."""
+    batch_size: int = BATCH
+    """Pictures that the tokenizer sees at a time, in each process."""
     accelerator: str = "auto"
     """auto, cpu, cuda or mps."""
     workers: int | None = None
@@ -50,19 +62,24 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, tokenize, tell what came out."""
-    o = parse(Options(), arguments, "tokenize", "Write one visual token per patch for every picture.")
-    if not o.data or not o.out:
-        raise MapetError("mapet tokenize needs --data (a folder of pictures, or cifar10) and --out (a folder).")
-    recipe = Recipe(
-        data=o.data,
-        limit=o.limit,
-        seed=o.seed,
-        model=Model(image_size=o.image_size, patch_size=o.patch_size),
-        tokenizer=o.tokenizer,
-    )
+    from mapet.engine.world import crew
+
+    words, rest = positional(arguments, Options())
+    o = parse(Options(), rest, "tokenize DATA", ABOUT)
+    data, *more = [*words, *([o.data] if o.data else [])] or [""]
+    if not data or not o.out or more:
+        raise MapetError(
+            "mapet tokenize needs pictures (a folder, or cifar10) and a folder: mapet tokenize DATA --out FOLDER."
+        )
+    if o.batch_size < 1:
+        raise MapetError("--batch-size does not fit: it must be at least 1.")
+    model = Model(image_size=o.image_size, patch_size=o.patch_size)
+    recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
     machine = Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
-    store = tokenize(recipe, Path(o.out), machine, codebook=Path(o.codebook) if o.codebook else None)
-    say(f"{len(store):,} pictures × {store.grid[0] * store.grid[1]} tokens in {o.out}")
+    with crew(o.accelerator) as together:
+        tell = say if together.leads else silent
+        store = tokenize(recipe, Path(o.out), machine, say=tell, crew=together, batch_size=o.batch_size)
+        tell(f"{len(store):,} pictures × {store.grid[0] * store.grid[1]} tokens in {o.out}")
     return 0
 
 
@@ -71,134 +88,147 @@ def tokenize(
     out: Path,
     machine: Machine,
     *,
-    codebook: Path | None = None,
     say: Callable[[str], None] = say,
+    crew: Crew = ALONE,
+    batch_size: int = BATCH,
 ) -> "TokenStore":
     """Write the tokens of the recipe's pictures into the folder ``out``, or continue there.
 
-    The codebook is read from ``codebook``, or fitted into ``out/codebook``. Pictures that cannot be read are listed in
-    ``out/bad-pictures.txt``.
+    The tokenizer is the recipe's, or a codebook that is fitted into ``out/tokenizer``. Pictures that cannot be read are
+    listed in ``out/bad-pictures.txt``.
+
+    Args:
+        recipe: names pictures and tokenizer.
+        out: may hold what an interrupted call left.
+        machine: how pictures are read.
+        say: is told each line for the screen.
+        crew: the processes, each of which calls this.
+        batch_size: pictures that the tokenizer sees at a time.
 
     Raises:
         MapetError: no pictures, a teacher that cannot give the recipe's grid, too many bad pictures, other tokens.
     """
-    from mapet.data.bad import BadPictures
-    from mapet.data.source import open_source
+    from mapet.engine.screen import clock
     from mapet.engine.world import pick_device
-    from mapet.feed import chosen
-    from mapet.tokenizers.codebook import Codebook
     from mapet.tokenizers.store import TokenStore
+    from mapet.tokenizers.tokenizer import load_tokenizer
 
-    source, device = open_source(recipe.data), pick_device(machine.accelerator)
-    places = chosen(source, recipe.limit, recipe.seed)
-    own = out / "codebook"
+    own, named = out / "tokenizer", recipe.tokenizer.tokenizer
+    pictures = Pictures.of(recipe, machine, out, crew, batch_size)
     out.mkdir(parents=True, exist_ok=True)
-    bad = BadPictures(len(places), machine.max_bad, out / "bad-pictures.txt")
-    if codebook is None and not own.exists():
-        fit_codebook(recipe, own, machine, source, places, bad)
-    weights = recipe.tokenizer.teacher_weights
-    book = Codebook.load(codebook or own, teacher_weights=Path(weights) if weights else None).to(device)
-    _require_fitting(book, recipe, codebook or own, given=codebook is not None)
-    say(describe(book))
-    store = TokenStore.create(
-        out,
-        view=book.view,
-        grid=book.grid,
-        vocabulary=book.vocabulary,
-        tokenizer=book.hash,
-        extra={"data": source.name},
-    )
-    encode(book, store, source, places, machine, bad)
-    return store
+    if not named and not _there(own, crew):
+        fit(recipe, pictures, own, grid=recipe.grid, say=say)
+    folder = Path(named or own)
+    tokenizer = load_tokenizer(folder, teacher_weights=recipe.tokenizer.teacher_weights)
+    _require_fitting(tokenizer, folder, recipe)
+    say(_line(tokenizer))
+    _opened(out, tokenizer, pictures)
+    with Stages(shown=crew.leads) as stages:
+        count = encode(tokenizer.to(pick_device(machine.accelerator)), out, pictures, stages)
+    if seconds := stages.seconds["tokens"]:
+        say(f"tokens    {count:,} pictures in {clock(seconds)}, {count / seconds:,.0f} pictures/s")
+    return TokenStore.open(out)
 
 
 def fit_codebook(
     recipe: Recipe, folder: Path, machine: Machine, source: "Source", places: "Tensor", bad: "BadPictures"
 ) -> None:
-    """Fit the recipe's codebook on its pictures and save it in ``folder``."""
+    """Fit the recipe's codebook on its pictures and save it in ``folder``, by one process."""
+    fit(recipe, Pictures(source, places, machine, bad), folder, grid=recipe.grid)
+
+
+def encode(tokenizer: "AnyTokenizer", out: Path, pictures: Pictures, stages: Stages) -> int:
+    """Write the tokens of all pictures that the store in ``out`` lacks, and give their number over all processes.
+
+    Several processes append each to a part of its own, and the first brings the parts together in the end.
+    """
     import torch
 
-    from mapet.engine.screen import Meter
-    from mapet.engine.world import pick_device
-    from mapet.hashing import hashed
-    from mapet.tokenizers.codebook import Codebook
-    from mapet.tokenizers.teacher import Teacher
-
-    t, device = recipe.tokenizer, pick_device(machine.accelerator)
-    weights = Path(t.teacher_weights) if t.teacher_weights else None
-    teacher = Teacher(t.teacher, recipe.grid, stage=t.teacher_stage, weights=weights).to(device)
-    if t.fit_pictures is not None:
-        places = places[hashed(recipe.seed, 1, places).argsort(stable=True)[: t.fit_pictures]]
-    seen = 0
-
-    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        nonlocal seen
-        for images, index in decoded(source, teacher.view, places, machine, bad):
-            yield images, index
-            seen += len(index)
-            if meter.due(seen):
-                meter.update(seen)
-
-    with Meter("codebook", len(places)) as meter:
-        book = Codebook.fit(
-            teacher,
-            batches(),
-            codes=t.codes,
-            samples=t.samples,
-            iterations=t.iterations,
-            restarts=t.restarts,
-            metric=t.metric,
-            seed=recipe.seed,
-            device=device,
-        )
-    book.save(folder)
-
-
-def encode(
-    book: "Codebook", store: "TokenStore", source: "Source", places: "Tensor", machine: Machine, bad: "BadPictures"
-) -> None:
-    """Append the tokens of all pictures at ``places`` that the store lacks."""
     from mapet.data.augment import to_float
-    from mapet.engine.screen import Meter
+    from mapet.engine.world import pick_device
+    from mapet.tokenizers.parts import merge, part_of
+    from mapet.tokenizers.store import TokenStore
 
-    left = [place for place in places.tolist() if source.key(place) not in store]
-    done = len(places) - len(left)
-    with Meter("tokens", len(places), done) as meter:
-        for images, index in decoded(source, book.view, left, machine, bad):
-            tokens = book.encode(to_float(images, book.centroids.device))
-            store.append([source.key(place) for place in index.tolist()], tokens.cpu())
-            done += len(index)
-            if meter.due(done):
-                meter.update(done)
-
-
-def decoded(
-    source: "Source", view: "View", places: "Sequence[int] | Tensor", machine: Machine, bad: "BadPictures"
-) -> "Iterator[tuple[Tensor, Tensor]]":
-    """(images (B, 3, H, W) uint8, places (B,)) of all good pictures at ``places``, in batches for the teacher."""
-    from mapet.data.loader import in_order
-    from mapet.engine.world import pick_device, pick_workers
-
-    workers = pick_workers(machine.workers, pick_device(machine.accelerator))
-    for batch in in_order(source, view, BATCH, workers=workers, bad=bad, places=[int(place) for place in places]):
-        yield batch.images, batch.index
+    crew, source, device = pictures.crew, pictures.source, pick_device(pictures.machine.accelerator)
+    store = TokenStore.open(out)
+    mine = crew.share(_lacking(store, pictures))
+    target, done = part_of(store, crew.rank) if crew.count > 1 else store, 0
+    for images, index in pictures.decoded(tokenizer.view, mine):
+        tokens = tokenizer.encode(to_float(images, device))
+        target.append([source.key(place) for place in index.tolist()], tokens)
+        done += len(index)
+        stages("tokens", done, len(mine))
+    pictures.settle()
+    if crew.leads:
+        merge(store)
+    return int(crew.sum(torch.tensor([done])))
 
 
-def describe(book: "Codebook") -> str:
-    """One line about a codebook."""
-    rows, columns = book.grid
-    even = f"perplexity {book.provenance['perplexity']:.0f}"
-    return f"codebook  {book.vocabulary} codes ({even}) over {book.teacher.name} at {rows} × {columns} patches"
+def _opened(out: Path, tokenizer: "AnyTokenizer", pictures: Pictures) -> None:
+    """Create the store or see that it is this tokenizer's, and bring in what an interrupted call left in parts."""
+    from mapet.tokenizers.parts import merge
+    from mapet.tokenizers.store import TokenStore
+
+    if pictures.crew.leads:
+        store = TokenStore.create(
+            out,
+            view=tokenizer.view,
+            grid=tokenizer.grid,
+            vocabulary=tokenizer.vocabulary,
+            tokenizer=tokenizer.hash,
+            extra={"data": pictures.source.name},
+        )
+        merge(store)
+    pictures.settle()
 
 
-def _require_fitting(book: "Codebook", recipe: Recipe, folder: Path, given: bool) -> None:
-    """Refuse a codebook that is not what the settings ask for: of one that was named, only the grid is asked."""
-    t = recipe.tokenizer
-    asked = {"grid": recipe.grid, "codes": t.codes, "teacher": t.teacher, "metric": t.metric}
-    found = {"grid": book.grid, "codes": book.vocabulary, "teacher": book.teacher.name, "metric": book.metric}
-    for name in ("grid",) if given else asked:
-        if asked[name] != found[name]:
+def _lacking(store: "TokenStore", pictures: Pictures) -> "Tensor":
+    """The places of the pictures without tokens."""
+    import torch
+
+    key = pictures.source.key
+    parts = [
+        part[torch.from_numpy(store.missing([key(place) for place in part.tolist()]))]
+        for part in torch.split(pictures.places, LOOKED_UP)
+    ]
+    return torch.cat(parts)
+
+
+def _there(folder: Path, crew: Crew) -> bool:
+    """Whether the first process finds a tokenizer in ``folder``; what it finds holds for all."""
+    import torch
+
+    from mapet.tokenizers.tokenizer import FIELDS
+
+    return bool(crew.sum(torch.tensor([crew.leads and (folder / FIELDS).exists()]).long()))
+
+
+def _line(tokenizer: "AnyTokenizer") -> str:
+    """One line about a tokenizer of any kind."""
+    from mapet.tokenizers.codebook import Codebook
+
+    if isinstance(tokenizer, Codebook):
+        return describe(tokenizer)
+    (rows, columns), kind = tokenizer.grid, tokenizer.kind
+    return f"tokenizer {kind}, {tokenizer.vocabulary} codes at {rows} × {columns} patches"
+
+
+def _require_fitting(tokenizer: "AnyTokenizer", folder: Path, recipe: Recipe) -> None:
+    """Refuse a tokenizer that is not what the settings ask for; of one that was named, only grid and crop are asked."""
+    from dataclasses import asdict
+
+    from mapet.feed import require_fitting
+    from mapet.tokenizers.codebook import Codebook
+    from mapet.tokenizers.tower import exported
+
+    if recipe.tokenizer.tokenizer or not isinstance(tokenizer, Codebook):
+        require_fitting(tokenizer, folder, recipe)
+        return
+    t, found = recipe.tokenizer, {**tokenizer.provenance, "grid": tokenizer.grid, "teacher": tokenizer.teacher.source}
+    asked = {"grid": recipe.grid, "teacher": str(exported(t.teacher) or t.teacher), **asdict(fitting(recipe))}
+    for name, value in asked.items():
+        if name != "samples" and found.get(name) != value:
             raise MapetError(
-                f"The codebook in {folder} has {name} {found[name]}, and {asked[name]} is asked for: "
+                f"The tokenizer in {folder} has {name} {found.get(name)}, and {value} is asked for: "
                 "give another --out, or the settings that it was made with."
             )

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -12,17 +13,46 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mapet.data.bad import BadPictures
+from mapet.data.crop import Crop, Look, Looks
 from mapet.data.picture import BadPicture
 from mapet.data.source import Source
 from mapet.view import View
 
-Decoded = tuple[Tensor, Tensor, list[tuple[int, str]]]  # images, their places, (place, reason) of the bad ones
+Group = tuple[int, Sequence[int]]  # an epoch and the places of the pictures that are decoded together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one step: ``images`` (B, 3, H, W) uint8; ``index`` (B,) int64, their places in the source.
+
+    ``second`` (B, 3, H', W') uint8 is the same part of the same pictures by the second view, where there is one. All
+    lie on the CPU, except for the images of a stream that holds its pictures on another device.
+    """
+
+    images: Tensor
+    index: Tensor
+    epoch: int
+    second: Tensor | None = None
+
+    @property
+    def views(self) -> tuple[Tensor, ...]:
+        """One image tensor or two; the last is what the tokens are of."""
+        return (self.images,) if self.second is None else (self.images, self.second)
+
+
+Decoded = tuple[Batch, list[tuple[int, str]]]  # and (place, reason) of the bad pictures
 
 
 def decode(
-    source: Source, view: View, groups: Iterable[Sequence[int]], *, workers: int = 0, bad: BadPictures
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each group of places the pictures that are good: (images (B, 3, H, W) uint8, places (B,) int64).
+    source: Source,
+    views: Sequence[View],
+    groups: Iterable[Group],
+    *,
+    crops: Looks | None = None,
+    workers: int = 0,
+    bad: BadPictures,
+) -> Iterator[Batch]:
+    """For each group the pictures that are good, each read once for one view or two; without ``crops`` centred.
 
     The groups are drawn lazily, a few ahead of the result when there are workers; bad pictures are noted in ``bad``
     and left out, so that B may fall short of the group's length, down to 0.
@@ -30,38 +60,41 @@ def decode(
     Raises:
         MapetError: too many bad pictures.
     """
-    for images, places, faults in _loader(source, view, groups, workers):
+    for batch, faults in _loader(_Groups(source, views, crops), groups, workers):
         for place, reason in faults:
             bad.add(source.key(place), reason)
-        yield images, places
+        yield batch
 
 
 class _Groups(Dataset[Decoded]):
-    """Decodes one group of places per item; workers do nothing else."""
+    """Decodes one group of pictures per item; workers do nothing else."""
 
-    def __init__(self, source: Source, view: View) -> None:
-        self.source = source
-        self.view = view
+    def __init__(self, source: Source, views: Sequence[View], crops: Looks | None) -> None:
+        self.source, self.views, self.crops = source, views, crops
 
-    def __getitem__(self, places: Sequence[int]) -> Decoded:
-        images = torch.empty((len(places), 3, *self.view.size), dtype=torch.uint8)
+    def __getitem__(self, group: Group) -> Decoded:
+        epoch, places = group
+        crops: Sequence[Look] = self.crops(epoch, places) if self.crops else [Crop()] * len(places)
+        images = [torch.empty((len(places), 3, *view.size), dtype=torch.uint8) for view in self.views]
         good: list[int] = []
         faults: list[tuple[int, str]] = []
-        for place in places:
+        for place, crop in zip(places, crops, strict=True):
             try:
-                picture = self.view(self.source.read(place))
+                picture = self.source.read(place)
             except BadPicture as reason:
                 faults.append((place, str(reason)))
                 continue
-            images[len(good)] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            for tensor, view in zip(images, self.views, strict=True):
+                tensor[len(good)] = torch.from_numpy(np.array(crop(picture, view))).permute(2, 0, 1)
             good.append(place)
-        return images[: len(good)], torch.tensor(good, dtype=torch.int64), faults
+        first, *second = [tensor[: len(good)] for tensor in images]
+        return Batch(first, torch.tensor(good, dtype=torch.int64), epoch, *second), faults
 
 
-def _loader(source: Source, view: View, groups: Iterable[Sequence[int]], workers: int) -> DataLoader[Decoded]:
+def _loader(decoded: _Groups, groups: Iterable[Group], workers: int) -> DataLoader[Decoded]:
     """A loader over whole groups. Its generator is its own: the default would draw from torch's global one."""
     return DataLoader(
-        _Groups(source, view),
+        decoded,
         batch_size=None,
         sampler=groups,
         num_workers=workers,

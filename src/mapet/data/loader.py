@@ -1,14 +1,14 @@
 """The three ways through a source: once in order, once into memory, and shuffled for training."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from mapet.data.bad import BadPictures
-from mapet.data.decode import decode
+from mapet.data.crop import Looks
+from mapet.data.decode import Batch, Group, decode
 from mapet.data.source import Source
 from mapet.errors import MapetError
 from mapet.hashing import hashed
@@ -16,18 +16,6 @@ from mapet.view import View
 
 SHUFFLE = 0x5F1E  # sets the keys of shuffling apart from all other draws with the same seed
 CHUNK = 64  # pictures that a worker decodes at a time on the way into memory
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures of one step: ``images`` (B, 3, H, W) uint8; ``index`` (B,) int64, their places in the source.
-
-    Both lie on the CPU, except for the images of a stream that holds its pictures on another device.
-    """
-
-    images: Tensor
-    index: Tensor
-    epoch: int
 
 
 def in_order(
@@ -44,30 +32,34 @@ def in_order(
     Raises:
         MapetError: too many bad pictures.
     """
-    chosen = range(len(source)) if places is None else sorted({int(place) for place in places})
-    groups = (chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size))
-    for images, index in decode(source, view, groups, workers=workers, bad=bad):
-        if len(index):
-            yield Batch(images, index, epoch=0)
+    for batch in decode(source, [view], _ascending(source, places, batch_size), workers=workers, bad=bad):
+        if len(batch.index):
+            yield batch
 
 
 def in_memory(
-    source: Source, view: View, *, workers: int = 0, bad: BadPictures, places: Sequence[int] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Decode all good pictures (or those at ``places``): (images (N, 3, H, W) uint8, ascending places (N,) int64).
+    source: Source, views: Sequence[View], *, workers: int = 0, bad: BadPictures, places: Sequence[int] | None = None
+) -> tuple[list[Tensor], Tensor]:
+    """Decode all good pictures (or those at ``places``): (N, 3, H, W) uint8 by each view, ascending places (N,) int64.
 
     Raises:
         MapetError: too many bad pictures.
     """
     count = len(source) if places is None else len(places)
-    images = torch.empty((count, 3, *view.size), dtype=torch.uint8)
+    images = [torch.empty((count, 3, *view.size), dtype=torch.uint8) for view in views]
     index = torch.empty(count, dtype=torch.int64)
     filled = 0
-    for batch in in_order(source, view, CHUNK, workers=workers, bad=bad, places=places):
-        end = filled + len(batch.index)
-        images[filled:end], index[filled:end] = batch.images, batch.index
-        filled = end
-    return images[:filled], index[:filled]
+    for batch in decode(source, views, _ascending(source, places, CHUNK), workers=workers, bad=bad):
+        rows = slice(filled, filled + len(batch.index))
+        for whole, part in zip([*images, index], [*batch.views, batch.index], strict=True):
+            whole[rows] = part
+        filled = rows.stop
+    return [tensor[:filled] for tensor in images], index[:filled]
+
+
+def _ascending(source: Source, places: Sequence[int] | None, size: int) -> Iterator[Group]:
+    chosen = range(len(source)) if places is None else sorted({int(place) for place in places})
+    return ((0, chosen[first : first + size]) for first in range(0, len(chosen), size))
 
 
 class Shuffled:
@@ -76,7 +68,8 @@ class Shuffled:
     Neither the number of processes and workers nor the step it starts from changes a picture. Epoch e runs through
     the places in the order of ``hashed(seed, SHUFFLE, e, place)``, leaves its last incomplete batch out, and gives
     process r of W the r-th contiguous part of each batch. When all decoded pictures fit into ``memory`` bytes they
-    are held as uint8 on ``device``; otherwise each batch is decoded as it is needed, by ``workers`` processes.
+    are held as uint8 on ``device``; otherwise, and with random crops, each batch is decoded as it is needed, by
+    ``workers`` processes. A ``second`` view that differs from the first shows the same part of each picture.
 
     A bad picture is noted in ``bad`` and missing from its batch, which may thus be short, or even empty.
 
@@ -89,6 +82,8 @@ class Shuffled:
         source: Source,
         view: View,
         *,
+        second: View | None = None,
+        crops: Looks | None = None,
         batch_size: int,
         epochs: int,
         seed: int,
@@ -100,7 +95,8 @@ class Shuffled:
         places: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.source, self.view, self.bad = source, view, bad
+        self.source, self.crops, self.bad = source, crops, bad
+        self.views = [view] if second in (None, view) else [view, second]
         self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.memory, self.device = memory, device
@@ -120,8 +116,8 @@ class Shuffled:
     @property
     def held(self) -> bool:
         """Whether the decoded pictures are held in memory."""
-        height, width = self.view.size
-        return len(self.places) * 3 * height * width <= self.memory
+        pixels = sum(height * width for height, width in (view.size for view in self.views))
+        return self.crops is None and len(self.places) * 3 * pixels <= self.memory
 
     def sequence(self, epoch: int) -> Tensor:
         """The places (N,) int64 in the order of one epoch."""
@@ -133,37 +129,46 @@ class Shuffled:
         Raises:
             MapetError: too many bad pictures.
         """
-        found = map(self._look_up, self._parts(start)) if self.held else self._decode(start)
-        for step, (images, index) in enumerate(found, start):
-            yield Batch(images, index, epoch=step // self.steps_per_epoch)
+        groups = self._groups(start)
+        return (self._look_up(*group) for group in groups) if self.held else self._decode(groups, self.workers)
 
-    def _parts(self, start: int) -> Iterator[Tensor]:
-        """The places of this process's part of each batch."""
+    def at(self, epoch: int, places: Tensor) -> Batch:
+        """The pictures at any ``places`` (B,) as ``epoch`` shows them, decoded by this process.
+
+        Raises:
+            MapetError: too many bad pictures.
+        """
+        group = epoch, places.tolist()
+        return self._look_up(*group) if self.held else next(self._decode([group], workers=0))
+
+    def _groups(self, start: int) -> Iterator[Group]:
+        """Epoch and places of this process's part of each batch."""
         part = self.batch_size // self.world
         for epoch in range(start // self.steps_per_epoch, self.epochs):
             sequence = self.sequence(epoch)
             for turn in range(max(start - epoch * self.steps_per_epoch, 0), self.steps_per_epoch):
                 first = turn * self.batch_size + self.rank * part
-                yield sequence[first : first + part]
+                yield epoch, sequence[first : first + part].tolist()
 
-    def _decode(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        groups = (part.tolist() for part in self._parts(start))
-        return decode(self.source, self.view, groups, workers=self.workers, bad=self.bad)
+    def _decode(self, groups: Iterable[Group], workers: int) -> Iterator[Batch]:
+        return decode(self.source, self.views, groups, crops=self.crops, workers=workers, bad=self.bad)
 
     @cached_property
-    def _pictures(self) -> tuple[Tensor, Tensor]:
-        """All good pictures, and for every place of the source its row among them (-1: not there)."""
+    def _pictures(self) -> tuple[list[Tensor], Tensor]:
+        """All good pictures by each view, and for every place of the source its row among them (-1: not there)."""
         images, index = in_memory(
-            self.source, self.view, workers=self.workers, bad=self.bad, places=self.places.tolist()
+            self.source, self.views, workers=self.workers, bad=self.bad, places=self.places.tolist()
         )
         rows = torch.full((len(self.source),), -1)
         rows[index] = torch.arange(len(index))
-        return images.to(self.device), rows
+        return [tensor.to(self.device) for tensor in images], rows
 
-    def _look_up(self, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _look_up(self, epoch: int, places: Sequence[int]) -> Batch:
         images, rows = self._pictures
-        good = places[rows[places] >= 0]
-        return images[rows[good].to(images.device)], good
+        index = torch.tensor(places)
+        good = index[rows[index] >= 0]
+        first, *second = [tensor[rows[good].to(tensor.device)] for tensor in images]
+        return Batch(first, good, epoch, *second)
 
     def _check(self) -> None:
         size = self.batch_size

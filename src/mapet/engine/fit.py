@@ -56,6 +56,7 @@ def fit(
     accumulate: int = 1,
     save_every: int = 0,
     compiled: bool = False,
+    label: str = "pretrain",
     describe: Callable[[Mapping[str, float]], str] = lambda figures: f"loss {figures['loss']:.3f}",
 ) -> Run:
     """Train ``objective`` in place from the run's last checkpoint, or from the start, to the end of ``batches``.
@@ -70,6 +71,7 @@ def fit(
         accumulate: parts into which each process cuts its batch to save memory; gradients are the same.
         save_every: keep a checkpoint of its own every so many steps; 0 for none. The last one is always there.
         compiled: whether to pass the objective through ``torch.compile``.
+        label: how the progress line begins.
         describe: figures of recent steps → text for the progress line.
 
     Raises:
@@ -90,7 +92,7 @@ def fit(
         fabric.barrier()
         saved = time.monotonic()
 
-    meter = Meter("pretrain", batches.steps, start)
+    meter = Meter(label, batches.steps, start)
     with interruptible() as signalled, journal, meter:
         objective.train()
         for step, batch in enumerate(journal.timed(batches(start)), start + 1):

@@ -1,6 +1,7 @@
 """AdamW, the warm-up cosine and weight averaging, each step's value a pure function of the step."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -26,20 +27,46 @@ class Optim:
 
 
 def adamw(
-    module: nn.Module, *, weight_decay: float, betas: tuple[float, float], no_decay: Iterable[str] = ()
+    module: nn.Module,
+    *,
+    weight_decay: float,
+    betas: tuple[float, float],
+    no_decay: Iterable[str] = (),
+    scale: Callable[[str], float] = lambda name: 1.0,
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with the field's rule for weight decay.
 
     Vectors (biases, norms, layer scale) never decay, nor do parameters whose last name is in ``no_decay``. The
-    published code names ``pos_embed`` and ``cls_token`` and lets the mask vector decay.
+    published code names ``pos_embed`` and ``cls_token`` and lets the mask vector decay. ``scale`` gives by a
+    parameter's name the factor of its learning rate (``lr_scale`` of its group).
     """
     names = set(no_decay)
-    decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            decays[parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in names].append(parameter)
-    groups = [{"params": decays[True], "weight_decay": weight_decay}, {"params": decays[False], "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas, fused=True)
+            spared = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in names
+            groups.setdefault((scale(name), spared), []).append(parameter)
+    settings = [
+        {"params": groups[factor, spared], "weight_decay": 0.0 if spared else weight_decay, "lr_scale": factor}
+        for factor, spared in sorted(groups)
+    ]
+    return torch.optim.AdamW(settings, lr=0.0, betas=betas, fused=True)
+
+
+def layer_scale(depth: int, decay: float) -> Callable[[str], float]:
+    """Name of a parameter of an encoder of ``depth`` blocks → factor of its learning rate, as in BEiT.
+
+    ``decay`` to the power of how many layers lie above: 0 for the head and the last norm, ``depth + 1`` for what makes
+    the rows.
+    """
+
+    def scale(name: str) -> float:
+        if block := re.search(r"(?:^|\.)blocks\.(\d+)\.", name):
+            return decay ** (depth - int(block[1]))
+        rows = re.search(r"(?:^|\.)(patch_embed|pos_embed|cls_token)(\.|$)", name)
+        return decay ** (depth + 1) if rows else 1.0
+
+    return scale
 
 
 def cosine(*, peak: float, floor: float, start: float, warmup: int, total: int) -> Callable[[int], float]:

@@ -6,6 +6,7 @@ metrics.csv        one row a step; a resumed run's is equal, byte by byte, to an
 tensorboard/       the same for TensorBoard
 log.txt            what was said on the screen, and more, with the time
 checkpoints/       last.safetensors, and step-*.safetensors as often as asked
+classifier.json    of a fine-tuning: the shape of the classifier, and its classes
 bad-pictures.txt   pictures that could not be read, if there were any
 """
 
@@ -25,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mapet.disk import replace_file
 from mapet.errors import MapetError
 
 VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning", "numpy", "pillow", "safetensors")
@@ -37,6 +39,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.recipe = self.folder / "recipe.yaml"
+        self.classifier = self.folder / "classifier.json"
         self.metrics = self.folder / "metrics.csv"
         self.log = self.folder / "log.txt"
         self.last = self.folder / "checkpoints" / "last.safetensors"
@@ -86,7 +89,7 @@ class Run:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "versions": {name: version(name) for name in VERSIONS},
         }
-        write_atomically(path, json.dumps([*earlier, entry], indent=1) + "\n")
+        replace_file(path, json.dumps([*earlier, entry], indent=1) + "\n")
 
     def write_log(self, line: str) -> None:
         """Append one line, with the time, to ``log.txt``."""
@@ -101,16 +104,23 @@ class Run:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
+        if keep:  # before the last one, from which a killed run goes on: it would not come by here again
+            kept = self.last.with_name(f"step-{step:08d}.safetensors")
+            shutil.copyfile(partial, kept.with_suffix(".partial"))
+            os.replace(kept.with_suffix(".partial"), kept)
         os.replace(partial, self.last)
-        if keep:
-            shutil.copyfile(self.last, self.last.with_name(f"step-{step:08d}.partial"))
-            os.replace(
-                self.last.with_name(f"step-{step:08d}.partial"), self.last.with_name(f"step-{step:08d}.safetensors")
-            )
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
         """The last checkpoint as (completed steps, tensors by name); None where there is none yet."""
         return load_checkpoint(self.last) if self.last.is_file() else None
+
+    @property
+    def completed(self) -> int:
+        """Completed steps of the last checkpoint, whose tensors are not read; 0 where there is none yet."""
+        if not self.last.is_file():
+            return 0
+        with safe_open(self.last, "pt") as file:
+            return int(file.metadata()["step"])
 
     def append_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """One line a row; the header comes from the first."""
@@ -128,7 +138,7 @@ class Run:
         lines = self.metrics.read_text().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole[1:] if int(line.split(",", 1)[0]) <= step]
-        write_atomically(self.metrics, "".join([*whole[:1], *kept]))
+        replace_file(self.metrics, "".join([*whole[:1], *kept]))
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:
@@ -156,10 +166,3 @@ def parts(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def prefixed(prefix: str, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """The inverse of ``parts``."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Whole or not at all, even when the process is killed."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -4,17 +4,20 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch
 
+from mapet.crew import Crew
 from mapet.errors import MapetError
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
+PATIENCE = timedelta(days=7)  # that one process waits for another, which may have more or slower pictures
 ASK = 10  # steps after which several processes agree whether to stop: each time costs a synchronisation
 
 
@@ -60,6 +63,29 @@ def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, pr
             f"{fabric.world_size}: make the two equal."
         )
     return fabric
+
+
+@contextmanager
+def crew(accelerator: str = "auto") -> Iterator[Crew]:
+    """Join the processes that torchrun started, each with its own GPU where that is the device; alone without torchrun.
+
+    Raises:
+        MapetError: an accelerator that this machine lacks, or more processes on it than it has.
+    """
+    count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    device = pick_device(accelerator)
+    if count == 1:
+        yield Crew()
+        return
+    if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise MapetError(f"This machine has {torch.cuda.device_count()} GPUs: start no more processes on it.")
+        torch.cuda.set_device(local)
+    torch.distributed.init_process_group(timeout=PATIENCE)
+    try:
+        yield Crew(torch.distributed.get_rank(), count)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def pick_device(accelerator: str = "auto") -> torch.device:

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from mapet.errors import MapetError
 
-Labelled = tuple[Tensor, Tensor]  # (N, F) float features, (N,) int64 labels
+Labelled = tuple[Tensor, Tensor]  # (N, F) or (N, …, F) float features, (N,) int64 labels
+CHUNK = 1024  # pictures checked at a time
 
 
 def check(train: Labelled, test: Labelled, classes: int) -> None:
@@ -27,6 +28,16 @@ def check(train: Labelled, test: Labelled, classes: int) -> None:
         )
 
 
+def check_batch(batch: int | None) -> None:
+    """Refuse a batch without spread.
+
+    Raises:
+        MapetError: a batch below 2.
+    """
+    if batch is not None and batch < 2:
+        raise MapetError(f"A batch of {batch} has no statistics for batch norm: use at least 2.")
+
+
 def _check_set(name: str, features: Tensor, labels: Tensor, classes: int) -> None:
     if len(features) != len(labels) or not len(labels):
         raise MapetError(
@@ -37,6 +48,6 @@ def _check_set(name: str, features: Tensor, labels: Tensor, classes: int) -> Non
         raise MapetError(f"{count} of {len(labels)} {name} pictures have no label: give a labelled data set.")
     if labels.max() >= classes:
         raise MapetError(f"The {name} set has a label {int(labels.max())}, but only {classes} classes from 0 on.")
-    broken = int((~features.isfinite().all(dim=1)).sum())
+    broken = sum(int((~part.flatten(1).isfinite().all(dim=1)).sum()) for part in torch.split(features, CHUNK))
     if broken:
         raise MapetError(f"{broken} of {len(features)} {name} features hold NaN or infinity: the encoder is broken.")

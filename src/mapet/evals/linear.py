@@ -1,20 +1,20 @@
 """Linear classification of frozen features under a named protocol."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from mapet.errors import MapetError, nearest
-from mapet.evals import logistic, mae_probe
-from mapet.evals.checks import Labelled, check
+from mapet.evals import beit_probe, logistic, mae_probe
+from mapet.evals.checks import Labelled, check, check_batch
+from mapet.evals.descent import places
 from mapet.evals.score import Score, place, tops
 
 PROTOCOLS = {
     "quick": "linear, logistic regression by L-BFGS, penalty chosen on a held-out tenth",
     "mae": "linear, MAE's 90 epochs of LARS after batch norm, features of one view",
+    "beit": "linear, BEiT's 100 epochs of AdamW on every layer, best of all layers, features of one view",
 }
-LARGEST_BATCH = 16384  # MAE's
+LARGEST_BATCH = {"mae": mae_probe.LARGEST_BATCH, "beit": beit_probe.LARGEST_BATCH}
 
 
 def linear(
@@ -25,50 +25,66 @@ def linear(
     protocol: str = "quick",
     seed: int = 0,
     batch: int | None = None,
-    progress: Callable[[float], None] | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Score]:
-    """Train a linear classifier on ``train`` and score it on ``test``. The scale of the features is irrelevant.
+    """Train a linear classifier on ``train`` and score it on ``test``.
 
-    Both protocols standardise the features by the training set's mean and deviation first.
+    ``"quick"`` and ``"mae"`` standardise the features by the training set's mean and deviation first, so that their
+    scale is irrelevant.
 
     ``"quick"`` minimises cross-entropy with an L2 penalty to convergence, the penalty chosen on a held-out tenth of
     ``train``. No step size, no epochs; all features and (N, classes) scores are held at once.
 
     ``"mae"`` is the linear probe of MAE (arXiv 2111.06377, appendix A.1): batch norm without affine parameters, linear
     layer, LARS with rate 0.1 × batch / 256, 90 epochs, 10 of them warm-up, cosine to 0. As features are computed once,
-    of the centre view, MAE's random crops and flips are absent. Made for ImageNet: how far LARS moves the weights grows
+    of the centre view, MAE's random crops and flips are absent; MAE reads the class token, and stops ViT-L and larger
+    at 50 epochs. Made for ImageNet: how far LARS moves the weights grows
     with N whatever the batch, so with fewer than some 50,000 pictures the probe stays under-trained.
 
+    ``"beit"`` is the linear probe of BEiT: class token beside mean of patches after every block, as they are, a linear
+    layer on each, AdamW with rate 4e-3 × batch / 1024 and weight decay 1e-4, 100 epochs, cosine to 0. The best layer is
+    chosen on a held-out tenth of ``train``; the published code chooses layer and epoch by test accuracy. BEiT's random
+    crops and flips are absent.
+
     Args:
-        train: (N, F) float features and (N,) int64 labels.
-        test: (M, F) and (M,) on the same device.
+        train: (N, F) float features, or (N, layers, F) for ``"beit"``, and (N,) int64 labels.
+        test: the same of M pictures, on the same device.
         classes: number of classes; labels lie in [0, classes).
         protocol: a key of ``PROTOCOLS``.
-        seed: of the held-out tenth, or of the start and the batches.
-        batch: pictures a step of ``"mae"``, at most N; by default min(16384, N).
-        progress: called with the share of the work done, up to 1.
+        seed: of the held-out tenth, the start and the batches.
+        batch: pictures a step of ``"mae"`` and ``"beit"``, at most N; by default min(16384, N) and min(1024, N).
+        device: where ``"mae"`` and ``"beit"`` train; by default where the features are.
 
     Returns:
-        ``top1`` and, with more than five classes, ``top5``.
+        ``top1`` and, with more than five classes, ``top5``; from ``"beit"`` also ``layer 1`` and so on.
 
     Raises:
-        MapetError: an unknown protocol, a batch below 2, or sets that ``check`` refuses.
+        MapetError: an unknown protocol, a batch below 2, features of another shape, or sets that ``check`` refuses.
     """
     if protocol not in PROTOCOLS:
         raise MapetError(f'There is no linear protocol "{protocol}".{nearest(protocol, PROTOCOLS)}')
-    if batch is not None and batch < 2:
-        raise MapetError(f"A batch of {batch} has no statistics for batch norm: use at least 2.")
+    check_batch(batch)
+    if train[0].ndim != (3 if protocol == "beit" else 2):
+        raise MapetError(
+            f"The {protocol} protocol does not fit features of shape {tuple(train[0].shape)}: "
+            'take those of pool "layers" for beit, and one vector a picture for the others.'
+        )
     check(train, test, classes)
-    (features, queries), labels = standardised(train[0], test[0]), train[1]
-    report = progress or (lambda share: None)
     with torch.enable_grad():
         if protocol == "quick":
-            weights = logistic.fit_chosen(features, labels, classes, seed, report)
-            scores = logistic.scores(queries, weights)
-        else:
-            size = min(batch or LARGEST_BATCH, len(features))
-            scores = mae_probe.train_probe(features, labels, classes, seed, size, report)(queries)
-    return tops(place(scores, test[1]), classes)
+            return _quick(train, test, classes, seed)
+        size, device = min(batch or LARGEST_BATCH[protocol], len(train[1])), device or train[0].device
+        if protocol == "beit":
+            return beit_probe.best_layer(train, test, classes, seed, size, device)
+        known, asked = standardised(train[0], test[0])
+        probe = mae_probe.train_probe((known, train[1]), classes, seed, size, device)
+    return tops(places(probe, (asked, test[1])), classes)
+
+
+def _quick(train: Labelled, test: Labelled, classes: int, seed: int) -> dict[str, Score]:
+    known, asked = standardised(train[0], test[0])
+    weights = logistic.fit_chosen(known, train[1], classes, seed)
+    return tops(place(logistic.scores(asked, weights), test[1]), classes)
 
 
 def standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """Multinomial logistic regression to convergence, its penalty chosen by itself."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +10,7 @@ PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 HELD_OUT = 1  # salt: its own stream of chance
 
 
-def fit_chosen(features: Tensor, labels: Tensor, classes: int, seed: int, report: Callable[[float], None]) -> Tensor:
+def fit_chosen(features: Tensor, labels: Tensor, classes: int, seed: int) -> Tensor:
     """Fit nine tenths under each of ``PENALTIES``, then all under the one with the lowest loss on the held-out tenth.
 
     Args:
@@ -20,21 +18,22 @@ def fit_chosen(features: Tensor, labels: Tensor, classes: int, seed: int, report
         labels: (N,) int64.
         classes: number of classes.
         seed: of the held-out tenth.
-        report: called with the share of the work done.
 
     Returns:
         (classes, F + 1), the last column being the bias.
     """
-    chance = hashed(seed, HELD_OUT, torch.arange(len(labels), device=labels.device)).argsort()
-    held, kept = chance.tensor_split([max(1, len(labels) // 10)])
+    held, kept = tenth(len(labels), seed)
     losses = []
-    for done, penalty in enumerate(PENALTIES, start=1):
+    for penalty in PENALTIES:
         weights = fit(features[kept], labels[kept], classes, penalty)
         losses.append(float(F.cross_entropy(scores(features[held], weights), labels[held])))
-        report(done / (len(PENALTIES) + 1))
-    weights = fit(features, labels, classes, PENALTIES[losses.index(min(losses))])
-    report(1.0)
-    return weights
+    return fit(features, labels, classes, PENALTIES[losses.index(min(losses))])
+
+
+def tenth(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The places of a held-out tenth of ``count`` pictures, at least one, and of the rest: both (…,) int64."""
+    held, kept = hashed(seed, HELD_OUT, torch.arange(count)).argsort().tensor_split([max(1, count // 10)])
+    return held, kept
 
 
 def fit(features: Tensor, labels: Tensor, classes: int, penalty: float) -> Tensor:

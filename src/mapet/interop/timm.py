@@ -8,12 +8,14 @@ from shutil import rmtree
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import nn
 
+from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mapet.errors import MapetError
 from mapet.hashing import fraction
-from mapet.method.encoder import SIZES, Encoder
+from mapet.method.encoder import SIZES, Classifier, Encoder
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -25,6 +27,7 @@ def to_timm(
     mean: Sequence[float],
     std: Sequence[float],
     interpolation: str = "bicubic",
+    crop_pct: float = 1.0,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -38,6 +41,7 @@ def to_timm(
         mean: of each channel, on the scale from 0 to 1, that training subtracted.
         std: of each channel, by which training divided.
         interpolation: of the view, as timm names it.
+        crop_pct: share of the shorter side that tests cut out, as timm names it.
         notes: how the encoder was trained, shown in the model card.
         overwrite: replace an earlier export.
 
@@ -57,7 +61,7 @@ def to_timm(
         part.mkdir()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
         (part / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-        config = json.dumps(_config(encoder, mean, std, interpolation), indent=2)
+        config = json.dumps(_config(encoder, mean, std, interpolation, crop_pct), indent=2)
         (part / CONFIG).write_text(config + "\n", encoding="utf-8")
         (part / CARD).write_text(_card(encoder, Path(folder), notes or {}), encoding="utf-8")
         if target.exists():
@@ -77,7 +81,9 @@ def _free(folder: Path, overwrite: bool) -> None:
         raise MapetError(f"{folder} already holds an export: name another folder, or replace it with --overwrite.")
 
 
-def _config(encoder: Encoder, mean: Sequence[float], std: Sequence[float], interpolation: str) -> dict[str, Any]:
+def _config(
+    encoder: Encoder, mean: Sequence[float], std: Sequence[float], interpolation: str, crop_pct: float
+) -> dict[str, Any]:
     """timm's ``config.json``: a base architecture, the arguments that make it ours, and the preprocessing."""
     size = next((name for name, size in SIZES.items() if size["embed_dim"] == encoder.embed_dim), "vit_base")
     return {
@@ -85,13 +91,13 @@ def _config(encoder: Encoder, mean: Sequence[float], std: Sequence[float], inter
         "num_classes": encoder.num_classes,
         "num_features": encoder.embed_dim,
         "global_pool": encoder.global_pool,
-        "model_args": _arguments(encoder),
+        "model_args": arguments(encoder),
         "pretrained_cfg": {
             "num_classes": encoder.num_classes,
             "input_size": [encoder.in_chans, *encoder.img_size],
             "fixed_input_size": True,
             "interpolation": interpolation,
-            "crop_pct": 1.0,
+            "crop_pct": crop_pct,
             "crop_mode": "center",
             "mean": list(mean),
             "std": list(std),
@@ -102,8 +108,8 @@ def _config(encoder: Encoder, mean: Sequence[float], std: Sequence[float], inter
     }
 
 
-def _arguments(encoder: Encoder) -> dict[str, Any]:
-    """The arguments of timm's ``VisionTransformer``, which are ``Encoder``'s."""
+def arguments(encoder: Encoder) -> dict[str, Any]:
+    """The arguments of timm's ``VisionTransformer``, which are ``Encoder``'s, but for the head: ready for JSON."""
     return {
         "img_size": list(encoder.img_size),
         "patch_size": list(encoder.patch_size),
@@ -117,27 +123,31 @@ def _arguments(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def loading_lines(folder: Path) -> str:
-    """Three lines of Python that load an export and take one feature vector per image."""
+def loading_lines(folder: Path, *, classifies: bool = False) -> str:
+    """Three lines of Python that load an export and take one feature vector, or one score a class, per image."""
+    features = "features = model.forward_features(images)[:, 1:].mean(dim=1)  # the mean of the patches"
     return (
         "import timm\n"
         f'model = timm.create_model("local-dir:{Path(folder).as_posix()}", pretrained=True).eval()\n'
-        "features = model.forward_features(images)[:, 1:].mean(dim=1)  # the mean of the patches"
+        f"{'logits = model(images)' if classifies else features}"
     )
 
 
 def _card(encoder: Encoder, folder: Path, notes: Mapping[str, Any]) -> str:
     channels, (height, width) = encoder.in_chans, encoder.img_size
     trained = "".join(f"- {name}: {value}\n" for name, value in notes.items()) or "- not recorded\n"
+    encodes = "pre-trained without labels by predicting visual tokens"
+    kind = f"a classifier of {encoder.num_classes} classes" if encoder.num_classes else encodes
+    other = "other classes" if encoder.num_classes else "fine-tuning"
     return f"""---
 library_name: timm
 tags:
-- image-feature-extraction
+- image-{"classification" if encoder.num_classes else "feature-extraction"}
 - mapet
 ---
 # {folder.resolve().name}
 
-A vision transformer pre-trained without labels by predicting visual tokens (mapet).
+A vision transformer, {kind} (mapet).
 
 - images: {channels} × {height} × {width} (channels, height, width), normalised as `{CONFIG}` says
 - patches: {encoder.patch_size[0]} × {encoder.patch_size[1]} pixels, a grid of {encoder.grid[0]} × {encoder.grid[1]}
@@ -150,10 +160,10 @@ A vision transformer pre-trained without labels by predicting visual tokens (map
 ## Use
 
 ```python
-{loading_lines(folder)}
+{loading_lines(folder, classifies=encoder.num_classes > 0)}
 ```
 
-For fine-tuning add `num_classes=…` to `create_model`.
+For {other} add `num_classes=…` to `create_model`.
 """
 
 
@@ -172,6 +182,30 @@ def from_timm(model: nn.Module) -> Encoder:
         raise MapetError(f"This {type(model).__name__} is not a plain vision transformer: {reason}") from error
     _agree(encoder, model)
     return encoder.train(model.training)
+
+
+def load_export(folder: Path) -> Encoder:
+    """The encoder in a folder that ``to_timm`` wrote; a ``Classifier`` where it has a head.
+
+    Raises:
+        MapetError: timm cannot load the folder, what it loads is no plain vision transformer, or its pictures are
+            normalised otherwise than ours.
+    """
+    import timm
+
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
+        raise MapetError(f"timm cannot load {folder}: {' '.join(str(error).split())[:200]}") from error
+    normalised = tuple(tuple(model.pretrained_cfg.get(name) or ()) for name in ("mean", "std"))
+    if normalised != (IMAGENET_MEAN, IMAGENET_STD):
+        raise MapetError(f"{folder} normalises its pictures by {normalised}, and only ImageNet's statistics are known.")
+    encoder = from_timm(model)
+    if not model.num_classes:
+        return encoder
+    classifier = Classifier(**arguments(encoder), num_classes=model.num_classes)
+    classifier.load_state_dict(model.state_dict())
+    return classifier
 
 
 def _like(model: Any) -> Encoder:

@@ -1,6 +1,8 @@
 """What a forward pass costs: multiply-accumulates, the currency in which objectives are compared.
 
-Counted as computed here: keys and values of readable rows only, and nothing but the predicted rows in the last block.
+Every objective counts its own with ``macs()``. A backward pass takes twice the forward pass again, except for a part
+that is run without gradient. Counted as computed here: keys and values of readable rows only, and nothing but the
+predicted rows in the last block.
 """
 
 from mapet.method.encoder import Encoder
@@ -23,13 +25,17 @@ def macs(encoder: Encoder, pattern: Pattern | None = None, vocabulary: int = 0) 
     rows, keys, predicted = (
         (pattern.rows, pattern.keys, len(pattern.predict)) if pattern else (positions, positions, positions)
     )
-    patches = encoder.length * encoder.patch_embed.proj.weight.numel()
-    blocks = (len(encoder.blocks) - 1) * _block(encoder, rows, keys) + _block(encoder, predicted, keys)
-    return patches + blocks + predicted * encoder.embed_dim * vocabulary
+    dim, depth, ratio = encoder.embed_dim, len(encoder.blocks), encoder.mlp_ratio
+    blocks = block_macs(dim, ratio, rows, keys) * (depth - 1) + block_macs(dim, ratio, predicted, keys)
+    return embed_macs(encoder) + blocks + predicted * dim * vocabulary
 
 
-def _block(encoder: Encoder, wanted: int, keys: int) -> int:
-    """One block that answers ``wanted`` rows from ``keys`` readable ones."""
-    dim = encoder.embed_dim
+def embed_macs(encoder: Encoder) -> int:
+    """The patch embedding of all L patches."""
+    return encoder.length * encoder.patch_embed.proj.weight.numel()
+
+
+def block_macs(dim: int, mlp_ratio: float, wanted: int, keys: int) -> int:
+    """One block of width ``dim`` that answers ``wanted`` rows from ``keys`` readable ones."""
     attention = 2 * (wanted + keys) * dim * dim + 2 * wanted * keys * dim  # q, proj and k, v; then scores and values
-    return attention + 2 * wanted * dim * int(dim * encoder.mlp_ratio)
+    return attention + 2 * wanted * dim * int(dim * mlp_ratio)

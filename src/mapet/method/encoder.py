@@ -8,13 +8,12 @@ Legend: B images, L patches, D width, R rows, K ≤ R readable rows, Q ≤ R row
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapet.hashing import fraction
+from mapet.hashing import fraction, hashed
 
 SIZES: dict[str, dict[str, int]] = {
     "vit_tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
@@ -104,10 +103,8 @@ class Encoder(nn.Module):
         Returns:
             (B, R, D), or (B, Q, D) with ``last`` = Q.
         """
-        keep = self._survival(len(rows), key)
-        for block, kept in zip(self.blocks[:-1], keep, strict=False):
-            rows = block(rows, visible, keep=kept)
-        return self.norm(self.blocks[-1](rows, visible, last, keep[-1]))
+        keep = survival(self.blocks, self.drop_path_rate, len(rows), key)
+        return self.norm(through(self.blocks, rows, visible, last, keep))
 
     def forward(self, images: Tensor, key: Tensor | None = None) -> Tensor:
         """(B, C, height, width) → (B, 1 + L, D), CLS first, after the final norm (an identity with ``"avg"``)."""
@@ -118,16 +115,6 @@ class Encoder(nn.Module):
         average = self.global_pool == "avg"
         pooled = features[:, 1:].mean(dim=1) if average else features[:, 0]
         return self.head(self.fc_norm(pooled))
-
-    def _survival(self, samples: int, key: Tensor | None) -> Sequence[Tensor | None]:
-        """Stochastic depth (Huang et al., arXiv 1603.09382): for each block (2, B, 1, 1), 0 or 1 / (1 − rate)."""
-        if not self.drop_path_rate or not self.training:
-            return [None] * len(self.blocks)
-        rate = torch.linspace(0, self.drop_path_rate, len(self.blocks), device=self.cls_token.device)[:, None, None]
-        shape = (len(self.blocks), 2, samples)
-        branch = torch.arange(2 * len(self.blocks), device=rate.device).view(*shape[:2], 1)
-        chance = torch.rand(shape, device=rate.device) if key is None else fraction(key, branch)
-        return (((chance >= rate) / (1 - rate))[..., None, None]).unbind()
 
 
 class Classifier(Encoder):
@@ -226,10 +213,51 @@ class LayerScale(nn.Module):
         return rows * self.gamma
 
 
+def through(
+    blocks: nn.ModuleList,
+    rows: Tensor,
+    visible: Tensor | None = None,
+    last: int | None = None,
+    keep: Sequence[Tensor | None] | None = None,
+) -> Tensor:
+    """(B, R, D) → (B, R, D), or (B, Q, D): rows through one block after another; arguments as ``Encoder.run``."""
+    keep = keep or [None] * len(blocks)
+    for block, kept in zip(blocks[:-1], keep, strict=False):
+        rows = block(rows, visible, keep=kept)
+    return blocks[-1](rows, visible, last, keep[-1])
+
+
+def survival(blocks: nn.ModuleList, rate: float, samples: int, key: Tensor | None) -> Sequence[Tensor | None]:
+    """Stochastic depth (Huang et al., arXiv 1603.09382): for each block (2, B, 1, 1), 0 or 1 / (1 − its rate).
+
+    The rate grows linearly from 0 to ``rate`` at the last block; nothing is dropped in evaluation.
+    """
+    if not rate or not blocks.training:
+        return [None] * len(blocks)
+    device = next(blocks.parameters()).device
+    rates = torch.linspace(0, rate, len(blocks), device=device)[:, None, None]
+    branch = torch.arange(2 * len(blocks), device=device).view(-1, 2, 1)
+    chance = torch.rand(len(blocks), 2, samples, device=device) if key is None else fraction(key, branch)
+    return (((chance >= rates) / (1 - rates))[..., None, None]).unbind()
+
+
+def stream(key: Tensor | None, number: int) -> Tensor | None:
+    """Each sample's key for an independent stream of chance: of blocks beside the encoder's."""
+    return None if key is None else hashed(key, number)
+
+
 def init_linear(module: nn.Module) -> None:
     """Truncated normal 0.02 for the weight of a linear layer, 0 for its bias."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Uniform in ± √(6 / (inputs + outputs)) for the weight of a linear layer, 0 for its bias: MAE's and CAE's."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -243,11 +271,6 @@ def sincos(grid: tuple[int, int], dim: int) -> Tensor:
     angles = [place.flatten()[:, None] * frequency for place in (column, row)]
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
     return torch.cat([table.new_zeros(1, dim), table]).float()
-
-
-def vit(name: str, **settings: Any) -> Encoder:
-    """The encoder of a named size (a key of ``SIZES``), other arguments as ``Encoder``'s."""
-    return Encoder(**{**SIZES[name], **settings})
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -64,6 +64,11 @@ def blockwise(grid: Grid, hidden: int, seed: int, epoch: int, index: Tensor) -> 
 STRATEGIES: dict[str, Strategy] = {"uniform": uniform, "blockwise": blockwise, "raster": raster}
 
 
+def take(rows: Tensor, places: Tensor) -> Tensor:
+    """(B, 1 + L, D) rows by position and (B, K) positions, a slice of an order → (B, K, D)."""
+    return rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[-1]))
+
+
 def _chance(grid: Grid, seed: int, epoch: int, index: Tensor, salt: int = CHOICE) -> Tensor:
     patches = torch.arange(grid[0] * grid[1], device=index.device)
     return hashed(seed, salt, epoch, index[:, None], patches)

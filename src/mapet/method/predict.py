@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mapet.method.cost import macs
 from mapet.method.encoder import Encoder, init_linear
+from mapet.method.order import take
 from mapet.method.pattern import Pattern
 
 
@@ -57,11 +59,15 @@ class TokenPrediction(nn.Module):
         Returns:
             (B, M, V) in the order's own sequence: the k-th is for patch ``order[:, context + k] - 1``.
         """
+        rows = self.encoder.run(self.rows(images, order), self.visible, len(self.pattern.predict), key)
+        return self.head(rows)
+
+    def rows(self, images: Tensor, order: Tensor) -> Tensor:
+        """(B, R, D): the pattern's rows as they enter the first block, patch or mask token plus position."""
         place = order[:, self.rank]  # (B, R) the position of every row
-        patches = self.encoder.embed(images).gather(1, place[:, :, None].expand(-1, -1, self.encoder.embed_dim))
+        patches = take(self.encoder.embed(images), place)
         rows = torch.where(self.hidden, self.mask_token.to(patches.dtype), patches)
-        rows = rows + F.embedding(place, self.encoder.pos_embed[0])
-        return self.head(self.encoder.run(rows, self.visible, len(self.pattern.predict), key))
+        return rows + F.embedding(place, self.encoder.pos_embed[0])
 
     def forward(self, images: Tensor, tokens: Tensor, order: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
         """The training step's figures.
@@ -76,6 +82,15 @@ class TokenPrediction(nn.Module):
             them whose token scores highest. Both scalars.
         """
         target = tokens.gather(1, order[:, self.pattern.context :] - 1)
-        logits = self.logits(images, order, key)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
-        return {"loss": loss, "accuracy": (logits.detach().argmax(-1) == target).float().mean()}
+        loss, accuracy = score(self.logits(images, order, key), target)
+        return {"loss": loss, "accuracy": accuracy}
+
+    def macs(self, training: bool = False) -> int:
+        """Multiply-accumulates of one image's forward pass (``cost.py``), or of forward and backward together."""
+        return macs(self.encoder, self.pattern, self.vocabulary) * (3 if training else 1)
+
+
+def score(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, M, V) and (B, M) → mean cross-entropy in nats, and the share of predictions that score highest."""
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
+    return loss, (logits.detach().argmax(-1) == target).float().mean()

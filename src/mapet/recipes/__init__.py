@@ -8,11 +8,13 @@ from mapet.recipe import Recipe
 
 def catalogue() -> dict[str, Callable[[], Recipe]]:
     """All recipes by their name on the command line."""
-    from mapet.recipes import cifar10, in1k
+    from mapet.recipes import cifar10, competitors, in1k
 
     found = {"cifar10-quickstart": cifar10.quickstart, "cifar10-vit-tiny": cifar10.vit_tiny}
     for size in ("tiny", "small", "base"):
         found[f"in1k-vit-{size}"] = getattr(in1k, f"vit_{size}")
+    for method in ("beit", "beit2", "cae", "mae"):
+        found[f"in1k-{method}-vit-base"] = getattr(competitors, f"{method}_vit_base")
     return found
 
 

@@ -6,8 +6,8 @@ from mapet.recipe import Model, Objective, Optimization, Recipe, Tokenizer
 def quickstart() -> Recipe:
     """A few minutes of MaPeT on two CPU cores: ``mapet quickstart`` (the README tells what it gives).
 
-    8,000 pictures of 50,000, so that the teacher needs a minute and a half; 3 epochs of 250 steps of 32. Linear probe at
-    least 10 points above the random start (three seeds, two CPU cores, 11 and a half minutes with installation).
+    8,000 pictures of 50,000, so that the teacher needs a minute and a half; 3 epochs of 250 steps of 32. Linear probe
+    at least 8 points above the random start (three seeds, two CPU cores).
     """
     return Recipe(
         data="cifar10",

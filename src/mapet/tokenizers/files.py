@@ -1,7 +1,6 @@
-"""Small habits on disk: files that appear whole or not at all, JSON that is readable or explained, contents by hash."""
+"""JSON that is readable or explained, and contents by hash."""
 
 import json
-import os
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -10,16 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from mapet.errors import MapetError
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write ``content`` so that a reader, or a kill at any moment, finds the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mapet.disk import replace_file
 from mapet.errors import MapetError
-from mapet.tokenizers.files import read_json, replace_file
+from mapet.tokenizers.files import read_json
 from mapet.tokenizers.keyindex import KeyIndex, encoded
 from mapet.view import View
 
 FORMAT = "mapet tokens 1"
+BATCH = 1 << 16  # keys looked up at a time
 TOKENS, KEYS, HEADER = "tokens.bin", "keys.txt", "store.json"
 
 
@@ -134,6 +136,10 @@ class TokenStore:
             for line in islice(lines, len(self)):
                 yield line[:-1].decode("utf-8", "surrogateescape")
 
+    def missing(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the keys are not in the store: (B,)."""
+        return self._index.find(keys) < 0
+
     def rows(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """The row of each key: (B,).
 
@@ -164,12 +170,15 @@ class TokenStore:
             raise MapetError(
                 f"{self.folder} has a grid of {self.grid}, and the student one of {grid}: make its own tokens."
             )
-        keys = list(keys)
-        missing = np.flatnonzero(self._index.find(keys) < 0)
-        if len(missing):
+        keys, total, lacking, example = iter(keys), 0, 0, ""
+        while batch := list(islice(keys, BATCH)):
+            missing = np.flatnonzero(self.missing(batch))
+            example = example or (batch[missing[0]] if len(missing) else "")
+            total, lacking = total + len(batch), lacking + len(missing)
+        if lacking:
             raise MapetError(
-                f"{self.folder} ({len(self)} pictures) lacks the tokens of {len(missing)} of the {len(keys)} "
-                f'pictures of {source_name}, for instance "{keys[missing[0]]}": tokenize {source_name} into it.'
+                f"{self.folder} ({len(self)} pictures) lacks the tokens of {lacking} of the {total} "
+                f'pictures of {source_name}, for instance "{example}": tokenize {source_name} into it.'
             )
 
     def _require_fitting(self, keys: Sequence[str], tokens: Tensor) -> None:
@@ -225,9 +234,11 @@ def _shown(view: View) -> str:
 
 
 def _require_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for name, value in wanted.items():
-        if found.get(name) != value:
+    """Compare two headers, the creators' own fields one by one."""
+    theirs, ours = ({**header, **(header.get("extra") or {})} for header in (found, wanted))
+    for name in dict.fromkeys([*ours, *theirs]):
+        if name != "extra" and theirs.get(name) != ours.get(name):
             raise MapetError(
-                f"{folder} holds tokens with {name} {found.get(name)}, and {name} {value} is wanted: "
+                f"{folder} holds tokens with {name} {theirs.get(name)}, and {name} {ours.get(name)} is wanted: "
                 "choose another folder."
             )

@@ -1,15 +1,75 @@
 """Teachers: frozen features on the student's grid, from any timm vision tower."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from mapet.errors import MapetError
 from mapet.tokenizers.files import fingerprint
-from mapet.tokenizers.tower import OFFLINE, OFFLINE_STAGE, build, listing, stages
+from mapet.tokenizers.pixels import PIXELS, Pixels
+from mapet.tokenizers.tower import CONFIG, OFFLINE, OFFLINE_STAGE, build, exported, listing, stages
 from mapet.view import View
+
+
+class Features(Protocol):
+    """What k-means asks of a teacher.
+
+    Attributes:
+        name: of the tower.
+        source: the name or folder by which ``open_teacher`` finds the teacher again.
+        stage: where the tower is read.
+        grid: (rows, columns) of patches.
+        width: channels F of the features.
+        view: the crop and input size that a call expects.
+        origin: "published", "random", or the name of the weights file.
+    """
+
+    name: str
+    source: str
+    stage: int
+    grid: tuple[int, int]
+    width: int
+    view: View
+    origin: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches row by row."""
+
+    def to(self, device: Any) -> Self:
+        """The teacher on another device."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the features, ready for JSON."""
+
+
+def open_teacher(
+    name: str,
+    grid: tuple[int, int],
+    *,
+    patch_size: int = 16,
+    stage: int | None = None,
+    weights: Path | None = None,
+    pretrained: bool = True,
+) -> Features:
+    """A ``Teacher``, or ``Pixels`` of patches of ``patch_size`` where the name is "pixels".
+
+    Raises:
+        MapetError: as ``Teacher``; or a stage or weights are named for the pixels, which have none.
+    """
+    if name != PIXELS:
+        return Teacher(name, grid, stage=stage, weights=weights, pretrained=pretrained)
+    if stage or weights:
+        raise MapetError('The teacher "pixels" has neither stages nor weights: leave these two settings out.')
+    return Pixels(grid, patch_size)
+
+
+def require_teacher(name: str) -> None:
+    """Refuse a teacher that does not exist, before anything is built of it."""
+    if name != PIXELS:
+        stages(name)
 
 
 class Teacher(nn.Module):
@@ -20,7 +80,8 @@ class Teacher(nn.Module):
     normalisation is added to the features; position tables are resampled where the size is not the native one.
 
     Args:
-        name: a timm model name, or ``efficientnet_lite0``, whose weights need no download.
+        name: a timm model name; ``efficientnet_lite0``, whose weights need no download; or the folder of a run that
+            was exported for timm, or of such an export.
         grid: the student's patches, (rows, columns).
         stage: which of timm's feature stages; None for the last (for ``efficientnet_lite0``: stride 16).
         weights: a local weights file, used instead of the published weights.
@@ -30,6 +91,7 @@ class Teacher(nn.Module):
         width: channels F of the features.
         view: the crop and input size that ``forward`` expects.
         origin: "published", "random", or the name of the weights file.
+        source: ``name``, or the folder's absolute path.
 
     Raises:
         MapetError: no such tower or stage, a grid that the tower cannot give, weights that cannot be had or do not fit.
@@ -50,7 +112,10 @@ class Teacher(nn.Module):
         super().__init__()
         pairs = stages(name)
         last = OFFLINE_STAGE if name == OFFLINE else len(pairs) - 1
-        self.name, self.grid, self.stage = name, grid, last if stage is None else stage
+        folder = exported(name)
+        self.source = str(folder) if folder else name
+        self.name = json.loads((folder / CONFIG).read_bytes())["architecture"] if folder else name
+        self.grid, self.stage = grid, last if stage is None else stage
         self.origin = weights.name if weights else "published" if pretrained else "random"
         if min(grid) < 1 or not 0 <= self.stage < len(pairs):
             available = listing(pairs, (224, 224))

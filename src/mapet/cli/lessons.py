@@ -1,0 +1,166 @@
+"""What a fine-tuning reads: labelled pictures to learn from and to be tested on."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from mapet.cli.start import starting
+from mapet.errors import MapetError
+from mapet.recipe import Machine
+from mapet.tuning import Tuning
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from torch import Tensor
+
+    from mapet.data.policy import Policy
+    from mapet.data.source import Source
+    from mapet.engine.run import Run
+    from mapet.evals.score import Score
+    from mapet.method.encoder import Classifier
+    from mapet.supervise import Lessons
+
+BATCH = 256  # test pictures at a time
+
+
+def look_ahead(t: Tuning, machine: Machine) -> "tuple[Classifier, dict[str, Any]]":
+    """Find what cannot work before anything is written; the classifier at its start, and what is known about it.
+
+    Raises:
+        MapetError: pictures, labels, settings, a device or a FROM that cannot be had or do not fit.
+    """
+    from mapet.data.policy import transform
+    from mapet.data.source import train_and_test
+    from mapet.engine.world import pick_device
+    from mapet.supervise import classifier_over
+    from mapet.view import View
+
+    source, _ = train_and_test(t.data)
+    if not source.classes:
+        raise MapetError(f"{source.name} has no labels: give --data, a folder with one sub-folder per class.")
+    batch, count = t.optimization.batch_size, min(len(source), t.limit or len(source))
+    if count < batch:
+        raise MapetError(f"{source.name} gives {count} pictures, fewer than one batch of {batch}: lower --batch-size.")
+    processes = machine.devices * machine.num_nodes
+    if t.mixes and batch % (2 * processes):
+        raise MapetError(
+            f"--batch-size {batch} does not fit: mixup and cutmix take pictures in pairs, so it must be a multiple of "
+            f"{2 * processes} for {processes} processes."
+        )
+    pick_device(machine.accelerator)
+    transform(_policy(t), View((32, 32)))
+    found, origin = starting(t)
+    return classifier_over(found, t, len(source.classes)), {"from": origin, "classes": source.classes}
+
+
+def lessons(run: "Run", t: Tuning, machine: Machine, fabric: "Fabric") -> "Lessons":
+    """The training stream of a fine-tuning, its pictures and labels pinned.
+
+    Raises:
+        MapetError: pictures or labels that are others than when the run began.
+    """
+    from mapet.data.bad import BadPictures
+    from mapet.data.loader import Shuffled
+    from mapet.data.source import train_and_test
+    from mapet.engine.world import pick_workers
+    from mapet.feed import chosen
+    from mapet.supervise import Lessons, shaped
+    from mapet.view import View
+
+    source, classifier = train_and_test(t.data)[0], shaped(run)[0]
+    places = chosen(source, t.limit, t.seed)
+    path = run.folder / "bad-pictures.txt" if fabric.is_global_zero else None
+    shuffled = Shuffled(
+        source,
+        View(classifier.img_size),
+        crops=_policy(t),
+        batch_size=t.optimization.batch_size,
+        epochs=t.optimization.epochs,
+        seed=t.seed,
+        bad=BadPictures(len(places), machine.max_bad, path),
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=pick_workers(machine.workers, fabric.device),
+        places=places,
+        device=fabric.device,
+    )
+    if fabric.is_global_zero:
+        _require_same(run, source, places)
+    return Lessons(t, shuffled, classifier.num_classes, fabric.device)
+
+
+def _policy(t: Tuning) -> "Policy":
+    from mapet.data.policy import Policy
+
+    a = t.augmentation
+    return Policy(t.seed, a.scale, a.ratio, a.hflip, a.auto_augment, a.color_jitter)
+
+
+def _require_same(run: "Run", source: "Source", places: "Tensor") -> None:
+    """Pin the pictures and labels of a run when it begins, and refuse others when it goes on."""
+    from hashlib import blake2b
+
+    from mapet.disk import replace_file
+
+    keys = "\n".join(f"{place} {source.label(place)} {source.key(place)}" for place in places.tolist())
+    digest = blake2b(keys.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    inputs = {"classes": list(source.classes), "pictures": len(places), "keys": digest}
+    path = run.folder / "inputs.json"
+    if path.is_file() and json.loads(path.read_text()) != inputs:
+        raise MapetError(f"{run.folder} was begun with other pictures or labels: restore them, or begin a new run.")
+    replace_file(path, json.dumps(inputs, indent=1) + "\n")
+
+
+def evaluate(classifier: "Classifier", t: Tuning, machine: Machine, fabric: "Fabric") -> "dict[str, Score]":
+    """``top1`` and, with more than five classes, ``top5`` over all test pictures, each process taking its share.
+
+    Raises:
+        MapetError: too many test pictures cannot be read.
+    """
+    from mapet.data.source import train_and_test
+    from mapet.evals.finetune import placed, standings
+    from mapet.evals.score import tops
+
+    source = train_and_test(t.data)[1]
+    counts = standings(classifier, _tests(source, classifier, t, machine, fabric), fabric.device)
+    return tops(placed(fabric.all_reduce(counts, reduce_op="sum")), classifier.num_classes)
+
+
+def _tests(
+    source: "Source", classifier: "Classifier", t: Tuning, machine: Machine, fabric: "Fabric"
+) -> "Iterator[tuple[Tensor, Tensor]]":
+    """This process's share of the test pictures, normalised, with labels."""
+    import torch
+
+    from mapet.data.augment import normalize, to_float
+    from mapet.data.bad import BadPictures
+    from mapet.data.decode import decode
+    from mapet.data.policy import Centre
+    from mapet.engine.screen import Meter
+    from mapet.engine.world import pick_workers
+    from mapet.view import View
+
+    places = torch.arange(len(source)).tensor_split(fabric.world_size)[fabric.global_rank]
+    groups, done = ((0, part.tolist()) for part in places.split(BATCH)), 0
+    bad, workers = BadPictures(len(places), machine.max_bad), pick_workers(machine.workers, fabric.device)
+    looks = Centre(t.crop_pct)
+    with Meter("test", len(places)) as meter:
+        for batch in decode(source, [View(classifier.img_size)], groups, crops=looks, workers=workers, bad=bad):
+            labels = torch.tensor([source.label(i) for i in batch.index.tolist()], dtype=torch.int64)
+            yield normalize(to_float(batch.images, fabric.device)), labels
+            done += len(batch.index)
+            if fabric.is_global_zero and meter.due(done):
+                meter.update(done)
+
+
+def record(run: "Run", about: Mapping[str, Any], scores: "Mapping[str, Score]") -> None:
+    """Write the scores into the run's ``scores.json``, in the place of those of the same protocol and step."""
+    from mapet.disk import replace_file
+
+    out = run.folder / "scores.json"
+    earlier = json.loads(out.read_text()) if out.is_file() else []
+    same = ("protocol", "step", "data")
+    kept = [entry for entry in earlier if any(entry[name] != about[name] for name in same)]
+    entry = {**about, **{name: asdict(score) for name, score in scores.items()}}
+    replace_file(out, json.dumps([*kept, entry], indent=1) + "\n")

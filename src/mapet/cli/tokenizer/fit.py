@@ -1,0 +1,197 @@
+"""``mapet tokenizer fit``: k-means over a frozen teacher's patch features.
+
+    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --codes 8192 --out kclip
+
+is k-CLIP with the numbers of aimagelab/MaPeT (data/kmeans, commit 6d276c9): CLIP's RN50x64 at 14 × 32 = 448 pixels, the
+largest centred square resized bicubic, CLIP's mean and deviation; the last residual stage before attention pooling,
+14 × 14 × 4096, without normalisation; Euclidean k-means of 8192 codes over at most 8192 × 512 = 4,194,304
+vectors (68.7 GB, divided among the processes), 20 iterations, the best of 5 runs. There faiss starts each run from a
+plain sample (here ``--start sample``); the default, k-means++, starts lower. The number of vectors that was really used
+there is not told.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mapet.cli.options import parse, positional, say, silent
+from mapet.cli.pictures import BATCH, Pictures
+from mapet.cli.stages import Stages
+from mapet.crew import Crew
+from mapet.errors import MapetError
+from mapet.recipe import Machine, Model, Recipe, Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mapet.tokenizers.codebook import Codebook
+    from mapet.tokenizers.fitting import Fitting
+
+ABOUT = """Fit a codebook: k-means over a frozen teacher's features of all patches.
+
+k-CLIP as published is --teacher resnet50x64_clip.openai and the defaults here:
+
+pictures of 448 pixels, 14 x 14 features of 4096 channels, not normalised,
+
+the best of 5 runs of 20 rounds, over at most 512 features for each code.
+
+Under torchrun each process reads its share of the pictures:
+
+torchrun --nproc-per-node 8 -m mapet tokenizer fit DATA --out FOLDER"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet tokenizer fit DATA``."""
+
+    data: str = ""
+    """A folder of pictures, nested in any way, or cifar10; the same as DATA."""
+    out: str = ""
+    """Folder for the tokenizer."""
+    overwrite: bool = False
+    """Replace the tokenizer that is in the folder."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of patches; None: those of the next two."""
+    image_size: int = 224
+    """Side of the student's pictures in pixels."""
+    patch_size: int = 16
+    """Side of the student's patches in pixels."""
+    limit: int | None = None
+    """Use only so many of the pictures, chosen at random; None: all."""
+    seed: int = 0
+    """Of the sample and of k-means."""
+    batch_size: int = BATCH
+    """Pictures that the teacher sees at a time, in each process."""
+    accelerator: str = "auto"
+    """auto, cpu, cuda or mps."""
+    workers: int | None = None
+    """Processes that decode pictures; None: up to 8 beside an accelerator, none on a CPU."""
+    max_bad: float = 0.01
+    """Largest share of pictures that may be unreadable."""
+    tokenizer: Tokenizer = field(default_factory=lambda: Tokenizer(restarts=5))
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, fit, save, tell what came out."""
+    from mapet.engine.world import crew
+
+    words, rest = positional(arguments, Options())
+    o = parse(Options(), rest, "tokenizer fit DATA", ABOUT)
+    out, recipe, machine = _asked(o, words)
+    with crew(o.accelerator) as together:
+        pictures = Pictures.of(recipe, machine, out, together, o.batch_size)
+        tell = say if together.leads else silent
+        out.mkdir(parents=True, exist_ok=True)
+        fit(recipe, pictures, out, grid=o.grid or recipe.grid, say=tell)
+        tell(f"saved     {out}")
+    return 0
+
+
+def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Machine]:
+    """The folder to write, the settings as a recipe, and the machine's."""
+    data, *more = [*words, *([o.data] if o.data else [])] or [""]
+    if not data or not o.out or more:
+        raise MapetError(
+            "mapet tokenizer fit needs pictures (a folder, or cifar10) and a folder to write: "
+            "mapet tokenizer fit DATA --out FOLDER."
+        )
+    if o.tokenizer.tokenizer:
+        raise MapetError("mapet tokenizer fit makes a tokenizer, so it takes no --tokenizer: use mapet tokenize.")
+    if o.batch_size < 1 or min(o.grid or (1, 1)) < 1:
+        raise MapetError("--batch-size and --grid must be at least 1.")
+    out = Path(o.out)
+    if (out / "tokenizer.json").exists() and not o.overwrite:
+        raise MapetError(f"{out} holds a tokenizer already: give another --out, or replace it with --overwrite.")
+    model = Model(image_size=o.image_size, patch_size=o.patch_size)
+    recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
+    return out, recipe, Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
+
+
+def fit(
+    recipe: Recipe, pictures: Pictures, folder: Path, *, grid: tuple[int, int], say: Callable[[str], None] = say
+) -> "Codebook":
+    """Fit the recipe's codebook on ``pictures`` and save it in ``folder``.
+
+    Raises:
+        MapetError: a teacher that cannot be had or cannot give the grid, too few or too many bad pictures, features
+            that are not finite, too little memory.
+    """
+    from mapet.engine.world import pick_device
+    from mapet.tokenizers.codebook import Codebook
+    from mapet.tokenizers.teacher import open_teacher
+
+    t, crew, device = recipe.tokenizer, pictures.crew, pick_device(pictures.machine.accelerator)
+    weights = Path(t.teacher_weights) if t.teacher_weights else None
+    teacher = open_teacher(t.teacher, grid, patch_size=recipe.model.patch_size, stage=t.teacher_stage, weights=weights)
+    settings, places = fitting(recipe), _some(pictures.places, recipe)
+    length = grid[0] * grid[1]
+    gib = settings.footprint(len(places) * length, teacher.width, crew) / 2**30
+    held = f"{settings.held(len(places) * length):,} features of {teacher.width} channels"
+    say(f"memory    at most {gib:.1f} GiB{' a process' * (crew.count > 1)} beside the teacher: {held}")
+    with Stages(shown=crew.leads) as stages:
+        book = Codebook.fit(
+            teacher,
+            lambda some: pictures.decoded(teacher.view, some),
+            places,
+            settings,
+            device=device,
+            crew=crew,
+            progress=stages,
+        )
+    pictures.settle()
+    if crew.leads:
+        book.save(folder)
+    crew.wait()
+    say(describe(book))
+    say(f"fitted    {_figures(book, stages, crew)}")
+    return book
+
+
+def fitting(recipe: Recipe) -> "Fitting":
+    """The settings of k-means in a recipe."""
+    from mapet.tokenizers.fitting import Fitting
+
+    t = recipe.tokenizer
+    return Fitting(
+        codes=t.codes,
+        samples=t.samples,
+        iterations=t.iterations,
+        restarts=t.restarts,
+        start=t.start,
+        metric=t.metric,
+        mode=t.mode,
+        precision=t.distances,
+        seed=recipe.seed,
+    )
+
+
+def describe(book: "Codebook") -> str:
+    """One line about a codebook."""
+    rows, columns = book.grid
+    even = f"perplexity {book.provenance['perplexity']:.0f}"
+    return f"codebook  {book.vocabulary} codes ({even}) over {book.teacher.name} at {rows} × {columns} patches"
+
+
+def _some(places: "Tensor", recipe: Recipe) -> "Tensor":
+    """The places of the pictures that the codebook is fitted on."""
+    from mapet.hashing import hashed
+
+    count = recipe.tokenizer.fit_pictures or len(places)
+    return places[hashed(recipe.seed, 1, places).argsort(stable=True)[:count].sort().values]
+
+
+def _figures(book: "Codebook", stages: Stages, crew: Crew) -> str:
+    """What the last line tells: the objective, the codes in use, the time, and the pace of all processes together."""
+    import torch
+
+    from mapet.engine.screen import clock
+
+    story, read, seconds = book.provenance, stages.done["features"], stages.seconds["features"]
+    whole = sum(stages.seconds.values())
+    if story["mode"] == "stream":
+        read, seconds = read + stages.done["k-means"] // (book.grid[0] * book.grid[1]), whole
+    pace = int(crew.sum(torch.tensor([read]))) / max(seconds, 1e-9)
+    used = sum(count > 0 for count in story["counts"])
+    objective = f"objective {min(story['objective']):.5g}, {len(story['objective']) - 1} rounds"
+    return f"{objective}, {used:,} of {book.vocabulary:,} codes in use; {clock(whole)}, {pace:,.0f} pictures/s"

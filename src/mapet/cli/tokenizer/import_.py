@@ -1,0 +1,84 @@
+"""``mapet tokenizer import``: a tokenizer's folder from the weights that others published."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mapet.cli.options import parse, positional, say
+from mapet.errors import MapetError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mapet.tokenizers.tokenizer import Network
+
+IMAGE_SIZE = {"dalle": 112, "vqgan": 224, "vqkd": 224}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet tokenizer import FILE``."""
+
+    kind: str = ""
+    """dalle, vqgan (of taming-transformers) or vqkd (of BEiT v2)."""
+    out: str = ""
+    """Folder to write."""
+    image_size: int | None = None
+    """Side of its pictures in pixels; None: 112 for dalle, else 224."""
+    patch_size: int = 16
+    """Side of its patches in pixels; for vqkd, the others' is in the weights."""
+    heads: int = 12
+    """Attention heads, for vqkd."""
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, read, write, tell what came out."""
+    files, rest = positional(arguments, Options())
+    o = parse(Options(), rest, "tokenizer import FILE", "Turn published weights into a tokenizer's folder.")
+    if len(files) != 1 or not o.kind or not o.out:
+        raise MapetError("mapet tokenizer import needs a file, its kind and a folder: FILE --kind dalle --out FOLDER.")
+    if o.kind not in IMAGE_SIZE:
+        raise MapetError(f'There is no kind "{o.kind}" of weights.{nearest(o.kind, IMAGE_SIZE)}')
+    network, out = bring(Path(files[0]), Path(o.out), o), o.out
+    (rows, columns), (height, width) = network.grid, network.view.size
+    codes = f"{network.vocabulary:,} codes, {rows} × {columns} tokens for {height} × {width} pixels"
+    say(f"{network.kind}  {codes}, hash {network.hash} → {out}")
+    return 0
+
+
+def bring(file: Path, out: Path, options: Options) -> "Network":
+    """Write the tokenizer that ``file`` holds the weights of into the new or empty folder ``out``.
+
+    Raises:
+        MapetError: a folder in use, a file that is not weights, other weights, an image size that does not fit.
+    """
+    from mapet.tokenizers.weights import read_weights
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise MapetError(f"{out} exists and is not empty: give another --out.")
+    weights = read_weights(file)
+    try:
+        network = build(weights, options)
+    except MapetError as error:
+        raise MapetError(f"{file}: {error}") from None
+    network.provenance = {"file": file.name, "versions": {name: version(name) for name in ("mapet", "torch")}}
+    network.save(out)
+    return network
+
+
+def build(weights: "Mapping[str, Tensor]", options: Options) -> "Network":
+    """The network of ``options.kind`` with these weights."""
+    size = IMAGE_SIZE[options.kind] if options.image_size is None else options.image_size
+    if options.kind == "dalle":
+        from mapet.tokenizers.dalle import DalleEncoder
+
+        return DalleEncoder.from_openai(weights, image_size=size)
+    if options.kind == "vqgan":
+        from mapet.tokenizers.vqgan import VQGAN
+
+        return VQGAN.from_taming(weights, image_size=size)
+    from mapet.tokenizers.vqkd import VQKD
+
+    return VQKD.from_beit2(weights, image_size=size, patch_size=options.patch_size, heads=options.heads)

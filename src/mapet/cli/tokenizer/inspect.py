@@ -1,0 +1,245 @@
+"""``mapet tokenizer inspect``: is a tokenizer healthy, what do its tokens tell, and what do its codes look like?"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mapet.cli.options import parse, positional
+from mapet.errors import MapetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from mapet.data.source import Source
+    from mapet.report.codes import Row
+    from mapet.tokenizers.health import Distortion
+    from mapet.tokenizers.tokenizer import Tokenizer
+    from mapet.view import View
+
+BATCH = 64  # pictures that the tokenizer sees at a time
+PATCH = 32  # pixels of a patch in the figures, at least
+EXAMPLES, REACH, INCHES = 10, 2, 1.25  # patches a code, neighbours on each side, size of a patch with neighbours
+MAPS = 6  # pictures beside their tokens
+MOST_CODES = 100  # that one figure shows
+CODES, PATCHES, PICTURES = 0x4943, 0x4950, 0x4953  # salts
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet tokenizer inspect FOLDER DATA``."""
+
+    out: str | None = None
+    """Folder for inspect.json and the figures; None: FOLDER/inspect."""
+    limit: int | None = 10_000
+    """Use only so many of the pictures, chosen at random; None: all (8 bytes of memory for each of their patches)."""
+    codes: int = 8
+    """Codes drawn at random from those in use, whose patches are shown."""
+    show: str = ""
+    """More codes to show, as 3,17,99."""
+    against: str | None = None
+    """Folder of a second tokenizer, for instance of another seed, to compare the tokens with."""
+    teacher_weights: str | None = None
+    """Local file with the weights of the teacher, for a codebook that was fitted with such a file."""
+    against_teacher_weights: str | None = None
+    """The same for the second tokenizer."""
+    seed: int = 0
+    """Of all chance."""
+    accelerator: str = "auto"
+    """auto, cpu, cuda or mps."""
+    workers: int | None = None
+    """Processes that decode pictures; None: up to 8 beside an accelerator, none on a CPU."""
+    max_bad: float = 0.01
+    """Largest share of pictures that may be unreadable."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a tokenizer made of N pictures; rows belong together.
+
+    Attributes:
+        places: (N,) int64, of the pictures in their source.
+        tokens: (N, L) int32.
+        rank: (N, L) float32, the smaller, the better the patch stands for its code.
+        distortion: of codes that are places among vectors, else None.
+    """
+
+    places: "Tensor"
+    tokens: "Tensor"
+    rank: "Tensor"
+    distortion: "Distortion | None"
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, look, tell, draw."""
+    words, rest = positional(arguments, Options())
+    o = parse(Options(), rest, "tokenizer inspect FOLDER DATA", "Health of a tokenizer, and pictures of its codes.")
+    if len(words) != 2:
+        raise MapetError(
+            "mapet tokenizer inspect needs a tokenizer's folder and pictures: mapet tokenizer inspect FOLDER DATA."
+        )
+    inspect(Path(words[0]), words[1], o)
+    return 0
+
+
+def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
+    """Everything about the tokenizer in ``folder`` on the pictures ``data``, as written to ``inspect.json``.
+
+    Raises:
+        MapetError: no tokenizer or pictures there, codes that do not exist, or a second tokenizer of other patches.
+    """
+    import torch
+
+    from mapet.cli.tokenizer import findings
+    from mapet.data.source import open_source
+    from mapet.disk import replace_file
+    from mapet.feed import chosen
+    from mapet.tokenizers.health import Health
+
+    tokenizer = _loaded(folder, o.teacher_weights, o)
+    asked = _asked(o, tokenizer.vocabulary)
+    other = _loaded(Path(o.against), o.against_teacher_weights, o) if o.against else None
+    if other is not None:
+        _require_same_patches(tokenizer, other)
+    source = open_source(data)
+    seen = look(tokenizer, source, chosen(source, o.limit, o.seed), o)
+    health = Health.of(seen.tokens, tokenizer.vocabulary)
+    found = findings.subject(tokenizer, folder, source.name, health)
+    found |= {"seed": o.seed} | findings.use(health) | findings.distance(seen.distortion)
+    if source.classes:
+        labels = torch.tensor([source.label(place) for place in seen.places.tolist()])
+        found |= findings.labels(seen.tokens, labels, tokenizer.vocabulary, o.seed)
+    if other is not None:
+        found |= findings.other(seen.tokens, look(other, source, seen.places, o).tokens, Path(str(o.against)), o.seed)
+    found |= findings.verdict(health)
+    out = Path(o.out) if o.out else folder / "inspect"
+    out.mkdir(parents=True, exist_ok=True)
+    names = draw(tokenizer, source, seen, asked, out, o)
+    replace_file(out / "inspect.json", json.dumps(found, indent=1) + "\n")
+    findings.line("saved", f"inspect.json, {', '.join(names)} in {out}")
+    return found
+
+
+def look(tokenizer: "Tokenizer", source: "Source", places: "Tensor", o: Options) -> Seen:
+    """Tokens of all good pictures at ``places``; of codes without distances, patches are ranked by chance.
+
+    Raises:
+        MapetError: no good pictures, too many bad ones, or features that are not finite.
+    """
+    import torch
+
+    from mapet.hashing import fraction
+    from mapet.tokenizers.health import Distortion, Measured
+
+    distortion = Distortion() if isinstance(tokenizer, Measured) else None
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for images, index in _batches(tokenizer, source, places, o):
+        if isinstance(tokenizer, Measured) and distortion is not None:
+            tokens, rank, vectors = tokenizer.measure(images)
+            distortion.add(rank, vectors)
+        else:
+            tokens = tokenizer.encode(images)
+            rank = fraction(o.seed, PATCHES, index[:, None], torch.arange(tokens.shape[1]))
+        found.append((index, tokens.int().cpu(), rank.float().cpu()))
+    if not found:
+        raise MapetError(f"{source.name} gave no picture to look at: give others, or a --limit above 0.")
+    index, tokens, rank = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Seen(index, tokens, rank, distortion)
+
+
+def _batches(
+    tokenizer: "Tokenizer", source: "Source", places: "Tensor", o: Options
+) -> "Iterator[tuple[Tensor, Tensor]]":
+    """Pictures (B, 3, H, W) float32 in [0, 1] on the device, and their places (B,)."""
+    from mapet.data.augment import to_float
+    from mapet.data.bad import BadPictures
+    from mapet.data.loader import in_order
+    from mapet.engine.screen import Meter
+    from mapet.engine.world import pick_device, pick_workers
+
+    device, done, bad = pick_device(o.accelerator), 0, BadPictures(len(places), o.max_bad)
+    workers = pick_workers(o.workers, device)
+    with Meter("tokens", len(places)) as meter:
+        for batch in in_order(source, tokenizer.view, BATCH, workers=workers, bad=bad, places=places.tolist()):
+            yield to_float(batch.images, device), batch.index
+            done += len(batch.index)
+            if meter.due(done):
+                meter.update(done)
+
+
+def draw(tokenizer: "Tokenizer", source: "Source", seen: Seen, asked: list[int], out: Path, o: Options) -> list[str]:
+    """Write the figures into ``out``, and return their names: codes, the first ``asked``; tokens; usage."""
+    import torch
+
+    from mapet.hashing import hashed
+    from mapet.report.codes import patch_rows, token_map, usage_histogram
+    from mapet.tokenizers.codebook import usage
+
+    counts = usage(seen.tokens, tokenizer.vocabulary)
+    left = counts.index_fill(0, torch.tensor(asked, dtype=torch.int64), 0).nonzero().flatten()
+    codes = asked + left[hashed(o.seed, CODES, left).argsort()[: o.codes]].sort().values.tolist()
+    view = _enlarged(tokenizer)
+    names = []
+    if codes:
+        rows = (_row(source, view, seen, code, int(counts[code])) for code in codes)
+        shown = patch_rows(
+            rows, tokenizer.grid, view.size, out / "codes.png", examples=EXAMPLES, reach=REACH, inches=INCHES
+        )
+        names.append(shown.name)
+    few = hashed(o.seed, PICTURES, seen.places).argsort()[:MAPS]
+    pictures = _pictures(source, view, seen.places[few])
+    names.append(token_map(pictures, seen.tokens[few], tokenizer.grid, out / "tokens.png", count=MAPS).name)
+    return [*names, usage_histogram(counts, out / "usage.png").name]
+
+
+def _row(source: "Source", view: "View", seen: Seen, code: int, patches: int) -> "Row":
+    """The patches that stand best for a code, one a picture."""
+    from mapet.report.codes import Row, code_label
+    from mapet.tokenizers.health import nearest_patches
+
+    rows, patch = nearest_patches(seen.tokens, seen.rank, code, EXAMPLES)
+    return Row(code_label(code, patches), _pictures(source, view, seen.places[rows]), patch.tolist())
+
+
+def _pictures(source: "Source", view: "View", places: "Tensor") -> "NDArray[np.uint8]":
+    """(n, 3, H, W) of the pictures at ``places``, read again."""
+    import numpy as np
+
+    pixels = [np.asarray(view(source.read(place))).transpose(2, 0, 1) for place in places.tolist()]
+    return np.stack(pixels) if pixels else np.empty((0, 3, *view.size), np.uint8)
+
+
+def _enlarged(tokenizer: "Tokenizer") -> "View":
+    """The tokenizer's crop with patches of at least ``PATCH`` pixels, so that large pictures are seen as such."""
+    height, width = tokenizer.view.size
+    factor = max(1, -(-PATCH * tokenizer.grid[0] // height))
+    return tokenizer.view.at((factor * height, factor * width))
+
+
+def _loaded(folder: Path, weights: str | None, o: Options) -> "Tokenizer":
+    from mapet.engine.world import pick_device
+    from mapet.tokenizers.tokenizer import load_tokenizer
+
+    return load_tokenizer(folder, teacher_weights=weights).to(pick_device(o.accelerator))
+
+
+def _asked(o: Options, vocabulary: int) -> list[int]:
+    """The codes of ``--show``, each once."""
+    words = o.show.replace(",", " ").split()
+    asked = list(dict.fromkeys(int(word) for word in words if word.isdecimal() and int(word) < vocabulary))
+    if not all(word.isdecimal() and int(word) < vocabulary for word in words):
+        raise MapetError(f'--show "{o.show}" is no list of codes: give numbers from 0 to {vocabulary - 1}, as 3,17,99.')
+    if not 0 <= o.codes <= MOST_CODES - len(asked):
+        raise MapetError(f"--codes {o.codes} beside {len(asked)} of --show: a figure shows 0 to {MOST_CODES} codes.")
+    return asked
+
+
+def _require_same_patches(one: "Tokenizer", other: "Tokenizer") -> None:
+    if one.grid != other.grid:
+        raise MapetError(
+            f"The two tokenizers have grids of {one.grid} and {other.grid}: only tokens of the same patches compare."
+        )
+    one.view.at(other.view.size)

@@ -1,0 +1,186 @@
+"""``mapet tokenizer train-vqkd``: train a VQ-KD tokenizer (BEiT v2) to say in codes what a teacher sees."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mapet.cli.options import parse, positional, say, take
+from mapet.cli.pretrain import again, stoppable
+from mapet.cli.tokenizer.training import Training
+from mapet.cli.tokenizer.vqkd_parts import build_objective, build_optim, build_pairs, look_ahead, require_same, start
+from mapet.errors import MapetError
+from mapet.recipe import Machine, read, save, settings
+
+if TYPE_CHECKING:
+    from mapet.distill import Pairs
+    from mapet.engine.run import Run
+    from mapet.tokenizers.teacher import Features
+    from mapet.tokenizers.vqkd_train import VQKDTraining
+
+ABOUT = """Train a VQ-KD tokenizer (BEiT v2) on the pictures DATA to say in codes what a teacher sees in them.
+
+The folder --out is a run's, and a tokenizer's when the training has ended.
+
+--resume OUT goes on with an interrupted run."""
+VERB = ("tokenizer", "train-vqkd")
+MEASURED = 10_000  # pictures on which the finished tokenizer is measured
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet tokenizer train-vqkd DATA``."""
+
+    out: str = ""
+    """Folder for the run and the tokenizer; must be empty or absent."""
+    overwrite: bool = False
+    """Delete the run that is in the folder and start afresh."""
+    training: Training = field(default_factory=Training)
+    machine: Machine = field(default_factory=Machine)
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, train or go on, tell what came out."""
+    folder, arguments = take(arguments, "--resume")
+    if folder is not None:
+        machine = _machine(folder, arguments)
+        return stoppable(lambda: resume(folder, machine), again(folder, machine, *VERB))
+    words, rest = positional(arguments, Options())
+    o = parse(Options(), rest, "tokenizer train-vqkd DATA", ABOUT)
+    data = [*words, *filter(None, [o.training.data])]
+    if len(data) != 1 or not o.out:
+        raise MapetError("mapet tokenizer train-vqkd needs pictures and a folder: DATA --out FOLDER.")
+    training = _anchored(replace(o.training, data=data[0]))
+    return stoppable(lambda: train(training, o.out, o.machine, overwrite=o.overwrite), again(o.out, o.machine, *VERB))
+
+
+def _anchored(t: Training) -> Training:
+    """Paths made absolute, so that the run can go on from anywhere."""
+    weights = t.teacher_weights and str(Path(t.teacher_weights).expanduser().absolute())
+    data = t.data if t.data == "cifar10" else str(Path(t.data).expanduser().absolute())
+    return replace(t, data=data, teacher_weights=weights)
+
+
+def _machine(folder: str, arguments: list[str]) -> Machine:
+    """The machine settings to go on with; whatever else is given must be what the run was begun with."""
+    from mapet.engine.run import Run
+
+    training = read(Run.open(folder).recipe, Training)
+    o = parse(Options(training=training), arguments, "tokenizer train-vqkd", ABOUT)
+    asked = settings(o.training)
+    for name, value in settings(training).items():
+        if asked[name] != value:
+            raise MapetError(
+                f"{folder} was begun with {name} = {value}, so it cannot go on with {asked[name]}: leave the option "
+                "out, or begin a new run in another --out."
+            )
+    return o.machine
+
+
+def train(
+    training: Training,
+    out: str | Path,
+    machine: Machine | None = None,
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] = say,
+) -> "Run":
+    """Train from nothing in the new folder ``out``, which ``load_tokenizer`` can read in the end.
+
+    Raises:
+        MapetError: a folder in use, settings, pictures or a teacher that do not fit, or a loss that is no number.
+        Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
+    """
+    from mapet.engine.run import Run
+    from mapet.engine.world import first_process
+
+    machine = machine or Machine()
+    teacher = look_ahead(training, machine)
+    training = replace(training, teacher=teacher.source)  # a folder by its absolute path
+    if first_process():
+        save(training, Run.create(out, overwrite=overwrite).recipe)
+    return _go(Run(out), training, machine, teacher, say)
+
+
+def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[[str], None] = say) -> "Run":
+    """Go on with the run in ``folder`` from its last checkpoint; raises as ``train``."""
+    from mapet.engine.run import Run
+
+    run, machine = Run.open(folder), machine or Machine()
+    training = read(run.recipe, Training)
+    return _go(run, training, machine, look_ahead(training, machine), say)
+
+
+def _go(run: "Run", t: Training, machine: Machine, teacher: "Features", say: Callable[[str], None]) -> "Run":
+    from mapet.engine.fit import fit
+    from mapet.engine.world import first_process, world
+
+    def tell(line: str) -> None:
+        if first_process():
+            say(line)
+            run.write_log(line)
+
+    if first_process():
+        run.write_provenance()
+    fabric = world(
+        accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.num_nodes, precision=t.precision
+    )
+    fabric.barrier()
+    pairs = build_pairs(run, t, machine, teacher, fabric)
+    objective = build_objective(t, teacher.width, fabric)
+    _tell_plan(tell, t, pairs, objective)
+    if fabric.is_global_zero:
+        require_same(run, pairs)
+        if not run.last.is_file():
+            start(objective, pairs)  # the other processes are given these codes when fit joins them
+    fit(
+        objective,
+        pairs,
+        build_optim(t, objective, pairs),
+        fabric,
+        run,
+        seed=t.seed,
+        accumulate=machine.accumulate,
+        save_every=machine.save_every,
+        compiled=machine.compile,
+        label="vq-kd",
+        describe=_figures,
+    )
+    if fabric.is_global_zero:
+        _finish(run, objective, pairs, tell)
+    return run
+
+
+def _tell_plan(tell: Callable[[str], None], t: Training, pairs: "Pairs", objective: "VQKDTraining") -> None:
+    millions = sum(p.numel() for p in objective.parameters()) / 1e6
+    (rows, columns), (height, width), teacher = t.grid, pairs.teacher.view.size, pairs.teacher
+    tell(f"data      {pairs.shuffled.source.name}: {len(pairs.shuffled.places):,} pictures")
+    patches = f"{rows} × {columns} patches of pictures of {height} × {width} pixels"
+    tell(f"teacher   {teacher.name}, {teacher.width} channels for {patches}")
+    tell(f"model     vqkd, {millions:.1f} M parameters; {t.codes:,} codes of {t.code_dim}")
+    tell(f"steps     {t.epochs} epochs × {pairs.steps_per_epoch} steps of {t.batch_size}, lr {t.peak:.2e}")
+
+
+def _figures(recent: Mapping[str, float]) -> str:
+    used = f"codes {recent['used']:.0f}  perplexity {recent['perplexity']:.0f}"
+    return f"loss {recent['loss']:.3f}  cosine {recent['cosine']:.3f}  {used}"
+
+
+def _finish(run: "Run", objective: "VQKDTraining", pairs: "Pairs", tell: Callable[[str], None]) -> None:
+    """Measure the tokenizer and write it beside the run's files."""
+    from mapet.distill import measure
+
+    found, tokenizer = measure(objective, pairs, MEASURED), objective.tokenizer()
+    tokenizer.provenance = {
+        "data": pairs.shuffled.source.name,
+        "teacher": pairs.teacher.describe(),
+        "origin": pairs.teacher.origin,
+        "steps": pairs.steps,
+        **found,
+        "versions": {name: version(name) for name in ("mapet", "torch", "timm")},
+    }
+    tokenizer.save(run.folder)
+    health = f"{found['used']:,} of {tokenizer.vocabulary:,} codes used, perplexity {found['perplexity']:.0f}"
+    reached = f"{health}, cosine {found['cosine']:.3f} on {found['pictures']:,} pictures"
+    tell(f"done      step {pairs.steps}: {reached} → {run.folder}")

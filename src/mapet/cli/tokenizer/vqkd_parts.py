@@ -1,0 +1,147 @@
+"""What a VQ-KD training is put together from, each part by its settings."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mapet.cli.tokenizer.training import Training
+from mapet.errors import MapetError
+from mapet.recipe import Machine
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from torch import Tensor
+
+    from mapet.distill import Pairs
+    from mapet.engine.optim import Optim
+    from mapet.engine.run import Run
+    from mapet.tokenizers.teacher import Features
+    from mapet.tokenizers.vqkd_train import VQKDTraining
+
+START = 16  # patches a code, from which k-means makes the first codes
+
+
+def look_ahead(t: Training, machine: Machine) -> "Features":
+    """Find what cannot work before anything is written; the teacher, which is the longest to find."""
+    from mapet.data.source import open_source
+    from mapet.engine.world import pick_device
+    from mapet.tokenizers.teacher import open_teacher
+
+    source, (rows, columns) = open_source(t.data), t.grid
+    count = min(len(source), t.limit or len(source))
+    if count < t.batch_size:
+        raise MapetError(
+            f"{source.name} gives {count} pictures, fewer than one batch of {t.batch_size}: lower --batch-size."
+        )
+    if count * rows * columns < t.codes:
+        raise MapetError(f"{source.name} gives fewer patches than {t.codes} codes: lower --codes or add pictures.")
+    pick_device(machine.accelerator)
+    weights = Path(t.teacher_weights) if t.teacher_weights else None
+    return open_teacher(t.teacher, t.grid, patch_size=t.patch_size, stage=t.teacher_stage, weights=weights)
+
+
+def build_pairs(run: "Run", t: Training, machine: Machine, teacher: "Features", fabric: "Fabric") -> "Pairs":
+    """The training stream: the pictures, cropped and mirrored at random, for the tokenizer and for the teacher."""
+    from mapet.data.bad import BadPictures
+    from mapet.data.crop import Crops
+    from mapet.data.loader import Shuffled
+    from mapet.data.source import open_source
+    from mapet.distill import Pairs
+    from mapet.engine.world import pick_workers
+    from mapet.feed import chosen
+    from mapet.view import View
+
+    source = open_source(t.data)
+    places = chosen(source, t.limit, t.seed)
+    shuffled = Shuffled(
+        source,
+        View((t.image_size, t.image_size)),
+        second=teacher.view,
+        crops=Crops(t.seed, t.scale, hflip=t.hflip) if t.scale or t.hflip else None,
+        batch_size=t.batch_size,
+        epochs=t.epochs,
+        seed=t.seed,
+        bad=BadPictures(
+            len(places), machine.max_bad, run.folder / "bad-pictures.txt" if fabric.is_global_zero else None
+        ),
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=pick_workers(machine.workers, fabric.device),
+        memory=int(machine.memory * 2**30),
+        places=places,
+        device=fabric.device,
+    )
+    return Pairs(shuffled, teacher, fabric)
+
+
+def build_objective(t: Training, width: int, fabric: "Fabric") -> "VQKDTraining":
+    """Tokenizer and decoder, drawn from the seed; ``width`` is that of the teacher's features."""
+    import torch
+
+    from mapet.tokenizers.vqkd import VQKD
+    from mapet.tokenizers.vqkd_train import VQKDTraining
+
+    def reduce(tensor: "Tensor", operation: str) -> "Tensor":
+        return fabric.all_reduce(tensor, reduce_op=operation)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(t.seed)
+        network = VQKD(
+            image_size=t.image_size,
+            patch_size=t.patch_size,
+            embed_dim=t.embed_dim,
+            depth=t.depth,
+            num_heads=t.num_heads,
+            codes=t.codes,
+            code_dim=t.code_dim,
+        )
+        return VQKDTraining(
+            network,
+            width=width,
+            decoder_dim=t.embed_dim,
+            decoder_depth=t.decoder_depth,
+            decoder_heads=t.num_heads,
+            commitment=t.commitment,
+            decay=t.decay,
+            restart=t.restart,
+            seed=t.seed,
+            reduce=reduce,
+        )
+
+
+def start(objective: "VQKDTraining", pairs: "Pairs") -> None:
+    """The first codes, by one process."""
+    from mapet.data.augment import to_float
+
+    rows, columns = objective.network.grid
+    pictures = -(-START * objective.network.vocabulary // (rows * columns))
+    device = pairs.fabric.device
+    objective.to(device).start(to_float(batch.images, device) for batch in pairs.some(pictures))
+
+
+def build_optim(t: Training, objective: "VQKDTraining", pairs: "Pairs") -> "Optim":
+    """AdamW under a warm-up cosine in steps, after each of which the codes move."""
+    from mapet.engine.optim import Optim, adamw, cosine
+
+    optimizer = adamw(objective, weight_decay=t.weight_decay, betas=t.betas, no_decay=("pos_embed", "cls_token"))
+    optimizer.register_step_post_hook(lambda *_: objective.update())
+    warmup = min(pairs.steps, round(t.warmup_epochs * pairs.steps_per_epoch))
+    floor = min(t.min_lr, t.peak)
+    lr = cosine(peak=t.peak, floor=floor, start=min(t.warmup_lr, t.peak), warmup=warmup, total=pairs.steps)
+    return Optim(optimizer, lr, t.clip_grad)
+
+
+def require_same(run: "Run", pairs: "Pairs") -> None:
+    """Pin the pictures and the teacher of a run when it begins, and refuse others when it goes on."""
+    from hashlib import blake2b
+
+    from mapet.disk import replace_file
+
+    source, places = pairs.shuffled.source, pairs.shuffled.places
+    keys = "\n".join(f"{place} {source.key(place)}" for place in places.tolist())
+    digest = blake2b(keys.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    inputs = {"teacher": pairs.teacher.describe(), "pictures": len(places), "keys": digest}
+    path = run.folder / "inputs.json"
+    if path.is_file() and json.loads(path.read_text()) != inputs:
+        raise MapetError(f"{run.folder} was begun with other pictures or another teacher: restore them.")
+    replace_file(path, json.dumps(inputs, indent=1) + "\n")

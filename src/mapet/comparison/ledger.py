@@ -1,0 +1,76 @@
+"""How far a comparison has come: its folder.
+
+compare.yaml   what was asked for; another comparison is refused here
+tokens/        made once for all runs, where they were not given
+runs/          one run's folder a cell
+scores/        one JSON file a cell: its cost and every finished evaluation
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mapet.comparison.plan import Cell, Plan
+from mapet.disk import replace_file
+from mapet.errors import MapetError
+from mapet.recipe import diff, read, save
+
+if TYPE_CHECKING:
+    from mapet.evals.score import Score
+
+PLAN = "compare.yaml"
+
+
+class Ledger:
+    """The folder of one comparison. What is written is whole after a kill at any moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def begin(cls, folder: Path, plan: Plan) -> "Ledger":
+        """The folder with this plan, made if need be, or gone on with.
+
+        Raises:
+            MapetError: it holds another comparison, or something else.
+        """
+        if (folder / PLAN).is_file():
+            for name, (asked, there) in diff(plan, read(folder / PLAN, Plan)).items():
+                raise MapetError(
+                    f"{folder} holds another comparison, with {name} = {_short(there)}, and {_short(asked)} is asked "
+                    f"for: give another --out, or go on with that by --resume {folder}."
+                )
+            return cls(folder)
+        if folder.exists() and (not folder.is_dir() or any(path.name != f"{PLAN}.part" for path in folder.iterdir())):
+            raise MapetError(f"{folder} is not empty and holds no comparison: give another --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+        save(plan, folder / PLAN)
+        return cls(folder)
+
+    def run(self, cell: Cell) -> Path:
+        """The run's folder."""
+        return self.folder / "runs" / cell.name
+
+    def known(self, cell: Cell) -> dict[str, Any]:
+        """What has been noted of a cell."""
+        path = self._path(cell)
+        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return known
+
+    def note(self, cell: Cell, what: str, value: Any) -> None:
+        """Add to what is known of a cell."""
+        path = self._path(cell)
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path, json.dumps({**self.known(cell), what: value}, indent=1) + "\n")
+
+    def note_scores(self, cell: Cell, what: str, scores: "Mapping[str, Score]") -> None:
+        """Add the scores of one evaluation."""
+        self.note(cell, what, {name: vars(score) for name, score in scores.items()})
+
+    def _path(self, cell: Cell) -> Path:
+        return self.folder / "scores" / f"{cell.name}.json"
+
+
+def _short(value: Any) -> str:
+    return ",".join(value) or "nothing" if isinstance(value, tuple) else str(value)

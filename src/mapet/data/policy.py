@@ -1,0 +1,196 @@
+"""Training augmentation by timm's transforms, each draw a pure function of (seed, epoch, place) or (seed, step).
+
+timm draws from the global generators of ``random``, ``numpy`` and torch. Here each call runs under generators seeded
+for it alone, which are then put back, so nothing hangs on workers, processes or what was drawn before.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mapet.data.augment import IMAGENET_MEAN
+from mapet.data.crop import Look
+from mapet.errors import MapetError
+from mapet.hashing import fraction, hashed
+from mapet.view import View
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+POLICY, ERASE, NOISE, MIX = 0x901C, 0xE4A5, 0xE4A6, 0x313B  # salts
+RAND = r"rand(-(m|n|p|mstd|mmax|inc)\d[\d.]*|-t\w+)*"
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators of ``random``, ``numpy`` and torch on the CPU seeded; what they were before, after."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Crop, flip and RandAugment of a training stream, in the place of ``Crops``; under timm's names.
+
+    Attributes:
+        seed: of all chance.
+        scale: bounds of the crop's share of the area.
+        ratio: bounds of width / height.
+        hflip: share of the pictures that are mirrored.
+        auto_augment: timm's string, such as ``"rand-m9-mstd0.5-inc1"``; None for colour jitter in its place.
+        color_jitter: strength of brightness, contrast and saturation.
+    """
+
+    seed: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
+
+    def __call__(self, epoch: int, places: Sequence[int]) -> list[Look]:
+        """What the pictures at ``places`` look like in ``epoch``: each hangs on (seed, epoch, its place) alone."""
+        seeds = hashed(self.seed, POLICY, epoch, torch.tensor(places, dtype=torch.int64)).tolist()
+        return [partial(self._look, seed) for seed in seeds]
+
+    def _look(self, seed: int, picture: "Image.Image", view: View) -> "Image.Image":
+        with seeded(seed):
+            return transform(self, view)(picture)
+
+
+@lru_cache(maxsize=8)
+def transform(policy: Policy, view: View) -> Callable[["Image.Image"], "Image.Image"]:
+    """timm's training transform as far as pictures go: PIL in, PIL of the view's size out.
+
+    Raises:
+        MapetError: timm cannot read the policy's ``auto_augment``.
+    """
+    from timm.data import create_transform
+    from torchvision.transforms import Compose
+
+    name, told = policy.auto_augment or "", f'timm cannot read --auto-augment "{policy.auto_augment}": '
+    if name.startswith("rand") and not re.fullmatch(RAND, name):  # timm passes over what it does not know
+        raise MapetError(f"{told}write it as rand-m9-mstd0.5-inc1.")
+    try:
+        pictures, colours, _ = create_transform(
+            (3, *view.size),
+            is_training=True,
+            scale=policy.scale,
+            ratio=policy.ratio,
+            hflip=policy.hflip,
+            auto_augment=policy.auto_augment,
+            color_jitter=policy.color_jitter or None,
+            interpolation=view.interpolation,
+            mean=IMAGENET_MEAN,
+            separate=True,
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise MapetError(f"{told}write it as rand-m9-mstd0.5-inc1.") from error
+    for augment in colours.transforms:
+        for operation in chain(getattr(augment, "ops", ()), *getattr(augment, "policy", ())):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = posterize
+    return Compose([pictures, colours])
+
+
+def posterize(picture: "Image.Image", bits_to_keep: int, **settings: object) -> "Image.Image":
+    """timm's operation, which at full magnitude keeps 0 bits: black, as it was before Pillow 13 refused that."""
+    from PIL import ImageOps
+
+    return ImageOps.posterize(picture, bits_to_keep) if bits_to_keep else picture.point(lambda value: 0)
+
+
+@dataclass(frozen=True)
+class Centre:
+    """The centred square of each picture whose side is ``crop_pct`` of the shorter one; no chance in it."""
+
+    crop_pct: float = 1.0
+
+    def __call__(self, epoch: int, places: Sequence[int]) -> list[Look]:
+        """The same look at each of ``places``."""
+        return [self._look] * len(places)
+
+    def _look(self, picture: "Image.Image", view: View) -> "Image.Image":
+        """In one resampling, where timm resizes first and then cuts: the same square up to a pixel of rounding."""
+        from PIL import Image, ImageOps
+
+        (height, width), method = view.size, Image.Resampling[view.interpolation.upper()]
+        return ImageOps.fit(picture, (width, height), method, bleed=(1 - self.crop_pct) / 2, centering=(0.5, 0.5))
+
+
+@dataclass(frozen=True)
+class Erasing:
+    """timm's random erasing (Zhong et al., arXiv 1708.04896) of normalised pictures; fields as in ``Augmentation``."""
+
+    seed: int
+    reprob: float
+    remode: str = "pixel"
+    recount: int = 1
+
+    def __call__(self, images: Tensor, epoch: int, index: Tensor) -> Tensor:
+        """(B, 3, H, W) float, changed in place by (seed, epoch, ``index`` (B,)); the noise is drawn on the CPU."""
+        from timm.data.random_erasing import RandomErasing
+
+        erase = RandomErasing(1.0, mode=self.remode, max_count=self.recount, device="cpu")
+        chosen = (fraction(self.seed, ERASE, epoch, index) < self.reprob).nonzero().flatten()
+        seeds = hashed(self.seed, NOISE, epoch, index[chosen]).tolist()
+        for row, seed in zip(chosen.tolist(), seeds, strict=True):
+            with seeded(seed):
+                erase(images[row])
+        return images
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """timm's mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899) and label smoothing; fields as in ``Augmentation``.
+
+    Each batch is mixed with itself in reverse, all of it by one factor that hangs on (seed, step) alone. Of several
+    processes each mixes its own part of the batch: their number decides which pictures meet, and nothing else.
+    """
+
+    seed: int
+    classes: int
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+    smoothing: float = 0.0
+
+    def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) and labels (B,) → the mixed pictures, in place, and targets (B, classes) that sum to 1.
+
+        Of an odd number, which only unreadable pictures can cause, the last is left out.
+        """
+        from timm.data.mixup import Mixup, mixup_target
+
+        if not (self.prob and (self.mixup or self.cutmix)):
+            return images, mixup_target(labels, self.classes, smoothing=self.smoothing)
+        mix = Mixup(
+            self.mixup,
+            self.cutmix,
+            prob=self.prob,
+            switch_prob=self.switch_prob,
+            label_smoothing=self.smoothing,
+            num_classes=self.classes,
+        )
+        even = len(images) // 2 * 2
+        with seeded(int(hashed(self.seed, MIX, step))):
+            mixed: tuple[Tensor, Tensor] = mix(images[:even], labels[:even])
+        return mixed

@@ -1,0 +1,97 @@
+"""Classification from a few labelled pictures of each class, repeated over several draws of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mapet.errors import MapetError
+from mapet.evals import logistic
+from mapet.evals.checks import Labelled, check
+from mapet.evals.linear import standardised
+from mapet.evals.score import Score, mean, place
+from mapet.hashing import hashed
+
+SHOTS = (1, 5, 10)
+DRAWS = 5
+PENALTY = 0.01  # on the weights of features of mean square length 1
+DRAW = 8  # salt: its own stream of chance
+
+
+def protocol(*, draws: int = DRAWS) -> str:
+    """The name under which these settings are reported."""
+    return f"few-shot, logistic regression, L2 penalty {PENALTY:g}, top-1, mean and 95 % t-interval over {draws} draws"
+
+
+def fewshot(
+    train: Labelled,
+    test: Labelled,
+    *,
+    classes: int,
+    shots: Sequence[int] = SHOTS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Fit logistic regression to ``shots`` labelled pictures of each class and score it on all of ``test``.
+
+    Features are standardised by the mean and deviation of all of ``train``, its labels unseen, and divided by √F; the
+    penalty is fixed, for one picture a class leaves none to choose it by. The pictures of a draw with fewer shots are
+    among those of the same draw with more.
+
+    Args:
+        train: (N, F) float features and (N,) int64 labels, to draw from.
+        test: (M, F) and (M,) on the same device.
+        classes: number of classes; labels lie in [0, classes).
+        shots: labelled pictures of each class, one result for each.
+        draws: repetitions.
+        seed: of the draws.
+
+    Returns:
+        ``1-shot`` and so on: top-1 accuracy, the mean over the draws with its t-interval. The interval tells what other
+        labelled pictures would change; all draws share the test pictures.
+
+    Raises:
+        MapetError: no shots or one below 1, fewer than two draws, a class with fewer pictures than shots, or sets that
+            ``check`` refuses.
+    """
+    check_settings(shots, draws)
+    check(train, test, classes)
+    counts = torch.bincount(train[1], minlength=classes)
+    if counts.min() < max(shots):
+        raise MapetError(
+            f"Class {int(counts.argmin())} has {int(counts.min())} training pictures, fewer than {max(shots)} shots: "
+            "use fewer shots or more training pictures."
+        )
+    known, asked = (part / part.shape[1] ** 0.5 for part in standardised(train[0], test[0]))
+    found = {}
+    for count in shots:
+        rows = [drawn(train[1], classes, count, seed, draw) for draw in range(draws)]
+        found[f"{count}-shot"] = mean([_accuracy((known[r], train[1][r]), (asked, test[1]), classes) for r in rows])
+    return found
+
+
+def check_settings(shots: Sequence[int], draws: int) -> None:
+    """Refuse what gives no number or no interval.
+
+    Raises:
+        MapetError: no shots or one below 1, or fewer than two draws.
+    """
+    if not shots or min(shots) < 1:
+        raise MapetError(
+            f"Few-shot needs at least 1 labelled picture of each class, got {list(shots)}: change --shots."
+        )
+    if draws < 2:
+        raise MapetError(f"--draws {draws} has no spread to give an interval: use at least 2.")
+
+
+def drawn(labels: Tensor, classes: int, count: int, seed: int, draw: int) -> Tensor:
+    """(classes × count,) int64 ascending: the ``count`` pictures of each class that draw number ``draw`` takes."""
+    index = torch.arange(len(labels), device=labels.device)
+    order = hashed(seed, DRAW, draw, index).argsort()
+    return torch.cat([order[labels[order] == label][:count] for label in range(classes)]).sort().values
+
+
+def _accuracy(train: Labelled, test: Labelled, classes: int) -> float:
+    with torch.enable_grad():
+        weights = logistic.fit(*train, classes, PENALTY)
+    return float((place(logistic.scores(test[0], weights), test[1]) == 0).double().mean())

@@ -1,0 +1,46 @@
+"""What the convolutional tokenizers share: square pictures, and one token for so many pixels a side."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mapet.errors import MapetError
+from mapet.tokenizers.tokenizer import Network
+from mapet.view import View
+
+
+class Convolutional(Network):
+    """A network that gives one token for each ``stride`` × ``stride`` pixels of a square picture.
+
+    Pictures are resized by Lanczos' filter, as BEiT and CAE do it for their tokenizers' view.
+
+    Args:
+        config: the subclass's keyword arguments; ``image_size`` is the side of its pictures in pixels.
+        stride: pixels a token, along either side.
+
+    Raises:
+        MapetError: a size that is not a multiple of the stride.
+    """
+
+    def __init__(self, config: Mapping[str, Any], stride: int) -> None:
+        super().__init__(config)
+        side = config["image_size"]
+        if side < stride or side % stride:
+            fitting = max(1, round(side / stride)) * stride
+            raise MapetError(
+                f"This {self.kind} tokenizer gives one token for {stride}x{stride} pixels, and {side} is not a "
+                f"multiple of {stride}: use an image size such as {fitting}."
+            )
+        self.view, self.grid = View((side, side), "lanczos"), (side // stride, side // stride)
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """``images``, if they are what ``encode`` expects."""
+        wanted = (3, *self.view.size)
+        if tuple(images.shape[1:]) != wanted or images.dtype != torch.float32:
+            raise MapetError(
+                f"This {self.kind} tokenizer reads pictures (B, {', '.join(map(str, wanted))}) float32 in [0, 1], and "
+                f"these are {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: put them into its view."
+            )
+        return images

@@ -1,0 +1,48 @@
+"""One store made by several processes: each appends to a part of its own, and the parts become rows of the store."""
+
+from collections.abc import Iterator
+from itertools import islice
+from shutil import rmtree
+
+from mapet.tokenizers.store import TokenStore
+
+PARTS, MERGED = "parts", "parts.merged"
+ROWS = 1 << 16  # moved at a time
+
+
+def part_of(store: TokenStore, rank: int) -> TokenStore:
+    """The part of one process, beside the store's own files; an interrupted one is continued."""
+    return TokenStore.create(
+        store.folder / PARTS / str(rank),
+        view=store.view,
+        grid=store.grid,
+        vocabulary=store.vocabulary,
+        tokenizer=store.tokenizer,
+        extra=store.extra,
+    )
+
+
+def merge(store: TokenStore) -> None:
+    """Move the rows of all parts into the store, by one process while none appends.
+
+    A row that is there already stays as it is, so that this may be interrupted and repeated at any moment.
+
+    Raises:
+        MapetError: a part that is damaged or of other tokens.
+    """
+    folder, done = store.folder / PARTS, store.folder / MERGED
+    rmtree(done, ignore_errors=True)
+    for name in sorted(path.name for path in folder.glob("*")):
+        part = part_of(store, int(name))
+        for keys in _batches(part.keys()):
+            new = [key for key, missing in zip(keys, store.missing(keys), strict=True) if missing]
+            if new:
+                store.append(new, part.gather(new))
+    if folder.exists():
+        folder.rename(done)
+        rmtree(done)
+
+
+def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(islice(keys, ROWS)):
+        yield batch

@@ -1,0 +1,220 @@
+"""VQGAN as a tokenizer: encoder and quantiser of taming-transformers' checkpoints.
+
+"Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841).
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention, silu
+
+from mapet.errors import MapetError
+from mapet.tokenizers.convolutional import Convolutional
+from mapet.tokenizers.kmeans import assign
+from mapet.tokenizers.weights import count, extent, fill
+
+NORM_GROUPS = 32
+NEEDED = ("encoder.", "quant_conv.", "quantize.proj.", "quantize.embedding.weight")
+WHAT = "a VQGAN of taming-transformers"
+
+
+class VQGAN(Convolutional):
+    """Pictures to the codes of a VQGAN. Parameters have the published names.
+
+    The code is the nearest embedding, or, for a model trained with Gumbel-softmax, the one with the largest logit:
+    there the published code samples with noise even when it evaluates, and this gives its most probable answer.
+
+    Args:
+        image_size: side of the pictures in pixels, a multiple of 2 to the number of halvings.
+        channels: width of the first convolution.
+        widths: of each level; between two levels the picture is halved.
+        blocks: residual blocks in each level.
+        attention: levels whose blocks are each followed by self-attention, counted from 0.
+        latent: width of the encoder's output.
+        code_width: width of the vectors that are quantised.
+        codes: the vocabulary.
+        gumbel: whether a 1 × 1 convolution gives each code a logit; else the nearest embedding is taken.
+
+    Raises:
+        MapetError: an image size that is not a multiple of a token's pixels.
+    """
+
+    kind: ClassVar[str] = "vqgan"
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        channels: int = 128,
+        widths: Sequence[int] = (128, 128, 256, 256, 512),
+        blocks: int = 2,
+        attention: Sequence[int] = (4,),
+        latent: int = 256,
+        code_width: int = 256,
+        codes: int = 1024,
+        gumbel: bool = False,
+    ) -> None:
+        encoder = {"channels": channels, "widths": [*widths], "blocks": blocks, "attention": [*attention]}
+        quantiser = {"latent": latent, "code_width": code_width, "codes": codes, "gumbel": gumbel}
+        super().__init__({"image_size": image_size, **encoder, **quantiser}, 2 ** (len(widths) - 1))
+        self.vocabulary = codes
+        self.encoder = Encoder(channels, widths, blocks, attention, latent)
+        self.quant_conv = nn.Conv2d(latent, code_width, 1)
+        self.quantize = Likeliest(code_width, codes) if gumbel else Nearest(code_width, codes)
+
+    @classmethod
+    def from_taming(cls, weights: Mapping[str, Tensor], *, image_size: int) -> Self:
+        """The published encoder and quantiser, frozen.
+
+        Args:
+            weights: a checkpoint's state dict; decoder, loss and whatever else tokens do not need are left out, and all
+                sizes are read off the shapes.
+            image_size: side of the pictures in pixels.
+
+        Raises:
+            MapetError: other weights, or an image size that is not a multiple of a token's pixels.
+        """
+        network = cls(image_size=image_size, **_sizes(weights))
+        fill(network, {name: value for name, value in weights.items() if name.startswith(NEEDED)}, WHAT)
+        return network.requires_grad_(False).eval()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to what is quantised, (B, L, code_width)."""
+        return self.quant_conv(self.encoder(2 * self._checked(images) - 1)).flatten(2).mT
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        return self.quantize(self.features(images))
+
+
+class Nearest(nn.Module):
+    """The code of a vector is its nearest embedding."""
+
+    def __init__(self, width: int, codes: int) -> None:
+        super().__init__()
+        self.embedding = nn.ParameterDict({"weight": torch.zeros(codes, width)})
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, L, width) to (B, L) int64."""
+        return assign(features.flatten(0, 1), self.embedding["weight"])[0].view(features.shape[:2])
+
+
+class Likeliest(nn.Module):
+    """The code of a vector is the largest of its logits."""
+
+    def __init__(self, width: int, codes: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(width, codes, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, L, width) to (B, L) int64."""
+        return self.proj(features.mT[..., None]).argmax(dim=1)[..., 0]
+
+
+class Encoder(nn.Module):
+    """Residual blocks at falling resolution, with self-attention at the lowest: (B, 3, H, W) to (B, latent, h, w)."""
+
+    def __init__(self, channels: int, widths: Sequence[int], blocks: int, attention: Sequence[int], latent: int):
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
+        levels = zip((channels, *widths), widths, range(len(widths)), strict=False)
+        self.down = nn.Sequential(
+            *(Level(before, width, blocks, n in attention, n + 1 < len(widths)) for before, width, n in levels)
+        )
+        last = widths[-1]
+        middle = {"block_1": Residual(last, last), "attn_1": Attention(last), "block_2": Residual(last, last)}
+        self.mid = nn.Sequential(OrderedDict(middle))
+        self.norm_out = _norm(last)
+        self.conv_out = nn.Conv2d(last, latent, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures in [-1, 1] to the map that ``quant_conv`` reads."""
+        return self.conv_out(silu(self.norm_out(self.mid(self.down(self.conv_in(x))))))
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, and the halving that follows all but the last."""
+
+    def __init__(self, before: int, width: int, blocks: int, attentive: bool, halved: bool) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(Residual(width if i else before, width) for i in range(blocks))
+        self.attn = nn.ModuleList(Attention(width) if attentive else nn.Identity() for _ in range(blocks))
+        self.downsample = Halving(width) if halved else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) to (B, width, H / 2, W / 2), or H, W in the last."""
+        for block, attention in zip(self.block, self.attn, strict=True):
+            x = attention(block(x))
+        return self.downsample(x)
+
+
+class Residual(nn.Module):
+    """Norm, swish, convolution, twice, added to the input."""
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(before), nn.Conv2d(before, width, 3, padding=1)
+        self.norm2, self.conv2 = _norm(width), nn.Conv2d(width, width, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if before == width else nn.Conv2d(before, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) to (B, width, H, W)."""
+        y = self.conv1(silu(self.norm1(x)))
+        return self.nin_shortcut(x) + self.conv2(silu(self.norm2(y)))
+
+
+class Attention(nn.Module):
+    """Self-attention of all places with one head, added to the input: (B, C, H, W) to the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = _norm(width)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each place reads all."""
+        y = self.norm(x)
+        q, k, v = (part(y).flatten(2).mT[:, None] for part in (self.q, self.k, self.v))  # (B, 1, HW, C)
+        read = scaled_dot_product_attention(q, k, v)[:, 0]
+        return x + self.proj_out(read.mT.reshape(x.shape))
+
+
+class Halving(nn.Module):
+    """A convolution of stride 2 that pads with zeros on the right and at the bottom only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H / 2, W / 2)."""
+        return self.conv(pad(x, (0, 1, 0, 1)))
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(NORM_GROUPS, width, eps=1e-6)
+
+
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the shapes tell of a checkpoint."""
+    channels = extent(weights, "encoder.conv_in.weight", WHAT)
+    levels = range(max(1, count(weights, "encoder.down.")))
+    widths = [extent(weights, f"encoder.down.{n}.block.0.conv1.weight", WHAT) for n in levels]
+    if any(width % NORM_GROUPS for width in (channels, *widths)):
+        raise MapetError(f"These are not the weights of {WHAT}: widths {channels}, {widths} not all multiples of 32.")
+    gumbel = "quantize.proj.weight" in weights
+    quantiser = "quantize.proj.weight" if gumbel else "quantize.embedding.weight"
+    return {
+        "channels": channels,
+        "widths": widths,
+        "blocks": count(weights, "encoder.down.0.block."),
+        "attention": [n for n in levels if count(weights, f"encoder.down.{n}.attn.")],
+        "latent": extent(weights, "quant_conv.weight", WHAT, axis=1),
+        "code_width": extent(weights, "quant_conv.weight", WHAT),
+        "codes": extent(weights, quantiser, WHAT),
+        "gumbel": gumbel,
+    }

@@ -1,0 +1,169 @@
+"""VQ-KD, the tokenizer of BEiT v2 (Peng et al., arXiv 2208.06366): a ViT that says which code a patch is nearest to.
+
+Encoder → linear, tanh, linear → unit vector → nearest of the unit codes. ``vqkd_train.py`` trains one.
+Legend: B pictures, L patches, D width, C width of a code, K codes.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import ClassVar, Self
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mapet.errors import MapetError
+from mapet.tokenizers.kmeans import assign
+from mapet.tokenizers.tokenizer import Network
+from mapet.tokenizers.weights import count, extent, fill
+from mapet.view import View
+
+Pair = int | Sequence[int]
+USED = ("encoder.", "encode_task_layer.")
+CODES = "quantize.embedding.weight"
+WHAT = "BEiT v2's tokenizer (VQ-KD) at this image size, patch size and number of heads"
+
+
+class VQKD(Network):
+    """Pictures to tokens by the nearest of K unit codes; the defaults are the published sizes.
+
+    Args:
+        image_size: pixels, or (height, width).
+        patch_size: pixels, or (height, width).
+        embed_dim: D.
+        depth: blocks of the encoder.
+        num_heads: attention heads of a block.
+        codes: K.
+        code_dim: C.
+
+    Raises:
+        MapetError: patches that do not tile the picture, or heads that do not divide the width.
+    """
+
+    kind: ClassVar[str] = "vqkd"
+    codes: Tensor
+
+    def __init__(
+        self,
+        *,
+        image_size: Pair = 224,
+        patch_size: Pair = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        codes: int = 8192,
+        code_dim: int = 32,
+    ) -> None:
+        size, patch = _pair(image_size), _pair(patch_size)
+        _check(size, patch, embed_dim, num_heads)
+        shape = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "codes": codes, "code_dim": code_dim}
+        super().__init__({"image_size": list(size), "patch_size": list(patch), **shape})
+        self.view, self.grid, self.vocabulary = View(size), (size[0] // patch[0], size[1] // patch[1]), codes
+        self.encoder = vit(size, patch, 3, embed_dim, depth, num_heads)
+        self.encode_task_layer = task_layer(embed_dim, code_dim)
+        self.register_buffer("codes", normalize(torch.randn(codes, code_dim)))
+
+    @classmethod
+    def from_beit2(cls, weights: Mapping[str, Tensor], *, image_size: Pair, patch_size: Pair, heads: int) -> Self:
+        """The tokenizer of a published state dict, frozen.
+
+        Of its tensors the encoder, ``encode_task_layer`` and the code weights are needed; the rest (decoder, usage,
+        teacher, loss) is left out.
+
+        Args:
+            weights: by the published names.
+            image_size: pixels, or (height, width): 224 for the published weights.
+            patch_size: pixels, or (height, width): 16 for the published weights.
+            heads: attention heads, which the tensors do not tell: 12 for the published weights.
+
+        Raises:
+            MapetError: missing or wrongly shaped tensors, or unknown ones in the encoder.
+        """
+        ours = {name: tensor for name, tensor in joined(weights).items() if name.startswith(USED)}
+        network = cls(
+            image_size=image_size,
+            patch_size=patch_size,
+            embed_dim=extent(weights, "encoder.fc_norm.weight", WHAT),
+            depth=count(weights, "encoder.blocks."),
+            num_heads=heads,
+            codes=extent(weights, CODES, WHAT),
+            code_dim=extent(weights, CODES, WHAT, axis=1),
+        )
+        fill(network, {**ours, "codes": normalize(weights[CODES])}, WHAT)
+        return network.requires_grad_(False).eval()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] to (B, L, C), not yet of unit length, patches row by row.
+
+        The pixel map 2x − 1 is applied here. (The published code scales by 255 / 127.5, and by 255 only where the
+        maximum of the whole batch is at most 1, so that a picture's tokens may hang on its neighbours; not so here.)
+        """
+        return self.encode_task_layer(patches(self.encoder, 2 * images - 1))
+
+    def unit(self, images: Tensor) -> Tensor:
+        """``features`` at unit length, float32 under mixed precision too."""
+        return normalize(self.features(images).float(), dim=-1)
+
+    def nearest(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (B, L, C) to their nearest codes (B, L) int64 and the squared distances (B, L), in float32."""
+        with torch.autocast(unit.device.type, enabled=False):
+            tokens, squared = assign(unit.flatten(0, 1), self.codes)
+        return tokens.view(unit.shape[:2]), squared.view(unit.shape[:2])
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        return self.measure(images)[0]
+
+    @torch.no_grad()
+    def measure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, L) as ``encode``, squared distances (B, L) to their codes, and the unit vectors (B, L, C)."""
+        unit = self.unit(images)
+        return *self.nearest(unit), unit
+
+
+def vit(size: Pair, patch: Pair, channels: int, embed_dim: int, depth: int, num_heads: int) -> VisionTransformer:
+    """timm's ViT with class token, learned positions and no layer scale; its ``fc_norm`` is for ``patches``."""
+    return VisionTransformer(
+        _pair(size),
+        _pair(patch),
+        channels,
+        num_classes=0,
+        global_pool="avg",
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
+
+
+def patches(model: VisionTransformer, images: Tensor) -> Tensor:
+    """(B, channels, H, W) → (B, L, D): every patch after ``fc_norm``, the class token dropped."""
+    return model.fc_norm(model.forward_features(images)[:, 1:])
+
+
+def task_layer(width: int, out: int) -> nn.Sequential:
+    """Linear, tanh, linear: (…, width) → (…, out)."""
+    return nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, out))
+
+
+def joined(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published names to timm's: the biases of q and v, with zeros between them as keys have none, become one."""
+    ours = {name: tensor for name, tensor in weights.items() if not name.endswith((".q_bias", ".v_bias"))}
+    for name, q in weights.items():
+        if name.endswith(".q_bias"):
+            partner = name.replace(".q_bias", ".v_bias")
+            zeros = q.new_zeros(extent(weights, partner, WHAT))
+            ours[name.replace(".q_bias", ".qkv.bias")] = torch.cat([q, zeros, weights[partner]])
+    return ours
+
+
+def _pair(size: Pair) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _check(size: tuple[int, int], patch: tuple[int, int], width: int, heads: int) -> None:
+    if min(patch) < 1 or size[0] % patch[0] or size[1] % patch[1] or min(size) < 1:
+        raise MapetError(f"Patches of {patch} pixels do not tile a picture of {size}: choose sizes that divide.")
+    if heads < 1 or width % heads:
+        raise MapetError(f"{heads} heads do not divide a width of {width}: choose a divisor.")

@@ -1,0 +1,265 @@
+"""``mapet compare``: five objectives on real pictures, killed and gone on with, and every mistake told in one line."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mapet.cli import main
+from mapet.cli.comparing import cells
+from mapet.comparison.ledger import Ledger
+from mapet.engine.run import Run, load_checkpoint
+from mapet.hashing import below
+from mapet.recipe import fair, load
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+STUDENT = ["--image-size", "16", "--patch-size", "4"]
+MODEL = ["--model", "custom", "--embed-dim", "16", "--depth", "3", "--num-heads", "2", "--drop-path", "0.1", *STUDENT]
+SMALL = [*MODEL, "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "1", "--lr", "1e-3"]
+FIT = ["--teacher", "pixels", "--codes", "16", "--iterations", "2"]
+TWO = ["--objectives", "mim,mae", "--seeds", "1", "--knn-every", "1", "--budget", "epochs,compute"]
+
+
+def arguments(pictures, out, *more):
+    return ["compare", "--data", str(pictures), "--out", str(out), *SMALL, *FIT, *more]
+
+
+def rows(folder, name="results.csv"):
+    return list(csv.DictReader((folder / name).open()))
+
+
+@pytest.fixture(scope="module")
+def five(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared") / "five"
+    assert main(arguments(pictures, folder, "--seeds", "2", "--baselines", "random", "--evaluate", "knn,fewshot")) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(pictures, tmp_path_factory):
+    """An unbroken comparison, to which the broken ones must be equal."""
+    folder = tmp_path_factory.mktemp("compared") / "two"
+    assert main(arguments(pictures, folder, *TWO)) == 0
+    return folder
+
+
+def assert_equal(one, other):
+    for name in ("results.csv", "curves.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_five_objectives_come_to_one_table(five):
+    found = rows(five)
+    assert {row["method"] for row in found} == {"mapet", "pet", "mim", "cae", "mae", "random"}
+    assert len(found) == 6 * 2 * (1 + 3)
+    assert all(0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1 for row in found)
+    costs = {row["method"]: row for row in rows(five, "costs.csv")}
+    assert costs["mapet"]["images"] == "96"
+    assert float(costs["mapet"]["pflop"]) == 2 * float(costs["mapet"]["training_gmac"]) * 1e9 * 96 / 1e15
+    assert float(costs["mapet"]["gmac"]) > float(costs["pet"]["gmac"]) > float(costs["mim"]["gmac"])
+    assert float(costs["mae"]["peak_gib"]) > 0
+    table = (five / "table.md").read_text()
+    assert "| mae | 2 | 96 |" in table
+    assert "few-shot, logistic regression" in table
+    assert "k-NN: best by the mean: " in table
+    assert {path.name for path in five.iterdir()} >= {"table.tex", "table.csv", "accuracy.png", "compare.yaml"}
+
+
+def test_all_start_alike_and_see_the_same(five):
+    """Equal first weights and settings outside the objective, equal pictures in every step; tokens made once."""
+    folders = [five / "runs" / f"{method}-2epochs-seed0" for method in ("mapet", "pet", "mim", "cae", "mae")]
+    recipes = [load(Run(folder).recipe) for folder in folders]
+    assert not any(fair(recipes[0], recipe) for recipe in recipes)
+    pinned = [json.loads((folder / "inputs.json").read_text()) for folder in folders]
+    assert {one["keys"] for one in pinned} == {pinned[0]["keys"]}
+    assert {one["tokenizer"] for one in pinned[:4]} == {pinned[0]["tokenizer"]} != {"none"}
+    assert not any((folder / "tokens").exists() for folder in folders)
+    rates = [[row["lr"] for row in rows(folder, "metrics.csv")] for folder in folders]
+    assert all(rate == rates[0] for rate in rates)
+
+
+def test_seeds_differ(five):
+    weights = [load_checkpoint(Run(five / "runs" / f"mim-2epochs-seed{seed}").last)[1] for seed in (0, 1)]
+    assert not torch.equal(weights[0]["model/encoder.pos_embed"], weights[1]["model/encoder.pos_embed"])
+
+
+def test_what_is_done_is_not_done_again(pictures, five, monkeypatch, capsys):
+    monkeypatch.setattr(cells, "_train", None)
+    monkeypatch.setattr(cells, "Subject", None)
+    before = (five / "results.csv").read_bytes()
+    assert main(["compare", "--resume", str(five)]) == 0
+    assert (five / "results.csv").read_bytes() == before
+    shown = capsys.readouterr().out
+    assert "12/12" in shown
+    assert "differ in nothing" in shown
+    assert max(map(len, shown.splitlines())) <= 80 + len(str(five))
+
+
+class Killed(BaseException):
+    """What stands for a kill inside this process."""
+
+
+def test_killed_at_five_moments_it_ends_as_if_it_had_not_been(pictures, two, tmp_path, monkeypatch):
+    """A moment is before something goes to the disk: a step's figures, a checkpoint, tokens, a score, a table."""
+    out, left = tmp_path / "out", [0]
+
+    def watched(act):
+        def acted(*given, **named):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return act(*given, **named)
+
+        return acted
+
+    monkeypatch.setattr(os, "fsync", watched(os.fsync))
+    monkeypatch.setattr(os, "replace", watched(os.replace))
+    monkeypatch.setattr(Run, "append_metrics", watched(Run.append_metrics))
+    assert main(arguments(pictures, tmp_path / "counted", *TWO)) == 0
+    moments = -left[0]
+    assert moments > 40
+    assert_equal(tmp_path / "counted", two)
+    for number in range(5):
+        left[0] = 1 + int(below(moments // 5, 17, number))
+        with pytest.raises(Killed):
+            main(arguments(pictures, out, *TWO))
+    left[0] = 0
+    assert main(["compare", "--resume", str(out)]) == 0
+    assert_equal(out, two)
+
+
+def test_a_real_kill_in_the_middle_of_a_run(pictures, two, tmp_path):
+    out = tmp_path / "out"
+    last = out / "runs" / next(path.name for path in (two / "runs").iterdir() if path.name.startswith("mae-2"))
+    command = [sys.executable, "-m", "mapet", *arguments(pictures, out, *TWO)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1)
+    while not Run(last).metrics.is_file() and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "table.md").exists()
+    assert main(arguments(pictures, out, *TWO)) == 0
+    assert_equal(out, two)
+
+
+def test_ctrl_c_tells_how_to_go_on(pictures, two, tmp_path, monkeypatch, capsys):
+    def interrupted(cell, *given):
+        if cell.arm.method == "mae":
+            raise KeyboardInterrupt
+        return finish(cell, *given)
+
+    finish = cells.finish
+    monkeypatch.setattr(cells, "finish", interrupted)
+    assert main(arguments(pictures, tmp_path / "out", *TWO, "--accelerator", "cpu")) == 130
+    assert f"mapet compare --resume {tmp_path / 'out'} --accelerator cpu" in capsys.readouterr().out
+    assert {row["method"] for row in rows(tmp_path / "out")} == {"mim"}
+
+
+def test_curves_run_to_the_end_and_kept_checkpoints_go(two):
+    points = rows(two, "curves.csv")
+    mae = [row for row in points if row["run"].startswith("mae-")]
+    most = max(int(row["step"]) for row in mae)
+    assert most > 6
+    assert [float(row["epoch"]) for row in mae if row["run"].startswith(f"mae-{most // 3}")] == [
+        1.0 + number for number in range(most // 3)
+    ]
+    assert not list(two.glob("runs/*/checkpoints/step-*"))
+    last = {row["run"]: row["value"] for row in points}
+    for row in rows(two):
+        run = f"{row['method']}-{row['epochs']}epochs-seed{row['seed']}"
+        assert row["evaluation"] != "knn" or row["metric"] != "top1" or row["value"] == last[run]
+
+
+def test_a_grid_with_a_limit_and_fine_tuning(pictures, tmp_path):
+    """Every seed's own pictures have tokens; scratch is fine-tuning from the same first weights."""
+    tuning = tmp_path / "tuning.yaml"
+    tuning.write_text("optimization: {epochs: 1, batch_size: 8}\naugmentation: {auto_augment: null}\n")
+    grid = ["--objectives", "mapet,mim", "--vary", "groups=1,3", "--seeds", "2", "--limit", "20"]
+    tuned = ["--evaluate", "finetune", "--baselines", "scratch", "--tuning", str(tuning)]
+    assert main(arguments(pictures, tmp_path / "out", *grid, *tuned)) == 0
+    found = rows(tmp_path / "out")
+    assert [(row["method"], row["setting"]) for row in found] == 2 * [
+        ("mapet", "groups=1"), ("mapet", "groups=3"), ("mim", ""), ("scratch", "")
+    ]  # fmt: skip
+    costs = {row["method"]: row for row in rows(tmp_path / "out", "costs.csv")}
+    assert costs["scratch"]["epochs"] == "1"
+    assert costs["mapet"]["images"] == "32"
+    keys = [
+        json.loads((tmp_path / "out" / "runs" / f"mim-2epochs-seed{seed}" / "inputs.json").read_text())["keys"]
+        for seed in (0, 1)
+    ]
+    assert keys[0] != keys[1]
+
+
+def test_one_setting_over_tokenizers_and_random_crops(pictures, five, tmp_path):
+    other = tmp_path / "other"
+    options = [*STUDENT, "--teacher", "pixels", "--codes", "8", "--iterations", "2"]
+    assert main(["tokenize", str(pictures), "--out", str(other), *options]) == 0
+    tokenizers = f"{five / 'tokens' / 'tokenizer'},{other}"
+    more = ["--objectives", "mim,mae", "--seeds", "1", "--tokenizers", tokenizers, "--evaluate", "knn"]
+    assert main(arguments(pictures, tmp_path / "stored", *more)) == 0
+    assert [row["setting"] for row in rows(tmp_path / "stored")] == ["tokenizer=tokenizer", "tokenizer=other", ""]
+    crops = [*more[:4], "--evaluate", "knn", "--scale", "0.3", "1", "--hflip", "0.5"]
+    assert main(arguments(pictures, tmp_path / "crops", *crops)) == 0
+    assert (tmp_path / "crops" / "tokenizer" / "tokenizer.json").is_file()
+    assert not (tmp_path / "crops" / "tokens").exists()
+
+
+def test_cifar10_in_a_few_steps(cifar10, tmp_path):
+    model = [*MODEL[:-4], "--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--epochs", "1"]
+    fit = ["--teacher", "pixels", "--codes", "16", "--iterations", "2", "--limit", "64", "--eval-limit", "200"]
+    asked = ["--objectives", "mapet,pet,mim,cae,mae", "--seeds", "1", "--evaluate", "knn"]
+    out = tmp_path / "out"
+    assert main(["compare", "--data", "cifar10", "--out", str(out), *model, *fit, *asked]) == 0
+    assert {row["count"] for row in rows(out)} == {"10000"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--objectives", "mapet,mime"], 'Did you mean "mim"?'),
+        (["--seeds", "0"], "--seeds"),
+        (["--evaluate", "knn,linea"], 'Did you mean "linear"?'),
+        (["--vary", "groups=1,99"], "hidden patches"),
+        (["--vary"], "--vary needs a value"),
+        (["--tokens", "TOKENS", "--patch-size", "8"], "grid"),
+        (["--eval-data", "FLAT"], "no labels"),
+        (["--devices", "2"], "one device"),
+        (["in1k-vit-base", "in1k-vit-tiny"], "one RECIPE"),
+        (["in1k-vit-bas"], 'Did you mean "in1k-vit-base"?'),
+        (["--tuning", "in1k-finetune-vit-bas"], "in1k-finetune-vit-base"),
+        (["--batch-size", "64"], "--batch-size"),
+        (["--baselines", "random", "--evaluate", "finetune"], "scratch"),
+    ],
+)
+def test_what_cannot_work_is_one_line_before_anything_is_trained(pictures, five, tmp_path, capsys, wrong, said):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(pictures.rglob("*.png"))):
+        shutil.copy(path, flat / f"{number}.png")
+    wrong = [{"TOKENS": str(five / "tokens"), "FLAT": str(flat)}.get(word, word) for word in wrong]
+    assert main(arguments(pictures, tmp_path / "out", *wrong)) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_the_folder_of_another_comparison_is_refused(pictures, five, capsys):
+    before = (five / "results.csv").read_bytes()
+    assert main(arguments(pictures, five, "--seeds", "3")) == 2
+    message = capsys.readouterr().err
+    assert "holds another comparison, with baselines = random" in message
+    assert message.count("\n") == 1
+    assert main(["compare", "--resume", str(pictures)]) == 2
+    assert "holds no comparison" in capsys.readouterr().err
+    assert (five / "results.csv").read_bytes() == before
+    assert Ledger(five).folder == five

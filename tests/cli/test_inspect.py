@@ -1,0 +1,198 @@
+"""``mapet tokenizer inspect`` end to end, on small pictures and tokenizers with random weights."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from mapet.cli import main
+from mapet.data.bad import BadPictures
+from mapet.data.loader import in_order
+from mapet.data.source import open_source
+from mapet.tokenizers.codebook import Codebook
+from mapet.tokenizers.dalle import DalleEncoder
+from mapet.tokenizers.health import Health
+from mapet.tokenizers.teacher import Teacher
+from mapet.tokenizers.tokenizer import load_tokenizer
+
+FIGURES = ("codes.png", "tokens.png", "usage.png")
+
+
+def book(folder, source, grid=(4, 4), seed=0):
+    """Save a codebook whose 12 centroids are features of the source's patches, drawn by the seed."""
+    teacher = Teacher("resnet10t", grid, stage=1, pretrained=False)
+    images = next(iter(in_order(source, teacher.view, 48, bad=BadPictures(48)))).images
+    vectors = teacher(images / 255).flatten(0, 1)
+    drawn = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:12]
+    Codebook(teacher, vectors[drawn], "euclidean", {}).save(folder)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, pictures):
+    """A folder with the labelled ``pictures``, codebooks of two seeds, one of another grid, and a small dVAE."""
+    root = tmp_path_factory.mktemp("inspect")
+    shutil.copytree(pictures, root / "labelled")
+    source = open_source(str(pictures))
+    book(root / "book", source)
+    book(root / "second", source, seed=1)
+    book(root / "coarse", source, grid=(2, 2))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        DalleEncoder(image_size=32, n_hid=8, n_blk=1, vocabulary=16).save(root / "dvae")
+    return root
+
+
+@pytest.fixture
+def inspect(place, monkeypatch, capsys):
+    """Runs the verb in ``place``: exit code, printed lines, error."""
+    monkeypatch.chdir(place)
+
+    def run(*arguments):
+        code = main(["tokenizer", "inspect", *arguments])
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err
+
+    return run
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No figures, where the numbers are what is asked for."""
+    monkeypatch.setattr("mapet.cli.tokenizer.inspect.draw", lambda *_: [])
+
+
+def found(folder):
+    return json.loads((folder / "inspect.json").read_text())
+
+
+def test_everything_is_told_and_saved(place, inspect):
+    code, lines, _ = inspect("book", "labelled", "--against", "second", "--show", "3", "--codes", "2")
+    assert code == 0
+    assert len(lines) <= 20
+    assert all(len(line) <= 80 for line in lines[2:-1])  # paths may be long
+    topics = "tokenizer pictures codes perplexity most distortion a_token all_tokens _ agreement healthy saved"
+    assert [line[:12].strip() for line in lines] == [word.replace("_", " ").strip() for word in topics.split()]
+    out = place / "book" / "inspect"
+    assert sorted(path.name for path in out.iterdir()) == sorted(["inspect.json", *FIGURES])
+    for name in FIGURES:
+        with Image.open(out / name) as picture:
+            assert picture.format == "PNG"
+            picture.load()
+    told = found(out)
+    assert told["data"] == f"folder {place / 'labelled'}"
+    assert told["verdict"] == "healthy"
+    assert 0 < told["agreement"]["adjusted_mutual_information"] < 1
+    with Image.open(out / "codes.png") as picture:
+        assert picture.height == pytest.approx(3 * 125, abs=2)  # one chosen code and two random ones
+
+
+def test_the_numbers_are_those_of_all_patches(place, inspect, undrawn):
+    assert inspect("book", "labelled", "--out", "numbers")[0] == 0
+    told, book, source = found(place / "numbers"), load_tokenizer(place / "book"), open_source(str(place / "labelled"))
+    batches = in_order(source, book.view, 48, bad=BadPictures(48))
+    tokens, squared, vectors = book.measure(next(iter(batches)).images / 255)
+    health = Health.of(tokens, 12)
+    assert told["health"]["perplexity"] == pytest.approx(health.perplexity)
+    assert told["health"]["patches"] == 48 * 16
+    assert told["distortion"]["mean"] == pytest.approx(float(squared.mean()), rel=1e-4)
+    flat = vectors.flatten(0, 1)
+    variance = float((flat - flat.mean(0)).square().sum(1).mean())
+    assert told["distortion"]["share_of_variance"] == pytest.approx(float(squared.mean()) / variance, rel=1e-4)
+    assert told["token"]["label_bits"] == pytest.approx(1)
+    assert 0 < told["token"]["bits"] < 1
+
+
+def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, monkeypatch):
+    """Of 30 of the 48 pictures; shown at the tokenizer's own size, so that they can be tokenized again."""
+    shown = []
+    monkeypatch.setattr("mapet.cli.tokenizer.inspect.PATCH", 1)
+    monkeypatch.setattr("mapet.report.codes.patch_rows", lambda rows, grid, size, out, **_: shown.extend(rows) or out)
+    arguments = ("--limit", "30", "--codes", "3", "--show", "7,2", "--out", "shown")
+    assert inspect("book", "labelled", *arguments)[0] == 0
+    book = load_tokenizer(place / "book")
+    codes = [int(row.label.split()[1]) for row in shown]
+    assert codes[:2] == [7, 2]
+    assert len(set(codes)) == 5
+    for code, row in zip(codes, shown, strict=True):
+        tokens, squared, _ = book.measure(torch.from_numpy(row.pictures) / 255)
+        number = torch.arange(len(row.places))
+        own = squared.where(tokens == code, torch.inf)
+        assert own[number, row.places].tolist() == own.min(dim=1).values.tolist()
+        assert own[number, row.places].tolist() == sorted(own[number, row.places].tolist())
+        assert len(torch.from_numpy(row.pictures).flatten(1).unique(dim=0)) == len(row.pictures)
+
+
+def test_runs_are_repeatable_and_the_seed_is_used(place, inspect):
+    for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert inspect("book", "labelled", "--limit", "30", "--codes", "2", "--out", out, "--seed", seed)[0] == 0
+    a, b, c = ([(place / out / name).read_bytes() for name in ("inspect.json", *FIGURES)] for out in "abc")
+    assert a == b
+    assert all(one != other for one, other in zip(a, c, strict=True))
+
+
+def test_against_itself_is_one(inspect, undrawn):
+    code, lines, _ = inspect("book", "labelled", "--against", "book", "--out", "itself")
+    assert code == 0
+    assert any(re.match("agreement +1.000 ", line) for line in lines)
+
+
+def test_without_labels_nothing_is_said_of_them(place, inspect, undrawn):
+    assert inspect("book", "labelled/across", "--out", "unlabelled")[0] == 0
+    assert not {"token", "bag"} & found(place / "unlabelled").keys()
+
+
+def test_a_network_without_centroids_is_shown_all_the_same(place, inspect):
+    code, lines, _ = inspect("dvae", "labelled", "--out", "dvae-out", "--show=0,15", "--codes=1")
+    told = found(place / "dvae-out")
+    assert code == 0
+    assert "distortion" not in told
+    assert told["verdict"] == "unhealthy"  # random weights
+    assert [line[12:] for line in lines if line.startswith("WARNING")] == told["warnings"]
+    assert (place / "dvae-out" / "codes.png").is_file()
+
+
+def test_few_pictures_are_not_judged(inspect, undrawn):
+    code, lines, _ = inspect("book", "labelled", "--limit", "4", "--out", "few")
+    assert code == 0
+    assert lines[-2] == "undecided   too few pictures to judge 12 codes: give 8 or more"
+    assert inspect("book", "labelled", "--limit", "8", "--out", "few")[1][-2].startswith("healthy")
+
+
+def test_no_codes_no_figure_of_them(place, inspect):
+    assert inspect("book", "labelled", "--codes", "0", "--out", "none")[0] == 0
+    assert sorted(path.name for path in (place / "none").iterdir()) == ["inspect.json", "tokens.png", "usage.png"]
+
+
+def test_bad_pictures_are_left_out(place, inspect, undrawn):
+    shutil.copytree(place / "labelled", place / "mixed")
+    (place / "mixed" / "along" / "zero.png").write_bytes(b"")
+    assert inspect("book", "mixed", "--out", "bad")[2].count("zero bytes") == 1
+    assert inspect("book", "mixed", "--max-bad", "0.1", "--against", "second", "--out", "bad")[0] == 0
+    assert found(place / "bad")["health"]["pictures"] == 48
+
+
+MISTAKES = {
+    ("book",): "needs a tokenizer's folder and pictures",
+    ("book", "labelled", "more"): "needs a tokenizer's folder and pictures",
+    ("labelled", "labelled"): "is not a tokenizer",
+    ("book", "labeled"): 'Did you mean "labelled"?',
+    ("book", "labelled", "--show", "12"): "give numbers from 0 to 11",
+    ("book", "labelled", "--show", "x"): "give numbers from 0 to 11",
+    ("book", "labelled", "--codes", "101"): "0 to 100 codes",
+    ("book", "labelled", "--codes=-1"): "0 to 100 codes",
+    ("book", "labelled", "--limit", "0"): "gave no picture",
+    ("book", "labelled", "--against", "coarse"): "grids of (4, 4) and (2, 2)",
+    ("book", "labelled", "--agains", "coarse"): 'Did you mean "--against"?',
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES.items(), ids=[" ".join(words) for words in MISTAKES])
+def test_a_mistake_is_one_line(place, inspect, arguments, said):
+    code, lines, error = inspect(*arguments, "--out", "mistake")
+    assert (code, lines) == (2, [])
+    assert error.count("\n") == 1
+    assert said in error
+    assert not (place / "mistake").exists()

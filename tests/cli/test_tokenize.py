@@ -1,0 +1,179 @@
+"""``mapet tokenize``: one row of tokens a picture, whatever stopped it in between and on however many processes."""
+
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mapet.cli import main
+from mapet.tokenizers.store import TokenStore
+from mapet.tokenizers.tokenizer import load_tokenizer
+from mapet.tokenizers.vqkd import VQKD
+from processes import Forked, finished, pair
+
+STUDENT = ["--image-size", "16", "--patch-size", "4"]
+FIT = [*STUDENT, "--teacher", "pixels", "--codes", "12", "--iterations", "2"]
+COUNT = 400
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A folder of 400 pictures of noise, no two alike."""
+    root, chance = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
+    for number in range(COUNT):
+        pixels = chance.integers(0, 256, (16, 16 + number % 3, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(many, tmp_path_factory):
+    """The tokens of all of them, made without interruption, and the tokenizer that made them."""
+    folder = tmp_path_factory.mktemp("whole") / "tokens"
+    assert main(["tokenize", str(many), "--out", str(folder), *FIT]) == 0
+    return folder
+
+
+def again(many, whole, out, *options):
+    return ["tokenize", str(many), "--out", str(out), "--tokenizer", str(whole / "tokenizer"), *STUDENT, *options]
+
+
+def assert_equal(one, other):
+    ours, theirs = TokenStore.open(one), TokenStore.open(other)
+    keys = sorted(ours.keys())
+    assert keys == sorted(theirs.keys())
+    assert len(keys) == COUNT
+    assert torch.equal(ours.gather(keys), theirs.gather(keys))
+    assert not list(other.glob("parts*"))
+
+
+def size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def wait_for(rows, folders, processes):
+    while all(size(folder / "keys.txt") < 8 * rows for folder in folders):
+        assert not any(process.ended() for process in processes)
+        time.sleep(0.002)
+
+
+def test_the_tokens_are_the_tokenizer_s(many, whole):
+    store, tokenizer = TokenStore.open(whole), load_tokenizer(whole / "tokenizer")
+    assert (store.vocabulary, store.grid, store.tokenizer) == (12, (4, 4), tokenizer.hash)
+    for name in ("000.png", "251.png"):
+        picture = torch.from_numpy(np.array(tokenizer.view(Image.open(many / name)))).permute(2, 0, 1)[None]
+        assert store[name].tolist() == tokenizer.encode(picture / 255)[0].tolist()
+
+
+def test_tells_its_pace_and_nothing_twice(many, whole, tmp_path, capsys):
+    assert main(again(many, whole, tmp_path / "tokens")) == 0
+    text = capsys.readouterr().out
+    assert "400 pictures in 0:0" in text
+    assert "pictures/s" in text
+    assert_equal(whole, tmp_path / "tokens")
+    assert main(again(many, whole, tmp_path / "tokens")) == 0
+    assert "pictures/s" not in capsys.readouterr().out
+    assert_equal(whole, tmp_path / "tokens")
+
+
+@pytest.mark.parametrize("rows", [1, 90, 250])
+def test_killed_at_any_moment_it_goes_on(many, whole, tmp_path, rows):
+    out = tmp_path / "tokens"
+    process = Forked(tmp_path, *again(many, whole, out, "--batch-size", "1"))
+    wait_for(rows, [out], [process])
+    process.kill()
+    assert process.wait()[0] == -9
+    assert len(TokenStore.open(out)) < COUNT
+    assert main(again(many, whole, out)) == 0
+    assert_equal(whole, out)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_of_two_processes_is_killed(many, whole, tmp_path, victim):
+    """The other ends with a line of its own; then one process finishes what two began, and two what one began."""
+    out = tmp_path / "tokens"
+    processes = pair(tmp_path / "said", *again(many, whole, out, "--batch-size", "1"))
+    wait_for(40, [out / "parts" / str(victim)], processes)
+    processes[victim].kill()
+    code, _, said = processes[1 - victim].wait()
+    assert processes[victim].wait()[0] == -9
+    assert (code, said.count("\n")) == (2, 1), said
+    assert "Another of the 2 processes ended" in said
+    begun = [len(TokenStore.open(out / "parts" / str(rank))) for rank in range(2)]
+    assert 40 <= begun[victim] < COUNT // 2 == begun[1 - victim]
+    if victim:
+        assert main(again(many, whole, out)) == 0
+    else:
+        assert "400 pictures × 16 tokens" in finished(pair(tmp_path / "said", *again(many, whole, out)))
+    assert_equal(whole, out)
+
+
+def test_two_processes_list_unreadable_pictures_together(many, whole, tmp_path, capsys):
+    mixed = shutil.copytree(many, tmp_path / "mixed")
+    for name in ("003.png", "300.png", "301.png"):
+        (mixed / name).write_bytes(b"")
+    refused = pair(tmp_path / "said", *again(mixed, whole, tmp_path / "refused", "--max-bad", "0.005"))
+    ends = [process.wait() for process in refused]
+    assert [code for code, _, _ in ends] == [2, 2]
+    assert "3 of 400 pictures cannot be used" in ends[0][2]
+    assert "Another of the 2 processes ended" in ends[1][2]
+    finished(pair(tmp_path / "said", *again(mixed, whole, tmp_path / "tokens")))
+    assert len(TokenStore.open(tmp_path / "tokens")) == COUNT - 3
+    listed = (tmp_path / "tokens" / "bad-pictures.txt").read_text()
+    assert sorted(line.split("\t")[0] for line in listed.splitlines()) == ["003.png", "300.png", "301.png"]
+    assert not list((tmp_path / "tokens").glob("bad-pictures.txt.*"))
+
+
+def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):
+    network = VQKD(image_size=16, patch_size=4, embed_dim=8, depth=1, num_heads=2, codes=5, code_dim=3)
+    network.requires_grad_(False).eval().save(tmp_path / "vqkd")
+    command = ["tokenize", "--data", str(pictures), "--tokenizer", str(tmp_path / "vqkd"), "--out", str(tmp_path / "t")]
+    assert main([*command, *STUDENT]) == 0
+    assert "tokenizer vqkd, 5 codes at 4 × 4 patches" in capsys.readouterr().out
+    assert TokenStore.open(tmp_path / "t").vocabulary == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--patch-size", "8"], "grid"),
+        (["--codes", "8"], "codes 12, and 8 is asked for"),
+        (["--iterations", "3"], "iterations 2, and 3 is asked for"),
+        (["--seed", "1"], "seed 0, and 1 is asked for"),
+        (["--teacher", "efficientnet_lite0"], "teacher pixels, and efficientnet_lite0 is asked for"),
+        (["--mode", "stream"], "mode sample, and stream is asked for"),
+        (["--tokenizer", "absent"], "is not a tokenizer"),
+        (["--batch-size", "0"], "--batch-size"),
+    ],
+)
+def test_settings_unlike_those_of_a_started_folder_are_refused(many, whole, capsys, options, said):
+    before = (whole / "keys.txt").read_bytes()
+    assert main(["tokenize", str(many), "--out", str(whole), *FIT, *options]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert said in message
+    assert (whole / "keys.txt").read_bytes() == before
+
+
+def test_another_tokenizer_grid_or_picture_set_is_refused(many, pictures, whole, tmp_path, capsys):
+    other = ["tokenizer", "fit", str(many), "--out", str(tmp_path / "other"), *FIT, "--seed", "1"]
+    assert main(other) == 0
+    for command, said in (
+        (["tokenize", str(many), "--tokenizer", str(tmp_path / "other"), *STUDENT], "tokens with tokenizer"),
+        (again(many, whole, whole, "--patch-size", "8")[:2] + ["--tokenizer", str(tmp_path / "other")], "grid"),
+        (["tokenize", str(pictures), "--tokenizer", str(whole / "tokenizer"), *STUDENT], f"folder {pictures}"),
+    ):
+        capsys.readouterr()
+        assert main([*command, "--out", str(whole)]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_half_written_store_is_continued(many, whole, tmp_path):
+    half = shutil.copytree(whole, tmp_path / "half")
+    with (half / "tokens.bin").open("r+b") as file:
+        file.truncate(32 * 100 + 5)
+    assert main(["tokenize", str(many), "--out", str(half), *FIT]) == 0
+    assert_equal(whole, half)

@@ -1,0 +1,227 @@
+"""CAE: hidden pixels reach the teacher alone, which gives no gradient; the order's sequence changes nothing."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mapet.method.cae import CAE
+from mapet.method.encoder import Encoder
+from mapet.method.order import STRATEGIES
+from method_oracle import drawn, heard, shaken
+
+PATCH = 2
+
+
+def tiny(context=5, vocabulary=11, decoder_embed_dim=None, alignment_weight=2.0, **changes):
+    settings = {"img_size": (6, 8), "patch_size": PATCH, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    return CAE(
+        Encoder(**{**settings, "init_values": 0.5, **changes}),
+        context=context,
+        vocabulary=vocabulary,
+        regressor_depth=2,
+        decoder_depth=2,
+        decoder_embed_dim=decoder_embed_dim,
+        alignment_weight=alignment_weight,
+    )
+
+
+@pytest.mark.parametrize("width", [None, 24])
+@pytest.mark.parametrize("context", [2, 5, 12])
+def test_hidden_pixels_never_reach_encoder_regressor_or_decoder(context, width):
+    model = shaken(tiny(context, decoder_embed_dim=width).double())
+    images, tokens, order = drawn(model.encoder, 3)
+    images.requires_grad_()
+    given, hidden = order[:, 1:context] - 1, order[:, context:] - 1
+    guess, answer = model.latents(images, order)
+    for outputs in (guess, model.decode(guess, order), model(images, tokens, order)["loss"]):
+        sources = heard(outputs, images, PATCH)
+        assert (sources.gather(1, hidden) == 0).all()
+        assert (sources.gather(1, given) > 1e-9).all()
+    assert not answer.requires_grad
+
+
+def test_the_teacher_sees_hidden_patches_alone():
+    model = shaken(tiny().double())
+    images, _, order = drawn(model.encoder, 1)
+    _, answer = model.latents(images, order)
+    for place in range(1, 13):
+        row, column = divmod(int(order[0, place]) - 1, 4)
+        other = images.clone()
+        other[:, :, PATCH * row : PATCH * (row + 1), PATCH * column : PATCH * (column + 1)] += 1
+        changed = (model.latents(other, order)[1] - answer).abs().amax(-1)[0]
+        assert (changed > 1e-9).all() if place >= 5 else (changed == 0).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("context", [2, 4, 12])
+def test_hides_exactly_the_stated_number(strategy, context):
+    model = tiny(context, decoder_embed_dim=8)
+    images, _, _ = drawn(model.encoder, 3)
+    order = STRATEGIES[strategy](model.encoder.grid, 13 - context, 0, 0, torch.arange(3))
+    guess, answer = model.latents(images, order)
+    assert guess.shape == answer.shape == (3, 13 - context, 8)
+    assert model.decode(guess, order).shape == (3, 13 - context, 11)
+
+
+def test_the_sequence_inside_context_and_hidden_patches_changes_nothing():
+    model = shaken(tiny(decoder_embed_dim=24).double())
+    images, tokens, order = drawn(model.encoder, 3)
+    given, hidden = torch.tensor([2, 0, 3, 1]), torch.tensor([5, 0, 7, 1, 6, 2, 4, 3])
+    shuffled = torch.cat([order[:, :1], order[:, 1:5][:, given], order[:, 5:][:, hidden]], dim=1)
+    (guess, answer), (guess_too, answer_too) = model.latents(images, order), model.latents(images, shuffled)
+    torch.testing.assert_close(guess_too, guess[:, hidden], atol=1e-10, rtol=0)
+    torch.testing.assert_close(answer_too, answer[:, hidden], atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        model.decode(guess_too, shuffled), model.decode(guess, order)[:, hidden], atol=1e-10, rtol=0
+    )
+    straight, mixed = model(images, tokens, order), model(images, tokens, shuffled)
+    torch.testing.assert_close(mixed, straight, atol=1e-6, rtol=0)  # losses are float32
+    assert (guess[:, 0] - guess[:, 1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("width", [None, 24])
+def test_equals_a_teacher_with_weights_of_its_own(width):
+    """The published form: a second set of weights, here equal ones, in evaluation, under ``detach``."""
+    model = shaken(tiny(decoder_embed_dim=width).double())
+    images, tokens, order = drawn(model.encoder, 3)
+    encoder, project = copy.deepcopy(model.encoder), copy.deepcopy(model.encoder_to_decoder)
+    rows = encoder.embed(images) + encoder.pos_embed
+    seen = torch.stack([image[torch.cat([places[:1], places[5:]])] for image, places in zip(rows, order, strict=True)])
+    teacher = project(encoder.run(seen)[:, 1:]).detach()
+    guess, answer = model.latents(images, order)
+    torch.testing.assert_close(answer, teacher, atol=1e-10, rtol=0)
+    logits = model.decode(guess, order)
+    target = torch.stack([tokens[image, order[image, 5:] - 1] for image in range(3)])
+    cross = -logits.log_softmax(-1).gather(-1, target[:, :, None]).mean()
+    alignment = 2.0 * (guess - teacher).square().mean()
+    figures = model(images, tokens, order)
+    assert figures["token_loss"].item() == pytest.approx(cross.item())
+    assert figures["alignment_loss"].item() == pytest.approx(alignment.item())
+    assert figures["loss"].item() == pytest.approx((cross + alignment).item())
+    assert figures["accuracy"].item() == pytest.approx((logits.argmax(-1) == target).double().mean().item())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(figures["loss"], parameters)
+    torch.testing.assert_close(found, torch.autograd.grad(cross + alignment, parameters), atol=1e-6, rtol=0)
+
+
+def test_parts_of_a_batch_give_what_the_whole_gives():
+    model = shaken(tiny(drop_path_rate=0.5)).train()
+    images, tokens, order = drawn(model.encoder, 16)
+    key = torch.arange(16)
+    with torch.no_grad():
+        whole = model(images, tokens, order, key)
+        parts = [model(*(part[k : k + 4] for part in (images, tokens, order, key))) for k in range(0, 16, 4)]
+        dropped = {name: sum(part[name] for part in parts) / 4 for name in whole}
+        torch.testing.assert_close(dropped, whole, atol=1e-5, rtol=1e-5)
+        plain = model.eval()(images, tokens, order, key)
+    assert abs(plain["loss"] - whole["loss"]) > 1e-3
+
+
+def test_teacher_and_decoder_draw_their_own_stochastic_depth():
+    """One image under 64 keys: which keys drop alike is another question for each of the two."""
+    model = shaken(tiny(drop_path_rate=0.5)).train()
+    images, _, order = drawn(model.encoder, 1)
+    images, order, key = images.expand(64, -1, -1, -1), order.expand(64, -1), torch.arange(64)
+    with torch.no_grad():
+        guess, answer = model.latents(images, order, key)
+        logits = model.decode(guess[:1].expand(64, -1, -1), order, key)
+    alike = [torch.cdist(outputs.flatten(1), outputs.flatten(1)) < 1e-3 for outputs in (guess, answer, logits)]
+    assert all(not one.all() for one in alike)
+    assert not torch.equal(alike[1], alike[2])
+
+
+def test_positions_are_of_the_row_then_of_the_column():
+    table = CAE(Encoder((6, 10), 2, embed_dim=8, depth=1, num_heads=1), context=3, vocabulary=2).positions
+    expected = np.zeros((1 + 15, 8))
+    for row in range(3):
+        for column in range(5):
+            for k in range(2):
+                rate = 1 / 10000 ** (k / 2)
+                waves = [np.sin(row * rate), np.cos(row * rate), np.sin(column * rate), np.cos(column * rate)]
+                expected[1 + row * 5 + column, k::2] = waves
+    np.testing.assert_allclose(table.numpy(), expected, atol=1e-6)
+
+
+def test_the_encoder_keeps_its_initialisation_and_the_rest_starts_as_published():
+    torch.manual_seed(0)
+    encoder = Encoder(32, 4, embed_dim=96, depth=2, num_heads=3, init_values=0.1)
+    before = copy.deepcopy(encoder.state_dict())
+    model = CAE(encoder, context=17, vocabulary=200, decoder_embed_dim=64, decoder_num_heads=4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.encoder.state_dict().items())
+    assert len(model.regressor_blocks) == len(model.decoder_blocks) == 4
+    assert 0.005 < model.mask_token.std() < 0.015
+    assert model.mask_token.abs().max() <= 0.02
+    added = {name: p for name, p in model.named_parameters() if not name.startswith("encoder.")}
+    for name, parameter in added.items():
+        if name.endswith("weight") and parameter.ndim == 2:
+            bound = (6 / sum(parameter.shape)) ** 0.5
+            assert 0.9 * bound < parameter.abs().max() <= bound, name
+        elif name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif name.endswith("gamma"):
+            assert (parameter == 0.1).all(), name
+
+
+def test_every_parameter_learns_and_nothing_else_is_saved():
+    model = shaken(tiny(decoder_embed_dim=24))
+    model(*drawn(model.encoder, 3))["loss"].backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
+    assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+
+
+def test_bfloat16_autocast():
+    model = tiny(decoder_embed_dim=24)
+    batch = drawn(model.encoder, 4)
+    exact = model(*batch)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(*batch)["loss"]
+    rough.backward()
+    assert rough.dtype == torch.float32
+    assert rough.item() == pytest.approx(exact.item(), rel=0.02)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_forty_steps_memorise_four_pictures():
+    torch.manual_seed(0)
+    model = tiny(vocabulary=8)
+    batch = drawn(model.encoder, 4, vocabulary=8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        figures = model(*batch)
+        figures["loss"].backward()
+        optimizer.step()
+    assert figures["token_loss"] < 0.5 * math.log(8)
+    assert figures["accuracy"] > 2 / 8
+
+
+def test_without_weight_the_alignment_is_nothing():
+    model = tiny(alignment_weight=0.0)
+    images, tokens, order = drawn(model.encoder, 2)
+    figures = model(images, tokens, order)
+    assert figures["alignment_loss"] == 0
+    logits = model.decode(model.latents(images, order)[0], order)
+    assert figures["loss"].item() == pytest.approx(
+        F.cross_entropy(logits.flatten(0, 1), tokens.gather(1, order[:, 5:] - 1).flatten()).item()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"context": 1}, "context of 1"),
+        ({"context": 13}, "context of 13"),
+        ({"decoder_num_heads": 5}, "heads"),
+        ({"regressor_depth": 0}, "block"),
+        ({"decoder_depth": 0}, "block"),
+        ({"decoder_embed_dim": 18}, "divisible by 4"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, match):
+    encoder = Encoder((6, 8), 2, embed_dim=16, depth=1, num_heads=2)
+    with pytest.raises(ValueError, match=match):
+        CAE(encoder, **{"context": 5, "vocabulary": 3, **changes})

@@ -1,0 +1,67 @@
+"""Processes of the command line that are forks of this one: they start at once, and may be killed."""
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+from mapet.cli import main
+
+
+class Forked:
+    """``mapet ARGUMENTS`` in a process of its own; what it says goes into files below ``folder``."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        name = f"{sum(1 for _ in folder.glob('*.out'))}"
+        self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
+        self.out.touch()
+        self.code: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            os._exit(self._run(arguments, environment))
+
+    def _run(self, arguments: tuple[str, ...], environment: dict[str, str]) -> int:
+        os.environ.update(environment)
+        sys.stdout, sys.stderr = self.out.open("w"), self.err.open("w")
+        try:
+            return main(arguments)
+        except BaseException:
+            traceback.print_exc()
+            return 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+    def ended(self) -> bool:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code is not None
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> tuple[int, str, str]:
+        """The exit code, and what was said on the two streams."""
+        if self.code is None:
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.code, self.out.read_text(), self.err.read_text()
+
+
+def pair(folder: Path, *arguments: str) -> list[Forked]:
+    """``mapet ARGUMENTS`` as two processes, joined as torchrun joins them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder.mkdir(exist_ok=True)
+    joint = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [Forked(folder, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **joint) for rank in range(2)]
+
+
+def finished(processes: list[Forked]) -> str:
+    """What the processes said once all of them ended well."""
+    ends = [process.wait() for process in processes]
+    assert [code for code, _, _ in ends] == [0] * len(processes), ends
+    return "".join(out for _, out, _ in ends)
