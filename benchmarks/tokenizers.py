@@ -1,7 +1,7 @@
 """Tokenizers side by side on CIFAR-10: what each costs to make, and how healthy and telling its tokens are.
 
-Every tokenizer is made by its own command in a process of its own, whose seconds and peak memory are taken, and then
-looked at by ``mapet tokenizer inspect``. What is there already is not made again.
+The teacher looks at every picture once, and all codebooks share its answers; VQ-KD is trained by its own command in a
+process of its own. Perplexity and the rest are over the tokens of all pictures, as in ``mapet tokenizer inspect``.
 
     python benchmarks/tokenizers.py --out results/tokenizers
 """
@@ -12,76 +12,127 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-STUDENT = ["--image-size", "32", "--patch-size", "4"]
+import torch
+from torch import Tensor, nn
+
+from mapet.cli.pictures import Pictures
+from mapet.cli.tokenizer import findings
+from mapet.cli.tokenizer.inspect import Options, Seen, draw, look
+from mapet.data.bad import BadPictures
+from mapet.data.source import Source, open_source
+from mapet.recipe import Machine
+from mapet.tokenizers.codebook import Codebook
+from mapet.tokenizers.fitting import Fitting
+from mapet.tokenizers.health import Health
+from mapet.tokenizers.teacher import Features, Teacher, open_teacher
+from mapet.tokenizers.tokenizer import Tokenizer, load_tokenizer
+
+GRID, PATCH = (8, 8), 4
+VQKD = ["--embed-dim", "128", "--depth", "4", "--num-heads", "4", "--decoder-depth", "1", "--decay", "0.9"]
+RATES = ["--batch-size", "128", "--lr", "1e-3", "--warmup-epochs", "0.3", "--scale", "None", "--hflip", "0"]
 COLUMNS = {
     "tokenizer": "{name}",
     "codes": "{vocabulary:,}",
-    "processor, s": "{processor:,.0f}",
     "wall, s": "{seconds:,.0f}",
-    "peak, GiB": "{peak:.2f}",
+    "processor, s": "{processor:,.0f}",
+    "memory, GiB": "{peak:.2f}",
     "perplexity": "{perplexity:,.0f}",
     "dead codes": "{dead:,.0f}",
     "distortion": "{distortion}",
-    "token → label, bits": "{bits:.3f}",
-    "tokens → label": "{bag}",
+    "a token tells of the label": "{bits:.3f} bits",
+    "label from all tokens": "{bag}",
 }
 
 
-def commands(codes: int, epochs: int) -> dict[str, list[str]]:
-    """The commands that make tokenizers of ``codes`` codes, by the tokenizer's name."""
-    fit = ["tokenizer", "fit", "cifar10", *STUDENT, "--codes", str(codes), "--restarts", "1"]
-    vqkd = ["tokenizer", "train-vqkd", "cifar10", *STUDENT, "--codes", str(codes), "--epochs", str(epochs)]
-    small = ["--embed-dim", "128", "--depth", "4", "--num-heads", "4", "--decoder-depth", "1"]
-    rates = ["--decay", "0.9", "--batch-size", "128", "--lr", "1e-3", "--warmup-epochs", "0.2"]
-    return {
-        "k-means, Euclidean": [*fit, "--metric", "euclidean"],
-        "k-means, cosine": [*fit, "--metric", "cosine"],
-        "pixels": [*fit, "--teacher", "pixels"],
-        f"VQ-KD, {epochs} epochs": [*vqkd, *small, *rates],
-    }
+class Remembering(nn.Module):
+    """A teacher that is asked once for each picture."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.teacher, self.known = teacher, dict[bytes, Tensor]()
+        for name in ("name", "source", "stage", "grid", "width", "view", "origin", "describe"):
+            setattr(self, name, getattr(teacher, name))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the teacher's."""
+        keys = [blake2b(picture.numpy().data, digest_size=16).digest() for picture in images]
+        new = [place for place, key in enumerate(keys) if key not in self.known]
+        if new:
+            self.known |= zip((keys[place] for place in new), self.teacher(images[new]), strict=True)
+        return torch.stack([self.known[key] for key in keys])
 
 
-def run(arguments: Sequence[str]) -> dict[str, float]:
-    """Seconds on the wall and of all threads, and peak memory in GiB, of ``mapet ARGUMENTS`` in its own process."""
-    began = time.monotonic()
-    process = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "mapet", *arguments])
-    _, status, usage = os.wait4(process, 0)
-    if status:
-        raise SystemExit(f"mapet {' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
-    seconds = {"seconds": time.monotonic() - began, "processor": usage.ru_utime + usage.ru_stime}
-    return {**seconds, "peak": usage.ru_maxrss / 2**20}
+class Spent:
+    """Seconds on the wall and of all threads, and the growth of this process's memory at its peak, in GiB."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")
+        self.before, self.wall, self.processor = resident("VmRSS"), time.monotonic(), time.process_time()
+
+    def so_far(self) -> dict[str, float]:
+        """Since the creation."""
+        seconds = {"seconds": time.monotonic() - self.wall, "processor": time.process_time() - self.processor}
+        return {**seconds, "peak": (resident("VmHWM") - self.before) / 2**30}
 
 
-def measure(name: str, codes: int, arguments: list[str], out: Path, limit: int) -> dict[str, Any]:
-    """One row: make the tokenizer, unless it is there, then inspect it."""
-    folder = out / f"{name.replace(',', '').replace(' ', '-').lower()}-{codes}"
-    cost = folder.with_suffix(".cost.json")
+def resident(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def fitted(teacher: Features, pictures: Pictures, codes: int, metric: str) -> tuple[Codebook, dict[str, float]]:
+    """A codebook, and what k-means took once the features were there."""
+    settings, spent, told = Fitting(codes=codes, metric=metric), Spent(), dict[str, float]()
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "features" and done == total:
+            told.update(spent.so_far())
+
+    def decoded(places: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        return pictures.decoded(teacher.view, places)
+
+    book = Codebook.fit(teacher, decoded, pictures.places, settings, progress=progress)
+    whole = spent.so_far()
+    return book, {**whole, **{name: whole[name] - told[name] for name in ("seconds", "processor")}}
+
+
+def trained(codes: int, epochs: int, limit: int, folder: Path) -> tuple[Tokenizer, dict[str, float]]:
+    """A VQ-KD tokenizer, and what its process took; one that is there already is not trained again."""
+    cost = folder.with_suffix(".json")
     if not cost.is_file():
-        spent = run([*arguments, "--out", str(folder)])
-        cost.write_text(json.dumps({"command": " ".join(arguments), **spent}) + "\n")
-    found = folder / "inspect" / "inspect.json"
-    if not found.is_file():
-        run(["tokenizer", "inspect", str(folder), "cifar10", "--limit", str(limit)])
-    return row(name, json.loads(cost.read_text()), json.loads(found.read_text()))
+        sizes = ["--image-size", "32", "--patch-size", str(PATCH), "--codes", str(codes), "--out", str(folder)]
+        run = ["tokenizer", "train-vqkd", "cifar10", *sizes, *VQKD, *RATES, "--epochs", str(epochs)]
+        began = time.monotonic()
+        process = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "mapet", *run, "--limit", str(limit)])
+        _, status, usage = os.wait4(process, 0)
+        if status:
+            raise SystemExit(f"mapet {' '.join(run)} ended with {os.waitstatus_to_exitcode(status)}")
+        spent = {"seconds": time.monotonic() - began, "processor": usage.ru_utime + usage.ru_stime}
+        cost.write_text(json.dumps({**spent, "peak": usage.ru_maxrss / 2**20}) + "\n")
+    return load_tokenizer(folder), json.loads(cost.read_text())
 
 
-def row(name: str, cost: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The table's fields from a tokenizer's cost and what ``inspect`` found."""
-    health, bag = found["health"], found["bag"]
-    distortion = found.get("distortion")
+def row(name: str, tokenizer: Tokenizer, spent: dict[str, float], source: Source, seen: Seen) -> dict[str, Any]:
+    """A line of the table."""
+    labels = torch.tensor([source.label(place) for place in seen.places.tolist()])
+    health = Health.of(seen.tokens, tokenizer.vocabulary)
+    told = findings.labels(seen.tokens, labels, tokenizer.vocabulary, 0)
+    distortion = seen.distortion.result()[1] if seen.distortion else None
+    bag = told["bag"]
     return {
-        **cost,
         "name": name,
-        "vocabulary": health["vocabulary"],
-        "perplexity": health["perplexity"],
-        "dead": health["dead"],
-        "distortion": f"{distortion['share_of_variance']:.1%}" if distortion else "–",
-        "bits": found["token"]["bits"],
+        **spent,
+        "vocabulary": tokenizer.vocabulary,
+        "perplexity": health.perplexity,
+        "dead": health.dead,
+        "distortion": "–" if distortion is None else f"{distortion:.1%}",
+        "bits": told["token"]["bits"],
         "bag": f"{bag['value']:.1%} ({bag['low']:.1%} – {bag['high']:.1%})",
     }
 
@@ -97,18 +148,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizers, JSON and table")
     parser.add_argument("--codes", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--limit", type=int, default=50_000, help="pictures")
     parser.add_argument("--epochs", type=int, default=3, help="of VQ-KD")
-    parser.add_argument("--limit", type=int, default=10_000, help="pictures that are inspected")
-    parser.add_argument("--only", default="", help="tokenizers whose name contains this")
+    parser.add_argument("--vqkd-limit", type=int, default=8_000, help="pictures that VQ-KD is trained on")
     o = parser.parse_args()
     o.out.mkdir(parents=True, exist_ok=True)
-    wanted = [(name, codes, made) for codes in o.codes for name, made in commands(codes, o.epochs).items()]
-    rows = [measure(name, codes, made, o.out, o.limit) for name, codes, made in wanted if o.only in name]
-    about = (
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores; inspected on {o.limit:,} pictures"
+    source, places = open_source("cifar10"), torch.arange(o.limit)
+    pictures = Pictures(source, places, Machine(), BadPictures(o.limit))
+    teacher, spent = Remembering(Teacher("efficientnet_lite0", GRID)), Spent()
+    for images, _ in pictures.decoded(teacher.view, places):
+        teacher(images.float() / 255)
+    notes = [f"Features of {o.limit:,} pictures: {spent.so_far()['seconds']:,.0f} s, once for the first codebooks."]
+    rows: list[dict[str, Any]] = []
+
+    def add(name: str, made: tuple[Tokenizer, dict[str, float]]) -> None:
+        tokenizer, cost = made
+        seen = look(tokenizer, source, places, Options())
+        rows.append(row(name, tokenizer, cost, source, seen))
+        out = o.out / f"{name.split(' on ')[0].replace(', ', '-').replace(' ', '-').lower()}-{tokenizer.vocabulary}"
+        out.mkdir(exist_ok=True)
+        draw(tokenizer, source, seen, [], out, Options())
+        (o.out / "tokenizers.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        (o.out / "table.md").write_text("\n".join([*notes, "", table(rows), ""]))
+
+    notes.append(
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     )
-    (o.out / "tokenizers.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    (o.out / "table.md").write_text(f"{about}\n\n{table(rows)}\n")
+    for codes in o.codes:
+        for metric in ("euclidean", "cosine"):
+            add(f"k-means, {metric}", fitted(teacher, pictures, codes, metric))
+        pixels = open_teacher("pixels", GRID, patch_size=PATCH)
+        add("k-means, pixels", fitted(pixels, pictures, codes, "euclidean"))
+    for codes in o.codes:
+        name = f"VQ-KD, {o.epochs} epochs on {o.vqkd_limit:,}"
+        add(name, trained(codes, o.epochs, o.vqkd_limit, o.out / f"trained-{codes}"))
     print((o.out / "table.md").read_text())
 
 

@@ -57,12 +57,11 @@ class Objective:
     cls_layer: int | None = None
     """Blocks before mapet, pet or mim predict again with the last CLS (BEiT v2: 9 of 12, 21 of 24); None: not again."""
     decoder_embed_dim: int | None = None
-    """Width of mae's decoder (None: the published one; of a custom model half the encoder's) or of cae's regressor
-    and decoder (None: the encoder's). Together with the next."""
+    """Width of mae's decoder (None: as published; half a custom encoder's) or of cae's two parts (the encoder's)."""
     decoder_num_heads: int | None = None
-    """Attention heads of these."""
+    """Attention heads of these, given together with their width."""
     decoder_depth: int | None = None
-    """Blocks of the decoder; None: in mae the published number, 1 for a custom model; in cae 4."""
+    """Blocks of the decoder; None: in mae as published, 1 for a custom encoder; in cae 4."""
     regressor_depth: int = 4
     """Blocks of cae's regressor."""
     alignment_weight: float = 2.0
@@ -79,8 +78,7 @@ class Tokenizer:
     tokenizer: str | None = None
     """Folder of a ready tokenizer, asked as pictures come in pre-training. None: the next settings fit one."""
     teacher: str = "efficientnet_lite0"
-    """Frozen teacher: a timm model's name; efficientnet_lite0, whose weights are installed already; pixels; or the
-    folder of a run that was exported for timm."""
+    """Frozen teacher: a timm model; efficientnet_lite0, which is installed; pixels; or an exported run's folder."""
     teacher_stage: int | None = None
     """Its feature stage, counted from 0; None: the last (for efficientnet_lite0 the one of stride 16)."""
     teacher_weights: str | None = None
@@ -298,6 +296,5 @@ def fair(a: Recipe, b: Recipe) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    nested = isinstance(value, dict)
+    return {n: _plain(v) for n, v in value.items()} if nested else list(value) if isinstance(value, tuple) else value

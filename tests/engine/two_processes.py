@@ -5,16 +5,16 @@ from pathlib import Path
 
 from mapet.engine.fit import fit
 from mapet.engine.run import Run
-from mapet.engine.world import first_process, world
+from mapet.engine.world import first_process, joined
 from toy import Numbers, Toy, optim
 
 
 def main(folder: str) -> None:
     run = Run.create(folder) if first_process() else Run(folder)
-    fabric = world(accelerator="cpu", devices=2)
     toy = Toy()
     toy.layers[2].p = 0.0
-    fit(toy, Numbers(rank=fabric.global_rank, world=2), optim(toy, clip_grad=1.0), fabric, run)
+    with joined(accelerator="cpu", devices=2) as fabric:
+        fit(toy, Numbers(rank=fabric.global_rank, world=2), optim(toy, clip_grad=1.0), fabric, run)
 
 
 if __name__ == "__main__":

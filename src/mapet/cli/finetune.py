@@ -152,7 +152,7 @@ def resume(
 
 
 def _go(run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str], None]) -> "Run":
-    from mapet.engine.world import first_process, world
+    from mapet.engine.world import first_process, joined
 
     def tell(line: str) -> None:
         if first_process():
@@ -161,18 +161,19 @@ def _go(run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str]
 
     if first_process():
         run.write_provenance()
-    fabric = world(
+    with joined(
         accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.num_nodes, precision=t.precision
-    )
-    fabric.barrier()
-    stream = lessons(run, t, machine, fabric)
-    _tell_plan(tell, run, t, machine, stream)
-    epochs = {t.optimization.epochs, *range(every, t.optimization.epochs, every)} if every else {t.optimization.epochs}
-    for epoch in sorted(epochs):
-        if run.completed <= epoch * stream.steps_per_epoch:
-            _stage(run, t, machine, fabric, stream, epoch, tell)
-    tell(f"done      step {stream.steps} → {run.folder}")
-    return run
+    ) as fabric:
+        stream = lessons(run, t, machine, fabric)
+        _tell_plan(tell, run, t, machine, stream)
+        epochs = (
+            {t.optimization.epochs, *range(every, t.optimization.epochs, every)} if every else {t.optimization.epochs}
+        )
+        for epoch in sorted(epochs):
+            if run.completed <= epoch * stream.steps_per_epoch:
+                _stage(run, t, machine, fabric, stream, epoch, tell)
+        tell(f"done      step {stream.steps} → {run.folder}")
+        return run
 
 
 def _stage(

@@ -150,7 +150,7 @@ def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[
 
 
 def _go(run: "Run", recipe: Recipe, machine: Machine, say: Callable[[str], None]) -> "Run":
-    from mapet.engine.world import first_process, world
+    from mapet.engine.world import first_process, joined
 
     def tell(line: str) -> None:
         if first_process():
@@ -160,14 +160,13 @@ def _go(run: "Run", recipe: Recipe, machine: Machine, say: Callable[[str], None]
     if first_process():
         run.write_provenance()
         make_ready(run, recipe, machine, tell)
-    fabric = world(
+    with joined(
         accelerator=machine.accelerator,
         devices=machine.devices,
         num_nodes=machine.num_nodes,
         precision=recipe.precision,
-    )
-    fabric.barrier()
-    return _train(run, recipe, machine, fabric, tell)
+    ) as fabric:
+        return _train(run, recipe, machine, fabric, tell)
 
 
 def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: Callable[[str], None]) -> "Run":

@@ -33,7 +33,7 @@ Label = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison as it was asked for.
+    """A comparison as it was asked for: the options of ``mapet compare``, lists as tuples.
 
     Raises:
         MapetError: on creation: a name or number that makes no sense.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -63,6 +63,28 @@ def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, pr
             f"{fabric.world_size}: make the two equal."
         )
     return fabric
+
+
+@contextmanager
+def joined(**settings: Any) -> Iterator["Fabric"]:
+    """``world``, met and left by all processes together: what they share is gone before Python begins to end.
+
+    Connections that a peer closes while the interpreter is being torn down can abort it.
+    """
+    fabric = world(**settings)
+    fabric.barrier()
+    try:
+        yield fabric
+    except Stopped:
+        _leave(fabric)
+        raise
+    _leave(fabric)
+
+
+def _leave(fabric: "Fabric") -> None:
+    if fabric.world_size > 1:
+        fabric.barrier()
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[
 
 def _go(run: "Run", t: Training, machine: Machine, teacher: "Features", say: Callable[[str], None]) -> "Run":
     from mapet.engine.fit import fit
-    from mapet.engine.world import first_process, world
+    from mapet.engine.world import first_process, joined
 
     def tell(line: str) -> None:
         if first_process():
@@ -123,33 +123,32 @@ def _go(run: "Run", t: Training, machine: Machine, teacher: "Features", say: Cal
 
     if first_process():
         run.write_provenance()
-    fabric = world(
+    with joined(
         accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.num_nodes, precision=t.precision
-    )
-    fabric.barrier()
-    pairs = build_pairs(run, t, machine, teacher, fabric)
-    objective = build_objective(t, teacher.width, fabric)
-    _tell_plan(tell, t, pairs, objective)
-    if fabric.is_global_zero:
-        require_same(run, pairs)
-        if not run.last.is_file():
-            start(objective, pairs)  # the other processes are given these codes when fit joins them
-    fit(
-        objective,
-        pairs,
-        build_optim(t, objective, pairs),
-        fabric,
-        run,
-        seed=t.seed,
-        accumulate=machine.accumulate,
-        save_every=machine.save_every,
-        compiled=machine.compile,
-        label="vq-kd",
-        describe=_figures,
-    )
-    if fabric.is_global_zero:
-        _finish(run, objective, pairs, tell)
-    return run
+    ) as fabric:
+        pairs = build_pairs(run, t, machine, teacher, fabric)
+        objective = build_objective(t, teacher.width, fabric)
+        _tell_plan(tell, t, pairs, objective)
+        if fabric.is_global_zero:
+            require_same(run, pairs)
+            if not run.last.is_file():
+                start(objective, pairs)  # the other processes are given these codes when fit joins them
+        fit(
+            objective,
+            pairs,
+            build_optim(t, objective, pairs),
+            fabric,
+            run,
+            seed=t.seed,
+            accumulate=machine.accumulate,
+            save_every=machine.save_every,
+            compiled=machine.compile,
+            label="vq-kd",
+            describe=_figures,
+        )
+        if fabric.is_global_zero:
+            _finish(run, objective, pairs, tell)
+        return run
 
 
 def _tell_plan(tell: Callable[[str], None], t: Training, pairs: "Pairs", objective: "VQKDTraining") -> None:
