@@ -183,7 +183,8 @@ MISTAKES = {
     ("book", "labelled", "--show", "x"): "give numbers from 0 to 11",
     ("book", "labelled", "--codes", "101"): "0 to 100 codes",
     ("book", "labelled", "--codes=-1"): "0 to 100 codes",
-    ("book", "labelled", "--limit", "0"): "gave no picture",
+    ("book", "labelled", "--limit", "0"): "--limit does not fit",
+    ("book", "labelled", "--limit=-1"): "--limit does not fit",
     ("book", "labelled", "--against", "coarse"): "grids of (4, 4) and (2, 2)",
     ("book", "labelled", "--agains", "coarse"): 'Did you mean "--against"?',
 }

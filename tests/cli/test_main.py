@@ -96,3 +96,14 @@ def test_show_draws_and_counts(objective, capsys):
     assert {"mapet": "489", "pet": "343", "mim": "197"}[objective] in text
     assert text.count("▶") == 1 + 4
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_device_without_memory_enough_is_one_line(monkeypatch, capsys):
+    import torch
+
+    def full(verb, arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mapet.cli._run", full)
+    assert main(["knn"]) == 2
+    assert "--batch-size" in capsys.readouterr().err

@@ -161,6 +161,7 @@ def test_another_tokenizer_on_resume_is_refused(pictures, tokenizer, tmp_path, c
         (["--tokenizer", "None", "--tokens", "TOKENS", "--hflip", "0.5"], "--tokenizer instead"),
         (["--tokenizer", "/nowhere"], "not a tokenizer"),
         (["--patch-size", "2"], "(8, 8)"),
+        (["--tokenizer", "None", "--tokens", "TOKENS", "--patch-size", "2"], "(8, 8)"),
         (["--scale", "0.5", "0.2"], "low ≤ high"),
         (["--scale", "0", "1"], "0 < low"),
         (["--ratio", "2", "1"], "low ≤ high"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mapet.data.folder import Lines
 from mapet.data.source import Source, Subset, held_out, open_source, train_and_test
 from mapet.errors import MapetError
 
@@ -168,3 +169,13 @@ def test_train_and_test_uses_splits_where_there_are_any(tmp_path: Path) -> None:
     whole = fill(tmp_path / "whole", (f"{n}.png" for n in range(50)))
     expected = held_out(open_source(str(whole)), 0.3, 7)
     assert [keys(part) for part in train_and_test(str(whole), 0.3, 7)] == [keys(part) for part in expected]
+
+
+def test_lines_are_the_strings_they_were_made_of():
+    strings = ["", "a/b.png", "ä\udcff", "", "z" * 300]
+    lines = Lines(strings)
+    assert list(lines) == strings
+    assert lines[-1] == strings[-1]
+    assert lines[1:3] == strings[1:3]
+    with pytest.raises(IndexError):
+        lines[5]

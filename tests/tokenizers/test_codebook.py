@@ -172,3 +172,28 @@ def test_usage_and_perplexity() -> None:
     assert perplexity(counts) == pytest.approx(math.exp(0.5 * math.log(4) + 0.5 * math.log(2)))
     assert perplexity(torch.full((7,), 3)) == pytest.approx(7)
     assert perplexity(torch.tensor([0, 9, 0])) == pytest.approx(1)
+
+
+def test_saves_into_the_folder_that_one_is_in(teacher: Teacher, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {}).save(Path())
+    assert load_tokenizer(tmp_path / "here").vocabulary == 4
+
+
+def test_pictures_of_another_view_are_refused(teacher: Teacher) -> None:
+    book = Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {})
+    height, width = teacher.view.size
+    for images in (torch.rand(1, 3, height // 2, width), torch.zeros(1, 3, height, width, dtype=torch.uint8)):
+        with pytest.raises(MapetError, match="put them into its view"):
+            book.encode(images)
+
+
+def test_what_changes_the_features_changes_the_hash(teacher: Teacher) -> None:
+    book = Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {})
+    before = book.hash
+    mean = teacher.mean.clone()
+    teacher.mean += 0.1
+    assert book.hash != before
+    teacher.mean.copy_(mean)
+    assert book.hash == before

@@ -253,3 +253,19 @@ def test_the_index_finds_every_key_after_any_sequence_of_additions() -> None:
 def test_the_header_is_json(tmp_path: Path) -> None:
     filled(tmp_path)
     assert json.loads((tmp_path / "store.json").read_text())["grid"] == [2, 3]
+
+
+def test_what_else_lies_among_the_parts_is_left_alone(tmp_path: Path) -> None:
+    store = filled(tmp_path / "store")
+    part_of(store, 1).append(names(2, 5), rows(2, seed=1))
+    (store.folder / "parts" / ".DS_Store").touch()
+    merge(store)
+    assert len(store) == 7
+
+
+def test_a_header_without_patches_is_damaged(tmp_path: Path) -> None:
+    header = filled(tmp_path / "store").folder / "store.json"
+    header.write_text(header.read_text().replace("[\n    2,\n    3\n  ]", "[0, 0]"))
+    assert "[0, 0]" in header.read_text()
+    with pytest.raises(MapetError, match="damaged"):
+        TokenStore.open(tmp_path / "store")

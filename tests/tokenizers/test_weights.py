@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mapet.errors import MapetError
-from mapet.tokenizers.weights import read_weights
+from mapet.tokenizers.weights import fill, read_weights
 
 STATE = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.ones(2)}
 OTHER = {"conv.weight": torch.zeros(2, 3)}
@@ -141,3 +141,12 @@ def test_a_missing_file(tmp_path):
         read_weights(tmp_path / "absent.pth")
     with pytest.raises(MapetError, match="There is no weights file"):
         read_weights(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    layer = torch.nn.Linear(2, 2)
+    broken = {name: tensor.detach().clone() for name, tensor in layer.state_dict().items()}
+    broken["bias"][1] = torch.nan
+    with pytest.raises(MapetError, match='"bias" holds NaN'):
+        fill(layer, broken, "a layer")
+    assert layer.bias.isfinite().all()

@@ -53,6 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        print("mapet: the device's memory does not suffice: lower --batch-size or --samples, or raise --accumulate.",
+              file=sys.stderr)  # fmt: skip
+        return 2
     except OSError as error:
         print(f"mapet: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
         return 2

@@ -25,8 +25,10 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
     Raises:
         MapetError: pictures, tokens, a tokenizer or a device that cannot be had or do not fit.
     """
+    from mapet.data.bad import BadPictures
     from mapet.data.source import open_source
     from mapet.engine.world import pick_device
+    from mapet.feed import chosen, tokenized
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.teacher import require_teacher
 
@@ -36,7 +38,10 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
         raise MapetError(f"{source.name} gives {count} pictures, fewer than one batch of {batch}: lower --batch-size.")
     pick_device(machine.accelerator)
     if recipe.tokens:
-        TokenStore.open(Path(recipe.tokens))
+        places = chosen(source, recipe.limit, recipe.seed)
+        tokenized(
+            source, places, TokenStore.open(Path(recipe.tokens)), BadPictures(len(places), machine.max_bad), recipe
+        )
     elif not recipe.reads_tokens:
         return
     elif recipe.tokenizer.tokenizer:

@@ -128,11 +128,12 @@ def _near(option: str, known: set[str]) -> str:
 
 
 def _one_line(panel: str) -> str:
-    """The message inside tyro's panel, above its first rule."""
-    lines = [re.sub(r"^│\s?|\s*│$", "", line) for line in panel.splitlines()]
-    body = [line for line in lines if line and not re.match(r"^[╭╰]", line)]
-    stop = next((i for i, line in enumerate(body) if set(line.strip()) == {"─"}), len(body))
-    return " ".join(" ".join(body[:stop]).split()) or "These options do not fit."
+    """The message in tyro's panel: above its first rule, or below it where the title has no frame to stand in."""
+    framed = "╭" in panel
+    lines = [re.sub(r"^│\s?|\s*│$", "", line).strip() for line in panel.splitlines() if not re.match(r"[╭╰]", line)]
+    sections = re.split(r"\n[─-]+\n", "\n".join(lines))
+    message = sections[0] if framed else (sections + [""])[1]
+    return " ".join(message.split()) or "These options do not fit."
 
 
 def say(line: str = "") -> None:

@@ -161,6 +161,7 @@ def encode(tokenizer: "AnyTokenizer", out: Path, pictures: Pictures, stages: Sta
     pictures.settle()
     if crew.leads:
         merge(store)
+        _require_complete(store, pictures)
     return int(crew.sum(torch.tensor([done])))
 
 
@@ -194,6 +195,16 @@ def _lacking(store: "TokenStore", pictures: Pictures) -> "Tensor":
     return torch.cat(parts)
 
 
+def _require_complete(store: "TokenStore", pictures: Pictures) -> None:
+    """Every picture has its tokens or is listed as bad; processes that saw different stores would leave holes."""
+    lacking = _lacking(store, pictures).tolist()
+    if left := [place for place in lacking if pictures.source.key(place) not in pictures.bad]:
+        raise MapetError(
+            f'{len(left)} pictures have no tokens yet, for instance "{pictures.source.key(left[0])}": the processes '
+            "did not see the same folder. Give the same command again."
+        )
+
+
 def _there(folder: Path, crew: Crew) -> bool:
     """Whether the first process finds a tokenizer in ``folder``; what it finds holds for all."""
     import torch
@@ -224,10 +235,13 @@ def _require_fitting(tokenizer: "AnyTokenizer", folder: Path, recipe: Recipe) ->
     if recipe.tokenizer.tokenizer or not isinstance(tokenizer, Codebook):
         require_fitting(tokenizer, folder, recipe)
         return
-    t, found = recipe.tokenizer, {**tokenizer.provenance, "grid": tokenizer.grid, "teacher": tokenizer.teacher.source}
+    t, teacher, story = recipe.tokenizer, tokenizer.teacher, tokenizer.provenance
     asked = {"grid": recipe.grid, "teacher": str(exported(t.teacher) or t.teacher), **asdict(fitting(recipe))}
+    asked |= {"teacher_stage": t.teacher_stage, "fit_pictures": t.fit_pictures}
+    found = {**story, "grid": tokenizer.grid, "teacher": teacher.source, "samples": story.get("asked_samples")}
+    found["teacher_stage"] = None if t.teacher_stage is None else teacher.stage
     for name, value in asked.items():
-        if name != "samples" and found.get(name) != value:
+        if found.get(name) != value:
             raise MapetError(
                 f"The tokenizer in {folder} has {name} {found.get(name)}, and {value} is asked for: "
                 "give another --out, or the settings that it was made with."

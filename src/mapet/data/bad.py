@@ -22,6 +22,9 @@ class BadPictures:
     def __len__(self) -> int:
         return len(self._reasons)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._reasons
+
     def add(self, key: str, reason: str) -> None:
         """Note one bad picture; a key that is known already changes nothing.
 

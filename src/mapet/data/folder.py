@@ -2,9 +2,11 @@
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
 
 from mapet.data.picture import SUFFIXES, read_picture
 from mapet.errors import MapetError
@@ -30,8 +32,8 @@ class Folder:
         top = self.root / part
         self.name = f"folder {top}"
         prefix = f"{part}/" if part else ""
-        self._paths = sorted(_pictures(str(top), prefix, frozenset()))
-        if not self._paths:
+        self._paths = Lines(sorted(_pictures(str(top), prefix, frozenset())))
+        if not len(self._paths):
             endings = " ".join(SUFFIXES)
             raise MapetError(f"The folder {top} and its sub-folders hold no pictures (files ending in {endings}).")
         self._start = len(prefix)
@@ -59,6 +61,27 @@ class Folder:
 
     def _top(self, path: str) -> str:
         return path[self._start :].rpartition("/")[0].partition("/")[0]
+
+
+class Lines(Sequence[str]):
+    """Many strings as one piece of memory, which worker processes share: no object for each."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        parts = [os.fsencode(string) for string in strings]
+        self._bytes, self._ends = b"".join(parts), np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[str]: ...
+    def __getitem__(self, i: int | slice) -> str | Sequence[str]:
+        if isinstance(i, slice):
+            return [self[place] for place in range(*i.indices(len(self)))]
+        place = range(len(self))[i]
+        return os.fsdecode(self._bytes[self._ends[place] : self._ends[place + 1]])
 
 
 def open_folder(root: Path, split: str) -> Folder:

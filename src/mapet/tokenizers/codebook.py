@@ -19,7 +19,7 @@ from mapet.tokenizers.kmeans import KMeans
 from mapet.tokenizers.nearest import assign
 from mapet.tokenizers.seeding import finite
 from mapet.tokenizers.teacher import Features, open_teacher
-from mapet.tokenizers.tokenizer import write_folder
+from mapet.tokenizers.tokenizer import in_view, write_folder
 
 
 class Codebook(nn.Module):
@@ -76,7 +76,8 @@ class Codebook(nn.Module):
             MapetError: fewer patches than codes, features that are not finite, too little memory.
         """
         best, samples = clusters(teacher.to(device), pictures, places, settings, torch.device(device), crew, progress)
-        story = {**asdict(settings), "samples": samples, "pictures": len(places), **_record(best)}
+        story = {**asdict(settings), "asked_samples": settings.samples, "samples": samples, "pictures": len(places)}
+        story |= _record(best)
         return cls(teacher, best.centroids, settings.metric, story)
 
     @torch.no_grad()
@@ -95,7 +96,7 @@ class Codebook(nn.Module):
         Raises:
             MapetError: features that are not finite.
         """
-        features = self.teacher(images)
+        features = self.teacher(in_view(images, self))
         vectors = normalize(features, dim=-1) if self.metric == "cosine" else features
         tokens, squared = assign(vectors.flatten(0, 1), self.centroids)
         finite(squared.sum())
@@ -169,10 +170,11 @@ def _teacher(recorded: dict[str, Any], origin: str, source: str, weights: Path |
         weights=weights,
         pretrained=origin != "random",
     )
-    found = teacher.describe().get("weights")
-    if found != recorded.get("weights"):
-        raise MapetError(
-            f"The codebook in {folder} was fitted with {recorded['name']} weights {recorded['weights']}, and these are "
-            f"{found}: give the same weights with --teacher-weights, or fit a codebook anew."
-        )
+    found = teacher.describe()
+    for name in sorted(found, reverse=True):
+        if found[name] != recorded.get(name):
+            raise MapetError(
+                f"The codebook in {folder} was fitted with {recorded['name']} {name} {recorded.get(name)}, and these "
+                f"are {found[name]}: give the same weights with --teacher-weights, or fit a codebook anew."
+            )
     return teacher

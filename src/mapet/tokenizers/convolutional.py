@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mapet.errors import MapetError
 from mapet.tokenizers.tokenizer import Network
 from mapet.view import View
@@ -34,13 +31,3 @@ class Convolutional(Network):
                 f"multiple of {stride}: use an image size such as {fitting}."
             )
         self.view, self.grid = View((side, side), "lanczos"), (side // stride, side // stride)
-
-    def _checked(self, images: Tensor) -> Tensor:
-        """``images``, if they are what ``encode`` expects."""
-        wanted = (3, *self.view.size)
-        if tuple(images.shape[1:]) != wanted or images.dtype != torch.float32:
-            raise MapetError(
-                f"This {self.kind} tokenizer reads pictures (B, {', '.join(map(str, wanted))}) float32 in [0, 1], and "
-                f"these are {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: put them into its view."
-            )
-        return images

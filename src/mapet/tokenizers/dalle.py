@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d
 
 from mapet.tokenizers.convolutional import Convolutional
+from mapet.tokenizers.tokenizer import in_view
 from mapet.tokenizers.weights import count, extent, fill
 
 GROUPS = (1, 2, 4, 8)  # widths, in units of n_hid; between two groups the picture is halved
@@ -70,7 +71,7 @@ class DalleEncoder(Convolutional):
 
     def logits(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to a score for each code, (B, vocabulary, *grid)."""
-        x = self.blocks["input"](0.8 * self._checked(images) + 0.1)
+        x = self.blocks["input"](0.8 * in_view(images, self) + 0.1)
         for group in range(len(GROUPS)):
             x = self.blocks[f"group_{group + 1}"](max_pool2d(x, 2) if group else x)
         return self.blocks["output"](x.relu())

@@ -32,7 +32,7 @@ def merge(store: TokenStore) -> None:
     """
     folder, done = store.folder / PARTS, store.folder / MERGED
     rmtree(done, ignore_errors=True)
-    for name in sorted(path.name for path in folder.glob("*")):
+    for name in sorted(path.name for path in folder.glob("*") if path.name.isdecimal()):
         part = part_of(store, int(name))
         for keys in _batches(part.keys()):
             new = [key for key, missing in zip(keys, store.missing(keys), strict=True) if missing]
@@ -40,7 +40,7 @@ def merge(store: TokenStore) -> None:
                 store.append(new, part.gather(new))
     if folder.exists():
         folder.rename(done)
-        rmtree(done)
+        rmtree(done, ignore_errors=True)  # what a network file system still holds open goes with the next call
 
 
 def _batches(keys: Iterator[str]) -> Iterator[list[str]]:

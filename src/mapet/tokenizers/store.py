@@ -46,7 +46,7 @@ class TokenStore:
             self.grid: tuple[int, int] = (int(header["grid"][0]), int(header["grid"][1]))
             self.vocabulary, self.tokenizer = int(header["vocabulary"]), str(header["tokenizer"])
             self.extra: dict[str, Any] = header["extra"]
-            known = header["format"] == FORMAT
+            known = header["format"] == FORMAT and min(self.grid) > 0
         except (KeyError, IndexError, TypeError, ValueError):
             known = False
         if not known:

@@ -114,7 +114,8 @@ class Teacher(nn.Module):
         last = OFFLINE_STAGE if name == OFFLINE else len(pairs) - 1
         folder = exported(name)
         self.source = str(folder) if folder else name
-        self.name = json.loads((folder / CONFIG).read_bytes())["architecture"] if folder else name
+        config = json.loads((folder / CONFIG).read_bytes()) if folder else {"architecture": name}
+        self.name, self._arguments = config["architecture"], config.get("model_args", {})
         self.grid, self.stage = grid, last if stage is None else stage
         self.origin = weights.name if weights else "published" if pretrained else "random"
         if min(grid) < 1 or not 0 <= self.stage < len(pairs):
@@ -175,5 +176,8 @@ class Teacher(nn.Module):
             "grid": list(self.grid),
             "width": self.width,
             "view": self.view.to_dict(),
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "arguments": self._arguments,
             "weights": self._weights,
         }

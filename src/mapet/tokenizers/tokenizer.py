@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -100,6 +101,21 @@ class Network(nn.Module):
         return network.requires_grad_(False).eval()
 
 
+def in_view(images: Tensor, tokenizer: Tokenizer) -> Tensor:
+    """``images``, if they are what the tokenizer's ``encode`` expects.
+
+    Raises:
+        MapetError: another size, another number of channels, or another type.
+    """
+    wanted = (3, *tokenizer.view.size)
+    if tuple(images.shape[1:]) != wanted or images.dtype != torch.float32:
+        raise MapetError(
+            f"This {tokenizer.kind} tokenizer reads pictures (B, {', '.join(map(str, wanted))}) float32 in [0, 1], and "
+            f"these are {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: put them into its view."
+        )
+    return images
+
+
 def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = None) -> Tokenizer:
     """The tokenizer, of whatever kind, that lies in ``folder``, frozen and on the CPU.
 
@@ -113,7 +129,7 @@ def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = N
     folder = Path(folder)
     fields = read_json(folder / FIELDS, "a tokenizer")
     kind = fields.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise MapetError(f'{folder / FIELDS} names a kind "{kind}" of tokenizer.{nearest(str(kind), KINDS)}')
     module, _, name = KINDS[kind].partition(".")
     cls: type[Tokenizer] = getattr(import_module(f"mapet.tokenizers.{module}"), name)
@@ -130,6 +146,7 @@ def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = N
 
 def write_folder(folder: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write ``tokenizer.safetensors`` and ``tokenizer.json``; a new folder appears only when both are complete."""
+    folder = folder.resolve()  # a name is needed, and "." has none
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

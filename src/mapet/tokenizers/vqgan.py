@@ -14,6 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention, silu
 from mapet.errors import MapetError
 from mapet.tokenizers.convolutional import Convolutional
 from mapet.tokenizers.kmeans import assign
+from mapet.tokenizers.tokenizer import in_view
 from mapet.tokenizers.weights import count, extent, fill
 
 NORM_GROUPS = 32
@@ -83,7 +84,7 @@ class VQGAN(Convolutional):
 
     def features(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to what is quantised, (B, L, code_width)."""
-        return self.quant_conv(self.encoder(2 * self._checked(images) - 1)).flatten(2).mT
+        return self.quant_conv(self.encoder(2 * in_view(images, self) - 1)).flatten(2).mT
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

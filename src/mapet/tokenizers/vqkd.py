@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from mapet.errors import MapetError
 from mapet.tokenizers.kmeans import assign
-from mapet.tokenizers.tokenizer import Network
+from mapet.tokenizers.tokenizer import Network, in_view
 from mapet.tokenizers.weights import count, extent, fill
 from mapet.view import View
 
@@ -118,7 +118,7 @@ class VQKD(Network):
     @torch.no_grad()
     def measure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (B, L) as ``encode``, squared distances (B, L) to their codes, and the unit vectors (B, L, C)."""
-        unit = self.unit(images)
+        unit = self.unit(in_view(images, self))
         return *self.nearest(unit), unit
 
 

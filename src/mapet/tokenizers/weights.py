@@ -49,7 +49,7 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     keys = ("state_dict_ema", "model_ema") * ema + ("state_dict", "model")
     nested = content if isinstance(content, Mapping) else {}
     state = next((nested[key] for key in keys if isinstance(nested.get(key), Mapping)), nested)
-    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not state or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
         raise MapetError(f"{path} holds something other than a state dict: {WANTED} is wanted.")
     return {re.sub(WRAPPED, "", name): tensor for name, tensor in state.items()}
 
@@ -75,13 +75,15 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     """Copy ``weights`` into ``network``, where each must have its place, and each place its tensor.
 
     Raises:
-        MapetError: the first tensor that is missing, of another shape, or too much.
+        MapetError: the first tensor that is missing, of another shape, not finite, or too much.
     """
     own = network.state_dict()
     for name, place in own.items():
         found = tuple(_named(weights, name, what).shape)
         if found != tuple(place.shape):
             raise MapetError(f'These are not the weights of {what}: "{name}" is {found}, not {tuple(place.shape)}.')
+        if not weights[name].isfinite().all():
+            raise MapetError(f'The weights of {what} are broken: "{name}" holds NaN or infinity. Bring others.')
     for name in weights:
         if name not in own:
             raise MapetError(f'These are not the weights of {what}: it has no place for "{name}".')

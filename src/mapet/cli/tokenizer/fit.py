@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 
 ABOUT = """Fit a codebook: k-means over a frozen teacher's features of all patches.
 
-k-CLIP as published is --teacher resnet50x64_clip.openai and the defaults here:
-
-pictures of 448 pixels, 14 x 14 features of 4096 channels, not normalised,
-
-the best of 5 runs of 20 rounds, over at most 512 features for each code.
+k-CLIP as published is --teacher resnet50x64_clip.openai --start sample and the defaults: pictures of 448 pixels,
+14 x 14 features of 4096 channels, not normalised, the best of 5 runs of 20 rounds, over at most 512 features a code.
 
 Under torchrun each process reads its share of the pictures:
 
@@ -139,6 +136,7 @@ def fit(
             crew=crew,
             progress=stages,
         )
+    book.provenance["fit_pictures"] = t.fit_pictures
     pictures.settle()
     if crew.leads:
         book.save(folder)
@@ -169,8 +167,8 @@ def fitting(recipe: Recipe) -> "Fitting":
 def describe(book: "Codebook") -> str:
     """One line about a codebook."""
     rows, columns = book.grid
-    even = f"perplexity {book.provenance['perplexity']:.0f}"
-    return f"codebook  {book.vocabulary} codes ({even}) over {book.teacher.name} at {rows} × {columns} patches"
+    even = f" (perplexity {book.provenance['perplexity']:.0f})" if "perplexity" in book.provenance else ""
+    return f"codebook  {book.vocabulary} codes{even} over {book.teacher.name} at {rows} × {columns} patches"
 
 
 def _some(places: "Tensor", recipe: Recipe) -> "Tensor":

@@ -99,7 +99,12 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
     from mapet.feed import chosen
     from mapet.tokenizers.health import Health
 
+    if o.limit is not None and o.limit < 1:
+        raise MapetError("--limit does not fit: it must be at least 1.")
     tokenizer = _loaded(folder, o.teacher_weights, o)
+    out = Path(o.out) if o.out else folder / "inspect"
+    if out.exists() and not out.is_dir():
+        raise MapetError(f"{out} is a file: give --out a folder.")
     asked = _asked(o, tokenizer.vocabulary)
     other = _loaded(Path(o.against), o.against_teacher_weights, o) if o.against else None
     if other is not None:
@@ -115,7 +120,6 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
     if other is not None:
         found |= findings.other(seen.tokens, look(other, source, seen.places, o).tokens, Path(str(o.against)), o.seed)
     found |= findings.verdict(health)
-    out = Path(o.out) if o.out else folder / "inspect"
     out.mkdir(parents=True, exist_ok=True)
     names = draw(tokenizer, source, seen, asked, out, o)
     replace_file(out / "inspect.json", json.dumps(found, indent=1) + "\n")
