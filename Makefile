@@ -8,8 +8,8 @@ READY := $(VENV)/.ready
 quickstart: setup  ## from nothing to a pre-trained encoder and its numbers
 	$(BIN)/mapet quickstart
 
-test: setup  ## all tests
-	$(BIN)/python -m pytest
+test: setup  ## all tests, a file at a time on every core
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup  ## lint, types, layers
 	$(BIN)/ruff check .

@@ -7,6 +7,8 @@ process of its own. Perplexity and the rest are over the tokens of all pictures,
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -72,6 +74,8 @@ class Spent:
     """Seconds on the wall and of all threads, and the growth of this process's memory at its peak, in GiB."""
 
     def __init__(self) -> None:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # so that what was freed before does not hide what is taken now
         Path("/proc/self/clear_refs").write_text("5")
         self.before, self.wall, self.processor = resident("VmRSS"), time.monotonic(), time.process_time()
 
@@ -150,7 +154,7 @@ def main() -> None:
     parser.add_argument("--codes", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--limit", type=int, default=50_000, help="pictures")
     parser.add_argument("--epochs", type=int, default=3, help="of VQ-KD")
-    parser.add_argument("--vqkd-limit", type=int, default=8_000, help="pictures that VQ-KD is trained on")
+    parser.add_argument("--vqkd-limit", type=int, default=4_000, help="pictures that VQ-KD is trained on")
     o = parser.parse_args()
     o.out.mkdir(parents=True, exist_ok=True)
     source, places = open_source("cifar10"), torch.arange(o.limit)
