@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mapet.engine.optim import Optim, adamw, cosine
+from mapet.engine.optim import Optim, adamw, scheduled
 from mapet.engine.run import Run, load_checkpoint, parts
 from mapet.errors import MapetError
 from mapet.method.aggregate import ClassAggregation
@@ -94,8 +94,7 @@ def build_optim(recipe: Recipe, objective: torch.nn.Module, batches: "Batches") 
     """AdamW under a warm-up cosine in steps; a warm-up longer than the run ends with it."""
     o = recipe.optimization
     optimizer = adamw(objective, weight_decay=o.weight_decay, betas=o.betas, no_decay=o.no_decay)
-    warmup = min(batches.steps, round(o.warmup_epochs * batches.steps_per_epoch))
-    lr = cosine(peak=recipe.lr, floor=o.min_lr, start=o.warmup_lr, warmup=warmup, total=batches.steps)
+    lr = scheduled(batches, peak=recipe.lr, floor=o.min_lr, start=o.warmup_lr, warmup_epochs=o.warmup_epochs)
     return Optim(optimizer, lr, o.clip_grad, o.ema_decay)
 
 

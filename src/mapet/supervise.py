@@ -14,7 +14,7 @@ from mapet.data.loader import Shuffled
 from mapet.data.policy import Erasing, Mixing
 from mapet.disk import replace_file
 from mapet.engine.fit import Batches
-from mapet.engine.optim import Optim, adamw, cosine, layer_scale
+from mapet.engine.optim import Optim, adamw, layer_scale, scheduled
 from mapet.engine.run import Run, load_checkpoint, parts, prefixed
 from mapet.errors import MapetError
 from mapet.evals.finetune import FineTuning
@@ -142,8 +142,7 @@ def build_optim(t: Tuning, objective: FineTuning, batches: Batches) -> Optim:
         no_decay=o.no_decay,
         scale=layer_scale(len(objective.classifier.blocks), t.layer_decay),
     )
-    warmup = min(batches.steps, round(o.warmup_epochs * batches.steps_per_epoch))
-    lr = cosine(peak=t.lr, floor=o.min_lr, start=o.warmup_lr, warmup=warmup, total=batches.steps)
+    lr = scheduled(batches, peak=t.lr, floor=o.min_lr, start=o.warmup_lr, warmup_epochs=o.warmup_epochs)
     return Optim(optimizer, lr, o.clip_grad, o.ema_decay)
 
 

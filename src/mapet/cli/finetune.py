@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from mapet.cli.lessons import evaluate, lessons, look_ahead, record
 from mapet.cli.options import parse, positional, say, take
 from mapet.cli.pretrain import again, stoppable
+from mapet.cli.running import batch_line, require_unchanged, teller
 from mapet.errors import MapetError
-from mapet.recipe import Machine, diff, read, save
+from mapet.recipe import Machine, read, save
 from mapet.tuning import RANDOM, Tuning, protocol
 
 if TYPE_CHECKING:
@@ -95,11 +96,7 @@ def _resumed(folder: str, arguments: list[str]) -> Options:
 
     t = read(Run.open(folder).recipe, Tuning)
     o = parse(Options(tuning=t), arguments, "finetune", ABOUT)
-    for name, (before, after) in diff(t, o.tuning).items():
-        raise MapetError(
-            f"{folder} was begun with {name} = {before}, so it cannot go on with {after}: leave the option out, "
-            "or begin a new run in another --out."
-        )
+    require_unchanged(folder, t, o.tuning)
     return o
 
 
@@ -154,11 +151,7 @@ def resume(
 def _go(run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str], None]) -> "Run":
     from mapet.engine.world import first_process, joined
 
-    def tell(line: str) -> None:
-        if first_process():
-            say(line)
-            run.write_log(line)
-
+    tell = teller(run, say)
     if first_process():
         run.write_provenance()
     with joined(
@@ -222,8 +215,7 @@ def _tell_plan(tell: Callable[[str], None], run: "Run", t: Tuning, machine: Mach
 
     classifier, about = shaped(run)
     millions = sum(p.numel() for p in classifier.parameters()) / 1e6
-    devices, parts, o = machine.devices * machine.num_nodes, machine.accumulate, t.optimization
-    split = f" ({devices} devices × {parts} × {o.batch_size // devices // parts})" if devices * parts > 1 else ""
+    o = t.optimization
     tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.places):,} pictures")
     tell(f"model     {millions:.1f} M parameters, {classifier.num_classes} classes; from {about['from']}")
-    tell(f"steps     {o.epochs} epochs × {stream.steps_per_epoch} steps of {o.batch_size}{split}, lr {t.lr:.2e}")
+    tell(f"steps     {o.epochs} epochs × {stream.steps_per_epoch} steps of {batch_line(o.batch_size, t.lr, machine)}")

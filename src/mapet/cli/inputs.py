@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mapet.cli.running import pin, require_batch
 from mapet.cli.tokenize import fit_codebook, tokenize
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Recipe
@@ -32,10 +33,8 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.teacher import require_teacher
 
-    source, batch = open_source(recipe.data), recipe.optimization.batch_size
-    count = min(len(source), recipe.limit or len(source))
-    if count < batch:
-        raise MapetError(f"{source.name} gives {count} pictures, fewer than one batch of {batch}: lower --batch-size.")
+    source = open_source(recipe.data)
+    require_batch(source, recipe.limit, recipe.optimization.batch_size)
     pick_device(machine.accelerator)
     if recipe.tokens:
         places = chosen(source, recipe.limit, recipe.seed)
@@ -112,7 +111,8 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
         device=fabric.device,
     )
     if fabric.is_global_zero:
-        _require_same(run, source, places, tokens.tokenizer)
+        told = "other pictures or tokens: restore them, or begin a new run."
+        pin(run, source, places, {"tokenizer": tokens.tokenizer}, told, labels=False)
     return Feed(recipe, shuffled, tokens, fabric.device)
 
 
@@ -141,19 +141,3 @@ def _tokenizer_line(tokenizer: "Tokenizer") -> str:
     (rows, columns), (height, width) = tokenizer.grid, tokenizer.view.size
     what = f"{tokenizer.kind}, {tokenizer.vocabulary:,} codes, {rows} × {columns} tokens of {height} × {width} pixels"
     return f"tokenizer {what}; pictures are tokenized as they come"
-
-
-def _require_same(run: "Run", source: "Source", places: "Tensor", tokenizer: str) -> None:
-    """Pin the pictures and the tokenizer of a run when it begins, and refuse others when it goes on."""
-    import json
-    from hashlib import blake2b
-
-    from mapet.disk import replace_file
-
-    keys = "\n".join(f"{place} {source.key(place)}" for place in places.tolist())
-    digest = blake2b(keys.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    inputs = {"tokenizer": tokenizer, "pictures": len(places), "keys": digest}
-    path = run.folder / "inputs.json"
-    if path.is_file() and json.loads(path.read_text()) != inputs:
-        raise MapetError(f"{run.folder} was begun with other pictures or tokens: restore them, or begin a new run.")
-    replace_file(path, json.dumps(inputs, indent=1) + "\n")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mapet.cli.running import pin, require_batch
 from mapet.cli.start import starting
 from mapet.errors import MapetError
 from mapet.recipe import Machine
@@ -39,9 +40,8 @@ def look_ahead(t: Tuning, machine: Machine) -> "tuple[Classifier, dict[str, Any]
     source, _ = train_and_test(t.data)
     if not source.classes:
         raise MapetError(f"{source.name} has no labels: give --data, a folder with one sub-folder per class.")
-    batch, count = t.optimization.batch_size, min(len(source), t.limit or len(source))
-    if count < batch:
-        raise MapetError(f"{source.name} gives {count} pictures, fewer than one batch of {batch}: lower --batch-size.")
+    batch = t.optimization.batch_size
+    require_batch(source, t.limit, batch)
     processes = machine.devices * machine.num_nodes
     if t.mixes and batch % (2 * processes):
         raise MapetError(
@@ -86,7 +86,8 @@ def lessons(run: "Run", t: Tuning, machine: Machine, fabric: "Fabric") -> "Lesso
         device=fabric.device,
     )
     if fabric.is_global_zero:
-        _require_same(run, source, places)
+        told = "other pictures or labels: restore them, or begin a new run."
+        pin(run, source, places, {"classes": list(source.classes)}, told, labels=True)
     return Lessons(t, shuffled, classifier.num_classes, fabric.device)
 
 
@@ -95,21 +96,6 @@ def _policy(t: Tuning) -> "Policy":
 
     a = t.augmentation
     return Policy(t.seed, a.scale, a.ratio, a.hflip, a.auto_augment, a.color_jitter)
-
-
-def _require_same(run: "Run", source: "Source", places: "Tensor") -> None:
-    """Pin the pictures and labels of a run when it begins, and refuse others when it goes on."""
-    from hashlib import blake2b
-
-    from mapet.disk import replace_file
-
-    keys = "\n".join(f"{place} {source.label(place)} {source.key(place)}" for place in places.tolist())
-    digest = blake2b(keys.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    inputs = {"classes": list(source.classes), "pictures": len(places), "keys": digest}
-    path = run.folder / "inputs.json"
-    if path.is_file() and json.loads(path.read_text()) != inputs:
-        raise MapetError(f"{run.folder} was begun with other pictures or labels: restore them, or begin a new run.")
-    replace_file(path, json.dumps(inputs, indent=1) + "\n")
 
 
 def evaluate(classifier: "Classifier", t: Tuning, machine: Machine, fabric: "Fabric") -> "dict[str, Score]":

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.inputs import feed, look_ahead, make_ready
 from mapet.cli.options import parse, say, take
+from mapet.cli.running import batch_line, require_unchanged, teller
 from mapet.errors import MapetError
-from mapet.recipe import Machine, Recipe, diff, load, save
+from mapet.recipe import Machine, Recipe, load, save
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -105,13 +106,7 @@ def _machine(folder: str, arguments: list[str]) -> Machine:
 
     recipe = load(Run.open(folder).recipe)
     o = parse(Options(recipe=recipe), arguments, "pretrain", ABOUT)
-    changed = diff(recipe, o.recipe)
-    if changed:
-        name, (before, after) = next(iter(changed.items()))
-        raise MapetError(
-            f"{folder} was begun with {name} = {before}, so it cannot go on with {after}: leave the option out, "
-            "or begin a new run in another --out."
-        )
+    require_unchanged(folder, recipe, o.recipe)
     return o.machine
 
 
@@ -152,11 +147,7 @@ def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[
 def _go(run: "Run", recipe: Recipe, machine: Machine, say: Callable[[str], None]) -> "Run":
     from mapet.engine.world import first_process, joined
 
-    def tell(line: str) -> None:
-        if first_process():
-            say(line)
-            run.write_log(line)
-
+    tell = teller(run, say)
     if first_process():
         run.write_provenance()
         make_ready(run, recipe, machine, tell)
@@ -178,8 +169,8 @@ def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell:
     chance = stream.chance()
     tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.places):,} pictures")
     tell(f"model     {_model_line(recipe, objective)}")
-    epochs = recipe.optimization.epochs
-    tell(f"steps     {epochs} epochs × {stream.steps_per_epoch} steps of {_batch_line(recipe, machine)}")
+    epochs, batch = recipe.optimization.epochs, batch_line(recipe.optimization.batch_size, recipe.lr, machine)
+    tell(f"steps     {epochs} epochs × {stream.steps_per_epoch} steps of {batch}")
 
     def figures(recent: Mapping[str, float]) -> str:
         tokens = "" if chance is None else f"  tokens {recent['accuracy']:.1%} (chance {chance:.1%})"
@@ -209,12 +200,6 @@ def _model_line(recipe: Recipe, objective: "TokenPrediction | CAE | MAE") -> str
         f"{recipe.model.model}, {millions:.1f} M parameters; {recipe.objective.objective}: "
         f"{recipe.hidden} of {recipe.grid[0] * recipe.grid[1]} patches predicted, {rows(objective)}"
     )
-
-
-def _batch_line(recipe: Recipe, machine: Machine) -> str:
-    whole, devices = recipe.optimization.batch_size, machine.devices * machine.num_nodes
-    split = f" ({devices} devices × {machine.accumulate} × {whole // devices // machine.accumulate})"
-    return f"{whole}{split if devices * machine.accumulate > 1 else ''}, lr {recipe.lr:.2e}"
 
 
 def _last_line(run: "Run", chance: float | None) -> str:

@@ -4,9 +4,13 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mapet.engine.fit import Batches
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,14 @@ def cosine(*, peak: float, floor: float, start: float, warmup: int, total: int) 
         return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
     return lr
+
+
+def scheduled(
+    batches: "Batches", *, peak: float, floor: float, start: float, warmup_epochs: float
+) -> Callable[[int], float]:
+    """``cosine`` over a whole training stream; a warm-up longer than the run ends with it."""
+    warmup = min(batches.steps, round(warmup_epochs * batches.steps_per_epoch))
+    return cosine(peak=peak, floor=floor, start=start, warmup=warmup, total=batches.steps)
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ No accuracy stands here, because none was measured with this package yet. The pu
 ImageNet-1k: BEiT 83.2 % (800 epochs), BEiT v2 85.0 % (300), CAE 83.6 % (300), MAE 83.6 % (1600).
 """
 
+from dataclasses import replace
+
 from mapet.recipe import Model, Objective, Optimization, Recipe
 
 BEIT = Objective(objective="mim", mask_ratio=75 / 196, order="blockwise")
@@ -54,8 +56,6 @@ def beit2_vit_base() -> Recipe:
     The settings for 300 epochs: no stochastic depth and a second moment of 0.98; for 1600 epochs they are 0.1 and
     0.999. Positions and rectangles as in ``beit_vit_base``. The second prediction's two blocks start as the encoder's.
     """
-    from dataclasses import replace
-
     base = beit_vit_base()
     return replace(
         base,
@@ -72,26 +72,13 @@ def cae_vit_base() -> Recipe:
     Warm-up is 10 epochs for 300, 20 for 800 and 40 for 1600. The teacher is the encoder of the same step, not of the
     one before.
     """
-    return Recipe(
-        scale=(0.08, 1.0),
-        hflip=0.5,
+    base = beit_vit_base()
+    return replace(
+        base,
         color_jitter=0.0,
-        precision="bfloat16",
-        model=Model(
-            model="vit_base", image_size=224, patch_size=16, init_values=0.1, drop_path=0.1, pos_embed="sincos"
-        ),
+        model=replace(base.model, pos_embed="sincos"),
         objective=Objective(objective="cae", mask_ratio=0.5, order="blockwise"),
-        optimization=Optimization(
-            epochs=300,
-            batch_size=2048,
-            lr=1.5e-3,
-            min_lr=1e-5,
-            warmup_lr=1e-6,
-            warmup_epochs=10,
-            weight_decay=0.05,
-            betas=(0.9, 0.999),
-            clip_grad=3.0,
-        ),
+        optimization=replace(base.optimization, epochs=300),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 
+from mapet.engine.screen import clock
+
 WIDTH = 80  # columns of a screen
 TITLES = {"epochs": "Equal epochs", "compute": "Equal compute"}
 NAMES = {"knn": "k-NN"}
@@ -153,7 +155,14 @@ def cells(entries: Sequence[Entry]) -> list[list[str]]:
     keys = _keys(entries)
     rows = [[*HEAD, *map(heading, keys)]]
     for e in entries:
-        about = [e.name, str(e.epochs), _count(e.images), _digits(e.gmac), _digits(e.pflop), _clock(e.seconds)]
+        about = [
+            e.name,
+            str(e.epochs),
+            _count(e.images),
+            _digits(e.gmac),
+            _digits(e.pflop),
+            "" if e.seconds is None else clock(e.seconds),
+        ]
         memory = "" if e.peak is None else f"{e.peak:.1f}"
         rows.append([*about, memory, *(str(e.accuracy.get(key, "")) for key in keys)])
     return rows
@@ -170,14 +179,6 @@ def _count(number: int) -> str:
 def _digits(number: float) -> str:
     """Three significant digits, never in powers of ten where that is readable."""
     return f"{number:#.3g}".rstrip(".") if number else "0"
-
-
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours = f"{minutes // 60}:{minutes % 60:02d}" if minutes >= 60 else str(minutes)
-    return f"{hours}:{rest:02d}"
 
 
 def _row(texts: Sequence[str]) -> str:

@@ -47,7 +47,7 @@ class Nearest:
         self.centred = centroids - self.shift
         self.bias = self.centred.square().sum(dim=1) / 2
         self.factor = self.centred.bfloat16() if precision == "bfloat16" else self.centred
-        self.fused = precision == "float32" and centroids.device.type == "cpu"  # the bias as one more channel
+        self.fused = precision == "float32"  # the bias as one more channel
         if self.fused:
             self.factor = torch.cat([self.centred, -self.bias[:, None]], dim=1)
         cells = CELLS.get(centroids.device.type, CELLS["cpu"])

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say, take
 from mapet.cli.pretrain import again, stoppable
+from mapet.cli.running import require_unchanged, teller
 from mapet.cli.tokenizer.training import Training
 from mapet.cli.tokenizer.vqkd_parts import build_objective, build_optim, build_pairs, look_ahead, require_same, start
 from mapet.errors import MapetError
-from mapet.recipe import Machine, read, save, settings
+from mapet.recipe import Machine, read, save
 
 if TYPE_CHECKING:
     from mapet.distill import Pairs
@@ -68,13 +69,7 @@ def _machine(folder: str, arguments: list[str]) -> Machine:
 
     training = read(Run.open(folder).recipe, Training)
     o = parse(Options(training=training), arguments, "tokenizer train-vqkd", ABOUT)
-    asked = settings(o.training)
-    for name, value in settings(training).items():
-        if asked[name] != value:
-            raise MapetError(
-                f"{folder} was begun with {name} = {value}, so it cannot go on with {asked[name]}: leave the option "
-                "out, or begin a new run in another --out."
-            )
+    require_unchanged(folder, training, o.training)
     return o.machine
 
 
@@ -116,11 +111,7 @@ def _go(run: "Run", t: Training, machine: Machine, teacher: "Features", say: Cal
     from mapet.engine.fit import fit
     from mapet.engine.world import first_process, joined
 
-    def tell(line: str) -> None:
-        if first_process():
-            say(line)
-            run.write_log(line)
-
+    tell = teller(run, say)
     if first_process():
         run.write_provenance()
     with joined(

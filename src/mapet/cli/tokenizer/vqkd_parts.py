@@ -1,9 +1,9 @@
 """What a VQ-KD training is put together from, each part by its settings."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mapet.cli.running import pin, require_batch
 from mapet.cli.tokenizer.training import Training
 from mapet.errors import MapetError
 from mapet.recipe import Machine
@@ -28,12 +28,8 @@ def look_ahead(t: Training, machine: Machine) -> "Features":
     from mapet.tokenizers.teacher import open_teacher
 
     source, (rows, columns) = open_source(t.data), t.grid
-    count = min(len(source), t.limit or len(source))
-    if count < t.batch_size:
-        raise MapetError(
-            f"{source.name} gives {count} pictures, fewer than one batch of {t.batch_size}: lower --batch-size."
-        )
-    if count * rows * columns < t.codes:
+    require_batch(source, t.limit, t.batch_size)
+    if min(len(source), t.limit or len(source)) * rows * columns < t.codes:
         raise MapetError(f"{source.name} gives fewer patches than {t.codes} codes: lower --codes or add pictures.")
     pick_device(machine.accelerator)
     weights = Path(t.teacher_weights) if t.teacher_weights else None
@@ -121,27 +117,16 @@ def start(objective: "VQKDTraining", pairs: "Pairs") -> None:
 
 def build_optim(t: Training, objective: "VQKDTraining", pairs: "Pairs") -> "Optim":
     """AdamW under a warm-up cosine in steps, after each of which the codes move."""
-    from mapet.engine.optim import Optim, adamw, cosine
+    from mapet.engine.optim import Optim, adamw, scheduled
 
     optimizer = adamw(objective, weight_decay=t.weight_decay, betas=t.betas, no_decay=("pos_embed", "cls_token"))
     optimizer.register_step_post_hook(lambda *_: objective.update())
-    warmup = min(pairs.steps, round(t.warmup_epochs * pairs.steps_per_epoch))
-    floor = min(t.min_lr, t.peak)
-    lr = cosine(peak=t.peak, floor=floor, start=min(t.warmup_lr, t.peak), warmup=warmup, total=pairs.steps)
+    floor, first = min(t.min_lr, t.peak), min(t.warmup_lr, t.peak)
+    lr = scheduled(pairs, peak=t.peak, floor=floor, start=first, warmup_epochs=t.warmup_epochs)
     return Optim(optimizer, lr, t.clip_grad)
 
 
 def require_same(run: "Run", pairs: "Pairs") -> None:
     """Pin the pictures and the teacher of a run when it begins, and refuse others when it goes on."""
-    from hashlib import blake2b
-
-    from mapet.disk import replace_file
-
-    source, places = pairs.shuffled.source, pairs.shuffled.places
-    keys = "\n".join(f"{place} {source.key(place)}" for place in places.tolist())
-    digest = blake2b(keys.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    inputs = {"teacher": pairs.teacher.describe(), "pictures": len(places), "keys": digest}
-    path = run.folder / "inputs.json"
-    if path.is_file() and json.loads(path.read_text()) != inputs:
-        raise MapetError(f"{run.folder} was begun with other pictures or another teacher: restore them.")
-    replace_file(path, json.dumps(inputs, indent=1) + "\n")
+    told, s = "other pictures or another teacher: restore them.", pairs.shuffled
+    pin(run, s.source, s.places, {"teacher": pairs.teacher.describe()}, told, labels=False)

@@ -1,0 +1,76 @@
+"""What the verbs that train share: the log beside the screen, and what a run must keep from its beginning."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mapet.errors import MapetError
+from mapet.recipe import Machine, diff
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mapet.data.source import Source
+    from mapet.engine.run import Run
+
+
+def teller(run: "Run", say: Callable[[str], None]) -> Callable[[str], None]:
+    """Lines of the first process for the screen and the run's log."""
+    from mapet.engine.world import first_process
+
+    def tell(line: str) -> None:
+        if first_process():
+            say(line)
+            run.write_log(line)
+
+    return tell
+
+
+def require_unchanged(folder: str, before: Any, after: Any) -> None:
+    """Refuse settings other than those that the run in ``folder`` was begun with."""
+    for name, (was, asked) in diff(before, after).items():
+        raise MapetError(
+            f"{folder} was begun with {name} = {was}, so it cannot go on with {asked}: leave the option out, "
+            "or begin a new run in another --out."
+        )
+
+
+def require_batch(source: "Source", limit: int | None, batch: int) -> None:
+    """Refuse a source that gives fewer pictures than one batch."""
+    count = min(len(source), limit or len(source))
+    if count < batch:
+        raise MapetError(f"{source.name} gives {count} pictures, fewer than one batch of {batch}: lower --batch-size.")
+
+
+def batch_line(batch: int, lr: float, machine: Machine) -> str:
+    """The batch size, how it is divided, and the largest learning rate."""
+    devices, parts = machine.devices * machine.num_nodes, machine.accumulate
+    split = f" ({devices} devices × {parts} × {batch // devices // parts})" if devices * parts > 1 else ""
+    return f"{batch}{split}, lr {lr:.2e}"
+
+
+def pin(run: "Run", source: "Source", places: "Tensor", about: Mapping[str, Any], told: str, labels: bool) -> None:
+    """Note in ``inputs.json`` which pictures a run has and what belongs to them, or see that they are the same.
+
+    Args:
+        run: just begun, or gone on with.
+        source: of the pictures.
+        places: (N,) int64, where they are in it.
+        about: what else must stay, ready for JSON.
+        told: what is said of others.
+        labels: whether the pictures' labels must stay too.
+
+    Raises:
+        MapetError: the run was begun with others.
+    """
+    import json
+    from hashlib import blake2b
+
+    from mapet.disk import replace_file
+
+    names = (f"{i} {source.label(i)} {source.key(i)}" if labels else f"{i} {source.key(i)}" for i in places.tolist())
+    digest = blake2b("\n".join(names).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    inputs = {**about, "pictures": len(places), "keys": digest}
+    path = run.folder / "inputs.json"
+    if path.is_file() and json.loads(path.read_text()) != inputs:
+        raise MapetError(f"{run.folder} was begun with {told}")
+    replace_file(path, json.dumps(inputs, indent=1) + "\n")
