@@ -54,7 +54,7 @@ def check(recipe: "Recipe") -> None:
     counts |= {"samples": t.samples, "fit-pictures": t.fit_pictures, "restarts": t.restarts, "iterations": t.iterations}
     counts |= {"regressor-depth": o.regressor_depth, "decoder-depth": o.decoder_depth}
     counts |= {"decoder-num-heads": o.decoder_num_heads}
-    counts |= {"limit": recipe.limit, "epochs": z.epochs, "batch-size": z.batch_size}
+    counts |= {"limit": recipe.limit, "batch-size": z.batch_size}
     fixed = m.pos_embed == "sincos"
     for option, fits, wanted in (
         *((option, count is None or count >= 1, "at least 1") for option, count in counts.items()),
@@ -74,6 +74,7 @@ def check(recipe: "Recipe") -> None:
         ("scale", not (recipe.tokens and recipe.scale), FIXED),
         ("hflip", not (recipe.tokens and recipe.hflip), FIXED),
         ("color-jitter", 0 <= recipe.color_jitter <= 1, "0 … 1"),
+        ("epochs", z.epochs > 0, "above 0"),
         ("warmup-epochs", z.warmup_epochs >= 0, "at least 0"),
         ("ema-decay", z.ema_decay is None or 0 < z.ema_decay < 1, "between 0 and 1"),
     ):

@@ -108,8 +108,8 @@ class Optimization:
     """How the weights move; the defaults are those of the published pre-training configuration."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
-    epochs: int = 300
-    """Passes over the pictures."""
+    epochs: float = 300
+    """Passes over the pictures; a fraction ends in the midst of one."""
     batch_size: int = 256
     """Pictures a step, over all devices together."""
     lr: float | None = None

@@ -135,7 +135,7 @@ def protocol(t: Tuning) -> str:
     }
     kind = "training from random" if t.start == RANDOM else "fine-tuning"
     named = ", ".join(f"{name} {value:g}" if value != "" else name for name, value in parts.items())
-    return f"{kind}, {o.epochs} epochs of AdamW, batch {o.batch_size}, lr {t.lr:.3g}, {named}"
+    return f"{kind}, {o.epochs:g} epochs of AdamW, batch {o.batch_size}, lr {t.lr:.3g}, {named}"
 
 
 def check(t: Tuning) -> None:
@@ -152,7 +152,7 @@ def check(t: Tuning) -> None:
     ):
         if value not in names:
             raise MapetError(f'There is no {option} "{value}".{nearest(value, names)}')
-    counts = {"limit": t.limit, "epochs": o.epochs, "batch-size": o.batch_size, "recount": a.recount}
+    counts = {"limit": t.limit, "batch-size": o.batch_size, "recount": a.recount}
     counts |= {name.replace("_", "-"): getattr(b, name) for name in ("image_size", "num_heads", "embed_dim", "depth")}
     counts |= {"patch-size": b.patch_size}
     shares = ("hflip", "color_jitter", "reprob", "mixup_prob", "mixup_switch_prob")
@@ -168,6 +168,7 @@ def check(t: Tuning) -> None:
         ("drop-path", 0 <= t.drop_path < 1, "at least 0 and below 1"),
         ("layer-decay", 0 < t.layer_decay <= 1, "above 0 and at most 1"),
         ("crop-pct", 0 < t.crop_pct <= 1, "above 0 and at most 1"),
+        ("epochs", o.epochs > 0, "above 0"),
         ("warmup-epochs", o.warmup_epochs >= 0, "at least 0"),
         ("betas", all(0 <= beta < 1 for beta in o.betas), "two numbers of at least 0 and below 1"),
         ("ema-decay", o.ema_decay is None or 0 < o.ema_decay < 1, "between 0 and 1"),

@@ -92,6 +92,16 @@ def test_an_epoch_visits_each_picture_at_most_once_and_epochs_differ(source: Sou
     assert len(shuffled.bad) == len(BROKEN)
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.01, 1), (0.5, 2), (1.75, 5), (2, 6)])
+def test_a_fraction_of_an_epoch_is_the_head_of_a_longer_stream(source: Source, epochs: float, steps: int) -> None:
+    part, whole = stream(source, epochs=epochs), stream(source)
+    assert part.steps == steps
+    for start in (0, steps - 1):
+        ours, longer = list(part(start)), list(whole(start))
+        assert len(ours) == steps - start
+        assert all(torch.equal(a.images, b.images) and a.epoch == b.epoch for a, b in zip(ours, longer, strict=False))
+
+
 def test_another_seed_gives_another_sequence(source: Source) -> None:
     assert not torch.equal(stream(source).sequence(0), stream(source, seed=6).sequence(0))
 

@@ -32,7 +32,7 @@ class Options:
     evaluate: str = "knn,linear"
     """knn, linear, linear-mae, linear-beit, attentive, fewshot, finetune: any of them."""
     budget: str = "epochs"
-    """epochs (the same number for all), compute (as many whole epochs as cost the first one's), or both."""
+    """epochs (the same number for all), compute (as many steps as cost the first one's), or both."""
     vary: tuple[str, ...] = ()
     """SETTING=VALUE,VALUE,...: a grid over any setting of the recipe by its option's name; context is the share that is
     given, 1 - mask-ratio; all stands for None. May come several times."""
@@ -161,7 +161,7 @@ def plan_lines(plan: Plan, budgets: Mapping[str, Sequence[Cell]], every: Sequenc
     lines = [f"runs      {len(every)} under {plan.seeds} seeds"]
     for budget, own in budgets.items():
         trained = [cell for cell in own if cell.number == 0 and cell.arm.method in plan.objectives]
-        epochs = ", ".join(f"{cell.arm.method} {cell.arm.setting}".strip() + f" {cell.epochs}" for cell in trained)
+        epochs = ", ".join(f"{cell.arm.method} {cell.arm.setting}".strip() + f" {cell.epochs:.4g}" for cell in trained)
         lines.append(f"epochs    equal {budget}: {epochs}")
     names = differences(every)
     lines.append(f"fair      beside objective and seed, the runs differ in {', '.join(names) or 'nothing'}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,11 +160,9 @@ def _go(run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str]
     ) as fabric:
         stream = lessons(run, t, machine, fabric)
         _tell_plan(tell, run, t, machine, stream)
-        epochs = (
-            {t.optimization.epochs, *range(every, t.optimization.epochs, every)} if every else {t.optimization.epochs}
-        )
-        for epoch in sorted(epochs):
-            if run.completed <= epoch * stream.steps_per_epoch:
+        whole = t.optimization.epochs
+        for epoch in sorted({whole, *(range(every, ceil(whole), every) if every else ())}):
+            if run.completed <= min(stream.steps, epoch * stream.steps_per_epoch):
                 _stage(run, t, machine, fabric, stream, epoch, tell)
         tell(f"done      step {stream.steps} → {run.folder}")
         return run
@@ -175,7 +174,7 @@ def _stage(
     machine: Machine,
     fabric: "Fabric",
     stream: "Lessons",
-    epoch: int,
+    epoch: float,
     tell: Callable[[str], None],
 ) -> None:
     """Train to the end of ``epoch``, which continues exactly whatever came before, and test."""
@@ -183,7 +182,7 @@ def _stage(
     from mapet.evals.finetune import FineTuning
     from mapet.supervise import Until, build_optim, shaped
 
-    objective, end = FineTuning(shaped(run)[0]), epoch * stream.steps_per_epoch
+    objective, end = FineTuning(shaped(run)[0]), min(stream.steps, round(epoch * stream.steps_per_epoch))
     fit(
         objective,
         Until(stream, end),
@@ -200,7 +199,7 @@ def _stage(
     scores = evaluate(objective.classifier, t, machine, fabric)
     tell(f"protocol  {protocol(t)}")
     for name, score in scores.items():
-        tell(f"{name:<9} {score} of {score.count:,} test pictures, after epoch {epoch} of {t.optimization.epochs}")
+        tell(f"{name:<9} {score} of {score.count:,} test pictures, after epoch {epoch:g} of {t.optimization.epochs:g}")
     if fabric.is_global_zero:
         record(run, {"protocol": protocol(t), "step": end, "epoch": epoch, "data": t.data, "limit": t.limit}, scores)
     fabric.barrier()
@@ -218,4 +217,4 @@ def _tell_plan(tell: Callable[[str], None], run: "Run", t: Tuning, machine: Mach
     o = t.optimization
     tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.places):,} pictures")
     tell(f"model     {millions:.1f} M parameters, {classifier.num_classes} classes; from {about['from']}")
-    tell(f"steps     {o.epochs} epochs × {stream.steps_per_epoch} steps of {batch_line(o.batch_size, t.lr, machine)}")
+    tell(f"steps     {o.epochs:g} epochs × {stream.steps_per_epoch} steps of {batch_line(o.batch_size, t.lr, machine)}")

@@ -170,7 +170,7 @@ def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell:
     tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.places):,} pictures")
     tell(f"model     {_model_line(recipe, objective)}")
     epochs, batch = recipe.optimization.epochs, batch_line(recipe.optimization.batch_size, recipe.lr, machine)
-    tell(f"steps     {epochs} epochs × {stream.steps_per_epoch} steps of {batch}")
+    tell(f"steps     {epochs:g} epochs × {stream.steps_per_epoch} steps of {batch}")
 
     def figures(recent: Mapping[str, float]) -> str:
         tokens = "" if chance is None else f"  tokens {recent['accuracy']:.1%} (chance {chance:.1%})"

@@ -24,7 +24,7 @@ class Options:
 
     out: str = "quickstart"
     """Folder for everything; one that was interrupted goes on."""
-    epochs: int | None = None
+    epochs: float | None = None
     """Passes over the pictures; None: sized to the machine."""
     limit: int | None = None
     """Pictures to pre-train on; None: sized to the machine."""

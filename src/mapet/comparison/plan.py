@@ -121,7 +121,7 @@ class Cell:
 
     arm: Arm
     number: int
-    epochs: int
+    epochs: float
 
     @property
     def recipe(self) -> Recipe:
@@ -133,7 +133,7 @@ class Cell:
     def name(self) -> str:
         """The name of its folder."""
         chosen = [re.sub(r"[^\w.-]", "_", f"{name}{text}") for name, text in self.arm.label]
-        trained = [f"{self.epochs}epochs"] if self.arm.method in OBJECTIVES else []
+        trained = [f"{self.epochs:.6g}epochs"] if self.arm.method in OBJECTIVES else []
         return "-".join([self.arm.method, *chosen, *trained, f"seed{self.recipe.seed}"])
 
 
@@ -229,7 +229,7 @@ def budgeted(
 ) -> dict[str, list[Cell]]:
     """The cells of each budget, seed by seed.
 
-    Under equal epochs every arm has its recipe's. Under equal compute it has so many whole epochs, at least 1, that
+    Under equal epochs every arm has its recipe's. Under equal compute it has so many steps, at least 1, that
     multiply-accumulates of training × images come nearest to those of the first arm under its recipe's epochs.
 
     Args:
@@ -239,13 +239,14 @@ def budgeted(
         images: of one epoch of a recipe.
     """
 
-    def epochs(arm: Arm, budget: str) -> int:
+    def epochs(arm: Arm, budget: str) -> float:
         own = arm.recipe.optimization.epochs
         if budget == "epochs" or arm.method in BASELINES:
             return own
         first = all_arms[0]
         whole = macs(first) * images(first.recipe) * first.recipe.optimization.epochs
-        return max(1, round(whole / (macs(arm) * images(arm.recipe))))
+        step = arm.recipe.optimization.batch_size
+        return max(1, round(whole / (macs(arm) * step))) * step / images(arm.recipe)
 
     counts = {budget: [epochs(arm, budget) for arm in all_arms] for budget in plan.budget}
     return {

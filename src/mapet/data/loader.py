@@ -1,5 +1,6 @@
 """The three ways through a source: once in order, once into memory, and shuffled for training."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
@@ -85,7 +86,7 @@ class Shuffled:
         second: View | None = None,
         crops: Looks | None = None,
         batch_size: int,
-        epochs: int,
+        epochs: float,
         seed: int,
         bad: BadPictures,
         rank: int = 0,
@@ -110,8 +111,8 @@ class Shuffled:
 
     @property
     def steps(self) -> int:
-        """Batches in all epochs."""
-        return self.epochs * self.steps_per_epoch
+        """Batches in all epochs, the last of which may be a fraction; at least one."""
+        return max(1, round(self.epochs * self.steps_per_epoch))
 
     @property
     def held(self) -> bool:
@@ -144,9 +145,10 @@ class Shuffled:
     def _groups(self, start: int) -> Iterator[Group]:
         """Epoch and places of this process's part of each batch."""
         part = self.batch_size // self.world
-        for epoch in range(start // self.steps_per_epoch, self.epochs):
+        whole = self.steps_per_epoch
+        for epoch in range(start // whole, math.ceil(self.steps / whole)):
             sequence = self.sequence(epoch)
-            for turn in range(max(start - epoch * self.steps_per_epoch, 0), self.steps_per_epoch):
+            for turn in range(max(start - epoch * whole, 0), min(self.steps - epoch * whole, whole)):
                 first = turn * self.batch_size + self.rank * part
                 yield epoch, sequence[first : first + part].tolist()
 

@@ -57,7 +57,7 @@ class Entry:
 
     method: str
     setting: str
-    epochs: int
+    epochs: float
     images: int
     gmac: float
     pflop: float
@@ -157,7 +157,7 @@ def cells(entries: Sequence[Entry]) -> list[list[str]]:
     for e in entries:
         about = [
             e.name,
-            str(e.epochs),
+            f"{e.epochs:.3g}",
             _count(e.images),
             _digits(e.gmac),
             _digits(e.pflop),

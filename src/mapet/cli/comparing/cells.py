@@ -76,7 +76,7 @@ def _train(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> None:
     from mapet.engine.world import pick_device
 
     forward, training = _macs(cell.arm)
-    cost = {"macs": forward, "training_macs": training, "epochs": 0, "steps": 0, "images": 0}
+    cost: dict[str, float] = {"macs": forward, "training_macs": training, "epochs": 0, "steps": 0, "images": 0}
     if cell.arm.method == "random":
         ledger.note(cell, "cost", {**cost, "seconds": None, "peak": None})
         return
