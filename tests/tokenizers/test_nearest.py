@@ -22,6 +22,21 @@ def test_is_the_nearest_by_brute_force(precision: str, chunk: int | None) -> Non
     assert (assign(centroids, centroids)[1] == 0).all()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_threads_share_the_work_and_leave_their_number_as_it_was(precision: str) -> None:
+    vectors, centroids, before = noise(1000, 24), noise(40, 24, seed=5), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = assign(vectors, centroids, 90, precision)
+        torch.set_num_threads(3)
+        shared = assign(vectors, centroids, 90, precision)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone[0], shared[0])
+    torch.testing.assert_close(alone[1], shared[1])
+
+
 @pytest.mark.parametrize("offset", [0.0, 20.0])
 @pytest.mark.parametrize("width", [16, 112])
 def test_fewer_digits_change_less_than_one_assignment_in_a_thousand(width: int, offset: float, monkeypatch) -> None:

@@ -1,7 +1,9 @@
 """The nearest of many centroids: one matrix product, and the winner's distance from the difference itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,8 @@ def assign(
     Args:
         vectors: (N, F).
         centroids: (k, F) float32.
-        chunk: vectors compared at once; None keeps each temporary within 64 MiB, on a GPU 1 GiB (labels apart).
+        chunk: vectors compared at once, by all threads together; None keeps what they need within 64 MiB, on a GPU
+            within 1 GiB (labels apart).
         precision: of the product's factors, "float32", "tf32" (where CUDA has it) or "bfloat16".
 
     Raises:
@@ -52,34 +55,49 @@ class Nearest:
             self.factor = torch.cat([self.centred, -self.bias[:, None]], dim=1)
         cells = CELLS.get(centroids.device.type, CELLS["cpu"])
         self.chunk = chunk or max(1, cells // max(centroids.shape))
-        self._moved, self._scores = self.factor[:0], self.centred.new_empty(0, len(centroids))
+        self._rooms: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Labels (N,) int64 and squared distances (N,) float32 of vectors (N, F)."""
-        self._make_room(min(len(vectors), self.chunk))
         labels = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
         squared = torch.empty(len(vectors), device=vectors.device)
-        with _product_in(self.precision):
-            for rows in slices(len(vectors), self.chunk):
-                part = vectors[rows]
-                wide = self._moved[: len(part)]
-                moved = torch.sub(part, self.shift, out=wide[:, : len(self.shift)])
-                scores = self._product(wide)
-                labels[rows], squared[rows] = self._decided(moved, scores if self.fused else scores.sub_(self.bias))
+
+        def compare(rows: slice) -> None:
+            labels[rows], squared[rows] = self._compared(vectors[rows])
+
+        threads = torch.get_num_threads() if vectors.device.type == "cpu" else 1
+        size = max(1, self.chunk // threads)
+        self._make_rooms(threads, min(len(vectors), size))
+        with _product_in(self.precision), _each_alone(threads) as every:
+            for _ in every(compare, slices(len(vectors), size)):
+                pass
         return labels, squared
 
-    def _make_room(self, rows: int) -> None:
-        """Two temporaries that are used for all chunks: fresh memory costs as much as it takes to fill it."""
-        if len(self._moved) < rows:
-            self._moved = self.centred.new_ones(rows, self.factor.shape[1])
-            self._scores = self.centred.new_empty(rows, len(self.centred))
+    def _make_rooms(self, count: int, rows: int) -> None:
+        """Two temporaries a thread, used for all chunks: fresh memory costs as much as it takes to fill it."""
+        if len(self._rooms) < count or len(self._rooms[0][0]) < rows:
+            wide, many = self.factor.shape[1], len(self.centred)
+            self._rooms = [
+                (self.centred.new_ones(rows, wide), self.centred.new_empty(rows, many)) for _ in range(count)
+            ]
 
-    def _product(self, moved: Tensor) -> Tensor:
+    def _compared(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels and squared distances of one chunk."""
+        room = self._rooms.pop()
+        try:
+            wide, scores = (temporary[: len(vectors)] for temporary in room)
+            moved = torch.sub(vectors, self.shift, out=wide[:, : len(self.shift)])
+            scores = self._product(wide, scores)
+            return self._decided(moved, scores if self.fused else scores.sub_(self.bias))
+        finally:
+            self._rooms.append(room)
+
+    def _product(self, moved: Tensor, out: Tensor) -> Tensor:
         """moved · factorᵀ (n, k) float32; a CPU rounds the factors alone where bfloat16 is asked for.
 
         NumPy's product is a tenth faster than torch's on the CPUs that were tried, and nowhere slower.
         """
-        out, factor = self._scores[: len(moved)], self.factor
+        factor = self.factor
         if self.precision == "bfloat16" and moved.is_cuda:
             return torch.mm(moved.bfloat16(), factor.T, out_dtype=torch.float32)
         if self.precision == "bfloat16":
@@ -119,6 +137,25 @@ def slices(length: int, size: int) -> list[slice]:
 def _highest(scores: Tensor) -> Tensor:
     """The place of each row's largest score: (n,) int64. NumPy's search is ten times as fast as torch's on a CPU."""
     return torch.from_numpy(scores.numpy().argmax(axis=1)) if scores.device.type == "cpu" else scores.argmax(dim=1)
+
+
+@contextmanager
+def _each_alone(threads: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """``map``, by so many threads, none of which divides its own work further.
+
+    Threads that share one product wait for each other before and after it, awake: that slows down all between.
+    """
+    if threads == 1:
+        yield map
+        return
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
