@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mapet.method.cost import block_macs, macs
 from mapet.method.encoder import Block, Encoder, init_linear, stream, survival, through
 from mapet.method.pattern import Pattern
-from mapet.method.predict import TokenPrediction, score
+from mapet.method.predict import TokenPrediction
+from mapet.method.score import score
 
 AGGREGATION = 1  # a stream of each sample's chance beside the encoder's
 
@@ -43,19 +44,25 @@ class ClassAggregation(TokenPrediction):
 
     def both(self, images: Tensor, order: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The encoder's prediction and the second one, each as ``logits``: (B, M, V)."""
+        first, second = self._states(images, order, key)
+        return self.head(first), self.head(second)
+
+    def _states(self, images: Tensor, order: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the head reads for each prediction: (B, M, D)."""
         encoder, count, size = self.encoder, len(self.pattern.predict), len(images)
         early, late = self._layers(self.rows(images, order), key)
         rows = torch.cat([early[:, : self.cls_row], late[:, :1], early[:, self.cls_row + 1 :]], dim=1)
         beside = survival(encoder.blocks, encoder.drop_path_rate, size, stream(key, AGGREGATION))
         keep = beside[self.layer : self.layer + len(self.cls_blocks)]
         second = through(self.cls_blocks, rows, self.visible, count, keep)
-        return self.head(encoder.norm(late[:, -count:])), self.head(encoder.norm(second))
+        return encoder.norm(late[:, -count:]), encoder.norm(second)
 
     def forward(self, images: Tensor, tokens: Tensor, order: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
         """As ``TokenPrediction.forward``; ``loss`` is the sum of ``token_loss`` (the encoder's) and ``cls_loss``."""
         target = tokens.gather(1, order[:, self.pattern.context :] - 1)
-        first, second = self.both(images, order, key)
-        (token_loss, accuracy), (cls_loss, _) = score(first, target), score(second, target)
+        (token_loss, accuracy), (cls_loss, _) = (
+            score(rows, self.head, target) for rows in self._states(images, order, key)
+        )
         return {"loss": token_loss + cls_loss, "token_loss": token_loss, "cls_loss": cls_loss, "accuracy": accuracy}
 
     def macs(self, training: bool = False) -> int:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mapet.method.cost import block_macs, embed_macs
 from mapet.method.encoder import Block, Encoder, LayerScale, Mlp, init_xavier, sincos, stream, survival, through
 from mapet.method.order import take
-from mapet.method.predict import score
+from mapet.method.score import score
 
 TEACHER, REGRESSOR, DECODER = 1, 2, 3  # independent streams of each sample's chance
 
@@ -107,9 +107,7 @@ class CAE(nn.Module):
 
     def decode(self, latent: Tensor, order: Tensor, key: Tensor | None = None) -> Tensor:
         """(B, M, E) representations of the hidden patches → (B, M, V) scores of every token."""
-        rows = latent + F.embedding(order[:, self.context :], self.positions)
-        keep = survival(self.decoder_blocks, self.encoder.drop_path_rate, len(rows), stream(key, DECODER))
-        return self.head(self.decoder_norm(through(self.decoder_blocks, rows, keep=keep)))
+        return self.head(self._decoded(latent, order, key))
 
     def forward(self, images: Tensor, tokens: Tensor, order: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
         """The training step's figures.
@@ -125,7 +123,7 @@ class CAE(nn.Module):
         """
         target = tokens.gather(1, order[:, self.context :] - 1)
         guess, answer = self.latents(images, order, key)
-        token_loss, accuracy = score(self.decode(guess, order, key), target)
+        token_loss, accuracy = score(self._decoded(guess, order, key), self.head, target)
         alignment = self.alignment_weight * F.mse_loss(guess.float(), answer.float())
         figures = {"token_loss": token_loss, "alignment_loss": alignment, "accuracy": accuracy}
         return {"loss": token_loss + alignment, **figures}
@@ -143,6 +141,12 @@ class CAE(nn.Module):
         """(B, 1 + L, D), CLS and K patches chosen by ``places`` → (B, K, E): the patches as the encoder sees them."""
         seen = self.encoder.run(take(rows, places), last=places.shape[1] - 1, key=key)
         return self.encoder_to_decoder(seen)
+
+    def _decoded(self, latent: Tensor, order: Tensor, key: Tensor | None) -> Tensor:
+        """(B, M, E) → (B, M, E): through the decoder's blocks and its norm, as the head reads them."""
+        rows = latent + F.embedding(order[:, self.context :], self.positions)
+        keep = survival(self.decoder_blocks, self.encoder.drop_path_rate, len(rows), stream(key, DECODER))
+        return self.decoder_norm(through(self.decoder_blocks, rows, keep=keep))
 
     def _regressed(self, given: Tensor, order: Tensor, key: Tensor | None) -> Tensor:
         """(B, context − 1, E) → (B, M, E): mask tokens through the cross-attention blocks, then the norm."""

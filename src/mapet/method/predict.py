@@ -11,6 +11,7 @@ from mapet.method.cost import macs
 from mapet.method.encoder import Encoder, init_linear
 from mapet.method.order import take
 from mapet.method.pattern import Pattern
+from mapet.method.score import score
 
 
 class TokenPrediction(nn.Module):
@@ -59,8 +60,11 @@ class TokenPrediction(nn.Module):
         Returns:
             (B, M, V) in the order's own sequence: the k-th is for patch ``order[:, context + k] - 1``.
         """
-        rows = self.encoder.run(self.rows(images, order), self.visible, len(self.pattern.predict), key)
-        return self.head(rows)
+        return self.head(self.states(images, order, key))
+
+    def states(self, images: Tensor, order: Tensor, key: Tensor | None = None) -> Tensor:
+        """(B, M, D): the rows that predict, as the head reads them; arguments as ``logits``."""
+        return self.encoder.run(self.rows(images, order), self.visible, len(self.pattern.predict), key)
 
     def rows(self, images: Tensor, order: Tensor) -> Tensor:
         """(B, R, D): the pattern's rows as they enter the first block, patch or mask token plus position."""
@@ -82,15 +86,9 @@ class TokenPrediction(nn.Module):
             them whose token scores highest. Both scalars.
         """
         target = tokens.gather(1, order[:, self.pattern.context :] - 1)
-        loss, accuracy = score(self.logits(images, order, key), target)
+        loss, accuracy = score(self.states(images, order, key), self.head, target)
         return {"loss": loss, "accuracy": accuracy}
 
     def macs(self, training: bool = False) -> int:
         """Multiply-accumulates of one image's forward pass (``cost.py``), or of forward and backward together."""
         return macs(self.encoder, self.pattern, self.vocabulary) * (3 if training else 1)
-
-
-def score(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, M, V) and (B, M) → mean cross-entropy in nats, and the share of predictions that score highest."""
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
-    return loss, (logits.detach().argmax(-1) == target).float().mean()
