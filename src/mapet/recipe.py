@@ -218,6 +218,8 @@ class Machine:
     """Parts into which each device cuts its share of a batch, to save memory."""
     compile: bool = False
     """Compile the objective with torch.compile."""
+    grad_checkpointing: bool = False
+    """Compute each block's forward pass again in the backward pass instead of keeping it, to save memory."""
     save_every: int = 0
     """Keep a checkpoint every so many steps, beside the last one; 0: only the last."""
     memory: float = 2.0

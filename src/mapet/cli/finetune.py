@@ -193,6 +193,7 @@ def _stage(
         accumulate=machine.accumulate,
         save_every=machine.save_every,
         compiled=machine.compile,
+        grad_checkpointing=machine.grad_checkpointing,
         label="finetune" if end == stream.steps else f"to epoch {epoch}",
         describe=_figures,
     )

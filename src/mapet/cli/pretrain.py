@@ -186,6 +186,7 @@ def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell:
         accumulate=machine.accumulate,
         save_every=machine.save_every,
         compiled=machine.compile,
+        grad_checkpointing=machine.grad_checkpointing,
         describe=figures,
     )
     tell(f"done      {_last_line(run, chance)} → {run.folder}")

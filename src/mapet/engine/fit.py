@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mapet.engine.journal import Journal
+from mapet.engine.memory import recompute
 from mapet.engine.optim import Optim, average
 from mapet.engine.run import Run, parts, prefixed
 from mapet.engine.screen import Meter
@@ -56,6 +57,7 @@ def fit(
     accumulate: int = 1,
     save_every: int = 0,
     compiled: bool = False,
+    grad_checkpointing: bool = False,
     label: str = "pretrain",
     describe: Callable[[Mapping[str, float]], str] = lambda figures: f"loss {figures['loss']:.3f}",
 ) -> Run:
@@ -71,6 +73,7 @@ def fit(
         accumulate: parts into which each process cuts its batch to save memory; gradients are the same.
         save_every: keep a checkpoint of its own every so many steps; 0 for none. The last one is always there.
         compiled: whether to pass the objective through ``torch.compile``.
+        grad_checkpointing: whether blocks are computed again in the backward pass, to save memory.
         label: how the progress line begins.
         describe: figures of recent steps → text for the progress line.
 
@@ -78,6 +81,8 @@ def fit(
         MapetError: the loss or the gradient is no longer finite; the last checkpoint stays as it was.
         Stopped: SIGINT or SIGTERM came; a checkpoint of the last step is written.
     """
+    if grad_checkpointing:
+        recompute(objective)
     model, optimizer = fabric.setup(torch.compile(objective) if compiled else objective, optim.optimizer)
     ema = {name: p.detach().clone() for name, p in objective.named_parameters()} if optim.ema_decay else {}
     start = _restore(objective, optim.optimizer, ema, run)

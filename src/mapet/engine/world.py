@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mapet.crew import Crew
+from mapet.engine.memory import keep_freed
 from mapet.errors import MapetError
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, pr
     from lightning.fabric import Fabric
 
     device = pick_device(accelerator)
+    if device.type == "cpu":
+        keep_freed()
     try:
         fabric = Fabric(
             accelerator=device.type,

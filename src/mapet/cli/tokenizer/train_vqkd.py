@@ -134,6 +134,7 @@ def _go(run: "Run", t: Training, machine: Machine, teacher: "Features", say: Cal
             accumulate=machine.accumulate,
             save_every=machine.save_every,
             compiled=machine.compile,
+            grad_checkpointing=machine.grad_checkpointing,
             label="vq-kd",
             describe=_figures,
         )

@@ -1,0 +1,33 @@
+"""Freed memory is kept: a step after the first ones takes few fresh pages."""
+
+import subprocess
+import sys
+
+import pytest
+
+LAST_STEP = """
+import resource, sys, torch
+from torch.nn.functional import gelu
+from mapet.engine.memory import keep_freed
+if sys.argv[1] == "keep" and not keep_freed():
+    sys.exit("no glibc")
+rows, weight = torch.randn(4096, 64), torch.randn(4096, 64, requires_grad=True)
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    gelu(rows @ weight.T).square().mean().backward()  # three tensors of 64 MiB
+    weight.grad = None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def fresh_pages(how):
+    done = subprocess.run([sys.executable, "-c", LAST_STEP, how], capture_output=True, text=True, check=False)
+    if done.returncode and "no glibc" in done.stderr:
+        pytest.skip("another allocator than glibc's")
+    assert not done.returncode, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts pages as Linux does")
+def test_a_later_step_takes_few_fresh_pages():
+    assert fresh_pages("keep") < fresh_pages("give back") / 4
