@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mapet.method import score as module
 from mapet.method.score import score
@@ -82,8 +83,9 @@ def test_no_more_scores_than_a_chunk_exist_at_any_time():
 
 def test_without_gradient_none_is_computed():
     rows, head, target = case()
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         loss, _ = score(rows, head, target)
+    assert counter.get_total_flops() == 2 * 21 * WIDTH * VOCABULARY
     assert not loss.requires_grad
     assert loss == score(rows, head, target)[0]
 

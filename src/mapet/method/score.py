@@ -23,7 +23,7 @@ def score(rows: Tensor, head: nn.Linear, target: Tensor) -> tuple[Tensor, Tensor
         target: (B, M) int64 below V.
     """
     scored: tuple[Tensor, Tensor] = _Scored.apply(  # type: ignore[no-untyped-call]
-        rows.flatten(0, 1), head.weight, head.bias, target.flatten()
+        rows.flatten(0, 1), head.weight, head.bias, target.flatten(), torch.is_grad_enabled()
     )
     return scored
 
@@ -32,7 +32,9 @@ class _Scored(torch.autograd.Function):
     """Rows (N, D), weight (V, D), bias (V,), target (N,) → mean loss, and accuracy without gradient."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, target: Tensor, learning: bool
+    ) -> tuple[Tensor, Tensor]:
         size = max(1, CELLS.get(rows.device.type, CELLS["cpu"]) // len(weight))
         loss, hits = rows.new_zeros(2, dtype=torch.float32).unbind()
         by_rows, by_weight, by_bias = (torch.zeros_like(t) for t in (rows, weight, bias))
@@ -42,7 +44,7 @@ class _Scored(torch.autograd.Function):
             total = scores.logsumexp(1, keepdim=True)
             loss = loss + (total - scores.gather(1, goal)).sum()
             hits = hits + (scores.argmax(1, keepdim=True) == goal).sum()
-            if any(ctx.needs_input_grad):
+            if learning:
                 error = _error(scores, total, goal).div_(len(rows)).to(weight.dtype)
                 by_part.copy_(error @ weight)
                 by_weight += error.T @ part
@@ -53,7 +55,7 @@ class _Scored(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *(grad * upstream for grad in ctx.saved_tensors), None
+        return *(grad * upstream for grad in ctx.saved_tensors), None, None
 
 
 def _error(scores: Tensor, total: Tensor, goal: Tensor) -> Tensor:
