@@ -44,7 +44,7 @@ class _Scored(torch.autograd.Function):
             total = scores.logsumexp(1, keepdim=True)
             loss = loss + (total - scores.gather(1, goal)).sum()
             hits = hits + (scores.argmax(1, keepdim=True) == goal).sum()
-            if learning:
+            if learning and any(ctx.needs_input_grad):
                 error = _error(scores, total, goal).div_(len(rows)).to(weight.dtype)
                 by_part.copy_(error @ weight)
                 by_weight += error.T @ part
