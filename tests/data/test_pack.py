@@ -19,7 +19,7 @@ from PIL import Image
 from mapet.data import packing as packing_module
 from mapet.data.bad import BadPictures
 from mapet.data.crop import Crops
-from mapet.data.decode import Batch, require_shown
+from mapet.data.decode import Batch, decode, require_shown
 from mapet.data.loader import Shuffled, in_order
 from mapet.data.packed import JpegPack, RawPack, open_pack, packed_count
 from mapet.data.packing import Packing, begin, pack
@@ -119,6 +119,21 @@ def test_a_stream_over_a_raw_pack_is_that_over_the_original_bit_for_bit(source, 
     assert_same(stream(ours, memory=memory, workers=workers), stream(source, memory=0))
     mirrored = Crops(3, hflip=0.5)
     assert_same(stream(ours, crops=mirrored, workers=workers), stream(source, crops=mirrored))
+
+
+def test_each_batch_is_announced_to_the_disk_while_the_one_before_is_used(packs, monkeypatch):
+    said, ours = [], open_source(str(packs["uint8"]))
+    for name in ("expect", "pixels"):
+        work = getattr(RawPack, name)
+        monkeypatch.setattr(
+            RawPack, name, lambda pack, rows, name=name, work=work: (said.append((name, rows)), work(pack, rows))[1]
+        )
+    drawn = [[1, 2], [3], [BROKEN[1], 40]]
+    list(decode(ours, [VIEW], ((0, places) for places in drawn), bad=BadPictures(COUNT, 0.5)))
+    one, two, three = drawn
+    assert said == [
+        ("expect", one), ("expect", two), ("pixels", one), ("expect", three), ("pixels", two), ("pixels", three)
+    ]  # fmt: skip
 
 
 def test_bad_pictures_are_noted_once_with_the_original_s_reasons(source, packs):
@@ -261,6 +276,18 @@ def test_a_damaged_pack_is_named(packs, tmp_path, spoil, said):
     with pytest.raises(MapetError, match=said) as stop:
         open_source(str(folder))
     assert str(folder) in one_line(stop)
+
+
+def test_a_jpeg_that_is_damaged_in_the_pack_is_a_bad_picture(packs, tmp_path):
+    folder = shutil.copytree(packs["jpeg"], tmp_path / "pack")
+    start, end = np.load(folder / "offsets.npy")[5:7].tolist()
+    with (folder / "pictures.bin").open("r+b") as file:
+        file.seek((start + end) // 2)
+        file.write(b"\xff\xd9" * ((end - start) // 4))
+    ours, bad = open_source(str(folder)), BadPictures(COUNT, 0.5)
+    found = torch.cat([batch.index for batch in in_order(ours, VIEW, 8, bad=bad)]).tolist()
+    assert found == [place for place in range(COUNT) if place not in (*BROKEN, 5)]
+    assert ours.key(5) in bad
 
 
 def test_another_pack_or_other_files_are_refused(source, packs, tmp_path):

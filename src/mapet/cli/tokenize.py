@@ -38,7 +38,7 @@ class Options:
     """Options of ``mapet tokenize DATA``."""
 
     data: str = ""
-    """A folder of pictures, nested in any way, or cifar10; the same as DATA."""
+    """A folder of pictures, nested in any way or packed by mapet pack, or cifar10; the same as DATA."""
     out: str = ""
     """Folder for the tokens; a started one is continued. A tokenizer that is fitted lies in OUT/tokenizer."""
     image_size: int = 224

@@ -59,14 +59,15 @@ def decode(
 
     The groups are drawn lazily, a few ahead of the result when there are workers; bad pictures are noted in ``bad``
     and left out, so that B may fall short of the group's length, down to 0. Pictures that lie ready in a uint8 pack are
-    copied by this process, whatever ``workers``: handing them over would take longer.
+    copied by this process, whatever ``workers``: handing them over would take longer. The disk reads one group ahead.
 
     Raises:
         MapetError: views or crops that a uint8 pack cannot show (at once), too many bad pictures (on the way).
     """
     require_shown(source, views, crops)
-    if crops is None and isinstance(unwrapped(source, ())[0], RawPack):
-        workers = 0
+    pack, _ = unwrapped(source, ())
+    if crops is None and isinstance(pack, RawPack):
+        groups, workers = _announced(groups, source, pack), 0
     return noted(loaded(_Groups(source, views, crops), groups, workers), source, bad)
 
 
@@ -119,6 +120,16 @@ class _Groups(Dataset[Decoded]):
             good.append(place)
         first, *second = [tensor[: len(good)] for tensor in images]
         return Batch(first, torch.tensor(good, dtype=torch.int64), epoch, *second), faults
+
+
+def _announced(groups: Iterable[Group], source: Source, pack: RawPack) -> Iterator[Group]:
+    """The groups, each known to ``pack``, which lies below ``source``, when the one before it is handed out."""
+    waiting: list[Group] = []
+    for group in groups:
+        pack.expect(unwrapped(source, group[1])[1])
+        yield from waiting
+        waiting = [group]
+    yield from waiting
 
 
 def _copied(pack: RawPack, epoch: int, places: Sequence[int], rows: Sequence[int]) -> Decoded:

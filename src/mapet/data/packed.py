@@ -72,7 +72,8 @@ class Packed:
             self.size, self.view = int(header["size"]), View((header["size"], header["size"]), header["interpolation"])
             self._offsets, self._labels = (np.load(folder / name, mmap_mode="r") for name in (OFFSETS, LABELS))
             self._keys = LinesOf(folder / KEYS)
-            self._bytes = _mapped(folder / PICTURES)
+            self._file = _mapped(folder / PICTURES)
+            self._bytes = np.frombuffer(self._file, np.uint8)
         except (OSError, TypeError, ValueError, EOFError) as error:
             raise MapetError(f"{folder} is damaged ({error}): delete it and pack again, or restore it.") from error
         if wrong := self._wrong(header["count"]):
@@ -166,6 +167,16 @@ class RawPack(Packed):
         rows = self._bytes.reshape(-1, 3 * self.size**2).take(starts[good] // (3 * self.size**2), axis=0)
         return rows.reshape(-1, 3, self.size, self.size), good
 
+    def expect(self, places: Sequence[int]) -> None:
+        """Let the system fetch the pictures at ``places`` from the disk, all at once and while other work goes on."""
+        if not (isinstance(self._file, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED")):
+            return
+        rows = np.asarray(places, np.int64)
+        starts = self._offsets[rows] // mmap.PAGESIZE * mmap.PAGESIZE
+        for start, end in zip(starts.tolist(), self._offsets[rows + 1].tolist(), strict=True):
+            if end > start:
+                self._file.madvise(mmap.MADV_WILLNEED, start, end - start)
+
     def _picture(self, content: NDArray[np.uint8]) -> "Image.Image":
         from PIL import Image
 
@@ -229,9 +240,7 @@ def _half_packed(folder: Path, header: dict[str, Any]) -> str:
     return f"{folder} is half packed ({done}): go on with {header['command']}"
 
 
-def _mapped(path: Path) -> NDArray[np.uint8]:
+def _mapped(path: Path) -> mmap.mmap | bytes:
     """The bytes of a file; nothing is read before it is asked for."""
     with path.open("rb") as file:
-        if not path.stat().st_size:
-            return np.empty(0, np.uint8)
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""

@@ -8,6 +8,7 @@ how many pictures are there: theirs are on the disk before it counts them. So a 
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
@@ -146,24 +147,46 @@ def pack(folder: Path, source: Source, packing: Packing, *, workers: int = 0, ma
     """Pack what is missing in a begun folder, and yield how many pictures are done, at first and after each group.
 
     Raises:
-        MapetError: too many bad pictures, or a damaged folder.
+        MapetError: too many bad pictures, a damaged folder, or one that another process is packing into.
     """
-    done, header = packed_count(folder), read_header(folder)
-    yield done
-    if header["complete"]:
-        return
-    offsets = np.load(folder / OFFSETS, mmap_mode="r+")
-    if done and (not (folder / PICTURES).exists() or (folder / PICTURES).stat().st_size < offsets[done]):
-        raise MapetError(f"{folder / PICTURES} is shorter than it was: delete {folder} and pack again.")
-    bad = BadPictures(len(source), max_bad, folder / BAD)
-    groups = (_raw if packing.form == RawPack.form else _jpegs)(source, packing, done, workers, bad)
-    for sizes, content in groups:
-        write_from(folder / PICTURES, int(offsets[done]), content)
-        offsets[done + 1 : done + 1 + len(sizes)] = offsets[done] + np.cumsum(sizes)
-        offsets.flush()
-        done += len(sizes)
+    with _alone(folder):
+        done, header = packed_count(folder), read_header(folder)
         yield done
-    replace_file(folder / HEADER, json.dumps({**header, "complete": True}, indent=1) + "\n")
+        if header["complete"]:
+            return
+        offsets = np.load(folder / OFFSETS, mmap_mode="r+")
+        _require_pixels(folder, int(offsets[done]))
+        bad = BadPictures(len(source), max_bad, folder / BAD)
+        groups = (_raw if packing.form == RawPack.form else _jpegs)(source, packing, done, workers, bad)
+        for sizes, content in groups:
+            write_from(folder / PICTURES, int(offsets[done]), content)
+            offsets[done + 1 : done + 1 + len(sizes)] = offsets[done] + np.cumsum(sizes)
+            offsets.flush()
+            done += len(sizes)
+            yield done
+        replace_file(folder / HEADER, json.dumps({**header, "complete": True}, indent=1) + "\n")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse to share the folder with another process that packs into it, where the system can tell."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, lockf
+    except ImportError:
+        yield
+        return
+    with (folder / KEYS).open("r+b") as file:  # a lock of this process alone: its workers do not inherit it
+        try:
+            lockf(file, LOCK_EX | LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise MapetError(f"Another process is packing into {folder}: let it end, or end it.") from None
+        yield
+
+
+def _require_pixels(folder: Path, size: int) -> None:
+    path = folder / PICTURES
+    if size > (path.stat().st_size if path.exists() else 0):
+        raise MapetError(f"{path} is shorter than it was: delete {folder} and pack again.")
 
 
 Encoded = Iterator[tuple[NDArray[np.int64], bytes]]  # bytes of each picture of a group, 0 for a bad one; all of them
