@@ -25,6 +25,8 @@ _HOMES = {
     "open_source": "data.source",
     "load_encoder": "assemble",
     "load_classifier": "supervise",
+    "pack": "cli.pack",
+    "Packing": "data.packing",
     "tokenize": "cli.tokenize",
     "pretrain": "cli.pretrain",
     "resume": "cli.pretrain",

@@ -144,7 +144,7 @@ class Recipe:
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
     data: str = ""
-    """A folder of pictures, nested in any way, or cifar10."""
+    """A folder of pictures, nested in any way or packed by mapet pack, or cifar10."""
     tokens: str | None = None
     """Folder that mapet tokenize wrote; None: tokens are made in the run's folder by the tokenizer settings."""
     limit: int | None = None

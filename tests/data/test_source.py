@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapet.data.folder import Lines
+from mapet.data.lines import Lines
 from mapet.data.source import Source, Subset, held_out, open_source, train_and_test
 from mapet.errors import MapetError
 

@@ -17,7 +17,7 @@ from mapet.tokenizers.store import TokenStore
 from mapet.view import View
 from peak import memory, reset_peak
 
-WRITES = ((store_module, "_write"), (parts, "rmtree"), (os, "unlink"), (os, "rmdir"), (os, "rename"))
+WRITES = ((store_module, "write_from"), (parts, "rmtree"), (os, "unlink"), (os, "rmdir"), (os, "rename"))
 SAME = {"view": View((64, 64)), "grid": (2, 3), "vocabulary": 65536, "tokenizer": "abc"}
 
 

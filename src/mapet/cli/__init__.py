@@ -8,6 +8,7 @@ from mapet.errors import MapetError, nearest
 
 VERBS = {
     "quickstart": "CIFAR-10 from nothing to a pre-trained encoder and its numbers",
+    "pack": "decode all pictures once, into a folder that loads fast",
     "tokenizer": "fit, train, import or inspect a tokenizer",
     "tokenize": "write one token per patch for all pictures",
     "pretrain": "train an encoder without labels by predicting tokens",

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mapet.data.bad import BadPictures
+    from mapet.data.crop import Crops
     from mapet.data.source import Source
     from mapet.engine.run import Run
     from mapet.feed import Feed
     from mapet.tokenizers.tokenizer import Tokenizer
+    from mapet.view import View
 
 
 def look_ahead(recipe: Recipe, machine: Machine) -> None:
@@ -27,6 +29,7 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
         MapetError: pictures, tokens, a tokenizer or a device that cannot be had or do not fit.
     """
     from mapet.data.bad import BadPictures
+    from mapet.data.decode import require_shown
     from mapet.data.source import open_source
     from mapet.engine.world import pick_device
     from mapet.feed import chosen, tokenized
@@ -35,6 +38,7 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
 
     source = open_source(recipe.data)
     require_batch(source, recipe.limit, recipe.optimization.batch_size)
+    require_shown(source, [_view(recipe)], _crops(recipe))
     pick_device(machine.accelerator)
     if recipe.tokens:
         places = chosen(source, recipe.limit, recipe.seed)
@@ -44,7 +48,7 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
     elif not recipe.reads_tokens:
         return
     elif recipe.tokenizer.tokenizer:
-        _tokenizer(Path(recipe.tokenizer.tokenizer), recipe)
+        require_shown(source, [_tokenizer(Path(recipe.tokenizer.tokenizer), recipe).view], _crops(recipe))
     elif machine.devices * machine.num_nodes > 1:
         raise MapetError(
             "Several processes need a ready tokenizer: run mapet tokenizer fit, then give its folder as --tokenizer; "
@@ -72,15 +76,13 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
     Raises:
         MapetError: pictures or tokens that do not fit the recipe, or are others than when the run began.
     """
-    from mapet.data.crop import Crops
     from mapet.data.loader import Shuffled
     from mapet.engine.world import pick_workers
     from mapet.feed import Feed, NoTokens, Online, Stored, Tokens, tokenized
     from mapet.tokenizers.store import TokenStore
-    from mapet.view import View
 
     source, places, bad = _pictures(run, recipe, machine, writes=fabric.is_global_zero)
-    view = second = View((recipe.model.image_size, recipe.model.image_size))
+    view = second = _view(recipe)
     tokens: Tokens = NoTokens()
     if recipe.reads_tokens and (recipe.tokenizer.tokenizer or recipe.varied):
         tokenizer = _tokenizer(Path(recipe.tokenizer.tokenizer or run.folder / "tokenizer"), recipe)
@@ -98,7 +100,7 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
         source,
         view,
         second=second,
-        crops=Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None,
+        crops=_crops(recipe),
         batch_size=recipe.optimization.batch_size,
         epochs=recipe.optimization.epochs,
         seed=recipe.seed,
@@ -114,6 +116,18 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
         told = "other pictures or tokens: restore them, or begin a new run."
         pin(run, source, places, {"tokenizer": tokens.tokenizer}, told, labels=False)
     return Feed(recipe, shuffled, tokens, fabric.device)
+
+
+def _view(recipe: Recipe) -> "View":
+    from mapet.view import View
+
+    return View((recipe.model.image_size, recipe.model.image_size))
+
+
+def _crops(recipe: Recipe) -> "Crops | None":
+    from mapet.data.crop import Crops
+
+    return Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None
 
 
 def _pictures(run: "Run", recipe: Recipe, machine: Machine, writes: bool) -> "tuple[Source, Tensor, BadPictures]":

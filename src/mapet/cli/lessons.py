@@ -31,13 +31,14 @@ def look_ahead(t: Tuning, machine: Machine) -> "tuple[Classifier, dict[str, Any]
     Raises:
         MapetError: pictures, labels, settings, a device or a FROM that cannot be had or do not fit.
     """
-    from mapet.data.policy import transform
+    from mapet.data.decode import require_shown
+    from mapet.data.policy import Centre, transform
     from mapet.data.source import train_and_test
     from mapet.engine.world import pick_device
     from mapet.supervise import classifier_over
     from mapet.view import View
 
-    source, _ = train_and_test(t.data)
+    source, tests = train_and_test(t.data)
     if not source.classes:
         raise MapetError(f"{source.name} has no labels: give --data, a folder with one sub-folder per class.")
     batch = t.optimization.batch_size
@@ -51,7 +52,10 @@ def look_ahead(t: Tuning, machine: Machine) -> "tuple[Classifier, dict[str, Any]
     pick_device(machine.accelerator)
     transform(_policy(t), View((32, 32)))
     found, origin = starting(t)
-    return classifier_over(found, t, len(source.classes)), {"from": origin, "classes": source.classes}
+    classifier = classifier_over(found, t, len(source.classes))
+    require_shown(source, [View(classifier.img_size)], _policy(t))
+    require_shown(tests, [View(classifier.img_size)], Centre(t.crop_pct))
+    return classifier, {"from": origin, "classes": source.classes}
 
 
 def lessons(run: "Run", t: Tuning, machine: Machine, fabric: "Fabric") -> "Lessons":

@@ -38,7 +38,7 @@ class Options:
     """Options of ``mapet tokenize DATA``."""
 
     data: str = ""
-    """A folder of pictures, nested in any way, or cifar10; the same as DATA."""
+    """A folder of pictures, nested in any way or packed by mapet pack, or cifar10; the same as DATA."""
     out: str = ""
     """Folder for the tokens; a started one is continued. A tokenizer that is fitted lies in OUT/tokenizer."""
     image_size: int = 224
@@ -108,6 +108,7 @@ def tokenize(
     Raises:
         MapetError: no pictures, a teacher that cannot give the recipe's grid, too many bad pictures, other tokens.
     """
+    from mapet.data.decode import require_shown
     from mapet.engine.screen import clock
     from mapet.engine.world import pick_device
     from mapet.tokenizers.store import TokenStore
@@ -121,6 +122,7 @@ def tokenize(
     folder = Path(named or own)
     tokenizer = load_tokenizer(folder, teacher_weights=recipe.tokenizer.teacher_weights)
     _require_fitting(tokenizer, folder, recipe)
+    require_shown(pictures.source, [tokenizer.view])
     say(_line(tokenizer))
     _opened(out, tokenizer, pictures)
     with Stages(shown=crew.leads) as stages:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -17,7 +17,17 @@ CROP, FLIP = 0xC409, 0xF119  # set the keys of crops and flips apart from all ot
 TRIES = 10
 
 Look = Callable[["Image.Image", View], "Image.Image"]  # a picture → what is seen of it, at the view's size
-Looks = Callable[[int, Sequence[int]], Sequence[Look]]  # an epoch and places → how those pictures are looked at
+
+
+class Looks(Protocol):
+    """How pictures are looked at."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every look shows all of the view's own centred crop, mirrored or not."""
+
+    def __call__(self, epoch: int, places: Sequence[int]) -> Sequence[Look]:
+        """One look at each of the pictures at ``places``."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,11 @@ class Crops:
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off: mirrored at most."""
+        return self.scale is None
 
     def __call__(self, epoch: int, places: Sequence[int]) -> list[Crop]:
         """The crops of the pictures at ``places``: each hangs on (seed, epoch, its place) alone."""

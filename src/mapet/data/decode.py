@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mapet.data.bad import BadPictures
 from mapet.data.crop import Crop, Look, Looks
+from mapet.data.packed import RawPack
 from mapet.data.picture import BadPicture
-from mapet.data.source import Source
+from mapet.data.source import Source, unwrapped
 from mapet.view import View
 
 Group = tuple[int, Sequence[int]]  # an epoch and the places of the pictures that are decoded together
@@ -40,7 +41,9 @@ class Batch:
         return (self.images,) if self.second is None else (self.images, self.second)
 
 
-Decoded = tuple[Batch, list[tuple[int, str]]]  # and (place, reason) of the bad pictures
+Faults = list[tuple[int, str]]  # place and reason of each bad picture
+Decoded = tuple[Batch, Faults]
+T = TypeVar("T")
 
 
 def decode(
@@ -55,15 +58,40 @@ def decode(
     """For each group the pictures that are good, each read once for one view or two; without ``crops`` centred.
 
     The groups are drawn lazily, a few ahead of the result when there are workers; bad pictures are noted in ``bad``
-    and left out, so that B may fall short of the group's length, down to 0.
+    and left out, so that B may fall short of the group's length, down to 0. Pictures that lie ready in a uint8 pack are
+    copied by this process, whatever ``workers``: handing them over would take longer. The disk reads one group ahead.
+
+    Raises:
+        MapetError: views or crops that a uint8 pack cannot show (at once), too many bad pictures (on the way).
+    """
+    require_shown(source, views, crops)
+    pack, _ = unwrapped(source, ())
+    if crops is None and isinstance(pack, RawPack):
+        groups, workers = _announced(groups, source, pack), 0
+    return noted(loaded(_Groups(source, views, crops), groups, workers), source, bad)
+
+
+def require_shown(source: Source, views: Sequence[View], crops: Looks | None = None) -> None:
+    """Refuse what the source cannot show: a uint8 pack has one view of each picture, and nothing else of it.
+
+    Raises:
+        MapetError: both sides and the ways out are named.
+    """
+    pack, _ = unwrapped(source, ())
+    if isinstance(pack, RawPack):
+        pack.require(views, crops is None or crops.whole)
+
+
+def noted(items: Iterable[tuple[T, Faults]], source: Source, bad: BadPictures) -> Iterator[T]:
+    """What comes beside the faults, which are noted in ``bad``.
 
     Raises:
         MapetError: too many bad pictures.
     """
-    for batch, faults in _loader(_Groups(source, views, crops), groups, workers):
+    for item, faults in items:
         for place, reason in faults:
             bad.add(source.key(place), reason)
-        yield batch
+        yield item
 
 
 class _Groups(Dataset[Decoded]):
@@ -74,10 +102,13 @@ class _Groups(Dataset[Decoded]):
 
     def __getitem__(self, group: Group) -> Decoded:
         epoch, places = group
+        pack, rows = unwrapped(self.source, places)
+        if self.crops is None and isinstance(pack, RawPack):
+            return _copied(pack, epoch, places, rows)
         crops: Sequence[Look] = self.crops(epoch, places) if self.crops else [Crop()] * len(places)
         images = [torch.empty((len(places), 3, *view.size), dtype=torch.uint8) for view in self.views]
         good: list[int] = []
-        faults: list[tuple[int, str]] = []
+        faults: Faults = []
         for place, crop in zip(places, crops, strict=True):
             try:
                 picture = self.source.read(place)
@@ -91,10 +122,28 @@ class _Groups(Dataset[Decoded]):
         return Batch(first, torch.tensor(good, dtype=torch.int64), epoch, *second), faults
 
 
-def _loader(decoded: _Groups, groups: Iterable[Group], workers: int) -> DataLoader[Decoded]:
-    """A loader over whole groups. Its generator is its own: the default would draw from torch's global one."""
+def _announced(groups: Iterable[Group], source: Source, pack: RawPack) -> Iterator[Group]:
+    """The groups, each known to ``pack``, which lies below ``source``, when the one before it is handed out."""
+    waiting: list[Group] = []
+    for group in groups:
+        pack.expect(unwrapped(source, group[1])[1])
+        yield from waiting
+        waiting = [group]
+    yield from waiting
+
+
+def _copied(pack: RawPack, epoch: int, places: Sequence[int], rows: Sequence[int]) -> Decoded:
+    """The pictures at ``places`` of a source, which are those at ``rows`` of a pack below it."""
+    images, good = pack.pixels(rows)
+    index = torch.as_tensor(places, dtype=torch.int64)
+    faults = [(places[i], pack.reason(rows[i])) for i in np.flatnonzero(~good).tolist()]
+    return Batch(torch.from_numpy(images), index[torch.from_numpy(good)], epoch), faults
+
+
+def loaded(items: Dataset[T], groups: Iterable[Group], workers: int) -> DataLoader[T]:
+    """An item of ``items`` for each whole group. The generator is its own: the default would draw from torch's."""
     return DataLoader(
-        decoded,
+        items,
         batch_size=None,
         sampler=groups,
         num_workers=workers,

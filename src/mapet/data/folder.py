@@ -2,12 +2,11 @@
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import numpy as np
-
+from mapet.data.lines import Lines
 from mapet.data.picture import SUFFIXES, read_picture
 from mapet.errors import MapetError
 
@@ -63,27 +62,6 @@ class Folder:
         return path[self._start :].rpartition("/")[0].partition("/")[0]
 
 
-class Lines(Sequence[str]):
-    """Many strings as one piece of memory, which worker processes share: no object for each."""
-
-    def __init__(self, strings: Iterable[str]) -> None:
-        parts = [os.fsencode(string) for string in strings]
-        self._bytes, self._ends = b"".join(parts), np.cumsum([0, *map(len, parts)])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[str]: ...
-    def __getitem__(self, i: int | slice) -> str | Sequence[str]:
-        if isinstance(i, slice):
-            return [self[place] for place in range(*i.indices(len(self)))]
-        place = range(len(self))[i]
-        return os.fsdecode(self._bytes[self._ends[place] : self._ends[place + 1]])
-
-
 def open_folder(root: Path, split: str) -> Folder:
     """A folder's "train" or "test" pictures.
 
@@ -98,11 +76,8 @@ def open_folder(root: Path, split: str) -> Folder:
     if split == "train":
         return Folder(root, "train" if held_out else "")
     if not held_out:
-        raise MapetError(
-            f"The folder {root} has no held-out split: put its pictures into sub-folders train and test, "
-            "or hold a share of them out."
-        )
-    return _agreeing(Folder(root, "train"), [Folder(root, name) for name in held_out])
+        raise MapetError(no_held_out(root))
+    return agreeing(Folder(root, "train"), [Folder(root, name) for name in held_out])
 
 
 def held_out_names(root: Path) -> list[str]:
@@ -111,7 +86,35 @@ def held_out_names(root: Path) -> list[str]:
     return [name for name in HELD_OUT_NAMES if divided and os.path.isdir(root / name)]
 
 
-def _agreeing(train: Folder, others: list[Folder]) -> Folder:
+def no_held_out(root: Path) -> str:
+    """What is said of a folder without splits that is asked for one."""
+    return (
+        f"The folder {root} has no held-out split: put its pictures into sub-folders train and test, "
+        "or hold a share of them out."
+    )
+
+
+class Labelled(Protocol):
+    """A source as far as its classes go."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label."""
+
+
+L = TypeVar("L", bound=Labelled)
+
+
+def agreeing(train: Labelled, others: list[L]) -> L:
+    """The first of ``others`` with the classes of ``train``.
+
+    Raises:
+        MapetError: there is none.
+    """
     for other in others:
         if other.classes == train.classes:
             return other

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mapet.data.bad import BadPictures
 from mapet.data.crop import Looks
-from mapet.data.decode import Batch, Group, decode
+from mapet.data.decode import Batch, Group, decode, require_shown
 from mapet.data.source import Source
 from mapet.errors import MapetError
 from mapet.hashing import hashed
@@ -75,7 +75,8 @@ class Shuffled:
     A bad picture is noted in ``bad`` and missing from its batch, which may thus be short, or even empty.
 
     Raises:
-        MapetError: the batch size is not a multiple of ``world``, or there are fewer pictures than one batch.
+        MapetError: the batch size is not a multiple of ``world``, there are fewer pictures than one batch, or the
+            source is a uint8 pack of another view or asked for crops.
     """
 
     def __init__(
@@ -173,6 +174,7 @@ class Shuffled:
         return Batch(first, good, epoch, *second)
 
     def _check(self) -> None:
+        require_shown(self.source, self.views, self.crops)
         size = self.batch_size
         if size < 1 or size % self.world:
             raise MapetError(

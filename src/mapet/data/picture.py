@@ -2,6 +2,9 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -25,10 +28,23 @@ def read_picture(path: Path) -> "Image.Image":
     Raises:
         BadPicture: unreadable, zero bytes, not a picture, truncated or damaged, or a decompression bomb.
     """
-    try:
+    with _explained():
         _check_file(path.stat())
         with path.open("rb") as file:
             return _decoded(file, str(path))
+
+
+def decode_picture(content: bytes) -> "Image.Image":
+    """The same from the bytes of a picture file; raises ``BadPicture``."""
+    with _explained():
+        return _decoded(BytesIO(content), "")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever stops a picture becomes ``BadPicture``."""
+    try:
+        yield
     except BadPicture:
         raise
     except OSError as error:

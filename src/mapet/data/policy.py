@@ -65,6 +65,11 @@ class Policy:
     auto_augment: str | None = None
     color_jitter: float = 0.0
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off: the crop is the centred square."""
+        return tuple(self.scale) == tuple(self.ratio) == (1, 1)
+
     def __call__(self, epoch: int, places: Sequence[int]) -> list[Look]:
         """What the pictures at ``places`` look like in ``epoch``: each hangs on (seed, epoch, its place) alone."""
         seeds = hashed(self.seed, POLICY, epoch, torch.tensor(places, dtype=torch.int64)).tolist()
@@ -122,6 +127,11 @@ class Centre:
     """The centred square of each picture whose side is ``crop_pct`` of the shorter one; no chance in it."""
 
     crop_pct: float = 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off."""
+        return self.crop_pct == 1
 
     def __call__(self, epoch: int, places: Sequence[int]) -> list[Look]:
         """The same look at each of ``places``."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mapet.data.cifar import Cifar10
-from mapet.data.folder import held_out_names, open_folder
+from mapet.data.folder import agreeing, held_out_names, no_held_out, open_folder
+from mapet.data.packed import open_pack, packed_splits
 from mapet.errors import MapetError, nearest
 
 if TYPE_CHECKING:
@@ -44,12 +45,13 @@ class Source(Protocol):
 
 
 def open_source(data: str, split: str = "train") -> Source:
-    """Open "cifar10" (which may fetch it) or a folder of pictures; a folder named cifar10 is "./cifar10".
+    """Open "cifar10" (which may fetch it), a folder of pictures or a packed one; one named cifar10 is "./cifar10".
 
-    ``split`` is "train" or "test"; ``mapet.data.folder.open_folder`` says what they are for a folder.
+    ``split`` is "train" or "test"; ``mapet.data.folder.open_folder`` says what they are for a folder; packed folders
+    in the place of its sub-folders are its splits too.
 
     Raises:
-        MapetError: nothing there, no pictures there, or no such split.
+        MapetError: nothing there, no pictures there, half packed or damaged, or no such split.
     """
     if split not in SPLITS:
         raise MapetError(f'There is no split "{split}".{nearest(split, SPLITS)}')
@@ -57,10 +59,25 @@ def open_source(data: str, split: str = "train") -> Source:
         return Cifar10(split)
     root = Path(data).expanduser()
     if os.path.isdir(root):
-        return open_folder(root, split)
+        packs = packed_splits(root)
+        return _open_packed(root, packs, split) if packs else open_folder(root, split)
     if os.path.exists(root):
         raise MapetError(f"{root} is a file: give the folder that holds the pictures.")
     raise MapetError(_not_there(data, Path(os.path.abspath(root))))
+
+
+def _open_packed(root: Path, packs: list[str], split: str) -> Source:
+    """The packed folder that is ``split``: of ``packs``, those below ``root``."""
+    if "" in packs:
+        if split != "train":
+            raise MapetError(no_held_out(root))
+        return open_pack(root)
+    held_out = [part for part in packs if part != "train"]
+    if not held_out or "train" not in packs:
+        lacking, there = ("a held-out part", "train") if not held_out else ("train", held_out[0])
+        raise MapetError(f"{root} holds the packed folder {there}, but {lacking} is not packed beside it: pack it too.")
+    train = open_pack(root / "train")
+    return train if split == "train" else agreeing(train, [open_pack(root / part) for part in held_out])
 
 
 @dataclass(frozen=True)
@@ -97,6 +114,14 @@ class Subset:
         return self.source.read(self.indices[i])
 
 
+def unwrapped(source: Source, places: Sequence[int]) -> tuple[Source, Sequence[int]]:
+    """The source below all subsets, and where the pictures at ``places`` are in it."""
+    while isinstance(source, Subset):
+        places = [source.indices[place] for place in places]
+        source = source.source
+    return source, places
+
+
 def held_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Subset, Subset]:
     """(rest, held-out part): each picture's side hangs on its key and the seed alone, so adding pictures moves none.
 
@@ -114,13 +139,18 @@ def held_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Subset,
     return Subset(source, sides[0], "rest"), Subset(source, sides[1], "held out")
 
 
+def divided(data: str) -> bool:
+    """Whether ``data`` has a held-out split of its own."""
+    return data in NAMED or bool(held_out_names(Path(data).expanduser()))
+
+
 def train_and_test(data: str, share: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
     """Both splits of ``data``; where it has none, ``share`` of the pictures are held out.
 
     Raises:
         MapetError: as ``open_source`` and ``held_out``.
     """
-    if data in NAMED or held_out_names(Path(data).expanduser()):
+    if divided(data):
         return open_source(data, "train"), open_source(data, "test")
     return held_out(open_source(data), share, seed)
 

@@ -6,6 +6,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from mapet.disk import encoded
+
 
 class KeyIndex:
     """Sorted 64-bit BLAKE2b hashes of keys, each with its row; two keys of one hash cannot both be in it."""
@@ -42,11 +44,6 @@ class KeyIndex:
         self.hashes = np.insert(self.hashes, places, fresh[order])
         self.rows = np.insert(self.rows, places, rows)
         return None
-
-
-def encoded(key: str) -> bytes:
-    """A key as bytes; file names that are not valid UTF-8 survive."""
-    return key.encode("utf-8", "surrogateescape")
 
 
 def hashes(lines: Iterable[bytes]) -> NDArray[np.uint64]:

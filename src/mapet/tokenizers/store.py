@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapet.disk import replace_file
+from mapet.disk import encoded, read_json, replace_file, write_from
 from mapet.errors import MapetError
-from mapet.tokenizers.files import read_json
-from mapet.tokenizers.keyindex import KeyIndex, encoded
+from mapet.tokenizers.keyindex import KeyIndex
 from mapet.view import View
 
 FORMAT = "mapet tokens 1"
@@ -109,8 +108,8 @@ class TokenStore:
         if clash is not None:
             raise MapetError(f'{self.folder} has the picture "{keys[clash]}" already, or another of the same hash.')
         text = b"".join(line + b"\n" for line in lines)
-        _write(self.folder / TOKENS, start * 2 * self.length, tokens.cpu().numpy().astype("<u2").tobytes())
-        _write(self.folder / KEYS, self._end_of_keys, text)
+        write_from(self.folder / TOKENS, start * 2 * self.length, tokens.cpu().numpy().astype("<u2").tobytes())
+        write_from(self.folder / KEYS, self._end_of_keys, text)
         self._end_of_keys += len(text)
         self._tokens = self._mapped(len(self))
 
@@ -213,16 +212,6 @@ class TokenStore:
 
 def _lines(path: Path) -> Any:
     return path.open("rb") if path.exists() else open(os.devnull, "rb")
-
-
-def _write(path: Path, start: int, content: bytes) -> None:
-    """Cut the file at ``start``, add ``content``, and wait for the disk."""
-    with path.open("r+b" if path.exists() else "wb") as file:
-        file.truncate(start)
-        file.seek(start)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _same_aspect(one: View, other: View) -> bool:

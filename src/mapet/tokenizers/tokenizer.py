@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mapet.disk import replace_file
+from mapet.disk import read_json, replace_file
 from mapet.errors import MapetError, nearest
-from mapet.tokenizers.files import fingerprint, read_json
+from mapet.tokenizers.files import fingerprint
 from mapet.view import View
 
 KINDS = {

@@ -1,0 +1,176 @@
+"""``mapet pack``: every picture decoded once, into a folder that loads fast."""
+
+import os
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mapet.cli.options import parse, positional, say
+from mapet.errors import MapetError
+
+if TYPE_CHECKING:
+    from mapet.data.packing import Packing
+    from mapet.data.source import Source
+
+ABOUT = """Decode every picture once, into a folder that loads fast: --data OUT then takes the place of --data DATA.
+
+--form uint8 keeps the pixels of the whole centred square at --size: nothing is left to decode, and a training sees the
+same bits as from DATA. --form jpeg keeps whole pictures, shrunk to --size: smaller on disk, and random crops stay
+possible.
+
+A call that was stopped at any moment goes on when it is given again."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet pack DATA``."""
+
+    data: str = ""
+    """A folder of pictures, nested in any way, or cifar10; the same as DATA. All of its splits are packed."""
+    out: str = ""
+    """Folder for the pack; a started one is continued."""
+    form: str = "uint8"
+    """uint8 (pixels of one view) or jpeg (whole pictures)."""
+    size: int = 224
+    """Side of the view, or the longest that a JPEG's shorter side may be, in pixels."""
+    quality: int | None = None
+    """Of the JPEGs, 1 to 100; None: 95."""
+    limit: int | None = None
+    """Pack only so many pictures of each split, chosen at random; None: all."""
+    seed: int = 0
+    """Of the choice by --limit."""
+    workers: int | None = None
+    """Processes that decode pictures; None: one for each core."""
+    max_bad: float = 0.01
+    """Largest share of pictures that may be unreadable."""
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, pack, tell what came out; after Ctrl-C the command that goes on is told."""
+    from mapet.data.packing import Packing
+
+    words, rest = positional(arguments, Options())
+    o = parse(Options(), rest, "pack DATA", ABOUT)
+    data, *more = [*words, *([o.data] if o.data else [])] or [""]
+    if not data or not o.out or more:
+        raise MapetError("mapet pack needs pictures (a folder, or cifar10) and a folder: mapet pack DATA --out FOLDER.")
+    for option, fits, wanted in (
+        ("limit", o.limit is None or o.limit >= 1, "at least 1"),
+        ("workers", o.workers is None or o.workers >= 0, "at least 0"),
+        ("max-bad", 0 <= o.max_bad <= 1, "0 … 1"),
+    ):
+        if not fits:
+            raise MapetError(f"--{option} does not fit: it must be {wanted}.")
+    packing = Packing(o.form, o.size, o.quality)
+    try:
+        pack(data, o.out, packing, limit=o.limit, seed=o.seed, workers=o.workers, max_bad=o.max_bad)
+    except KeyboardInterrupt:
+        say(f"stopped   what was packed stays; go on with: {again(data, o)}")
+        return 130
+    return 0
+
+
+def again(data: str, o: Options) -> str:
+    """The command that goes on with a pack."""
+    words = ["mapet", "pack", absolute(data), "--out", absolute(o.out)]
+    for one in fields(o):
+        if one.name not in ("data", "out") and (value := getattr(o, one.name)) != one.default:
+            words += [f"--{one.name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def absolute(path: str) -> str:
+    """A folder by its absolute path, so that the command works from anywhere; cifar10 as it is."""
+    return path if path == "cifar10" else str(Path(path).expanduser().absolute())
+
+
+def pack(
+    data: str,
+    out: str | Path,
+    packing: "Packing | None" = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    max_bad: float = 0.01,
+    say: Callable[[str], None] = say,
+) -> None:
+    """Pack ``data`` into the folder ``out``, or continue there; splits, where there are any, into train and test below.
+
+    Args:
+        data: as ``open_source`` takes it.
+        out: new, empty, or what an interrupted call left.
+        packing: what is kept of each picture.
+        limit: only so many pictures of each split, drawn by ``seed``.
+        seed: of that choice.
+        workers: processes that decode; None: one for each core.
+        max_bad: largest share of pictures that may be unreadable; they are listed in ``bad-pictures.txt``.
+        say: is told each line for the screen.
+
+    Raises:
+        MapetError: no pictures, another pack or other files in ``out``, a disk that is too small, or too many bad
+            pictures.
+    """
+    from mapet.data.packing import Packing, begin
+    from mapet.data.source import SPLITS, divided, open_source
+
+    packing, out, workers = packing or Packing(), Path(absolute(str(out))), _cores() if workers is None else workers
+    o = Options(out=str(out), form=packing.form, size=packing.size, quality=packing.quality, limit=limit, seed=seed)
+    parts = {out / split: open_source(data, split) for split in SPLITS} if divided(data) else {out: open_source(data)}
+    _require_free(out, set() if out in parts else {folder.name for folder in parts})
+    chosen = {folder: _chosen(source, limit, seed) for folder, source in parts.items()}
+    for folder, source in parts.items():
+        begin(folder, chosen[folder], packing, {"source": source.name, "command": again(data, o)})
+    for folder, source in chosen.items():
+        _pack(folder, source, packing, workers, max_bad, say)
+    say(f"packed    use it as --data {shlex.quote(str(out))}")
+
+
+def _pack(
+    folder: Path, source: "Source", packing: "Packing", workers: int, max_bad: float, say: Callable[[str], None]
+) -> None:
+    """One folder, with its progress on the screen."""
+    from mapet.data.bad import listed
+    from mapet.data.packed import BAD, PICTURES
+    from mapet.data.packing import pack as packed
+    from mapet.engine.screen import Meter, clock
+
+    counts, began = packed(folder, source, packing, workers=workers, max_bad=max_bad), time.monotonic()
+    first = done = next(counts)
+    with Meter("pack", len(source), first) as meter:
+        for done in counts:
+            if meter.due(done):
+                meter.update(done, f"{(done - first) / (time.monotonic() - began):,.0f} pictures/s")
+    if done > first:
+        seconds = time.monotonic() - began
+        say(f"pictures  {done - first:,} in {clock(seconds)}, {(done - first) / seconds:,.0f} pictures/s")
+    unreadable, size = len(listed(folder / BAD)), (folder / PICTURES).stat().st_size / 2**20
+    told = f", {unreadable:,} of them unreadable ({folder / BAD})" if unreadable else ""
+    say(f"{packing.form:<9} {done:,} pictures of {source.name}{told}: {size:,.1f} MiB in {folder}")
+
+
+def _chosen(source: "Source", limit: int | None, seed: int) -> "Source":
+    """All pictures of the source, or some, without an object for each."""
+    from array import array
+
+    from mapet.data.source import Subset
+    from mapet.feed import chosen
+
+    if limit is None or limit >= len(source):
+        return source
+    return Subset(source, array("q", chosen(source, limit, seed).numpy().tobytes()), "chosen")
+
+
+def _require_free(out: Path, ours: set[str]) -> None:
+    """Refuse a folder that holds something beside the splits ``ours``; of none, the packing itself looks."""
+    if ours and out.is_dir() and (other := sorted(set(os.listdir(out)) - ours)):
+        raise MapetError(f"{out} is not empty (it holds {other[0]}): give another --out.")
+
+
+def _cores() -> int:
+    """Worker processes for the cores that this process may use; of one, none."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if cores > 1 else 0

@@ -1,0 +1,199 @@
+"""``mapet pack``, and a packed folder as --data of the other verbs."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mapet.cli import main
+from mapet.data.source import held_out, open_source
+from mapet.engine.run import Run, load_checkpoint
+from mapet.tokenizers.store import TokenStore
+from processes import Forked
+
+COUNT = 150
+SMALL = ["--model", "custom", "--embed-dim", "8", "--depth", "1", "--num-heads", "1", "--batch-size", "8"]
+STUDENT = ["--image-size", "16", "--patch-size", "4"]
+TRAINED = [*SMALL, *STUDENT, "--epochs", "1", "--warmup-epochs", "0", "--lr", "1e-3", "--memory", "0"]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    root, chance = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
+    for number in range(COUNT):
+        pixels = chance.integers(0, 256, (16, 16 + number % 3, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"{number:03d}.png")
+    (root / "100.png").write_bytes(b"")
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed") / "uint8"
+    assert main(["pack", str(pictures), "--out", str(folder), "--size", "16", "--workers", "0"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokens(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenized") / "tokens"
+    options = [*STUDENT, "--teacher", "pixels", "--codes", "8", "--iterations", "1", "--out", str(folder)]
+    assert main(["tokenize", str(pictures), *options]) == 0
+    return folder
+
+
+def content(folder):
+    """All files but for the header's command, which names the folder."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {**files, "pack.json": {**json.loads(files["pack.json"]), "command": None}}
+
+
+def command(many, out, form="uint8"):
+    return ["pack", str(many), "--out", str(out), "--size", "16", "--form", form, "--workers", "0"]
+
+
+@pytest.fixture
+def begun(many, tmp_path, monkeypatch):
+    """A process that packs a picture at a time, somewhere on its way, and its folder."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("mapet.data.packing.AT_ONCE", 1)
+        process = Forked(tmp_path, *command(many, out))
+    while not (out / "pictures.bin").exists() or (out / "pictures.bin").stat().st_size < 40 * 768:
+        assert not process.ended()
+        time.sleep(0.002)
+    return process, out
+
+
+def test_killed_at_any_moment_it_goes_on(many, begun, tmp_path, capsys):
+    (process, out), whole = begun, tmp_path / "whole"
+    process.kill()
+    assert process.wait()[0] == -9
+    assert main(command(many, whole)) == 0
+    said = capsys.readouterr().out
+    assert "150 pictures of folder" in said
+    assert "1 of them unreadable" in said
+    assert "pictures/s" in said
+    assert main(["tokenize", str(out), "--out", str(tmp_path / "tokens"), *STUDENT]) == 2
+    refused = capsys.readouterr().err
+    assert refused.count("\n") == 1
+    assert f"{out} is half packed" in refused
+    assert f"go on with mapet pack {many} --out {out} --size 16" in refused
+    assert main(refused.split("go on with mapet ")[1].split()) == 0
+    assert content(out) == content(whole)
+    assert "pictures/s" in capsys.readouterr().out
+    assert main(command(many, out)) == 0
+    assert "pictures/s" not in capsys.readouterr().out
+
+
+def test_ctrl_c_tells_how_to_go_on(many, begun):
+    process, out = begun
+    os.kill(process.pid, signal.SIGINT)
+    code, said, complaints = process.wait()
+    assert (code, complaints) == (130, "")
+    assert f"go on with: mapet pack {many} --out {out} --size 16" in said
+    assert not json.loads((out / "pack.json").read_text())["complete"]
+
+
+def test_two_processes_do_not_pack_into_one_folder(many, begun, capsys):
+    process, out = begun
+    assert main(command(many, out)) == 2
+    assert "Another process is packing" in capsys.readouterr().err
+    assert process.wait()[0] == 0
+    assert main(command(many, out)) == 0
+
+
+def test_training_on_a_pack_is_training_on_its_original(pictures, packed, tokens, tmp_path, capsys):
+    """With tokens that were made for either, to the last bit, and nothing is said of another source."""
+    ends = []
+    for name, data in (("folder", pictures), ("pack", packed)):
+        out = tmp_path / name
+        assert main(["pretrain", "--data", str(data), "--tokens", str(tokens), "--out", str(out), *TRAINED]) == 0
+        ends.append((Run(out).metrics.read_bytes(), load_checkpoint(Run(out).last)))
+    assert "note" not in capsys.readouterr().out
+    (metrics, (step, ours)), (their_metrics, (their_step, theirs)) = ends
+    assert (step, metrics) == (their_step, their_metrics)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert json.loads((tmp_path / "pack" / "inputs.json").read_text())["pictures"] == 48
+
+
+def test_tokens_begun_with_the_original_are_continued_with_the_pack(pictures, packed, tokens, tmp_path):
+    out, given = tmp_path / "tokens", ["--tokenizer", str(tokens / "tokenizer"), *STUDENT]
+    for data, limit in ((pictures, ["--limit", "20"]), (packed, [])):
+        assert main(["tokenize", str(data), "--out", str(out), *given, *limit]) == 0
+    keys = sorted(TokenStore.open(tokens).keys())
+    assert keys == sorted(TokenStore.open(out).keys())
+    assert torch.equal(TokenStore.open(tokens).gather(keys), TokenStore.open(out).gather(keys))
+
+
+def test_a_jpeg_pack_is_another_source_to_a_store_of_tokens(pictures, tokens, tmp_path, capsys):
+    out = tmp_path / "jpeg"
+    assert main(["pack", str(pictures), "--out", str(out), "--size", "16", "--form", "jpeg"]) == 0
+    given = ["--tokenizer", str(tokens / "tokenizer"), *STUDENT]
+    copied = shutil.copytree(tokens, tmp_path / "tokens")
+    assert main(["tokenize", str(out), "--out", str(copied), *given]) == 2
+    assert "jpeg pack" in capsys.readouterr().err
+    training = ["pretrain", "--data", str(out), "--tokens", str(tokens), "--out", str(tmp_path / "run"), *TRAINED]
+    assert main(training) == 0
+    assert "the tokens were made from folder" in capsys.readouterr().out
+
+
+def test_splits_are_packed_side_by_side_and_probed(pictures, tmp_path, capsys):
+    divided, out = tmp_path / "divided", tmp_path / "out"
+    for part in ("train", "test"):
+        shutil.copytree(pictures, divided / part)
+    assert main(["pack", str(divided), "--out", str(out), "--size", "16", "--limit", "40"]) == 0
+    for split in ("train", "test"):
+        ours, theirs = open_source(str(out), split), open_source(str(divided), split)
+        keys = {ours.key(i) for i in range(len(ours))}
+        assert len(keys) == 40
+        assert keys < {theirs.key(i) for i in range(len(theirs))}
+        assert ours.classes == theirs.classes
+    run = tmp_path / "run"
+    training = ["pretrain", "--data", str(out), "--objective", "mae", "--out", str(run), *TRAINED]
+    assert main([*training, "--decoder-embed-dim", "8", "--decoder-num-heads", "1", "--decoder-depth", "1"]) == 0
+    assert main(["knn", "--run", str(run)]) == 0
+    assert "40 training, 40 test pictures" in capsys.readouterr().out
+
+
+def test_a_share_held_out_of_a_pack_is_that_of_the_original(pictures, packed):
+    ours, theirs = (held_out(open_source(str(data))) for data in (packed, pictures))
+    assert [part.indices for part in ours] == [part.indices for part in theirs]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pack"], "mapet pack DATA --out FOLDER"),
+        (["pack", "DATA"], "mapet pack DATA --out FOLDER"),
+        (["pack", "DATA", "--out", "OUT", "--form", "unit8"], 'Did you mean "uint8"?'),
+        (["pack", "DATA", "--out", "OUT", "--size", "0"], "--size"),
+        (["pack", "DATA", "--out", "OUT", "--quality", "90"], "--form jpeg"),
+        (["pack", "DATA", "--out", "OUT", "--form", "jpeg", "--quality", "101"], "--quality"),
+        (["pack", "DATA", "--out", "OUT", "--limit", "0"], "--limit"),
+        (["pack", "DATA", "--out", "OUT", "--workers", "-1"], "--workers"),
+        (["pack", "DATA", "--out", "OUT", "--max-bad", "2"], "--max-bad"),
+        (["pack", "DATA", "--out", "DATA"], "is not empty"),
+        (["pack", "DATA", "--out", "PACKED"], "size 16, and not 224"),
+        (["pack", "PACKED", "--out", "OUT"], "16 x 16"),
+        (["tokenize", "PACKED", "--out", "OUT", "--tokenizer", "TOKENS", "--image-size", "32"], "grid"),
+        (["pretrain", "--data", "PACKED", "--out", "OUT", *SMALL, "--image-size", "32"], "--size 32"),
+        (["pretrain", "--data", "PACKED", "--out", "OUT", *TRAINED, "--scale", "0.2", "1"], "--form jpeg"),
+        (["finetune", "random", "--data", "PACKED", "--out", "OUT", *STUDENT, *SMALL], "--form jpeg"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(pictures, packed, tokens, tmp_path, capsys, arguments, said):
+    before = content(packed)
+    places = {"DATA": pictures, "PACKED": packed, "OUT": tmp_path / "out", "TOKENS": tokens / "tokenizer"}
+    assert main([str(places.get(word, word)) for word in arguments]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert content(packed) == before
