@@ -73,7 +73,7 @@ def test_every_verb_has_help_that_fits_80_columns(verb, capsys, monkeypatch):
             ],
             "4",
         ),
-        (["pretrain", "--accumulate", "0"], "--accumulate"),
+        (["pretrain", "--micro-batch", "0"], "--micro-batch"),
         (["pretrain", "--workers", "-1"], "--workers"),
         (["pretrain", "--betas", "2", "3"], "--betas"),
         (["pretrain", "--iterations", "-1"], "--iterations"),
