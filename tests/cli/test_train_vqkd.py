@@ -141,6 +141,7 @@ def test_pixels_can_teach(pictures, tmp_path):
         (["--teacher", "efficientnet_lite00"], "efficientnet_lite0"),
         (["--teacher-stage", "9"], "no stage 9"),
         (["--batch-size", "64"], "--batch-size"),
+        (["--strategy", "fsdp"], "--strategy fsdp"),
         (["--codes", "1000"], "--codes"),
         (["--patch-size", "5"], "--image-size 16"),
         (["--num-heads", "3"], "--embed-dim 16"),

@@ -55,9 +55,9 @@ def test_a_shell_in_an_allocation_is_one_process(slurm, rank):
     ("changes", "devices", "nodes", "said"),
     [
         ({}, 1, 1, "4 processes were started, but --devices 1 × --num-nodes 1 are 1"),
-        ({}, 4, 1, "SLURM started 2 processes on each node, and --devices is 4"),
+        ({}, 4, 1, "2 nodes with 2 processes each, but --num-nodes is 1 and --devices 4"),
         ({"NTASKS_PER_NODE": None}, 2, 2, "srun --ntasks-per-node"),
-        ({"NNODES": "4"}, 2, 2, "num_nodes"),
+        ({"NNODES": "4"}, 2, 2, "4 nodes"),
     ],
 )
 def test_numbers_that_do_not_fit_are_one_line(slurm, changes, devices, nodes, said):

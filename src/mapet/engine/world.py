@@ -95,7 +95,7 @@ def world(
             num_nodes=num_nodes,
             strategy=fabric_strategy(strategy, count),
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
-            plugins=_environment(devices),
+            plugins=_environment(devices, num_nodes),
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -104,23 +104,27 @@ def world(
     return fabric
 
 
-def _environment(devices: int | None = None) -> Any:
+def _environment(devices: int | None = None, num_nodes: int | None = None) -> Any:
     """Fabric's plugins that find the other processes where ``launched`` does; None under torchrun, which Fabric knows.
 
     Raises:
-        MapetError: SLURM's number of processes on a node is not told, or is not that of ``devices``.
+        MapetError: SLURM does not tell how many processes a node has, or it is not what is asked for.
     """
     from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 
     if "WORLD_SIZE" in os.environ:
         return None
-    if launched().count == 1:
+    count, each = launched().count, int(os.environ.get("SLURM_NTASKS_PER_NODE", 0))
+    if count == 1:
         return [LightningEnvironment()]
-    each = os.environ.get("SLURM_NTASKS_PER_NODE")
-    if each is None:
+    if not each:
         raise MapetError("SLURM does not tell how many processes each node has: give srun --ntasks-per-node too.")
-    if devices not in (None, int(each)):
-        raise MapetError(f"SLURM started {each} processes on each node, and --devices is {devices}: make them equal.")
+    nodes = int(os.environ.get("SLURM_NNODES", count // each))
+    if devices is not None and (devices, num_nodes) != (each, nodes):
+        raise MapetError(
+            f"SLURM has {nodes} nodes with {each} processes each, but --num-nodes is {num_nodes} and --devices "
+            f"{devices}: make them equal."
+        )
     return [SLURMEnvironment(auto_requeue=False)]
 
 
