@@ -5,28 +5,32 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mapet.cli import main
 
 
 class Forked:
-    """``mapet ARGUMENTS`` in a process of its own; what it says goes into files below ``folder``."""
+    """``mapet ARGUMENTS``, or other ``work``, in a process of its own; what it says goes into files in ``folder``."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, work: Callable[[], int | None] | None = None, **environment: str
+    ) -> None:
         name = f"{sum(1 for _ in folder.glob('*.out'))}"
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         self.out.touch()
         self.code: int | None = None
         self.pid = os.fork()
         if not self.pid:
-            os._exit(self._run(arguments, environment))
+            os._exit(self._run(work or partial(main, arguments), environment))
 
-    def _run(self, arguments: tuple[str, ...], environment: dict[str, str]) -> int:
+    def _run(self, work: Callable[[], int | None], environment: dict[str, str]) -> int:
         os.environ.update(environment)
         sys.stdout, sys.stderr = self.out.open("w"), self.err.open("w")
         try:
-            return main(arguments)
+            return work() or 0
         except BaseException:
             traceback.print_exc()
             return 1
@@ -52,12 +56,23 @@ class Forked:
 
 def pair(folder: Path, *arguments: str) -> list[Forked]:
     """``mapet ARGUMENTS`` as two processes, joined as torchrun joins them."""
+    return crowd(folder, 2, partial(main, arguments))
+
+
+def crowd(folder: Path, count: int, work: Callable[[], int | None], nodes: int = 1) -> list[Forked]:
+    """``work`` in ``count`` processes, joined as torchrun joins them, on so many nodes."""
+    folder.mkdir(exist_ok=True)
+    each = count // nodes
+    joint = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(each), "MASTER_ADDR": "127.0.0.1"}
+    joint["MASTER_PORT"] = free_port()
+    places = [{"RANK": rank, "LOCAL_RANK": rank % each, "GROUP_RANK": rank // each} for rank in range(count)]
+    return [Forked(folder, work=work, **joint, **{n: str(v) for n, v in place.items()}) for place in places]
+
+
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    folder.mkdir(exist_ok=True)
-    joint = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [Forked(folder, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **joint) for rank in range(2)]
+        return str(free.getsockname()[1])
 
 
 def finished(processes: list[Forked]) -> str:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
+from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.optim import Optim, adamw, scheduled
-from mapet.engine.run import Run, load_checkpoint, parts
+from mapet.engine.run import Run
 from mapet.errors import MapetError
 from mapet.method.aggregate import ClassAggregation
 from mapet.method.cae import CAE
@@ -109,7 +109,7 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, Recipe, int]:
     run = Run.open(folder)
     if run.classifier.is_file():
         raise MapetError(f"{run.folder} holds a fine-tuning: give the folder of a pre-training run.")
-    if not run.last.is_file():
+    if not run.last.exists():
         raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
     recipe = load(run.recipe)
     encoder, step = encoder_at(run.last, recipe)
@@ -117,14 +117,11 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, Recipe, int]:
 
 
 def encoder_at(checkpoint: Path, recipe: Recipe) -> tuple[Encoder, int]:
-    """The encoder in one checkpoint file of a run, and the steps it was trained for; raises as ``load_encoder``."""
-    step, tensors = load_checkpoint(checkpoint)
-    weights: dict[str, Tensor] = {**parts(tensors, "model"), **parts(tensors, "ema")}
-    encoder = build_encoder(recipe)
+    """The encoder in one checkpoint of a run, and the steps it was trained for; raises as ``load_encoder``."""
+    found, encoder = Checkpoint(checkpoint), build_encoder(recipe)
+    names = [name for kind in ("model", "ema") for name in found.shapes if name.startswith(f"{kind}/encoder.")]
     try:
-        encoder.load_state_dict(
-            {name.removeprefix("encoder."): t for name, t in weights.items() if name.startswith("encoder.")}
-        )
+        encoder.load_state_dict({name.split("/encoder.")[1]: found.read(name) for name in names})
     except RuntimeError as error:
         raise MapetError(f"{checkpoint} does not fit its run's recipe.yaml: was that changed by hand?") from error
-    return encoder.eval(), step
+    return encoder.eval(), found.step

@@ -214,8 +214,10 @@ class Machine:
     """Devices on this node; under torchrun, processes on it."""
     num_nodes: int = 1
     """Nodes."""
-    accumulate: int = 1
-    """Parts into which each device cuts its share of a batch, to save memory."""
+    strategy: str = "ddp"
+    """Several devices: ddp, or fsdp, which spreads the weights and all that belongs to them over the devices."""
+    micro_batch: int | None = None
+    """Pictures that a device works on at once, at most, to save memory; None: its whole share of a batch."""
     compile: bool = False
     """Compile the objective with torch.compile."""
     grad_checkpointing: bool = False
@@ -232,13 +234,24 @@ class Machine:
             ("workers", self.workers is None or self.workers >= 0, "at least 0"),
             ("devices", self.devices >= 1, "at least 1"),
             ("num-nodes", self.num_nodes >= 1, "at least 1"),
-            ("accumulate", self.accumulate >= 1, "at least 1"),
+            ("strategy", self.strategy in ("ddp", "fsdp"), "ddp or fsdp"),
+            ("micro-batch", self.micro_batch is None or self.micro_batch >= 1, "at least 1"),
             ("save-every", self.save_every >= 0, "at least 0"),
             ("memory", self.memory >= 0, "at least 0"),
             ("max-bad", 0 <= self.max_bad <= 1, "0 … 1"),
         ):
             if not fits:
                 raise MapetError(f"--{option} does not fit: it must be {wanted}.")
+
+    @property
+    def processes(self) -> int:
+        """Devices on all nodes."""
+        return self.devices * self.num_nodes
+
+    def parts(self, batch_size: int) -> int:
+        """Parts into which each device cuts its share of a batch, equal up to one picture."""
+        share = max(1, batch_size // self.processes)
+        return -(-share // (self.micro_batch or share))
 
 
 def save(recipe: Any, path: Path) -> None:

@@ -122,7 +122,7 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, Tuning, int]:
     """
     run = Run.open(folder)
     classifier, _ = shaped(run)
-    if not run.last.is_file():
+    if not run.last.exists():
         raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
     step, tensors = load_checkpoint(run.last)
     try:

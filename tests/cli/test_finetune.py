@@ -91,7 +91,7 @@ def test_testing_on_the_way_changes_nothing(pictures, whole, tmp_path, capsys):
 
 def test_the_recipe_of_a_run_trains_the_same_again(whole, tmp_path):
     again = tmp_path / "again"
-    assert main(["finetune", "--recipe", str(whole / "recipe.yaml"), "--out", str(again), "--accumulate", "2"]) == 0
+    assert main(["finetune", "--recipe", str(whole / "recipe.yaml"), "--out", str(again), "--micro-batch", "2"]) == 0
     a, b = (torch.tensor([float(row["loss"]) for row in rows(folder)]) for folder in (whole, again))
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 

@@ -196,7 +196,7 @@ def test_crops_and_tokenizer_survive_the_run_s_recipe(whole, tokenizer):
     "machine",
     [
         Machine(),
-        Machine(devices=2, accumulate=2),
+        Machine(devices=2, strategy="fsdp", micro_batch=2),
         Machine(workers=0, accelerator="cpu", num_nodes=3, compile=True, save_every=7, memory=0.5, max_bad=0.0),
     ],
 )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 
 from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
+from processes import Forked, crowd, finished, free_port
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
@@ -133,23 +135,74 @@ def test_the_recipe_of_a_run_trains_the_same_again(whole, tmp_path):
 
 def test_machine_settings_do_not_change_the_result(pictures, tokens, whole, tmp_path):
     out = tmp_path / "other-machine"
-    assert main(arguments(pictures, tokens, out, *STREAMED, "--workers", "1", "--accumulate", "3")) == 0
+    assert main(arguments(pictures, tokens, out, *STREAMED, "--workers", "1", "--micro-batch", "3")) == 0
     ours, theirs = rows(whole), rows(out)
     for column in ("loss", "grad_norm"):
         a, b = (torch.tensor([float(row[column]) for row in table]) for table in (ours, theirs))
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-def test_two_processes_are_one(pictures, tokens, whole, tmp_path):
-    """torchrun with two gloo processes: the same losses, stochastic depth and jitter included."""
-    out = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mapet"]
-    options = arguments(pictures, tokens, out, "--devices", "2", "--accelerator", "cpu")
-    done = subprocess.run([*command, *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    a, b = (torch.tensor([float(row["loss"]) for row in rows(folder)]) for folder in (whole, out))
-    assert len(b) == 30
-    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+def losses(folder):
+    return torch.tensor([float(row["loss"]) for row in rows(folder)])
+
+
+def assert_same_losses(one, other):
+    assert len(rows(other)) == 30
+    torch.testing.assert_close(losses(one), losses(other), atol=1e-5, rtol=0)
+
+
+def torchrun(*options):
+    """A launcher of torchrun, forked; the processes that it starts are new ones."""
+    from torch.distributed.run import main
+
+    main(options)
+
+
+def test_two_nodes_are_one_process(pictures, tokens, whole, tmp_path):
+    """Two launchers on one machine, gloo between them: the same losses, stochastic depth and jitter included."""
+    out, port = tmp_path / "two", free_port()
+    options = [*arguments(pictures, tokens, out), "--num-nodes", "2", "--accelerator", "cpu"]
+    place = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
+    nodes = [["--node-rank", str(rank), *place, "-m", "mapet", *options] for rank in range(2)]
+    finished([Forked(tmp_path, work=partial(torchrun, *node), OMP_NUM_THREADS="1") for node in nodes])
+    assert_same_losses(whole, out)
+    assert "steps of 8 = 2 devices × 4, lr 1.00e-03" in Run(out).log.read_text()
+
+
+def test_sharded_over_two_nodes_stopped_and_gone_on_with_by_one_process(pictures, tokens, whole, tmp_path, capsys):
+    """Four processes, weights spread over them; the checkpoint in parts serves every other verb."""
+    out, machine = tmp_path / "four", ["--devices", "2", "--num-nodes", "2", "--strategy", "fsdp", "--micro-batch", "1"]
+    command = partial(main, [*arguments(pictures, tokens, out), *machine, "--accelerator", "cpu"])
+    processes = crowd(tmp_path / "said", 4, command, nodes=2)
+    while len(rows(out)) < 3 and not any(process.ended() for process in processes):
+        time.sleep(0.05)
+    for process in processes:
+        os.kill(process.pid, signal.SIGTERM)
+    ends = [process.wait() for process in processes]
+    assert {code for code, _, _ in ends} == {143}, ends
+    assert all("--strategy fsdp --micro-batch 1" in said for _, said, _ in ends)
+    assert "steps of 8 = 4 devices × 2 parts × 1, lr 1.00e-03" in Run(out).log.read_text()
+    assert len(list(Run(out).last.glob("*-of-00004.safetensors"))) == 4
+    assert main(["knn", "--run", str(out)]) == 0
+    assert main(["export", str(out), "--to", "timm", "--out", str(tmp_path / "export")]) == 0
+    assert json.loads((out / "scores.json").read_text())[0]["step"] == Run(out).completed < 30
+    assert main(["pretrain", "--resume", str(out), "--micro-batch", "3"]) == 0
+    assert "steps of 8 = 3 parts × at most 3, lr 1.00e-03" in Run(out).log.read_text()
+    assert_same_losses(whole, out)
+
+
+def srun():
+    """The variables of a step with two tasks, as srun sets them for the one of that rank."""
+    step = {"STEP_NUM_TASKS": "2", "NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1", "NODEID": "0"}
+    step |= {"JOB_ID": "1234", "NODELIST": "127.0.0.1", "JOB_NAME": "bash"}
+    return [{f"SLURM_{n}": v for n, v in {**step, "PROCID": rank, "LOCALID": rank}.items()} for rank in "01"]
+
+
+def test_two_tasks_of_slurm_are_one_process(pictures, tokens, whole, tmp_path):
+    out, port = tmp_path / "two", free_port()
+    command = partial(main, [*arguments(pictures, tokens, out), "--devices", "2", "--accelerator", "cpu"])
+    finished([Forked(tmp_path, work=command, MASTER_PORT=port, **task) for task in srun()])
+    assert_same_losses(whole, out)
 
 
 def test_other_settings_on_resume_are_refused(whole, capsys):

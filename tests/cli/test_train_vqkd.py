@@ -86,7 +86,7 @@ def test_interrupted_and_resumed_is_uninterrupted(pictures, whole, tmp_path, mon
 
 def test_machine_settings_do_not_change_the_result(pictures, whole, tmp_path):
     out = tmp_path / "other-machine"
-    assert main(arguments(pictures, out, "--accumulate", "3", "--workers", "1")) == 0
+    assert main(arguments(pictures, out, "--micro-batch", "3", "--workers", "1")) == 0
     for name in ("loss", "grad_norm", "perplexity"):
         torch.testing.assert_close(column(out, name), column(whole, name), atol=1e-4, rtol=1e-4)
 
@@ -141,6 +141,7 @@ def test_pixels_can_teach(pictures, tmp_path):
         (["--teacher", "efficientnet_lite00"], "efficientnet_lite0"),
         (["--teacher-stage", "9"], "no stage 9"),
         (["--batch-size", "64"], "--batch-size"),
+        (["--strategy", "fsdp"], "--strategy fsdp"),
         (["--codes", "1000"], "--codes"),
         (["--patch-size", "5"], "--image-size 16"),
         (["--num-heads", "3"], "--embed-dim 16"),

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        print("mapet: the device's memory does not suffice: lower --batch-size or --samples, or raise --accumulate.",
+        print("mapet: the device's memory does not suffice: lower --micro-batch, --batch-size or --samples.",
               file=sys.stderr)  # fmt: skip
         return 2
     except OSError as error:

@@ -60,7 +60,7 @@ def command(arguments: list[str]) -> int:
         plan, out = _begun(Path(folder)), Path(folder)
     else:
         plan, out, machine = _asked(arguments)
-    if machine.devices * machine.num_nodes > 1:
+    if machine.processes > 1:
         raise MapetError("mapet compare trains one run after another on one device: leave --devices out.")
     return stoppable(lambda: compare(plan, out, machine), again(str(out), machine, "compare"))
 

@@ -143,7 +143,7 @@ def resume(
 
     run, machine = Run.open(folder), machine or Machine()
     t = read(run.recipe, Tuning)
-    if first_process() and not run.last.is_file():
+    if first_process() and not run.last.exists():
         classifier, about = look_ahead(t, machine)
         begin(run, classifier, t, about)
     return _go(run, t, machine, evaluate_every, say)
@@ -156,7 +156,11 @@ def _go(run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str]
     if first_process():
         run.write_provenance()
     with joined(
-        accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.num_nodes, precision=t.precision
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        num_nodes=machine.num_nodes,
+        precision=t.precision,
+        strategy=machine.strategy,
     ) as fabric:
         stream = lessons(run, t, machine, fabric)
         _tell_plan(tell, run, t, machine, stream)
@@ -190,7 +194,7 @@ def _stage(
         fabric,
         run,
         seed=t.seed,
-        accumulate=machine.accumulate,
+        accumulate=machine.parts(t.optimization.batch_size),
         save_every=machine.save_every,
         compiled=machine.compile,
         grad_checkpointing=machine.grad_checkpointing,

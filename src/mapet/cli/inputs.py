@@ -49,7 +49,7 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
         return
     elif recipe.tokenizer.tokenizer:
         require_shown(source, [_tokenizer(Path(recipe.tokenizer.tokenizer), recipe).view], _crops(recipe))
-    elif machine.devices * machine.num_nodes > 1:
+    elif machine.processes > 1:
         raise MapetError(
             "Several processes need a ready tokenizer: run mapet tokenizer fit, then give its folder as --tokenizer; "
             "or mapet tokenize, then --tokens."

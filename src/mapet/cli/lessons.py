@@ -43,7 +43,7 @@ def look_ahead(t: Tuning, machine: Machine) -> "tuple[Classifier, dict[str, Any]
         raise MapetError(f"{source.name} has no labels: give --data, a folder with one sub-folder per class.")
     batch = t.optimization.batch_size
     require_batch(source, t.limit, batch)
-    processes = machine.devices * machine.num_nodes
+    processes = machine.processes
     if t.mixes and batch % (2 * processes):
         raise MapetError(
             f"--batch-size {batch} does not fit: mixup and cutmix take pictures in pairs, so it must be a multiple of "

@@ -156,6 +156,7 @@ def _go(run: "Run", recipe: Recipe, machine: Machine, say: Callable[[str], None]
         devices=machine.devices,
         num_nodes=machine.num_nodes,
         precision=recipe.precision,
+        strategy=machine.strategy,
     ) as fabric:
         return _train(run, recipe, machine, fabric, tell)
 
@@ -183,7 +184,7 @@ def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell:
         fabric,
         run,
         seed=recipe.seed,
-        accumulate=machine.accumulate,
+        accumulate=machine.parts(recipe.optimization.batch_size),
         save_every=machine.save_every,
         compiled=machine.compile,
         grad_checkpointing=machine.grad_checkpointing,

@@ -154,9 +154,10 @@ def report(scores: "Mapping[str, Score]", protocol: str, probe: Probe) -> None:
     say(f"protocol  {protocol}")
     for name, score in scores.items():
         say(f"{name:<9} {score}" + (f"  {score.note}" if score.note else ""))
-    out, checkpoint = Run(probe.run).folder / "scores.json", Run(probe.run).load()
+    run = Run(probe.run)
+    out = run.folder / "scores.json"
     earlier = json.loads(out.read_text()) if out.is_file() else []
-    step = checkpoint[0] if checkpoint and not probe.random else 0
+    step = 0 if probe.random else run.completed
     about = {"protocol": protocol, "step": step, "data": probe.data, "limit": probe.limit}
     entry = {**about, **{name: _plain(score) for name, score in scores.items()}}
     replace_file(out, json.dumps([*earlier, entry], indent=1) + "\n")

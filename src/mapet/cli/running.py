@@ -42,10 +42,12 @@ def require_batch(source: "Source", limit: int | None, batch: int) -> None:
 
 
 def batch_line(batch: int, lr: float, machine: Machine) -> str:
-    """The batch size, how it is divided, and the largest learning rate."""
-    devices, parts = machine.devices * machine.num_nodes, machine.accumulate
-    split = f" ({devices} devices × {parts} × {batch // devices // parts})" if devices * parts > 1 else ""
-    return f"{batch}{split}, lr {lr:.2e}"
+    """The batch size, how it is divided, and the largest learning rate: "2048 = 8 devices × 4 parts × 64, lr …"."""
+    parts, share = machine.parts(batch), batch // machine.processes
+    factors = [(machine.processes, " devices"), (parts, " parts"), (-(-share // parts), "")]
+    most = "at most " if share % parts else ""
+    split = " × ".join(f"{most * (not what)}{number}{what}" for number, what in factors if number > 1 or not what)
+    return f"{batch}{f' = {split}' if machine.processes * parts > 1 else ''}, lr {lr:.2e}"
 
 
 def pin(run: "Run", source: "Source", places: "Tensor", about: Mapping[str, Any], told: str, labels: bool) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.journal import Journal
-from mapet.engine.memory import recompute
 from mapet.engine.optim import Optim, average
-from mapet.engine.run import Run, parts, prefixed
+from mapet.engine.run import Run, prefixed
 from mapet.engine.screen import Meter
+from mapet.engine.shard import fill, hand_over, mine, set_up, whole
 from mapet.engine.world import Stopped, agreed, interruptible
 from mapet.errors import MapetError
 from mapet.hashing import hashed
@@ -70,7 +71,8 @@ def fit(
         fabric: launched; brings device, precision and processes.
         run: where metrics and checkpoints go.
         seed: of all chance that the objective draws from torch's generator.
-        accumulate: parts into which each process cuts its batch to save memory; gradients are the same.
+        accumulate: parts into which each process cuts its batch to save memory; gradients are the same. All processes
+            must give the same number.
         save_every: keep a checkpoint of its own every so many steps; 0 for none. The last one is always there.
         compiled: whether to pass the objective through ``torch.compile``.
         grad_checkpointing: whether blocks are computed again in the backward pass, to save memory.
@@ -81,35 +83,37 @@ def fit(
         MapetError: the loss or the gradient is no longer finite; the last checkpoint stays as it was.
         Stopped: SIGINT or SIGTERM came; a checkpoint of the last step is written.
     """
-    if grad_checkpointing:
-        recompute(objective)
-    model, optimizer = fabric.setup(torch.compile(objective) if compiled else objective, optim.optimizer)
-    ema = {name: p.detach().clone() for name, p in objective.named_parameters()} if optim.ema_decay else {}
-    start = _restore(objective, optim.optimizer, ema, run)
+    trained, model, optimizer = set_up(fabric, objective, optim.optimizer, compiled, grad_checkpointing)
+    ema = {name: p.detach().clone() for name, p in trained.named_parameters()} if optim.ema_decay else {}
+    start = _restore(trained, optim.optimizer, ema, run)
     journal = Journal(run, fabric, batches.steps_per_epoch, start)
     saved = time.monotonic()
 
     def save(step: int) -> None:
         nonlocal saved
         journal.flush()
-        if fabric.is_global_zero:
-            run.save(step, _state(objective, optim.optimizer, ema), keep=bool(save_every) and step % save_every == 0)
+        state, keep = _state(trained, optim.optimizer, ema), bool(save_every) and step % save_every == 0
+        if trained is not objective:
+            rank, count = fabric.global_rank, fabric.world_size
+            run.save_parts(step, mine(state, rank), rank=rank, count=count, barrier=fabric.barrier, keep=keep)
+        elif fabric.is_global_zero:
+            run.save(step, state, keep=keep)
         fabric.barrier()
         saved = time.monotonic()
 
     meter = Meter(label, batches.steps, start)
     with interruptible() as signalled, journal, meter:
-        objective.train()
+        trained.train()
         for step, batch in enumerate(journal.timed(batches(start)), start + 1):
             torch.manual_seed(int(hashed(seed, SALT, step, fabric.global_rank)))
             lr = _set_lr(optimizer, optim.lr(step - 1))
-            figures = _backward(fabric, model, batch, accumulate)
+            figures = _backward(fabric, model, batch, accumulate, even=trained is not objective)
             figures["grad_norm"] = _clip(fabric, model, optimizer, optim.clip_grad)
             journal.record(step, lr, figures, images=len(next(iter(batch.values()))))
             optimizer.step()
             optimizer.zero_grad()
             if optim.ema_decay:
-                average(ema, objective, optim.ema_decay)
+                average(ema, trained, optim.ema_decay)
             number = agreed(fabric, signalled(), step)
             late = fabric.world_size == 1 and time.monotonic() - saved > SAVE_SECONDS
             if number or late or step % (save_every or batches.steps_per_epoch) == 0 or step == batches.steps:
@@ -118,23 +122,30 @@ def fit(
                 raise Stopped(number, step)
             if fabric.is_global_zero and journal.rows and meter.due(step):
                 meter.update(step, f"{describe(journal.recent())}  {journal.pace()}")
-    if ema:
-        objective.load_state_dict(ema, strict=False)
+    if ema or trained is not objective:
+        hand_over({**trained.state_dict(), **ema}, objective)
     return run
 
 
-def _backward(fabric: "Fabric", model: Any, batch: Mapping[str, Tensor], accumulate: int) -> dict[str, Tensor]:
-    """Gradients of the batch's mean loss, in ``accumulate`` parts; the parts' figures, weighted by their size."""
+def _backward(
+    fabric: "Fabric", model: Any, batch: Mapping[str, Tensor], accumulate: int, even: bool
+) -> dict[str, Tensor]:
+    """Gradients of the batch's mean loss, in ``accumulate`` parts; the parts' figures, weighted by their size.
+
+    A batch that lacks pictures may have fewer parts. With ``even`` it still makes as many passes as those of the other
+    processes, which gather the weights together: an empty part is the first picture, with no weight.
+    """
     size = len(next(iter(batch.values())))
     if not size:
         raise MapetError("None of a step's pictures could be read: see bad-pictures.txt in the run's folder.")
-    parts = min(accumulate, size)
+    parts = accumulate if even else min(accumulate, size)
     pieces = zip(*(tensor.tensor_split(parts) for tensor in batch.values()), strict=True)
     total: dict[str, Tensor] = {}
     for number, piece in enumerate(pieces, 1):
+        share = len(piece[0]) / size
+        seen = piece if share else [tensor[:1] for tensor in batch.values()]
         with fabric.no_backward_sync(model, enabled=number < parts):
-            figures = model(**dict(zip(batch, piece, strict=True)))
-            share = len(piece[0]) / size
+            figures = model(**dict(zip(batch, seen, strict=True)))
             fabric.backward(figures["loss"] * share)
         for name, figure in figures.items():
             total[name] = total.get(name, torch.zeros_like(figure.detach())) + figure.detach() * share
@@ -146,7 +157,7 @@ def _clip(fabric: "Fabric", model: Any, optimizer: Any, limit: float | None) -> 
     bound = float("inf") if limit is None else limit
     norm = fabric.clip_gradients(model, optimizer, max_norm=bound, error_if_nonfinite=False)
     assert norm is not None  # only clipping by value gives none
-    return norm
+    return whole(norm)
 
 
 def _set_lr(optimizer: Any, lr: float) -> float:
@@ -164,21 +175,26 @@ def _state(objective: nn.Module, optimizer: torch.optim.Optimizer, ema: Mapping[
     }
 
 
-def _restore(objective: nn.Module, optimizer: torch.optim.Optimizer, ema: dict[str, Tensor], run: Run) -> int:
+def _restore(objective: nn.Module, optimizer: torch.optim.Optimizer, ema: Mapping[str, Tensor], run: Run) -> int:
     """Completed steps of the run, all state loaded; 0 for a fresh one."""
-    checkpoint = run.load()
+    checkpoint = run.checkpoint
     if checkpoint is None:
         return 0
-    step, tensors = checkpoint
-    try:
-        objective.load_state_dict(parts(tensors, "model"))
-    except RuntimeError as error:
-        raise MapetError(f"{run.last} does not fit its recipe and tokens: was one of them changed?") from error
-    for name, tensor in parts(tensors, "ema").items():
-        ema[name].copy_(tensor)
+    own = {**prefixed("model", objective.state_dict().items()), **prefixed("ema", ema.items())}
+    there = {name: shape for name, shape in checkpoint.shapes.items() if not name.startswith("optimizer/")}
+    if there != {name: tuple(tensor.shape) for name, tensor in own.items()}:
+        raise MapetError(f"{run.last} does not fit its recipe and tokens: was one of them changed?")
+    for name, tensor in own.items():
+        fill(tensor, checkpoint, name)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in parts(tensors, "optimizer").items():
-        index, key = name.split("/")
-        state.setdefault(int(index), {})[key] = tensor
+    for name in checkpoint.shapes.keys() - own.keys():
+        _, index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = _moment(checkpoint, name, parameters[int(index)])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return step
+    return checkpoint.step
+
+
+def _moment(checkpoint: Checkpoint, name: str, parameter: Tensor) -> Tensor:
+    """What the optimiser keeps: a number, or as many as the parameter has, where the parameter has them."""
+    return fill(torch.empty_like(parameter), checkpoint, name) if checkpoint.shapes[name] else checkpoint.read(name)

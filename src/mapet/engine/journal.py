@@ -113,10 +113,8 @@ class Journal:
 
     def _give_up(self, row: dict[str, float]) -> None:
         what = ", ".join(f"{name} {row[name]}" for name in self.names if not math.isfinite(row[name]))
-        checkpoint = self.run.load()
-        kept = (
-            f"The checkpoint of step {checkpoint[0]} is kept: {self.run.last}." if checkpoint else "None was saved yet."
-        )
+        saved = self.run.checkpoint
+        kept = f"The checkpoint of step {saved.step} is kept: {saved.path}." if saved else "None was saved yet."
         raise MapetError(
             f"Training stopped at step {int(row['step'])}: {what}. {kept} "
             "Try a lower --lr, more --warmup-epochs or --precision float32."

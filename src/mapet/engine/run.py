@@ -5,7 +5,7 @@ provenance.json    command, versions, machine, time
 metrics.csv        one row a step; a resumed run's is equal, byte by byte, to an uninterrupted one's
 tensorboard/       the same for TensorBoard
 log.txt            what was said on the screen, and more, with the time
-checkpoints/       last.safetensors, and step-*.safetensors as often as asked
+checkpoints/       last.safetensors, and step-*.safetensors as often as asked; of sharded weights, folders of that name
 classifier.json    of a fine-tuning: the shape of the classifier, and its classes
 bad-pictures.txt   pictures that could not be read, if there were any
 """
@@ -17,20 +17,18 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mapet.disk import replace_file
+from mapet.engine.checkpoint import Checkpoint, exists, remove, write_file, write_parts
 from mapet.errors import MapetError
 
 VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning", "numpy", "pillow", "safetensors")
-FORMAT = "mapet-checkpoint-1"
 
 
 class Run:
@@ -42,7 +40,7 @@ class Run:
         self.classifier = self.folder / "classifier.json"
         self.metrics = self.folder / "metrics.csv"
         self.log = self.folder / "log.txt"
-        self.last = self.folder / "checkpoints" / "last.safetensors"
+        self.checkpoints = self.folder / "checkpoints"
 
     @classmethod
     def create(cls, folder: str | Path, *, overwrite: bool = False) -> "Run":
@@ -96,31 +94,52 @@ class Run:
         with self.log.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
+    @property
+    def last(self) -> Path:
+        """The last checkpoint: ``last.safetensors``, or the folder ``last``; the former where there is none yet."""
+        one, parts = self.checkpoints / "last.safetensors", self.checkpoints / "last"
+        found = [path for path in (one, parts) if exists(path)]
+        return max(found, key=lambda path: Checkpoint(path).step) if len(found) > 1 else (found or [one])[0]
+
     def save(self, step: int, tensors: Mapping[str, Tensor], *, keep: bool = False) -> None:
         """Write ``last.safetensors`` atomically, and ``step-….safetensors`` beside it with ``keep``."""
-        self.last.parent.mkdir(exist_ok=True)
-        partial = self.last.with_suffix(".partial")
-        metadata = {"format": FORMAT, "step": str(step)}
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        if keep:  # before the last one, from which a killed run goes on: it would not come by here again
-            kept = self.last.with_name(f"step-{step:08d}.safetensors")
-            shutil.copyfile(partial, kept.with_suffix(".partial"))
-            os.replace(kept.with_suffix(".partial"), kept)
-        os.replace(partial, self.last)
+        kept = self.checkpoints / f"step-{step:08d}.safetensors"
+        # the copy before the last one, from which a killed run goes on: it would not come by here again
+        write_file(self.checkpoints / "last.safetensors", step, tensors, (kept,) if keep else ())
+        remove(self.checkpoints / "last")
+
+    def save_parts(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        *,
+        rank: int,
+        count: int,
+        barrier: Callable[[], None],
+        keep: bool = False,
+    ) -> None:
+        """The same as folders, into which each process writes its own rows; arguments as ``write_parts``."""
+        kept = self.checkpoints / f"step-{step:08d}"
+        last, copies = self.checkpoints / "last", (kept,) if keep else ()
+        write_parts(last, step, tensors, rank=rank, count=count, barrier=barrier, copies=copies)
+        if rank == 0:
+            remove(self.checkpoints / "last.safetensors")
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint, its tensors not yet read; None where there is none."""
+        return Checkpoint(self.last) if exists(self.last) else None
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
         """The last checkpoint as (completed steps, tensors by name); None where there is none yet."""
-        return load_checkpoint(self.last) if self.last.is_file() else None
+        checkpoint = self.checkpoint
+        return (checkpoint.step, checkpoint.whole()) if checkpoint else None
 
     @property
     def completed(self) -> int:
         """Completed steps of the last checkpoint, whose tensors are not read; 0 where there is none yet."""
-        if not self.last.is_file():
-            return 0
-        with safe_open(self.last, "pt") as file:
-            return int(file.metadata()["step"])
+        checkpoint = self.checkpoint
+        return checkpoint.step if checkpoint else 0
 
     def append_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """One line a row; the header comes from the first."""
@@ -142,19 +161,13 @@ class Run:
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:
-    """Completed steps and tensors of a checkpoint file.
+    """Completed steps and tensors of a checkpoint, file or folder.
 
     Raises:
-        MapetError: not a safetensors file, or not one of a run.
+        MapetError: not to be read, or not a checkpoint of a run.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise MapetError(f"{path} is a safetensors file but no checkpoint of a run: give a run's folder.")
-            return int(metadata["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise MapetError(f"{path} is not a readable checkpoint ({error}): give a run's folder.") from error
+    checkpoint = Checkpoint(path)
+    return checkpoint.step, checkpoint.whole()
 
 
 def parts(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import torch
 
 from mapet.crew import Crew
 from mapet.engine.memory import keep_freed
+from mapet.engine.shard import strategy as fabric_strategy
 from mapet.errors import MapetError
 
 if TYPE_CHECKING:
@@ -30,7 +32,43 @@ class Stopped(Exception):
         self.number, self.step = number, step
 
 
-def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, precision: str = "float32") -> "Fabric":
+@dataclass(frozen=True)
+class Launched:
+    """This process among those that torchrun or srun started.
+
+    Attributes:
+        count: of them; 1 where there was no launcher.
+        rank: from 0.
+        local: rank on this node.
+    """
+
+    count: int = 1
+    rank: int = 0
+    local: int = 0
+
+
+def launched() -> Launched:
+    """What the launcher has told this process; torchrun comes first, as srun may have started it.
+
+    SLURM counts only where srun itself started this process: a shell inside an allocation, or a batch script, has most
+    of its variables too, and is one process.
+    """
+    if "WORLD_SIZE" in os.environ:
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        return Launched(int(os.environ["WORLD_SIZE"]), int(os.environ.get("RANK", local)), local)
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return Launched(*(int(os.environ[f"SLURM_{name}"]) for name in ("STEP_NUM_TASKS", "PROCID", "LOCALID")))
+    return Launched()
+
+
+def world(
+    *,
+    accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    precision: str = "float32",
+    strategy: str = "ddp",
+) -> "Fabric":
     """Start Lightning Fabric on this machine, under torchrun or under SLURM, and join the other processes.
 
     Args:
@@ -38,13 +76,19 @@ def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, pr
         devices: processes on this node.
         num_nodes: nodes.
         precision: ``"float32"``, or ``"bfloat16"`` for mixed precision.
+        strategy: ``"ddp"``, or ``"fsdp"`` to spread the weights over the processes (``shard.py``).
 
     Raises:
-        MapetError: an accelerator that this machine lacks.
+        MapetError: an accelerator that this machine lacks, or another number of processes than the launcher's.
     """
     from lightning.fabric import Fabric
 
-    device = pick_device(accelerator)
+    device, count, started = pick_device(accelerator), devices * num_nodes, launched().count
+    if started not in (1, count):
+        raise MapetError(
+            f"{started} processes were started, but --devices {devices} × --num-nodes {num_nodes} are "
+            f"{count}: make the two equal."
+        )
     if device.type == "cpu":
         keep_freed()
     try:
@@ -52,20 +96,39 @@ def world(*, accelerator: str = "auto", devices: int = 1, num_nodes: int = 1, pr
             accelerator=device.type,
             devices=devices,
             num_nodes=num_nodes,
-            strategy="ddp" if devices * num_nodes > 1 else "auto",
+            strategy=fabric_strategy(strategy, count),
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
+            plugins=_environment(devices, num_nodes),
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MapetError(f"Cannot use {devices} × {device.type} here: {reason} Try --accelerator cpu.") from error
     fabric.launch()
-    started = int(os.environ.get("WORLD_SIZE", fabric.world_size))
-    if started != fabric.world_size:
-        raise MapetError(
-            f"{started} processes were started, but --devices {devices} × --num-nodes {num_nodes} are "
-            f"{fabric.world_size}: make the two equal."
-        )
     return fabric
+
+
+def _environment(devices: int | None = None, num_nodes: int | None = None) -> Any:
+    """Fabric's plugins that find the other processes where ``launched`` does; None under torchrun, which Fabric knows.
+
+    Raises:
+        MapetError: SLURM does not tell how many processes a node has, or it is not what is asked for.
+    """
+    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+    if "WORLD_SIZE" in os.environ:
+        return None
+    count, each = launched().count, int(os.environ.get("SLURM_NTASKS_PER_NODE", 0))
+    if count == 1:
+        return [LightningEnvironment()]
+    if not each:
+        raise MapetError("SLURM does not tell how many processes each node has: give srun --ntasks-per-node too.")
+    nodes = int(os.environ.get("SLURM_NNODES", count // each))
+    if devices is not None and (devices, num_nodes) != (each, nodes):
+        raise MapetError(
+            f"SLURM has {nodes} nodes with {each} processes each, but --num-nodes is {num_nodes} and --devices "
+            f"{devices}: make them equal."
+        )
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 @contextmanager
@@ -92,23 +155,24 @@ def _leave(fabric: "Fabric") -> None:
 
 @contextmanager
 def crew(accelerator: str = "auto") -> Iterator[Crew]:
-    """Join the processes that torchrun started, each with its own GPU where that is the device; alone without torchrun.
+    """Join the processes that torchrun or srun started, each with its own GPU where that is the device; else alone.
 
     Raises:
         MapetError: an accelerator that this machine lacks, or more processes on it than it has.
     """
-    count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    device = pick_device(accelerator)
-    if count == 1:
+    me, device = launched(), pick_device(accelerator)
+    if me.count == 1:
         yield Crew()
         return
     if device.type == "cuda":
-        if local >= torch.cuda.device_count():
+        if me.local >= torch.cuda.device_count():
             raise MapetError(f"This machine has {torch.cuda.device_count()} GPUs: start no more processes on it.")
-        torch.cuda.set_device(local)
-    torch.distributed.init_process_group(timeout=PATIENCE)
+        torch.cuda.set_device(me.local)
+    for environment in _environment() or []:  # of SLURM, which names the first node and a port of this job
+        os.environ.update(MASTER_ADDR=environment.main_address, MASTER_PORT=str(environment.main_port))
+    torch.distributed.init_process_group(timeout=PATIENCE, rank=me.rank, world_size=me.count)
     try:
-        yield Crew(torch.distributed.get_rank(), count)
+        yield Crew(me.rank, me.count)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -137,8 +201,7 @@ def pick_workers(workers: int | None, device: torch.device) -> int:
 
 def first_process() -> bool:
     """Whether this process is the one that writes; known before the processes have met."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0) == 0
+    return launched().rank == 0
 
 
 @contextmanager

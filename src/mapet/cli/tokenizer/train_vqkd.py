@@ -122,7 +122,7 @@ def _go(run: "Run", t: Training, machine: Machine, teacher: "Features", say: Cal
         _tell_plan(tell, t, pairs, objective)
         if fabric.is_global_zero:
             require_same(run, pairs)
-            if not run.last.is_file():
+            if not run.last.exists():
                 start(objective, pairs)  # the other processes are given these codes when fit joins them
         fit(
             objective,
@@ -131,7 +131,7 @@ def _go(run: "Run", t: Training, machine: Machine, teacher: "Features", say: Cal
             fabric,
             run,
             seed=t.seed,
-            accumulate=machine.accumulate,
+            accumulate=machine.parts(t.batch_size),
             save_every=machine.save_every,
             compiled=machine.compile,
             grad_checkpointing=machine.grad_checkpointing,

@@ -27,6 +27,8 @@ def look_ahead(t: Training, machine: Machine) -> "Features":
     from mapet.engine.world import pick_device
     from mapet.tokenizers.teacher import open_teacher
 
+    if machine.strategy != "ddp":
+        raise MapetError("--strategy fsdp spreads encoders; a tokenizer in training is small: leave it out.")
     source, (rows, columns) = open_source(t.data), t.grid
     require_batch(source, t.limit, t.batch_size)
     if min(len(source), t.limit or len(source)) * rows * columns < t.codes:

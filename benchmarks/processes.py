@@ -1,0 +1,198 @@
+"""Training steps of MaPeT by 1, 2, 4 … processes at equal global batch and equal threads in all: what sharing costs.
+
+Each arrangement runs the package's own loop on the same batches, made beforehand; a step is all between two batches:
+forward, backward, the exchange of gradients (and under fsdp of weights), clipping, AdamW and the metrics. The losses of
+all arrangements are compared with those of one process: a comparison of speed is worth nothing otherwise.
+
+    python benchmarks/processes.py --size vit_tiny --image-size 64 --batch 16 --processes 1 2 4 --json processes.json
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import platform
+import shlex
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mapet.engine.fit import fit
+from mapet.engine.optim import Optim, adamw
+from mapet.engine.run import Run
+from mapet.engine.world import joined
+from mapet.hashing import fraction, hashed
+from mapet.method.encoder import SIZES, Encoder
+from mapet.method.order import uniform
+from mapet.method.pattern import mapet
+from mapet.method.predict import TokenPrediction
+
+VOCABULARY = 8192
+WARM = 2  # first steps of a launch that are not counted
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # of the losses
+
+
+class Way(NamedTuple):
+    """How many processes, and how they share."""
+
+    strategy: str
+    processes: int
+
+
+class Batches:
+    """A process's share of random batches, a pure function of the step; notes when each was asked for."""
+
+    def __init__(self, chosen: argparse.Namespace, rank: int, world: int, device: torch.device) -> None:
+        self.steps = self.steps_per_epoch = WARM + chosen.steps + 1  # that the last counted one has an end
+        self.asked: list[float] = []
+        side, grid = chosen.image_size, (chosen.image_size // chosen.patch_size,) * 2
+        self.batches = []
+        for step in range(self.steps):
+            index = torch.arange(chosen.batch, device=device).tensor_split(world)[rank]
+            pixels = torch.arange(3 * side**2, device=device)
+            images = fraction(1, step, index[:, None], pixels).float().view(-1, 3, side, side)
+            tokens = hashed(2, step, index[:, None], torch.arange(grid[0] ** 2, device=device)) % VOCABULARY
+            order = uniform(grid, grid[0] ** 2 * 3 // 4, 0, step, index)
+            self.batches.append({"images": images, "tokens": tokens, "order": order, "key": hashed(3, step, index)})
+
+    def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
+        """The batches; the device has finished the step before when the next is asked for."""
+        for batch in self.batches[start:]:
+            if batch["images"].is_cuda:
+                torch.cuda.synchronize()
+            self.asked.append(time.perf_counter())
+            yield batch
+
+
+def objective(chosen: argparse.Namespace) -> TokenPrediction:
+    torch.manual_seed(0)
+    encoder = Encoder(chosen.image_size, chosen.patch_size, init_values=0.1, **SIZES[chosen.size])
+    return TokenPrediction(encoder, mapet(encoder.length, encoder.length * 3 // 4), VOCABULARY)
+
+
+def work(chosen: argparse.Namespace, way: Way, rank: int, port: str, folder: str) -> None:
+    """One process of an arrangement; the first writes its seconds a step into ``folder``."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": way.processes, "MASTER_PORT": port}
+    os.environ.update(MASTER_ADDR="127.0.0.1", **{name: str(value) for name, value in place.items()})
+    torch.set_num_threads(threads(chosen, way))
+    settings = {"accelerator": chosen.device, "devices": way.processes, "precision": chosen.precision}
+    with joined(**settings, strategy=way.strategy) as fabric:
+        model = objective(chosen)
+        optim = Optim(adamw(model, weight_decay=0.05, betas=(0.9, 0.999)), lambda step: 1e-4, clip_grad=3.0)
+        batches = Batches(chosen, rank, way.processes, fabric.device)
+        fit(model, batches, optim, fabric, Run(folder))
+    if rank == 0:
+        seconds = [later - earlier for earlier, later in zip(batches.asked, batches.asked[1:], strict=False)]
+        (Path(folder) / "seconds.json").write_text(json.dumps(seconds[WARM:]))
+
+
+def threads(chosen: argparse.Namespace, way: Way) -> int:
+    """Of each process."""
+    return max(1, chosen.threads // way.processes)
+
+
+def launch(chosen: argparse.Namespace, way: Way) -> tuple[list[float], list[float]]:
+    """Seconds of each counted step, and all losses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        each = [context.Process(target=work, args=(chosen, way, r, port, folder)) for r in range(way.processes)]
+        for process in each:
+            process.start()
+        for process in each:
+            process.join()
+        if any(process.exitcode for process in each):
+            raise SystemExit(f"{way.processes} processes under {way.strategy} did not end well.")
+        losses = [float(row["loss"]) for row in csv.DictReader(Run(folder).metrics.open())]
+        return json.loads((Path(folder) / "seconds.json").read_text()), losses
+
+
+def ways(chosen: argparse.Namespace) -> list[Way]:
+    """One process first; it has no strategy."""
+    several = [count for count in chosen.processes if count > 1]
+    return [Way("ddp", 1), *(Way(name, count) for count in several for name in chosen.strategies)]
+
+
+def measure(chosen: argparse.Namespace) -> dict[Way, list[float]]:
+    """Seconds of all counted steps of each arrangement; rounds alternate, and each runs all of them."""
+    found: dict[Way, list[float]] = {way: [] for way in ways(chosen)}
+    alone: list[float] = []
+    for _ in range(chosen.rounds):
+        for way, seconds in found.items():
+            spent, losses = launch(chosen, way)
+            alone = alone or losses
+            if not all(abs(a - b) <= TOLERANCE[chosen.precision] for a, b in zip(alone, losses, strict=True)):
+                raise SystemExit(f"{way.processes} processes under {way.strategy} disagree: {losses} and {alone}.")
+            seconds.extend(spent)
+    return found
+
+
+def table(chosen: argparse.Namespace, found: dict[Way, list[float]]) -> list[str]:
+    """Markdown; the last column is the time of a step over that of one process."""
+    one = statistics.median(found[Way("ddp", 1)])
+    lines = [
+        "| processes | strategy | threads each | ms a step | images/s | × one process |",
+        "|---|---|---|---|---|---|",
+    ]
+    for way, seconds in found.items():
+        middle, name = statistics.median(seconds), way.strategy if way.processes > 1 else ""
+        speed = f"{1000 * middle:.0f} | {chosen.batch / middle:.1f} | {middle / one:.2f}"
+        lines.append(f"| {way.processes} | {name} | {threads(chosen, way)} | {speed} |")
+    return lines
+
+
+def machine(chosen: argparse.Namespace) -> str:
+    """Processor, cores that may be used, versions and load, in words."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    gpu = f"{torch.cuda.get_device_name()}, " if chosen.device == "cuda" else ""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = f"{usable} of {os.cpu_count()} cores, {chosen.threads} threads in all"
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{gpu}{cpu}, {cores}, torch {torch.__version__}{load}"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="vit_tiny")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--patch-size", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=16, help="images a step, over all processes together")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="each on its GPU where there are")
+    parser.add_argument("--strategies", nargs="+", choices=["ddp", "fsdp"], default=["ddp", "fsdp"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of all processes together")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=TOLERANCE, default="float32")
+    parser.add_argument("--steps", type=int, default=5, help="counted steps of a launch")
+    parser.add_argument("--rounds", type=int, default=3, help="launches of each arrangement")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every step's time here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = arguments()
+    told = f"{datetime.now(UTC):%Y-%m-%d}, {machine(chosen)}\n`{shlex.join(['python', *sys.argv])}`"
+    found = measure(chosen)
+    print(f"\n{told}\n", *table(chosen, found), sep="\n", flush=True)
+    if chosen.json:
+        settings: dict[str, Any] = {**vars(chosen), "json": str(chosen.json)}
+        results = [{**way._asdict(), "seconds": seconds} for way, seconds in found.items()]
+        report = {"machine": told.split("\n", 1)[0], "settings": settings, "results": results}
+        chosen.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

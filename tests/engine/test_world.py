@@ -1,0 +1,67 @@
+"""Who started this process, and how many of it there are: torchrun, srun, or nobody."""
+
+import pytest
+
+from mapet.engine.world import Launched, crew, first_process, launched, world
+from mapet.errors import MapetError
+
+STEP = {"STEP_NUM_TASKS": "4", "NTASKS": "4", "NTASKS_PER_NODE": "2", "NNODES": "2", "PROCID": "3", "LOCALID": "1"}
+STEP |= {"NODEID": "1", "JOB_ID": "7", "NODELIST": "n[1-2]"}
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Sets the variables that srun gives a task, changed or left out (None) as asked."""
+
+    def set_up(**changes):
+        for name, value in {**STEP, **changes}.items():
+            if value is not None:
+                monkeypatch.setenv(f"SLURM_{name}", value)
+
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    return set_up
+
+
+def test_nobody_started_this_process(slurm):
+    assert launched() == Launched(1, 0, 0)
+    assert first_process()
+
+
+def test_a_task_of_srun(slurm):
+    slurm()
+    assert launched() == Launched(4, 3, 1)
+    assert not first_process()
+
+
+def test_torchrun_inside_a_task_of_srun(slurm, monkeypatch):
+    slurm()
+    for name, value in {"WORLD_SIZE": "8", "RANK": "5", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == Launched(8, 5, 2)
+
+
+@pytest.mark.parametrize("rank", [None, "0"])
+def test_a_shell_in_an_allocation_is_one_process(slurm, rank):
+    """salloc, or a batch script, without srun: as many tasks as asked for, and one process."""
+    slurm(STEP_NUM_TASKS=None, NTASKS_PER_NODE=None, PROCID=rank, LOCALID=rank, NODEID=rank)
+    assert world(accelerator="cpu").world_size == 1
+    assert first_process()
+    with crew("cpu") as alone:
+        assert (alone.rank, alone.count) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "devices", "nodes", "said"),
+    [
+        ({}, 1, 1, "4 processes were started, but --devices 1 × --num-nodes 1 are 1"),
+        ({}, 4, 1, "2 nodes with 2 processes each, but --num-nodes is 1 and --devices 4"),
+        ({"NTASKS_PER_NODE": None}, 2, 2, "srun --ntasks-per-node"),
+        ({"NNODES": "4"}, 2, 2, "4 nodes"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_one_line(slurm, changes, devices, nodes, said):
+    slurm(**changes)
+    with pytest.raises(MapetError, match=said) as refused:
+        world(accelerator="cpu", devices=devices, num_nodes=nodes)
+    assert "\n" not in str(refused.value)
