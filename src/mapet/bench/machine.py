@@ -37,7 +37,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "mapet"), *sys.argv[1:]]),
         "machine": machine(device),
         "versions": {name: version(name) for name in VERSIONS},
     }

@@ -18,7 +18,7 @@ from mapet.recipe import Recipe
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-LOADED = 10.0  # seconds that a measurement with loading should take on a GPU
+LOADED, MOST = 5.0, 30  # seconds that a measurement with loading should take on a GPU, and steps at the most
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Settings:
         rounds: timings of each contestant.
         loading: where pictures come from, to measure with loading too; None for steps alone.
         scaling: numbers of processes.
+        peak: whether to measure memory on a CPU, which takes a process for each contestant.
     """
 
     rounds: int = 5
     loading: Loading | None = None
     scaling: tuple[int, ...] = ()
+    peak: bool = True
 
 
 def width(recipe: Recipe) -> int:
@@ -48,7 +50,8 @@ def measured(case: Case, known: rates.Rates, fabric: "Fabric", how: Settings) ->
     Raises:
         MapetError: contestants that disagree, pictures that cannot be had, or a process that failed.
     """
-    torch._dynamo.reset()
+    if case.compiled:
+        torch._dynamo.reset()  # a case's code is not kept for the next
     every = contestants(case)
     require_equal(every, case, fabric)
     runners = [Runner(one, case, fabric) for one in every]
@@ -59,7 +62,7 @@ def measured(case: Case, known: rates.Rates, fabric: "Fabric", how: Settings) ->
             steps = _steps(own[0].step.wall, how.rounds, fabric.device)
             loading = end_to_end(runner, case, how.loading, steps, fabric)
         memory = runner.memory
-        if memory is None:
+        if memory is None and how.peak:
             memory = process.memory(case, runner.name, fabric.device.type)
         about = {"memory": memory, "peak": known.peak, "loading": loading, "threads": torch.get_num_threads()}
         yield row.of(case, runner.name, own, **about, **(_counted(case, known) if runner.name == OURS else {}))
@@ -67,7 +70,7 @@ def measured(case: Case, known: rates.Rates, fabric: "Fabric", how: Settings) ->
 
 
 def _steps(seconds: float, rounds: int, device: torch.device) -> int:
-    return rounds if device.type == "cpu" else max(rounds, min(100, math.ceil(LOADED / seconds)))
+    return rounds if device.type == "cpu" else max(rounds, min(MOST, math.ceil(LOADED / seconds)))
 
 
 def _counted(case: Case, known: rates.Rates) -> dict[str, object]:

@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mapet.bench.case import OURS, Case, contestants
-from mapet.bench.clock import Spent
+from mapet.bench.clock import Spent, synchronize
 from mapet.bench.step import Runner, Timing, alternate
 from mapet.disk import replace_file
 from mapet.errors import MapetError
@@ -27,7 +28,7 @@ class Job:
     """One measurement.
 
     Attributes:
-        what: "memory" of one contestant, or "pace" of ours in ``devices`` processes.
+        what: "memory" of one contestant, "pace" of ours in ``devices`` processes, or the time "until" its first step.
         contestant: whose memory.
         case: the step.
         accelerator: as ``Machine.accelerator``.
@@ -52,6 +53,12 @@ def pace(case: Case, devices: int, rounds: int, accelerator: str, threads: int) 
     """Timings of ours in the first of ``devices`` processes that share the batch; raises as ``run``."""
     found = run(Job("pace", OURS, case, accelerator, devices, rounds), threads)["timings"]
     return [Timing(Spent(*step), Spent(*passes)) for step, passes in found]
+
+
+def until_first_step(case: Case, accelerator: str) -> float:
+    """Wall seconds from the start of a fresh process to the end of the first step of ours; raises as ``run``."""
+    began = time.time()
+    return float(run(Job("until", OURS, case, accelerator))["until"]) - began
 
 
 def run(job: Job, threads: int | None = None) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def run(job: Job, threads: int | None = None) -> dict[str, Any]:
 def main(path: Path) -> None:
     """Do the job and write what was found."""
     job = read(path, Job)
-    found = {"memory": _memory, "pace": _pace}[job.what](job)
+    found = {"memory": _memory, "pace": _pace, "until": _until}[job.what](job)
     if found is not None:
         replace_file(path.with_suffix(".json"), json.dumps(found))
 
@@ -115,6 +122,16 @@ def _pace(job: Job) -> dict[str, Any] | None:
         runner = Runner(contestants(job.case)[0], job.case, fabric)
         timings = alternate([runner], job.rounds, fabric.device)[0]
         return {"timings": timings} if fabric.is_global_zero else None
+
+
+def _until(job: Job) -> dict[str, Any]:
+    """The moment at which the first step was done, in seconds since 1970."""
+    from mapet.engine.world import world
+
+    fabric = world(accelerator=job.accelerator, precision=job.case.recipe.precision)
+    Runner(contestants(job.case)[0], job.case, fabric, warm=1)
+    synchronize(fabric.device)
+    return {"until": time.time()}
 
 
 if __name__ == "__main__":

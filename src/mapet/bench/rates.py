@@ -18,7 +18,7 @@ from mapet.method.predict import score
 BACKWARD = 3  # forward and backward pass in units of a forward pass, as ``method/cost.py`` counts them
 HEAD = 64  # channels of an attention head in all named models
 VOCABULARY = 8192
-SQUARE = {"cpu": 2048, "cuda": 8192}  # side of the large square product
+SQUARE = {"cpu": 1024, "cuda": 8192}  # side of the large square product
 ROWS = {"cpu": 2048, "cuda": 32768}  # rows of a batch
 PARAMETERS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
@@ -52,7 +52,7 @@ class Rates:
     parameters: float
 
 
-def measure(width: int, precision: str, device: torch.device, seconds: float = 0.2) -> Rates:
+def measure(width: int, precision: str, device: torch.device, seconds: float = 0.1) -> Rates:
     """All rates for models of ``width``, about ``seconds`` for each of them; of several timings the fastest counts.
 
     Raises:
@@ -80,7 +80,7 @@ def measure(width: int, precision: str, device: torch.device, seconds: float = 0
         )
 
 
-def peak(width: int, precision: str, device: torch.device, seconds: float = 0.2) -> float:
+def peak(width: int, precision: str, device: torch.device, seconds: float = 0.1) -> float:
     """Floating-point operations a second of the fastest of several products: a ViT's of that width, and a square."""
     rows, side = ROWS[device.type], SQUARE[device.type]
     shapes = [(rows, width, 4 * width), (rows, 4 * width, width), (rows, width, 3 * width), (side, side, side)]

@@ -14,7 +14,8 @@ from mapet.errors import MapetError
 
 JSON, MARKDOWN = "bench.json", "bench.md"
 FORMAT = "mapet-bench-1"
-SCREEN = "             images/s   ms/step  fwd+bwd     GiB  TFLOP/s  of peak  waiting  ratio"
+COLUMNS = {"images/s": 8, "ms/step": 9, "fwd+bwd": 8, "GiB": 6, "TFLOP/s": 8, "of peak": 7, "waiting": 7, "ratio": 6}
+SCREEN = " ".join([" " * 12, *(title.rjust(width) for title, width in COLUMNS.items())])
 LEGEND = (
     "step: forward, backward, clipping and optimiser, median of the rounds (fwd+bwd: the first two alone)",
     "memory: weights, gradients, optimiser's moments and a step at its peak, beyond what was there before",
@@ -89,17 +90,17 @@ def line(row: Row, rows: Sequence[Row]) -> str:
     """One row for a screen, under ``SCREEN``."""
     ratio = efficiency(row, rows) if row.contestant == SCALING else over_ours(row, rows, "seconds")
     cells = [
-        f"{label(row):<12}",
-        f"{row.images_per_second:9.4g}",
-        f"{1e3 * row.seconds:9.1f}",
-        f"{1e3 * row.passes_seconds:8.1f}",
-        _cell(row.memory, 7, lambda n: f"{n / 2**30:.2f}"),
-        _cell(row.flops, 8, lambda n: f"{n / 1e12:.4g}"),
-        _cell(row.share, 8, lambda n: f"{n:.1%}"),
-        _cell(row.waiting, 8, lambda n: f"{n:.1%}"),
-        _cell(ratio, 6, lambda n: f"{n:.2f}"),
+        f"{row.images_per_second:.4g}",
+        f"{1e3 * row.seconds:.1f}",
+        f"{1e3 * row.passes_seconds:.1f}",
+        _cell(row.memory, lambda n: f"{n / 2**30:.2f}"),
+        _cell(row.flops, lambda n: f"{n / 1e12:.4g}"),
+        _cell(row.share, lambda n: f"{n:.1%}"),
+        _cell(row.waiting, lambda n: f"{n:.1%}"),
+        _cell(ratio, lambda n: f"{n:.2f}"),
     ]
-    return " ".join(cells).rstrip()
+    padded = (cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True))
+    return " ".join([f"{label(row):<12}", *padded]).rstrip()
 
 
 def notes(row: Row, rows: Sequence[Row]) -> list[str]:
@@ -119,7 +120,8 @@ def notes(row: Row, rows: Sequence[Row]) -> list[str]:
 
 def label(row: Row) -> str:
     """What a row is called."""
-    return f"{row.devices} processes" if row.contestant == SCALING else row.contestant
+    plural = "es" if row.devices > 1 else ""
+    return f"{row.devices} process{plural}" if row.contestant == SCALING else row.contestant
 
 
 def markdown(report: Report) -> str:
@@ -169,16 +171,16 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
         f"{row.images_per_second:.4g}",
         f"{1e3 * row.seconds:.1f} ({1e3 * min(row.step):.1f} … {1e3 * max(row.step):.1f})",
         f"{1e3 * row.passes_seconds:.1f}",
-        _cell(row.memory, 0, lambda n: f"{n / 2**30:.2f}"),
-        _cell(row.flops, 0, lambda n: f"{n / 1e12:.4g}"),
-        _cell(row.share, 0, lambda n: f"{n:.1%}"),
-        _cell(row.passes_share, 0, lambda n: f"{n:.1%}"),
-        _cell(row.loading, 0, lambda n: f"{row.batch / n:.4g}"),
-        _cell(row.waiting, 0, lambda n: f"{n:.1%}"),
-        _cell(ratio, 0, lambda n: f"**{n:.2f}**") + brackets,
-        _cell(row.foretold, 0, lambda n: f"{n:.2f}"),
+        _cell(row.memory, lambda n: f"{n / 2**30:.2f}"),
+        _cell(row.flops, lambda n: f"{n / 1e12:.4g}"),
+        _cell(row.share, lambda n: f"{n:.1%}"),
+        _cell(row.passes_share, lambda n: f"{n:.1%}"),
+        _cell(row.loading, lambda n: f"{row.batch / n:.4g}"),
+        _cell(row.waiting, lambda n: f"{n:.1%}"),
+        _cell(ratio, lambda n: f"**{n:.2f}**") + brackets,
+        _cell(row.foretold, lambda n: f"{n:.2f}"),
     )
 
 
-def _cell(value: float | None, columns: int, text: Callable[[float], str]) -> str:
-    return ("" if value is None else text(value)).rjust(columns)
+def _cell(value: float | None, text: Callable[[float], str]) -> str:
+    return "" if value is None else text(value)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mapet.bench.case import OURS, Case
+from mapet.bench.case import AGAINST, OURS, Case
 from mapet.bench.step import Timing
 
 DERIVED = (
@@ -142,10 +142,10 @@ def of(case: Case, contestant: str, timings: Sequence[Timing], **figures: Any) -
 
 
 def over_ours(row: Row, rows: Sequence[Row], figure: str) -> float | None:
-    """A contestant's figure over ours in the same case; None for ours, or where ours is not known."""
+    """A contestant's figure over ours in the same case; None for ours itself, or where ours is not known."""
     ours = next((one for one in rows if one.contestant == OURS and one.devices == 1 and one.case == row.case), None)
     mine, theirs = getattr(row, figure), getattr(ours, figure, None)
-    return mine / theirs if row.contestant != OURS and mine and theirs else None
+    return mine / theirs if row.contestant in AGAINST and mine and theirs else None
 
 
 def efficiency(row: Row, rows: Sequence[Row]) -> float | None:

@@ -25,7 +25,7 @@ class Runner:
 
     Attributes:
         name: the contestant's.
-        memory: bytes of the device at the most, beyond what was there before; None on a CPU.
+        memory: bytes of a GPU at the most, beyond what was there before; None on a CPU, or after a single step.
     """
 
     def __init__(self, contestant: Contestant, case: Case, fabric: "Fabric", warm: int = WARM) -> None:
@@ -38,7 +38,7 @@ class Runner:
         self.batch = {name: self._share(tensor).to(fabric.device) for name, tensor in contestant.batch.items()}
         for _ in range(warm):
             self.step()
-        self.memory = self._most(before)
+        self.memory = self._most(before) if warm > 1 else None
 
     def step(self, batch: Mapping[str, Tensor] | None = None, laps: Laps | None = None) -> None:
         """Forward, backward, clipping, optimiser; ``laps`` are marked between backward and clipping, and at the end."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.options import listed, parse, positional, say, take
 from mapet.errors import MapetError, nearest
-from mapet.recipe import Recipe
+from mapet.recipe import Recipe, diff
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ of the lists is a case. Rows are written as they are finished, and Ctrl-C keeps 
 With --data, steps are also measured with loading from these pictures, their tokens drawn by chance."""
 BATCH = {"cpu": "8", "cuda": "64"}
 PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
+LISTS = {"optimization.batch_size": "batch-sizes", "precision": "precisions"}  # settings that only the lists give
 SWITCH = {"off": False, "on": True}
 
 
@@ -52,6 +53,8 @@ class Options:
     """dense (mapet as its authors compute it), transformers (for mim and mae, version 5), or both."""
     scaling: str = ""
     """Numbers of processes that share the batch, for instance 1,2,4: these are measured too."""
+    skip_memory: bool = False
+    """Leave the peak memory out: on a CPU it takes a process of its own for each contestant."""
     vocabulary: int = 8192
     """Number of different tokens."""
     accelerator: str = "auto"
@@ -95,7 +98,10 @@ def _asked(arguments: list[str]) -> Options:
     if len(words) + (name is not None) > 1:
         raise MapetError(f'mapet bench takes one RECIPE, got also "{words[-1]}": separate lists by commas.')
     recipe = replace(named_recipe(words[0] if words else name), data="", tokens=None)
-    return parse(Options(recipe=recipe), rest, "bench RECIPE", ABOUT)
+    o = parse(Options(recipe=recipe), rest, "bench RECIPE", ABOUT)
+    for setting in set(diff(recipe, o.recipe)) & set(LISTS):
+        raise MapetError(f"--{LISTS[setting]} takes the place of --{LISTS[setting][:-1]} in mapet bench.")
+    return o
 
 
 def _has_cuda() -> bool:
@@ -153,7 +159,7 @@ def settings(o: Options) -> "Settings":
         if not fits:
             raise MapetError(f"--{option} does not fit: it must be {wanted}.")
     loading = Loading(o.recipe.data, o.workers, o.memory) if o.recipe.data else None
-    return Settings(o.rounds, loading, _numbers("scaling", o.scaling))
+    return Settings(o.rounds, loading, _numbers("scaling", o.scaling), not o.skip_memory)
 
 
 def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> None:
