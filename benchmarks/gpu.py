@@ -91,13 +91,15 @@ def begun(context: Context) -> dict[str, Any]:
     from mapet.bench.machine import provenance
 
     path = context.out / "gpu.json"
-    earlier = json.loads(path.read_text())["parts"] if path.is_file() else {}
+    earlier = json.loads(path.read_text()) if path.is_file() else {"parts": {}, "dry run": context.dry}
+    if earlier["dry run"] != context.dry:
+        sys.exit(f"{context.out} is {'' if earlier['dry run'] else 'not '}of a dry run: give another --out.")
     if not path.is_file() and context.out.exists() and any(context.out.iterdir()):
         sys.exit(f"{context.out} is not empty: give another --out.")
     if not context.dry and not torch.cuda.is_available():
         sys.exit("There is no GPU here that torch can use: --dry-run runs every part on the CPU at a tiny size.")
     context.out.mkdir(parents=True, exist_ok=True)
-    return {**provenance(torch.device(context.device)), "dry run": context.dry, "parts": earlier}
+    return {**provenance(torch.device(context.device)), "dry run": context.dry, "parts": earlier["parts"]}
 
 
 def arguments() -> argparse.Namespace:
@@ -122,7 +124,7 @@ def main() -> None:
         return
     report, end = begun(context), began + 60 * o.minutes
     for name in o.parts.split(","):
-        if name == "pictures" and (context.out / "pictures").exists():
+        if name == "pictures" and "failed" not in report["parts"].get(name, {"failed": "not there yet"}):
             continue
         left = min(PARTS[name].seconds * (10 if o.dry_run else 1), end - time.monotonic())
         late = {"about": PARTS[name].about, "figures": [], "failed": f"no time was left: --parts {name} measures it"}
