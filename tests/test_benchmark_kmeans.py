@@ -33,6 +33,8 @@ def test_command_line(benchmark, monkeypatch, tmp_path, capsys):
     assert "faiss / ours" in capsys.readouterr().out
     report = json.loads((tmp_path / "kmeans.json").read_text())
     assert len(report["rounds"]["ours"]) == len(report["rounds"]["faiss"]) == 2
+    rounds = {name: [benchmark.Round(wall, 1, 1, 1)] for name, wall in (("ours", 2.0), ("faiss", 3.0))}
+    assert benchmark.medians(rounds, 20 / 1)["faiss / ours"] == 30
     monkeypatch.setattr(benchmark, "theirs", lambda *_: 1.0)
     with pytest.raises(SystemExit, match="disagree"):
         benchmark.main()

@@ -78,9 +78,9 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(pictures, tokens, tmp_path, 
             raise KeyboardInterrupt
         return backward(objective, images, *rest)
 
-    backward = fit._backward
+    backward = fit.backward
     with monkeypatch.context() as patched:
-        patched.setattr(fit, "_backward", interrupted)
+        patched.setattr(fit, "backward", interrupted)
         assert main(arguments(pictures, broken, objective, *more)) == 130
     assert len(rows(broken)) == 8
     assert main(["pretrain", "--resume", str(broken)]) == 0

@@ -19,6 +19,7 @@ VERBS = {
     "finetune": "train an encoder on as a classifier, and its accuracy",
     "compare": "several objectives under one setting: a table with seeds, and figures",
     "export": "write an encoder for other libraries",
+    "bench": "how fast a training step is here, and how near to the machine's limit",
     "show": "draw a recipe's attention pattern and count its cost",
 }
 

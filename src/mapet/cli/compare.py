@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mapet.cli.options import parse, positional, say, take
+from mapet.cli.options import listed, parse, positional, say, take
 from mapet.comparison.plan import Cell, Plan
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Recipe, read
@@ -77,13 +77,13 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
     if not o.recipe.data or not o.out:
         raise MapetError("mapet compare needs --data (a folder of pictures, or cifar10) and --out (a folder).")
     plan = Plan(
-        objectives=_listed(o.objectives),
-        baselines=_listed(o.baselines),
+        objectives=listed(o.objectives),
+        baselines=listed(o.baselines),
         seeds=o.seeds,
-        evaluate=_listed(o.evaluate),
-        budget=_listed(o.budget),
+        evaluate=listed(o.evaluate),
+        budget=listed(o.budget),
         vary=varied,
-        tokenizers=tuple(str(Path(folder).expanduser().absolute()) for folder in _listed(o.tokenizers)),
+        tokenizers=tuple(str(Path(folder).expanduser().absolute()) for folder in listed(o.tokenizers)),
         knn_every=o.knn_every,
         eval_data=_absolute(o.eval_data),
         eval_limit=o.eval_limit,
@@ -101,10 +101,6 @@ def _all(arguments: list[str], option: str) -> tuple[tuple[str, ...], list[str]]
         if value is None:
             return tuple(found), arguments
         found.append(value)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _absolute(data: str | None) -> str | None:

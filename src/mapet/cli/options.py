@@ -99,6 +99,11 @@ def positional(arguments: list[str], options: object) -> tuple[list[str], list[s
     return words, rest
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """ "a, b" → ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _values(options: Any) -> dict[str, float]:
     """How many words follow each option."""
     found: dict[str, float] = {"--help": 0}

@@ -1,9 +1,11 @@
-"""``mapet show``: the attention pattern of a recipe, drawn, and what it costs."""
+"""``mapet show``: the attention pattern of a recipe, drawn, what it costs, and how long its training takes."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mapet.cli.options import parse, say, take
+from mapet.cli.hours import Hours, foretold
+from mapet.cli.options import parse, positional, say, take
+from mapet.errors import MapetError
 from mapet.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ class Options:
 
     vocabulary: int = 8192
     """Number of different tokens."""
+    hours: Hours = field(default_factory=Hours)
     recipe: Recipe = field(default_factory=Recipe)
 
 
@@ -28,11 +31,15 @@ def command(arguments: list[str]) -> int:
     from mapet.cli.pretrain import named_recipe
 
     name, arguments = take(arguments, "--recipe")
-    about = "Draw a recipe's attention pattern and count its cost."
-    o = parse(Options(recipe=named_recipe(name)), arguments, "show", about)
+    words, rest = positional(arguments, Options())
+    if len(words) + (name is not None) > 1:
+        raise MapetError(f'mapet show takes one RECIPE, got also "{words[-1]}".')
+    about = "Draw a recipe's attention pattern, count its cost, and predict the hours of its training."
+    o = parse(Options(recipe=named_recipe(words[0] if words else name)), rest, "show", about)
     say(drawing(o.recipe))
     say()
     say(cost(o.recipe, o.vocabulary))
+    say(foretold(o.recipe, o.vocabulary, o.hours))
     return 0
 
 

@@ -153,13 +153,13 @@ def arms(plan: Plan) -> list[Arm]:
     for method, *chosen in product([*plan.objectives, *plan.baselines], *choices):
         own = [(name, text, setting, value) for name, text, setting, value in chosen if _has(method, setting)]
         label = tuple((name, text) for name, text, _, _ in own)
-        start = _for_method(plan.recipe, method)
+        start = for_method(plan.recipe, method)
         changed = with_settings(start, {setting: value for _, _, setting, value in own})
         found.setdefault((method, label), Arm(method, label, changed))
     return list(found.values())
 
 
-def _for_method(recipe: Recipe, method: str) -> Recipe:
+def for_method(recipe: Recipe, method: str) -> Recipe:
     """The recipe under another objective, settings that are another's own left out; a baseline has the first's."""
     if method not in OBJECTIVES:
         return replace(recipe, objective=Objective())

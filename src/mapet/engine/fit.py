@@ -107,8 +107,8 @@ def fit(
         for step, batch in enumerate(journal.timed(batches(start)), start + 1):
             torch.manual_seed(int(hashed(seed, SALT, step, fabric.global_rank)))
             lr = _set_lr(optimizer, optim.lr(step - 1))
-            figures = _backward(fabric, model, batch, accumulate, even=trained is not objective)
-            figures["grad_norm"] = _clip(fabric, model, optimizer, optim.clip_grad)
+            figures = backward(fabric, model, batch, accumulate, even=trained is not objective)
+            figures["grad_norm"] = clip(fabric, model, optimizer, optim.clip_grad)
             journal.record(step, lr, figures, images=len(next(iter(batch.values()))))
             optimizer.step()
             optimizer.zero_grad()
@@ -127,8 +127,8 @@ def fit(
     return run
 
 
-def _backward(
-    fabric: "Fabric", model: Any, batch: Mapping[str, Tensor], accumulate: int, even: bool
+def backward(
+    fabric: "Fabric", model: Any, batch: Mapping[str, Tensor], accumulate: int, even: bool = False
 ) -> dict[str, Tensor]:
     """Gradients of the batch's mean loss, in ``accumulate`` parts; the parts' figures, weighted by their size.
 
@@ -152,7 +152,7 @@ def _backward(
     return total
 
 
-def _clip(fabric: "Fabric", model: Any, optimizer: Any, limit: float | None) -> Tensor:
+def clip(fabric: "Fabric", model: Any, optimizer: Any, limit: float | None) -> Tensor:
     """The L2 norm of all gradients; scaled down to ``limit`` where there is one."""
     bound = float("inf") if limit is None else limit
     norm = fabric.clip_gradients(model, optimizer, max_norm=bound, error_if_nonfinite=False)

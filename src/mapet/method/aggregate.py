@@ -9,7 +9,7 @@ Nothing leaks, whatever the pattern: CLS has clock 0 at every layer, so its last
 import torch
 from torch import Tensor, nn
 
-from mapet.method.cost import block_macs, macs
+from mapet.method.cost import Work, block_work, head_work, work
 from mapet.method.encoder import Block, Encoder, init_linear, stream, survival, through
 from mapet.method.pattern import Pattern
 from mapet.method.predict import TokenPrediction
@@ -65,14 +65,14 @@ class ClassAggregation(TokenPrediction):
         )
         return {"loss": token_loss + cls_loss, "token_loss": token_loss, "cls_loss": cls_loss, "accuracy": accuracy}
 
-    def macs(self, training: bool = False) -> int:
-        """Multiply-accumulates of one image's forward pass (``cost.py``), or of forward and backward together."""
+    def work(self, training: bool = False) -> Work:
+        """The work on one image (``cost.py``): of its forward pass, or of forward and backward together."""
         rows, keys, count = self.pattern.rows, self.pattern.keys, len(self.pattern.predict)
         dim, ratio = self.encoder.embed_dim, self.encoder.mlp_ratio
-        plain = macs(self.encoder, self.pattern, self.vocabulary) - block_macs(dim, ratio, count, keys)
-        late = block_macs(dim, ratio, rows - self.cls_row, keys)
-        extra = (len(self.cls_blocks) - 1) * block_macs(dim, ratio, rows, keys) + block_macs(dim, ratio, count, keys)
-        return (plain + late + extra + count * dim * self.vocabulary) * (3 if training else 1)
+        plain = work(self.encoder, self.pattern, self.vocabulary) + block_work(dim, ratio, count, keys) * -1
+        late = block_work(dim, ratio, rows - self.cls_row, keys)
+        extra = block_work(dim, ratio, rows, keys) * (len(self.cls_blocks) - 1) + block_work(dim, ratio, count, keys)
+        return (plain + late + extra + head_work(dim, self.vocabulary, count)) * (3 if training else 1)
 
     def _layers(self, rows: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, R, D) → rows after the intermediate layer, and after the last one those from CLS on; no norm."""

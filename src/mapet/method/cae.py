@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapet.method.cost import block_macs, embed_macs
+from mapet.method.cost import Counted, Work, block_work, embed_work, head_work
 from mapet.method.encoder import Block, Encoder, LayerScale, Mlp, init_xavier, sincos, stream, survival, through
 from mapet.method.order import take
 from mapet.method.score import score
@@ -19,7 +19,7 @@ from mapet.method.score import score
 TEACHER, REGRESSOR, DECODER = 1, 2, 3  # independent streams of each sample's chance
 
 
-class CAE(nn.Module):
+class CAE(Counted, nn.Module):
     """Predict the visual tokens of hidden patches through their representations.
 
     The published teacher is a copy of the encoder that lags one step of the optimiser behind it (momentum 0, copied
@@ -128,14 +128,15 @@ class CAE(nn.Module):
         figures = {"token_loss": token_loss, "alignment_loss": alignment, "accuracy": accuracy}
         return {"loss": token_loss + alignment, **figures}
 
-    def macs(self, training: bool = False) -> int:
-        """Multiply-accumulates of one image's forward pass (``cost.py``), or of forward and backward together."""
+    def work(self, training: bool = False) -> Work:
+        """The work on one image (``cost.py``): of its forward pass, or of forward and backward together."""
         dim, ratio, given = self.head.in_features, self.encoder.mlp_ratio, self.context - 1
         hidden = self.encoder.length - given
-        guess = len(self.regressor_blocks) * block_macs(dim, ratio, hidden, self.encoder.length)
-        decode = len(self.decoder_blocks) * block_macs(dim, ratio, hidden, hidden) + hidden * dim * self.vocabulary
-        learned = embed_macs(self.encoder) + self._encoding_macs(given) + guess + decode
-        return learned * (3 if training else 1) + self._encoding_macs(hidden)
+        guess = block_work(dim, ratio, hidden, self.encoder.length) * len(self.regressor_blocks)
+        decode = block_work(dim, ratio, hidden, hidden) * len(self.decoder_blocks)
+        learned = embed_work(self.encoder) + self._encoding_work(given) + guess + decode
+        learned += head_work(dim, self.vocabulary, hidden)
+        return learned * (3 if training else 1) + self._encoding_work(hidden)
 
     def _encoded(self, rows: Tensor, places: Tensor, key: Tensor | None) -> Tensor:
         """(B, 1 + L, D), CLS and K patches chosen by ``places`` → (B, K, E): the patches as the encoder sees them."""
@@ -157,11 +158,11 @@ class CAE(nn.Module):
             rows = block(rows, given, positions, kept)
         return self.regressor_norm(rows)
 
-    def _encoding_macs(self, patches: int) -> int:
+    def _encoding_work(self, patches: int) -> Work:
         dim, ratio, depth = self.encoder.embed_dim, self.encoder.mlp_ratio, len(self.encoder.blocks)
         project = 0 if isinstance(self.encoder_to_decoder, nn.Identity) else patches * dim * self.head.in_features
-        last = block_macs(dim, ratio, patches, 1 + patches)
-        return (depth - 1) * block_macs(dim, ratio, 1 + patches, 1 + patches) + last + project
+        last = block_work(dim, ratio, patches, 1 + patches)
+        return block_work(dim, ratio, 1 + patches, 1 + patches) * (depth - 1) + last + Work(linear=project)
 
 
 class RegressorBlock(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapet.method.cost import block_macs, embed_macs
+from mapet.method.cost import Counted, Work, block_work, embed_work, head_work
 from mapet.method.encoder import Block, Encoder, init_xavier, sincos, through
 from mapet.method.order import take
 
@@ -23,7 +23,7 @@ DECODERS: dict[str, dict[str, int]] = {
 }
 
 
-class MAE(nn.Module):
+class MAE(Counted, nn.Module):
     """Predict the pixels of hidden patches.
 
     The encoder keeps its own initialisation, so that objectives can be compared from the same start; what is added
@@ -104,15 +104,15 @@ class MAE(nn.Module):
         """``loss``: mean squared error over all pixels of all hidden patches, a scalar; ``tokens`` is not read."""
         return {"loss": F.mse_loss(self.pixels(images, order, key).float(), self.target(images, order))}
 
-    def macs(self, training: bool = False) -> int:
-        """Multiply-accumulates of one image's forward pass (``cost.py``), or of forward and backward together."""
+    def work(self, training: bool = False) -> Work:
+        """The work on one image (``cost.py``): of its forward pass, or of forward and backward together."""
         inner, outer, patch = self.encoder.embed_dim, self.decoder_embed.out_features, self.decoder_pred.out_features
         ratio, rows = self.encoder.mlp_ratio, 1 + self.encoder.length
         hidden, depth = rows - self.context, len(self.decoder_blocks)
-        encode = len(self.encoder.blocks) * block_macs(inner, ratio, self.context, self.context)
-        decode = (depth - 1) * block_macs(outer, ratio, rows, rows) + block_macs(outer, ratio, hidden, rows)
-        linear = self.context * inner * outer + hidden * outer * patch
-        return (embed_macs(self.encoder) + encode + decode + linear) * (3 if training else 1)
+        encode = block_work(inner, ratio, self.context, self.context) * len(self.encoder.blocks)
+        decode = block_work(outer, ratio, rows, rows) * (depth - 1) + block_work(outer, ratio, hidden, rows)
+        ends = Work(linear=self.context * inner * outer) + head_work(outer, patch, hidden)
+        return (embed_work(self.encoder) + encode + decode + ends) * (3 if training else 1)
 
 
 def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:

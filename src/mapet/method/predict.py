@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapet.method.cost import macs
+from mapet.method.cost import Counted, Work, work
 from mapet.method.encoder import Encoder, init_linear
 from mapet.method.order import take
 from mapet.method.pattern import Pattern
 from mapet.method.score import score
 
 
-class TokenPrediction(nn.Module):
+class TokenPrediction(Counted, nn.Module):
     """Predict the visual tokens of hidden patches (arXiv 2306.07346, section 3).
 
     Args:
@@ -89,6 +89,6 @@ class TokenPrediction(nn.Module):
         loss, accuracy = score(self.states(images, order, key), self.head, target)
         return {"loss": loss, "accuracy": accuracy}
 
-    def macs(self, training: bool = False) -> int:
-        """Multiply-accumulates of one image's forward pass (``cost.py``), or of forward and backward together."""
-        return macs(self.encoder, self.pattern, self.vocabulary) * (3 if training else 1)
+    def work(self, training: bool = False) -> Work:
+        """The work on one image (``cost.py``): of its forward pass, or of forward and backward together."""
+        return work(self.encoder, self.pattern, self.vocabulary) * (3 if training else 1)

@@ -1,0 +1,143 @@
+"""Everything that is told of one GPU, in one command of at most eight minutes: each figure beside its bar.
+
+    python benchmarks/gpu.py --out gpu            # on an H200-class GPU
+    python benchmarks/gpu.py --out gpu --parts large,mae --minutes 4      # what there was no time for
+    python benchmarks/gpu.py --out dry --dry-run  # the same parts on a CPU, at a tiny size: the figures mean nothing
+
+Each part runs in a process of its own, with a time-out; ``gpu.json`` and ``gpu.md`` are written anew after each, so
+that a part that fails, or Ctrl-C, loses nothing. ``--out`` of an earlier call is gone on with: parts are replaced by
+their new figures. Pictures are drawn here: their contents do not matter. transformers' models have our weights.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gpu_inside import INSIDE, Context
+from gpu_parts import PARTS
+from mapet.disk import replace_file
+
+
+def ended(command: list[str], log: Path, environment: dict[str, str], seconds: float) -> int:
+    """The exit code of a command; when its time is over, or on Ctrl-C, it ends with all that it has started."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        try:
+            return process.wait(seconds)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+
+
+def measured(name: str, context: Context, seconds: float) -> dict[str, Any]:
+    """One part: its figures, or why there are none."""
+    part, folder = PARTS[name], context.out / name
+    command, began = part.command(context), time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    if "bench" not in command:  # mapet bench makes its own
+        folder.mkdir()
+    found: dict[str, Any] = {"about": part.about, "command": shlex.join(["python", *command[1:]]), "figures": []}
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(context.cache)}
+    log = context.out / f"{name}.log"
+    try:
+        code = ended(command, log, environment, seconds)
+        if code:
+            said = [line for line in log.read_text().splitlines() if line.strip()]
+            raise RuntimeError(f"ended with {code}: {said[-1] if said else 'nothing was said'}")
+        found["figures"] = [asdict(figure) for figure in part.figures(folder, context)]
+    except subprocess.TimeoutExpired:
+        found["failed"] = f"no end after {seconds:.0f} s"
+    except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+        found["failed"] = f"{error} (see {log.name})"
+    return {**found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table, and what is missing."""
+    lines = ["| what | measured | bar | holds |", "|---|---|---|---|", *_lines(report)]
+    missing = [f"- {name}: {part['failed']}" for name, part in report["parts"].items() if "failed" in part]
+    dry = ["**A dry run on a CPU at a tiny size: these figures mean nothing.**"] if report["dry run"] else []
+    head = f"{report['date']}, {report['machine']}:\n`{report['command']}`"
+    return (
+        "\n\n".join([*dry, head, "\n".join(lines), *(["Not measured:\n\n" + "\n".join(missing)] if missing else [])])
+        + "\n"
+    )
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    words = {None: "", True: "yes", False: "**no**"}
+    for part in report["parts"].values():
+        for one in part["figures"]:
+            yield f"| {one['what']} | {one['value']} | {one['bar']} | {words[one['holds']]} |"
+
+
+def begun(context: Context) -> dict[str, Any]:
+    """The report so far, in a folder of an earlier call or a new one."""
+    import torch
+
+    from mapet.bench.machine import provenance
+
+    path = context.out / "gpu.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else {"parts": {}, "dry run": context.dry}
+    if earlier["dry run"] != context.dry:
+        sys.exit(f"{context.out} is {'' if earlier['dry run'] else 'not '}of a dry run: give another --out.")
+    if not path.is_file() and context.out.exists() and any(context.out.iterdir()):
+        sys.exit(f"{context.out} is not empty: give another --out.")
+    if not context.dry and not torch.cuda.is_available():
+        sys.exit("There is no GPU here that torch can use: --dry-run runs every part on the CPU at a tiny size.")
+    context.out.mkdir(parents=True, exist_ok=True)
+    return {**provenance(torch.device(context.device)), "dry run": context.dry, "parts": earlier["parts"]}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("gpu"))
+    parser.add_argument("--parts", default=",".join(PARTS), help="only these, separated by commas")
+    parser.add_argument("--minutes", type=float, default=8, help="after which no part goes on")
+    parser.add_argument("--dry-run", action="store_true", help="every part on the CPU at a tiny size")
+    parser.add_argument("--inside", choices=INSIDE, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    for name in chosen.parts.split(","):
+        if name not in PARTS:
+            parser.error(f"there is no part {name}: choose among {', '.join(PARTS)}")
+    return chosen
+
+
+def main() -> None:
+    o = arguments()
+    context, began = Context(o.out.absolute(), o.dry_run), time.monotonic()
+    if o.inside:
+        INSIDE[o.inside](context)
+        return
+    report, end = begun(context), began + 60 * o.minutes
+    for name in o.parts.split(","):
+        if name == "pictures" and "failed" not in report["parts"].get(name, {"failed": "not there yet"}):
+            continue
+        left = min(PARTS[name].seconds * (10 if o.dry_run else 1), end - time.monotonic())
+        late = {"about": PARTS[name].about, "figures": [], "failed": f"no time was left: --parts {name} measures it"}
+        part = measured(name, context, left) if left > 5 else late
+        if part["figures"] or not report["parts"].get(name, late)["figures"]:  # earlier figures outlive a failure
+            report["parts"][name] = part
+        replace_file(context.out / "gpu.json", json.dumps(report, indent=1) + "\n")
+        replace_file(context.out / "gpu.md", markdown(report))
+        print(f"{name:<14} {part.get('seconds', 0):5.0f} s  {part.get('failed', '')}", flush=True)
+        for one in part["figures"]:
+            bar = f"  (bar {one['bar']})" if one["bar"] else ""
+            print(f"    {one['what']}: {one['value']}{bar}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The parts of ``gpu.py`` that are done by itself, in a process of their own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mapet.cli import VERBS
+from mapet.disk import replace_file
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where everything lies, and whether this is a dry run."""
+
+    out: Path
+    dry: bool
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.dry else "cuda"
+
+    @property
+    def cache(self) -> Path:
+        """Of compiled code, shared by all parts."""
+        return self.out / "cache"
+
+
+def draw_pictures(context: Context) -> None:
+    """Smooth pictures: JPEGs of 256 pixels, packed where this version packs, and PNGs of 32 pixels."""
+    chance, count = np.random.default_rng(0), 8 if context.dry else 2048
+    for kind, side, ending in (("large", 256, "jpg"), ("small", 32, "png")):
+        folder = context.out / "pictures" / (f"{kind}-files" if kind == "large" and "pack" in VERBS else kind)
+        folder.mkdir(parents=True)
+        for number in range(count):
+            blocks = Image.fromarray(chance.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            blocks.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.{ending}")
+    if "pack" in VERBS:
+        source, packed = (str(context.out / "pictures" / name) for name in ("large-files", "large"))
+        size = "32" if context.dry else "224"
+        subprocess.run([sys.executable, "-m", "mapet", "pack", source, "--out", packed, "--size", size], check=True)
+
+
+def start_twice(context: Context) -> None:
+    """A fresh process to its first step, with an empty cache of compiled code and then with what the first left."""
+    from dataclasses import replace
+
+    from mapet.bench.case import Case
+    from mapet.bench.process import until_first_step
+    from mapet.recipe import Model, Optimization, Recipe
+
+    tiny = Model(model="custom", embed_dim=16, depth=1, num_heads=1, image_size=16, patch_size=8)
+    recipe = Recipe(optimization=Optimization(batch_size=64), model=Model(model="vit_base"), precision="bfloat16")
+    if context.dry:
+        recipe = replace(recipe, model=tiny, precision="float32", optimization=Optimization(batch_size=2))
+    case = Case(recipe, compiled=not context.dry, vocabulary=16 if context.dry else 8192)
+    shutil.rmtree(context.cache, ignore_errors=True)
+    seconds = [until_first_step(case, context.device) for _ in range(2)]
+    replace_file(context.out / "first" / "first.json", json.dumps(seconds))
+
+
+def count_changes(context: Context) -> None:
+    """The share of vectors whose nearest of 8192 centroids is another one with a faster product."""
+    import torch
+
+    from mapet.tokenizers.nearest import assign
+
+    count, width, codes = (400, 8, 9) if context.dry else (200_000, 1024, 8192)
+    generator = torch.Generator(context.device).manual_seed(0)
+    spread = torch.arange(1, width + 1, device=context.device).pow(-0.5)
+    vectors = torch.randn(count, width, generator=generator, device=context.device) * spread
+    centroids = vectors[:codes] + 0.1 * spread
+    exact, _ = assign(vectors, centroids)
+    kinds = ["bfloat16"] if context.dry else ["tf32", "bfloat16"]
+    shares = {kind: (assign(vectors, centroids, precision=kind)[0] != exact).float().mean().item() for kind in kinds}
+    replace_file(context.out / "assignments" / "assignments.json", json.dumps(shares))
+
+
+INSIDE = {"pictures": draw_pictures, "first": start_twice, "assignments": count_changes}

@@ -1,0 +1,235 @@
+"""The parts of ``gpu.py``: what each runs, and how its figures are read from what that wrote."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_inside import Context
+
+KMEANS, GPU = (Path(__file__).with_name(name) for name in ("kmeans.py", "gpu.py"))
+TINY = ["--model", "custom", "--embed-dim", "64", "--depth", "1", "--num-heads", "1", "--image-size", "32"]
+TINY += ["--patch-size", "8", "--vocabulary", "16", "--batch-sizes", "4", "--rounds", "1", "--skip-memory"]
+TINY += ["--accelerator", "cpu", "--precisions", "float32"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table; ``bar`` is what it should reach, and ``holds`` whether it does, where there is a bar."""
+
+    what: str
+    value: str
+    bar: str = ""
+    holds: bool | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One measurement: its command in an empty folder, and how its figures are read from what that wrote."""
+
+    about: str
+    command: Callable[["Context"], list[str]]
+    figures: Callable[[Path, "Context"], list[Figure]]
+    seconds: int = 150
+
+
+def bench(context: Context, folder: str, *full: str, dry: tuple[str, ...] = ()) -> list[str]:
+    """``mapet bench`` into a folder; in a dry run with tiny settings in the place of sizes and precisions."""
+    chosen = [*TINY, *dry] if context.dry else ["--accelerator", "cuda", "--rounds", "3", *full]
+    return [sys.executable, "-m", "mapet", "bench", *chosen, "--out", str(context.out / folder)]
+
+
+def data(context: Context, kind: str) -> tuple[str, ...]:
+    """Options to load the drawn pictures: small ones are held on the device, large ones are not."""
+    return ("--data", str(context.out / "pictures" / kind), "--memory", "2" if kind == "small" else "0")
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """What ``mapet bench`` measured in a part's folder; a case that failed there is an error here."""
+    found = json.loads((folder / "bench.json").read_text())
+    if found["failed"]:
+        raise RuntimeError("; ".join(f"{case}: {reason}" for case, reason in found["failed"].items()))
+    return found["rows"]
+
+
+def at_least(what: str, value: float, bar: float, unit: str) -> Figure:
+    """A figure that should reach a bar; units % and × are written as such."""
+    shown = {"%": lambda x: f"{100 * x:.1f} %", "×": lambda x: f"{x:.2f} ×"}.get(unit, lambda x: f"{x:,.0f} {unit}")
+    return Figure(what, shown(value), f"≥ {shown(bar)}", value >= bar)
+
+
+def first(folder: Path, context: Context) -> list[Figure]:
+    cold, warm = json.loads((folder / "first.json").read_text())
+    return [
+        Figure("ViT-B/16 MaPeT, compiled: process start to first step, empty cache", f"{cold:.1f} s", "stated"),
+        Figure("the same, second start (uses the cache)", f"{warm:.1f} s", "shorter", warm < cold),
+    ]
+
+
+def against_dense(name: str, loading_bar: float, step_bar: float | None) -> Callable[[Path, Context], list[Figure]]:
+    """Ours, as it is and compiled where that was measured, over the dense reference as published."""
+
+    def figures(folder: Path, context: Context) -> list[Figure]:
+        ours, dense = rows(folder)
+        compiled = folder.with_name(folder.name + "-compiled") / "bench.json"
+        every = {"": ours, **({", ours compiled": rows(compiled.parent)[0]} if compiled.is_file() else {})}
+        found = []
+        for how, mine in every.items():
+            for what, field, bar in (
+                ("step, forward and backward", "passes_seconds", step_bar),
+                ("whole step", "seconds", None),
+                ("end to end with loading", "loading", loading_bar),
+            ):
+                title, ratio = f"{name} MaPeT over dense, {what}{how}", dense[field] / mine[field]
+                found.append(at_least(title, ratio, bar, "×") if bar else Figure(title, f"{ratio:.2f} ×"))
+        if step_bar and ours["memory"] and dense["memory"]:
+            share = ours["memory"] / dense["memory"]
+            found.append(Figure(f"{name} peak memory over dense", f"{100 * share:.1f} %", "≤ 35 %", share <= 0.35))
+        return found
+
+    return figures
+
+
+def share_of_peak(name: str, bar: float) -> Callable[[Path, Context], list[Figure]]:
+    def figures(folder: Path, context: Context) -> list[Figure]:
+        row = rows(folder)[0]
+        what = f"{name} MaPeT, compiled: model FLOP/s over the fastest product ({row['peak'] / 1e12:.4g} TFLOP/s)"
+        return [
+            at_least(f"{what}, forward and backward", row["passes_share"], bar, "%"),
+            at_least(f"{what}, whole step", row["share"], bar, "%"),
+        ]
+
+    return figures
+
+
+def over_peer(name: str, bar: float) -> Callable[[Path, Context], list[Figure]]:
+    def figures(folder: Path, context: Context) -> list[Figure]:
+        ours, theirs = rows(folder)
+        return [
+            at_least(f"{name}, forward and backward", theirs["passes_seconds"] / ours["passes_seconds"], bar, "×"),
+            at_least(f"{name}, whole step", theirs["seconds"] / ours["seconds"], bar, "×"),
+        ]
+
+    return figures
+
+
+def small_pictures(folder: Path, context: Context) -> list[Figure]:
+    best = max(rows(folder), key=lambda row: row["batch"] / row["loading"])
+    what = f"32-pixel pictures held on the device, ViT-Ti/4 MaPeT, batch {best['batch']}, compiled"
+    return [at_least(what, best["batch"] / best["loading"], 20_000, "images/s")]
+
+
+def lloyd(folder: Path, context: Context) -> list[Figure]:
+    found = json.loads((folder / "kmeans.json").read_text())
+    s = found["settings"]
+    sizes = f"{s['vectors']:,} × {s['width']}, k = {s['codes']}"
+    what = f"k-means over {sizes}: {s['iterations']} iterations over faiss on the CPU ({s['faiss_iterations']}, scaled)"
+    ours = Figure(f"k-means over {sizes}, {s['iterations']} iterations", f"{found['ours']['wall']:.2f} s")
+    return [ours, at_least(what, found["faiss / ours"], 20, "×")]
+
+
+def changed(folder: Path, context: Context) -> list[Figure]:
+    found = json.loads((folder / "assignments.json").read_text())
+    return [
+        Figure(f"assignments that {how} changes", f"{100 * share:.4f} %", "< 0.1 %", share < 1e-3)
+        for how, share in found.items()
+    ]
+
+
+def own(name: str) -> Callable[[Context], list[str]]:
+    """A part that is a function of this file."""
+    return lambda context: [
+        sys.executable,
+        str(GPU),
+        "--out",
+        str(context.out),
+        "--inside",
+        name,
+        *(["--dry-run"] if context.dry else []),
+    ]
+
+
+def kmeans_command(context: Context) -> list[str]:
+    sizes = (
+        ["--vectors", "400", "--width", "8", "--codes", "9", "--iterations", "2"]
+        if context.dry
+        else ["--vectors", "1000000", "--width", "1024", "--codes", "8192", "--iterations", "20"]
+    )
+    ending = ["--faiss-iterations", "1", "--rounds", "1", "--device", context.device]
+    return [sys.executable, str(KMEANS), *sizes, *ending, "--json", str(context.out / "kmeans" / "kmeans.json")]
+
+
+def model(name: str, batch: int, *more: str) -> tuple[str, ...]:
+    return ("--models", name, "--batch-sizes", str(batch), *more)
+
+
+DENSE, COMPILED = ("--against", "dense"), ("--compile", "on")
+PARTS = {
+    "pictures": Part("pictures to load", own("pictures"), lambda folder, context: [], 90),
+    "first": Part("time to the first step", own("first"), first, 240),
+    "base-compiled": Part(
+        "ViT-B/16, compiled",
+        lambda c: bench(c, "base-compiled", *model("vit_base", 64, *COMPILED, *data(c, "large")), dry=data(c, "large")),
+        share_of_peak("ViT-B/16", 0.50),
+    ),
+    "base": Part(
+        "ViT-B/16 against the dense reference",
+        lambda c: bench(c, "base", *model("vit_base", 64, *DENSE, *data(c, "large")), dry=(*DENSE, *data(c, "large"))),
+        against_dense("ViT-B/16", 5, 4),
+        180,
+    ),
+    "tiny-compiled": Part(
+        "ViT-Ti/16, compiled",
+        lambda c: bench(c, "tiny-compiled", *model("vit_tiny", 64, *COMPILED, *data(c, "large")), dry=data(c, "large")),
+        lambda folder, context: [
+            Figure("ViT-Ti/16 MaPeT, compiled", f"{rows(folder)[0]['images_per_second']:,.0f} images/s")
+        ],
+    ),
+    "tiny": Part(
+        "ViT-Ti/16 against the dense reference",
+        lambda c: bench(c, "tiny", *model("vit_tiny", 64, *DENSE, *data(c, "large")), dry=(*DENSE, *data(c, "large"))),
+        against_dense("ViT-Ti/16", 10, None),
+    ),
+    "small": Part(
+        "CIFAR-10's size",
+        lambda c: bench(
+            c,
+            "small",
+            "cifar10-vit-tiny",
+            *("--batch-sizes", "256,1024", *COMPILED, *data(c, "small")),
+            dry=data(c, "small"),
+        ),
+        small_pictures,
+    ),
+    "kmeans": Part("k-means", kmeans_command, lloyd, 180),
+    "assignments": Part("products in less than float32", own("assignments"), changed, 60),
+    "mim": Part(
+        "MIM against transformers",
+        lambda c: bench(
+            c,
+            "mim",
+            "in1k-beit-vit-base",
+            *("--batch-sizes", "64", *COMPILED, "--against", "transformers"),
+            dry=("--objectives", "mim", "--against", "transformers"),
+        ),
+        over_peer("MIM step over BeitForMaskedImageModeling, ViT-B/16, both compiled", 1.2),
+    ),
+    "mae": Part(
+        "MAE against transformers",
+        lambda c: bench(
+            c,
+            "mae",
+            "in1k-mae-vit-base",
+            *("--batch-sizes", "64", *COMPILED, "--against", "transformers"),
+            dry=("--objectives", "mae", "--against", "transformers", "--init-values", "None"),
+        ),
+        over_peer("MAE step over ViTMAEForPreTraining, ViT-B/16, both compiled", 1.1),
+    ),
+    "large": Part(
+        "ViT-L/16, compiled",
+        lambda c: bench(c, "large", *model("vit_large", 64, *COMPILED)),
+        share_of_peak("ViT-L/16", 0.55),
+    ),
+}

@@ -1,0 +1,170 @@
+"""From files to finished steps: ours through its own stream, the dense reference with masks made in its loader."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mapet.assemble import build_encoder
+from mapet.bench.case import OURS, Case
+from mapet.bench.dense import dense_masks, predicted_positions
+from mapet.bench.step import Runner, over_stream
+from mapet.data.bad import BadPictures
+from mapet.data.crop import Crops
+from mapet.data.decode import Batch
+from mapet.data.loader import Shuffled
+from mapet.data.source import open_source
+from mapet.engine.world import pick_workers
+from mapet.feed import Feed, chosen
+from mapet.hashing import below
+from mapet.method.order import STRATEGIES
+from mapet.view import View
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+AHEAD = 2  # batches that each worker decodes ahead
+TOKENS = 0x42
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where pictures come from, and how.
+
+    Attributes:
+        data: folder of pictures, or cifar10.
+        workers: processes that decode, as ``Machine.workers``.
+        memory: GiB into which decoded pictures must fit to be held, as ``Machine.memory``.
+    """
+
+    data: str
+    workers: int | None = None
+    memory: float = 2.0
+
+
+class Drawn:
+    """Tokens by chance, in place of a store's: to look a token up costs no more than to draw it."""
+
+    tokenizer = "drawn"
+
+    def __init__(self, vocabulary: int, length: int) -> None:
+        self.vocabulary, self.length = vocabulary, length
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, L) int64, always the same for a picture."""
+        return below(self.vocabulary, TOKENS, batch.index.cpu()[:, None], torch.arange(self.length))
+
+    def some(self, shuffled: Shuffled) -> Tensor:
+        """(1, L) of the first picture."""
+        return self(Batch(torch.empty(0), shuffled.places[:1], 0))
+
+
+def feed(case: Case, loading: Loading, steps: int, device: torch.device) -> Feed:
+    """``steps`` steps of the recipe and more over the pictures, as ``mapet pretrain`` reads them.
+
+    Raises:
+        MapetError: no pictures, or fewer than a batch.
+    """
+    recipe, source = case.recipe, open_source(loading.data)
+    places, side = chosen(source, recipe.limit, recipe.seed), recipe.model.image_size
+    shuffled = Shuffled(
+        source,
+        View((side, side)),
+        crops=Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None,
+        batch_size=case.batch,
+        epochs=1 + steps / max(1, len(places) // case.batch),
+        seed=recipe.seed,
+        bad=BadPictures(len(places)),
+        workers=pick_workers(loading.workers, device),
+        memory=int(loading.memory * 2**30),
+        places=places,
+        device=device,
+    )
+    return Feed(recipe, shuffled, Drawn(case.vocabulary, recipe.grid[0] * recipe.grid[1]), device)
+
+
+def end_to_end(runner: Runner, case: Case, loading: Loading, steps: int, fabric: "Fabric") -> float:
+    """Wall seconds a step with loading; batches that are ready at the start do not count.
+
+    Raises:
+        MapetError: as ``feed``.
+    """
+    workers = pick_workers(loading.workers, fabric.device)
+    skip = 1 + AHEAD * workers
+    stream = feed(case, loading, skip + steps, fabric.device)
+    return over_stream(runner, LOADERS[runner.name](stream, case), skip, steps)
+
+
+def with_masks(stream: Feed, case: Case) -> Iterator[dict[str, Tensor]]:
+    """The batches of ``stream`` as the dense reference takes them; each image's masks are made beside its pixels.
+
+    The workers make them, image by image, and they are copied to the device batch by batch.
+    """
+    shuffled, device = stream.shuffled, stream.device
+    cuda, ahead = device.type == "cuda", AHEAD if shuffled.workers else None
+    loader = DataLoader(
+        Masked(shuffled, case),
+        batch_sampler=_Batches(shuffled),
+        num_workers=shuffled.workers,
+        prefetch_factor=ahead,
+        pin_memory=cuda,
+    )
+    for images, index, epoch, content, query in loader:
+        batch = stream.prepared(Batch(images, index, int(epoch[0])))
+        yield {
+            "images": batch["images"],
+            "tokens": batch["tokens"],
+            "predicted": predicted_positions(batch["order"], case.recipe.context),
+            "content_mask": content.to(device, non_blocking=True),
+            "query_mask": query.to(device, non_blocking=True),
+        }
+
+
+def plainly(stream: Feed, case: Case) -> Iterator[dict[str, Tensor]]:
+    """The batches of ``stream`` as they are."""
+    return stream(0)
+
+
+LOADERS = {OURS: plainly, "dense": with_masks}
+
+
+class _Batches:
+    """(epoch, place) of the pictures of each step."""
+
+    def __init__(self, shuffled: Shuffled) -> None:
+        self.shuffled = shuffled
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = 0
+        while True:
+            sequence = self.shuffled.sequence(epoch).tolist()
+            for turn in range(self.shuffled.steps_per_epoch):
+                first = turn * self.shuffled.batch_size
+                yield [(epoch, place) for place in sequence[first : first + self.shuffled.batch_size]]
+            epoch += 1
+
+
+class Masked(Dataset[tuple[Tensor, int, int, Tensor, Tensor]]):
+    """(epoch, place) → pixels (3, H, W) uint8, place, epoch, and the masks of this one image, all heads."""
+
+    def __init__(self, shuffled: Shuffled, case: Case) -> None:
+        self.source, self.view, self.crops = shuffled.source, shuffled.views[0], shuffled.crops
+        self.recipe = case.recipe
+        with torch.device("meta"):
+            self.heads = build_encoder(case.recipe).num_heads
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int, int, Tensor, Tensor]:
+        epoch, place = item
+        picture = self.source.read(place)
+        seen = self.crops(epoch, [place])[0](picture, self.view) if self.crops else self.view(picture)
+        pixels = torch.from_numpy(np.array(seen)).permute(2, 0, 1).contiguous()
+        recipe = self.recipe
+        order = STRATEGIES[recipe.objective.order](
+            recipe.grid, recipe.hidden, recipe.seed, epoch, torch.tensor([place])
+        )
+        content, query = dense_masks(order, recipe.context, self.heads)
+        return pixels, place, epoch, content[0], query[0]

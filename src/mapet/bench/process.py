@@ -1,0 +1,138 @@
+"""A measurement in processes of its own: memory on a CPU, which keeps what earlier work took, and several devices.
+
+``python -m mapet.bench.process JOB.yaml`` does what the job says and writes JSON beside it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mapet.bench.case import OURS, Case, contestants
+from mapet.bench.clock import Spent, synchronize
+from mapet.bench.step import Runner, Timing, alternate
+from mapet.disk import replace_file
+from mapet.errors import MapetError
+from mapet.recipe import Recipe, read, save
+
+PATIENCE = 1800.0  # seconds after which a measurement is given up
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement.
+
+    Attributes:
+        what: "memory" of one contestant, "pace" of ours in ``devices`` processes, or the time "until" its first step.
+        contestant: whose memory.
+        case: the step.
+        accelerator: as ``Machine.accelerator``.
+        devices: processes.
+        rounds: of timing.
+    """
+
+    what: str = "memory"
+    contestant: str = OURS
+    case: Case = field(default_factory=lambda: Case(Recipe()))
+    accelerator: str = "cpu"
+    devices: int = 1
+    rounds: int = 1
+
+
+def memory(case: Case, contestant: str, accelerator: str) -> int:
+    """Bytes that one contestant's step takes on a CPU at the most, beyond the process itself; raises as ``run``."""
+    return int(run(Job("memory", contestant, case, accelerator))["memory"])
+
+
+def pace(case: Case, devices: int, rounds: int, accelerator: str, threads: int) -> list[Timing]:
+    """Timings of ours in the first of ``devices`` processes that share the batch; raises as ``run``."""
+    found = run(Job("pace", OURS, case, accelerator, devices, rounds), threads)["timings"]
+    return [Timing(Spent(*step), Spent(*passes)) for step, passes in found]
+
+
+def until_first_step(case: Case, accelerator: str) -> float:
+    """Wall seconds from the start of a fresh process to the end of the first step of ours; raises as ``run``."""
+    began = time.time()
+    return float(run(Job("until", OURS, case, accelerator))["until"]) - began
+
+
+def run(job: Job, threads: int | None = None) -> dict[str, Any]:
+    """What the job found.
+
+    Raises:
+        MapetError: its process failed, with the last line that it said, or took too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="mapet-bench-") as folder:
+        path = Path(folder) / "job.yaml"
+        save(job, path)
+        module = ["-m", "mapet.bench.process", str(path)]
+        if job.devices > 1:
+            joint = ["--standalone", "--nproc-per-node", str(job.devices)]
+            module = ["-m", "torch.distributed.run", *joint, *module]
+        environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+        try:
+            done = subprocess.run(
+                [sys.executable, *module],
+                capture_output=True,
+                text=True,
+                env=environment,
+                timeout=PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise MapetError(f"{job.case}: no {job.what} after {PATIENCE:.0f} s.") from error
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.strip()]
+            raise MapetError(f"{job.case}: its process ended with {done.returncode}: {said[-1] if said else ''}")
+        found: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+        return found
+
+
+def main(path: Path) -> None:
+    """Do the job and write what was found."""
+    job = read(path, Job)
+    found = {"memory": _memory, "pace": _pace, "until": _until}[job.what](job)
+    if found is not None:
+        replace_file(path.with_suffix(".json"), json.dumps(found))
+
+
+def _memory(job: Job) -> dict[str, Any]:
+    """The peak of one step, as later ones are: the optimiser's moments are there."""
+    from mapet.engine.peak import forget_peak, peak
+    from mapet.engine.world import world
+
+    fabric = world(accelerator=job.accelerator, precision=job.case.recipe.precision)
+    forget_peak(fabric.device)
+    before = peak(fabric.device)
+    chosen = next(one for one in contestants(job.case) if one.name == job.contestant)
+    forget_peak(fabric.device)
+    Runner(chosen, job.case, fabric, warm=1).step()
+    return {"memory": peak(fabric.device) - before}
+
+
+def _pace(job: Job) -> dict[str, Any] | None:
+    from mapet.engine.world import joined
+
+    with joined(accelerator=job.accelerator, devices=job.devices, precision=job.case.recipe.precision) as fabric:
+        runner = Runner(contestants(job.case)[0], job.case, fabric)
+        timings = alternate([runner], job.rounds, fabric.device)[0]
+        return {"timings": timings} if fabric.is_global_zero else None
+
+
+def _until(job: Job) -> dict[str, Any]:
+    """The moment at which the first step was done, in seconds since 1970."""
+    from mapet.engine.world import world
+
+    fabric = world(accelerator=job.accelerator, precision=job.case.recipe.precision)
+    Runner(contestants(job.case)[0], job.case, fabric, warm=1)
+    synchronize(fabric.device)
+    return {"until": time.time()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

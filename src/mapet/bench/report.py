@@ -1,0 +1,186 @@
+"""The rows on a screen, as Markdown, and as JSON that can be read back."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mapet.bench.case import OURS
+from mapet.bench.rates import Rates
+from mapet.bench.row import SCALING, Row, efficiency, over_ours
+from mapet.disk import replace_file
+from mapet.errors import MapetError
+
+JSON, MARKDOWN = "bench.json", "bench.md"
+FORMAT = "mapet-bench-1"
+COLUMNS = {"images/s": 8, "ms/step": 9, "fwd+bwd": 8, "GiB": 6, "TFLOP/s": 8, "of peak": 7, "waiting": 7, "ratio": 6}
+SCREEN = " ".join([" " * 12, *(title.rjust(width) for title, width in COLUMNS.items())])
+LEGEND = (
+    "step: forward, backward, clipping and optimiser, median of the rounds (fwd+bwd: the first two alone)",
+    "memory: weights, gradients, optimiser's moments and a step at its peak, beyond what was there before",
+    "FLOP: two a multiply-accumulate of what is computed, forward and backward; of peak: over the fastest matrix "
+    "product of this machine, in the same precision",
+    "ratio: the other's step over ours (in brackets fwd+bwd, and in processor time); for scaling the efficiency",
+    "waiting: the share of the time with loading that the step alone does not take",
+    "predicted: the sum of the parts of a step, each at the rate at which this machine was measured to do it, over "
+    "the measured step",
+)
+
+
+@dataclass
+class Report:
+    """All of one call, and where it is written: whole after each row.
+
+    Attributes:
+        folder: of ``bench.json`` and ``bench.md``.
+        about: date, command, machine and versions.
+        rates: of the machine.
+        rows: so far.
+        failed: cases that could not be measured, and why.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    rates: Sequence[Rates] = ()
+    rows: list[Row] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """Both files."""
+        plain = {
+            "format": FORMAT,
+            **self.about,
+            "rates": [vars(one) for one in self.rates],
+            "rows": [one.plain() for one in self.rows],
+            "failed": self.failed,
+        }
+        replace_file(self.folder / JSON, json.dumps(plain, indent=1) + "\n")
+        replace_file(self.folder / MARKDOWN, markdown(self))
+
+
+def begin(folder: Path, about: Mapping[str, Any]) -> Report:
+    """A report in a folder that is made if need be.
+
+    Raises:
+        MapetError: the folder holds a report already.
+    """
+    if (folder / JSON).exists():
+        raise MapetError(f"{folder} holds a {JSON} already: give another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return Report(folder, about)
+
+
+def read_rates(path: Path) -> list[Rates]:
+    """The rates in a ``bench.json``.
+
+    Raises:
+        MapetError: no such file, or none of ``mapet bench``.
+    """
+    try:
+        found = json.loads(path.read_text())
+        return [Rates(**one) for one in found["rates"]]
+    except OSError as error:
+        raise MapetError(f"Cannot read {path}: {error.strerror}. Give a {JSON} that mapet bench wrote.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MapetError(f"{path} is no {JSON} of mapet bench.") from error
+
+
+def line(row: Row, rows: Sequence[Row]) -> str:
+    """One row for a screen, under ``SCREEN``."""
+    ratio = efficiency(row, rows) if row.contestant == SCALING else over_ours(row, rows, "seconds")
+    cells = [
+        f"{row.images_per_second:.4g}",
+        f"{1e3 * row.seconds:.1f}",
+        f"{1e3 * row.passes_seconds:.1f}",
+        _cell(row.memory, lambda n: f"{n / 2**30:.2f}"),
+        _cell(row.flops, lambda n: f"{n / 1e12:.4g}"),
+        _cell(row.share, lambda n: f"{n:.1%}"),
+        _cell(row.waiting, lambda n: f"{n:.1%}"),
+        _cell(ratio, lambda n: f"{n:.2f}"),
+    ]
+    padded = (cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True))
+    return " ".join([f"{label(row):<12}", *padded]).rstrip()
+
+
+def notes(row: Row, rows: Sequence[Row]) -> list[str]:
+    """What the columns do not say of a row."""
+    said = []
+    if row.foretold is not None and row.predicted is not None:
+        parts = ", ".join(f"{name} {part / row.predicted:.0%}" for name, part in row.parts.items())
+        said.append(f"predicted {1e3 * row.predicted:.1f} ms, {row.foretold:.2f} of what was measured: {parts}")
+    if row.loading is not None:
+        said.append(f"with loading {row.batch / row.loading:.4g} images/s, {1e3 * row.loading:.1f} ms/step")
+    if row.contestant not in (OURS, SCALING):
+        told = {"fwd+bwd": "passes_seconds", "memory": "memory", "with loading": "loading"}
+        found = {name: over_ours(row, rows, figure) for name, figure in told.items()}
+        said.append("over ours: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.items() if ratio))
+    return said
+
+
+def label(row: Row) -> str:
+    """What a row is called."""
+    plural = "es" if row.devices > 1 else ""
+    return f"{row.devices} process{plural}" if row.contestant == SCALING else row.contestant
+
+
+def markdown(report: Report) -> str:
+    """One table over all cases, with what it was taken on and what it means."""
+    head = (
+        "objective",
+        "model",
+        "batch",
+        "precision",
+        "compiled",
+        "",
+        "images/s",
+        "ms/step (min … max)",
+        "fwd+bwd, ms",
+        "GiB",
+        "TFLOP/s",
+        "of peak",
+        "fwd+bwd",
+        "with loading, images/s",
+        "waiting",
+        "ratio (fwd+bwd; processor)",
+        "predicted",
+    )
+    lines = [head, ("---",) * len(head), *(_cells(row, report.rows) for row in report.rows)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    speeds = [
+        f"{one.precision}, width {one.width}: peak {one.peak / 1e12:.4g} TFLOP/s; a block's products "
+        f"{one.linear / 1e12:.4g}, attention {one.attention / 1e12:.4g}, masked {one.masked / 1e12:.4g} TFLOP/s"
+        for one in report.rates
+    ]
+    missing = [f"not measured: {case}: {reason}" for case, reason in report.failed.items()]
+    about = f"{report.about['date']}, {report.about['machine']}:\n`{report.about['command']}`"
+    return "\n\n".join([about, table, "\n".join(f"- {text}" for text in [*speeds, *missing, *LEGEND])]) + "\n"
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    ratio = efficiency(row, rows) if row.contestant == SCALING else over_ours(row, rows, "seconds")
+    beside = [over_ours(row, rows, name) for name in ("passes_seconds", "passes_processor_seconds")]
+    brackets = f" ({'; '.join(f'{one:.2f}' for one in beside if one)})" if any(beside) else ""
+    return (
+        row.objective,
+        row.model,
+        f"{row.batch}" + (f" in {row.accumulate}" if row.accumulate > 1 else ""),
+        row.precision,
+        "yes" if row.compiled else "no",
+        label(row),
+        f"{row.images_per_second:.4g}",
+        f"{1e3 * row.seconds:.1f} ({1e3 * min(row.step):.1f} … {1e3 * max(row.step):.1f})",
+        f"{1e3 * row.passes_seconds:.1f}",
+        _cell(row.memory, lambda n: f"{n / 2**30:.2f}"),
+        _cell(row.flops, lambda n: f"{n / 1e12:.4g}"),
+        _cell(row.share, lambda n: f"{n:.1%}"),
+        _cell(row.passes_share, lambda n: f"{n:.1%}"),
+        _cell(row.loading, lambda n: f"{row.batch / n:.4g}"),
+        _cell(row.waiting, lambda n: f"{n:.1%}"),
+        _cell(ratio, lambda n: f"**{n:.2f}**") + brackets,
+        _cell(row.foretold, lambda n: f"{n:.2f}"),
+    )
+
+
+def _cell(value: float | None, text: Callable[[float], str]) -> str:
+    return "" if value is None else text(value)

@@ -1,0 +1,225 @@
+"""``mapet bench``: how fast a training step is here, beside other formulations of it and what the machine could do."""
+
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from mapet.cli.options import listed, parse, positional, say, take
+from mapet.errors import MapetError, nearest
+from mapet.recipe import Recipe, diff
+
+if TYPE_CHECKING:
+    import torch
+
+    from mapet.bench.case import Case
+    from mapet.bench.measure import Settings
+    from mapet.bench.report import Report
+
+ABOUT = """Time a training step: images/s, memory, share of the machine's peak, and what was predicted.
+
+RECIPE is a name or FILE.yaml (or --recipe RECIPE); its settings can be changed by the options below. Every combination
+of the lists is a case. Rows are written as they are finished, and Ctrl-C keeps them.
+
+With --data, steps are also measured with loading from these pictures, their tokens drawn by chance."""
+BATCH = {"cpu": "8", "cuda": "64"}
+PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
+LISTS = {"optimization.batch_size": "batch-sizes", "precision": "precisions"}  # settings that only the lists give
+SWITCH = {"off": False, "on": True}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet bench RECIPE``."""
+
+    out: str = "bench"
+    """Folder for bench.json and bench.md."""
+    objectives: str = ""
+    """Objectives, separated by commas; none: the recipe's."""
+    models: str = ""
+    """Models, separated by commas; none: the recipe's."""
+    batch_sizes: str = ""
+    """Images a step, separated by commas; none: 8 on a CPU, 64 on a GPU."""
+    precisions: str = ""
+    """float32, bfloat16, or both; none: float32 on a CPU, bfloat16 on a GPU."""
+    compile: str = "off"
+    """Through torch.compile: off, on, or off,on for both."""
+    micro_batch: int | None = None
+    """Pictures worked on at once, to save memory; None: the whole batch."""
+    rounds: int = 5
+    """Timings of each, of which the median is told."""
+    against: str = ""
+    """dense (mapet as its authors compute it), transformers (for mim and mae, version 5), or both."""
+    scaling: str = ""
+    """Numbers of processes that share the batch, for instance 1,2,4: these are measured too."""
+    skip_memory: bool = False
+    """Leave the peak memory out: on a CPU it takes a process of its own for each contestant."""
+    vocabulary: int = 8192
+    """Number of different tokens."""
+    accelerator: str = "auto"
+    """auto, cpu or cuda."""
+    workers: int | None = None
+    """Processes that decode pictures; None: up to 8 beside a GPU, none on a CPU."""
+    memory: float = 2.0
+    """Decoded pictures are held in memory when they fit into so many GiB."""
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, measure, write."""
+    from mapet.bench.machine import provenance
+    from mapet.bench.measure import rates_of
+    from mapet.bench.report import begin
+    from mapet.engine.world import pick_device
+
+    o = _asked(arguments)
+    device = pick_device("cpu" if o.accelerator == "auto" and not _has_cuda() else o.accelerator)
+    if device.type not in BATCH:
+        raise MapetError(f"mapet bench measures on cpu and cuda, not on {device.type}: choose --accelerator cpu.")
+    every, how = cases(o, device), settings(o)
+    look_ahead(every, how, device)
+    report = begin(Path(o.out), provenance(device))
+    say(_wrapped(f"machine   {report.about['machine']}"))
+    report.rates = rates_of([case.recipe for case in every], device)
+    for one in report.rates:
+        say(f"peak      {one.peak / 1e12:.4g} TFLOP/s of {one.precision} products (width {one.width})")
+    for case in every:
+        _measure(case, how, device, report)
+    say(f"\nwritten   bench.json, bench.md in {report.folder}")
+    return 2 if report.failed else 0
+
+
+def _asked(arguments: list[str]) -> Options:
+    from mapet.cli.pretrain import named_recipe
+
+    name, arguments = take(arguments, "--recipe")
+    words, rest = positional(arguments, Options())
+    if len(words) + (name is not None) > 1:
+        raise MapetError(f'mapet bench takes one RECIPE, got also "{words[-1]}": separate lists by commas.')
+    recipe = replace(named_recipe(words[0] if words else name), data="", tokens=None)
+    o = parse(Options(recipe=recipe), rest, "bench RECIPE", ABOUT)
+    for setting in set(diff(recipe, o.recipe)) & set(LISTS):
+        raise MapetError(f"--{LISTS[setting]} takes the place of --{LISTS[setting][:-1]} in mapet bench.")
+    return o
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def cases(o: Options, device: "torch.device") -> "list[Case]":
+    """Every combination of the lists.
+
+    Raises:
+        MapetError: a name or number that does not fit.
+    """
+    from mapet.bench.case import Case
+    from mapet.comparison.plan import for_method
+
+    r = o.recipe
+    lists = (
+        listed(o.objectives) or (r.objective.objective,),
+        listed(o.models) or (None,),
+        _numbers("batch-sizes", o.batch_sizes or BATCH[device.type]),
+        listed(o.precisions or PRECISION[device.type]),
+        _switches(o.compile),
+    )
+    found = []
+    for objective, model, batch, precision, compiled in product(*lists):
+        named = replace(r.model, model=model, embed_dim=None, depth=None, num_heads=None) if model else r.model
+        recipe = replace(
+            for_method(r, objective),
+            model=named,
+            precision=precision,
+            optimization=replace(r.optimization, batch_size=batch),
+        )
+        parts = -(-batch // (o.micro_batch or batch))
+        found.append(Case(recipe, compiled, parts, listed(o.against), o.vocabulary))
+    return found
+
+
+def settings(o: Options) -> "Settings":
+    """How each case is measured.
+
+    Raises:
+        MapetError: a number that does not fit.
+    """
+    from mapet.bench.loading import Loading
+    from mapet.bench.measure import Settings
+
+    for option, fits, wanted in (
+        ("rounds", o.rounds >= 1, "at least 1"),
+        ("micro-batch", o.micro_batch is None or o.micro_batch >= 1, "at least 1"),
+        ("vocabulary", o.vocabulary >= 1, "at least 1"),
+        ("workers", o.workers is None or o.workers >= 0, "at least 0"),
+    ):
+        if not fits:
+            raise MapetError(f"--{option} does not fit: it must be {wanted}.")
+    loading = Loading(o.recipe.data, o.workers, o.memory) if o.recipe.data else None
+    return Settings(o.rounds, loading, _numbers("scaling", o.scaling), not o.skip_memory)
+
+
+def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> None:
+    """Find what cannot work before anything is measured.
+
+    Raises:
+        MapetError: pictures, processes or a package that cannot be had.
+    """
+    from mapet.bench.measure import require_devices
+    from mapet.bench.peers import installed
+    from mapet.cli.running import require_batch
+    from mapet.data.source import open_source
+
+    for case in every:
+        if how.loading is not None:
+            require_batch(open_source(how.loading.data), case.recipe.limit, case.batch)
+        for devices in how.scaling:
+            require_devices(devices, case, device)
+        if "transformers" in case.rivals:
+            installed()
+
+
+def _measure(case: "Case", how: "Settings", device: "torch.device", report: "Report") -> None:
+    """The case's rows, onto the screen and into the files; a case that fails is noted, and the others go on."""
+    import torch
+
+    from mapet.bench.measure import measured, width
+    from mapet.bench.predict import nearest as nearest_rates
+    from mapet.bench.report import SCREEN, line, notes
+    from mapet.engine.world import world
+
+    say(f"\n{case}\n{SCREEN}")
+    fabric = world(accelerator=device.type, precision=case.recipe.precision)
+    known = nearest_rates(report.rates, width(case.recipe), case.recipe.precision)
+    try:
+        for row in measured(case, known, fabric, how):
+            report.rows.append(row)
+            report.write()
+            say(line(row, report.rows))
+            for note in notes(row, report.rows):
+                say(_wrapped(f"          {note}"))
+    except (MapetError, torch.OutOfMemoryError) as error:
+        report.failed[str(case)] = str(error).splitlines()[0]
+        report.write()
+        say(_wrapped(f"failed    {report.failed[str(case)]}"))
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    numbers = listed(text)
+    if not all(number.isdecimal() and int(number) for number in numbers):
+        raise MapetError(f'--{option} takes whole numbers above 0, separated by commas, got "{text}".')
+    return tuple(map(int, numbers))
+
+
+def _switches(text: str) -> tuple[bool, ...]:
+    for word in listed(text):
+        if word not in SWITCH:
+            raise MapetError(f'--compile takes off, on or off,on, got "{word}".{nearest(word, SWITCH)}')
+    return tuple(SWITCH[word] for word in listed(text)) or (False,)
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(wrap(text, 80, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False))

@@ -1,0 +1,80 @@
+"""Counting, rates and what follows from them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mapet.assemble import build_objective
+from mapet.bench import predict, rates
+from mapet.bench.rates import Rates
+from mapet.bench.report import read_rates
+from mapet.errors import MapetError
+from mapet.method.cost import Work
+from mapet.recipe import Model, Objective, Recipe
+
+UNIT = Rates("cpu", "float32", 192, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+
+
+def built(objective, model="vit_tiny"):
+    with torch.device("meta"):
+        return build_objective(Recipe(model=Model(model=model), objective=Objective(objective=objective)), 8192)
+
+
+@pytest.mark.parametrize("objective", ["mapet", "pet", "mim", "cae", "mae"])
+def test_parts_at_unit_rates_are_the_counts(objective):
+    model = built(objective)
+    found, work = predict.parts(model, 5, UNIT), model.work(training=True)
+    assert found["products with weights"] + found["attention"] == 5 * 2 * model.macs(training=True)
+    assert found["norms, activations, sums"] == 5 * work.states
+    assert found["optimiser"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert predict.seconds(model, 5, UNIT) == sum(found.values())
+
+
+def test_only_a_masked_objective_reads_at_the_masked_rate():
+    slow = replace(UNIT, masked=0.5)
+    assert predict.seconds(built("mapet"), 2, slow) > predict.seconds(built("mapet"), 2, UNIT)
+    assert predict.seconds(built("mim"), 2, slow) == predict.seconds(built("mim"), 2, UNIT)
+
+
+def test_twice_the_speed_is_half_the_time():
+    fast = Rates("cpu", "float32", 192, *([2.0] * 7))
+    assert predict.seconds(built("cae"), 3, UNIT) == pytest.approx(2 * predict.seconds(built("cae"), 3, fast))
+
+
+def test_work_adds_up():
+    assert Work(1, 2, 3, 4) + Work(10, 20, 30, 40) == Work(11, 22, 33, 44)
+    assert Work(1, 2, 3, 4) * 3 == Work(3, 6, 9, 12)
+    assert Work(5, 6).macs == 11
+
+
+def test_the_nearest_width_of_the_same_precision():
+    known = [replace(UNIT, width=width) for width in (192, 768)]
+    assert predict.nearest(known, 384, "float32").width == 192
+    assert predict.nearest(known, 400, "float32").width == 768
+    with pytest.raises(MapetError, match="bfloat16"):
+        predict.nearest(known, 192, "bfloat16")
+
+
+def test_every_rate_is_measured(monkeypatch):
+    monkeypatch.setattr(rates, "ROWS", {"cpu": 64})
+    monkeypatch.setattr(rates, "SQUARE", {"cpu": 64})
+    monkeypatch.setattr(rates, "PARAMETERS", {"cpu": 1 << 16})
+    monkeypatch.setattr(rates, "VOCABULARY", 32)
+    before = torch.random.get_rng_state()
+    found = rates.measure(64, "float32", torch.device("cpu"), seconds=1e-3)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert (found.device, found.precision, found.width) == ("cpu", "float32", 64)
+    assert all(value > 0 for value in vars(found).values() if isinstance(value, float))
+
+
+def test_rates_that_cannot_be_read(tmp_path):
+    path = tmp_path / "bench.json"
+    with pytest.raises(MapetError, match="Cannot read"):
+        read_rates(path)
+    path.write_text(json.dumps({"rates": [{"speed": 1}]}))
+    with pytest.raises(MapetError, match=r"is no bench\.json"):
+        read_rates(path)
+    path.write_text(json.dumps({"rates": [vars(UNIT)]}))
+    assert read_rates(path) == [UNIT]

@@ -1,0 +1,159 @@
+"""``mapet bench`` and the hours of ``mapet show``, at a tiny size."""
+
+import json
+
+import pytest
+import torch
+
+from mapet.bench import measure, rates
+from mapet.bench.rates import Rates
+from mapet.cli import main
+
+TINY = ["--model", "custom", "--embed-dim", "16", "--depth", "1", "--num-heads", "2", "--image-size", "16"]
+TINY += ["--patch-size", "4", "--accelerator", "cpu", "--vocabulary", "11", "--rounds", "2", "--batch-sizes", "4"]
+UNIT = Rates("cpu", "float32", 192, *([1e9] * 7))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A machine that is measured in no time."""
+    for name in ("ROWS", "SQUARE"):
+        monkeypatch.setattr(rates, name, {"cpu": 32})
+    monkeypatch.setattr(rates, "PARAMETERS", {"cpu": 1 << 16})
+    monkeypatch.setattr(measure.rates_of.__globals__["rates"].measure, "__defaults__", (1e-3,))
+    monkeypatch.setattr("mapet.bench.step.ROUND", {"cpu": 0.0})
+
+
+def bench(*more, out, code=0):
+    assert main(["bench", *TINY, *more, "--out", str(out)]) == code
+    return json.loads((out / "bench.json").read_text())
+
+
+def test_rows_of_every_case_with_loading_and_memory(pictures, tmp_path, capsys):
+    out = tmp_path / "bench"
+    found = bench("--against", "dense", "--data", str(pictures), out=out)
+    screen = capsys.readouterr().out
+    assert max(map(len, screen.splitlines()[1:-1])) <= 80
+    assert [(row["objective"], row["contestant"]) for row in found["rows"]] == [
+        ("mapet", "ours"),
+        ("mapet", "dense"),
+    ]
+    for row in found["rows"]:
+        assert len(row["step"]) == len(row["passes"]) == 2
+        assert row["seconds"] > row["passes_seconds"] > 0
+        assert row["memory"] > 0
+        assert row["loading"] > 0
+        assert row["images_per_second"] == pytest.approx(4 / row["seconds"])
+    ours = found["rows"][0]
+    assert ours["flops"] == pytest.approx(ours["flop"] * 4 / ours["seconds"])
+    assert ours["share"] == pytest.approx(ours["flops"] / ours["peak"])
+    assert ours["predicted"] == pytest.approx(sum(ours["parts"].values()))
+    table = (out / "bench.md").read_text()
+    assert found["machine"] in table
+    assert found["command"] in table
+    assert table.count("| mapet | custom | 4 | float32 | no |") == 2
+    assert main(["bench", *TINY, "--out", str(out)]) == 2
+    assert "holds a bench.json already" in capsys.readouterr().err
+
+
+def test_a_case_that_fails_leaves_the_others(tmp_path, capsys, monkeypatch):
+    real = measure.require_equal
+
+    def failing(every, case, fabric):
+        if case.batch == 2:
+            raise torch.OutOfMemoryError("no memory")
+        real(every, case, fabric)
+
+    monkeypatch.setattr(measure, "require_equal", failing)
+    monkeypatch.setattr(measure.process, "memory", lambda *_: 1)
+    found = bench("--batch-sizes", "2,4", out=tmp_path / "bench", code=2)
+    assert [row["batch"] for row in found["rows"]] == [4]
+    assert list(found["failed"].values()) == ["no memory"]
+    assert "failed    no memory" in capsys.readouterr().out
+
+
+def test_an_interruption_keeps_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure.process, "memory", lambda *_: 1)
+    real = measure.alternate
+
+    def interrupted(runners, rounds, device):
+        if runners[0].batch["images"].shape[0] == 4:
+            raise KeyboardInterrupt
+        return real(runners, rounds, device)
+
+    monkeypatch.setattr(measure, "alternate", interrupted)
+    found = bench("--batch-sizes", "2,4", "--micro-batch", "1", out=tmp_path / "bench", code=130)
+    assert [(row["batch"], row["accumulate"]) for row in found["rows"]] == [(2, 2)]
+
+
+def test_processes_share_the_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure.process, "memory", lambda *_: 1)
+    found = bench("--scaling", "1,2", out=tmp_path / "bench")
+    assert [(row["contestant"], row["devices"]) for row in found["rows"][1:]] == [("scaling", 1), ("scaling", 2)]
+    assert "| 2 processes |" in (tmp_path / "bench" / "bench.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--against", "dens"], 'Did you mean "dense"?'),
+        (["--objectives", "mapte"], 'Did you mean "mapet"?'),
+        (["--batch-sizes", "four"], "--batch-sizes"),
+        (["--scaling", "3"], "must divide the batch of 4"),
+        (["--compile", "maybe"], "--compile"),
+        (["--batch-size", "2"], "--batch-sizes takes the place"),
+        (["--rounds", "0"], "--rounds"),
+        (["--data", "absent"], "absent"),
+        (["cifar10-vit-tiny", "another"], "one RECIPE"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_measured(arguments, said, tmp_path, capsys):
+    assert main(["bench", *TINY, *arguments, "--out", str(tmp_path / "bench")]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert said in told.err
+    assert not (tmp_path / "bench").exists()
+
+
+def shown(capsys, *arguments):
+    assert main(["show", "--model", "vit_tiny", "--batch-size", "50", "--epochs", "2", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_show_predicts_hours(tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps({"rates": [vars(UNIT)]}))
+    assert "give --bench" in shown(capsys)
+
+    def hours(*arguments):
+        text = shown(capsys, "--pictures", "1000", *arguments)
+        assert max(map(len, text.splitlines())) <= 80
+        return float(text.split("hours")[1].split()[0])
+
+    one = hours("--bench", str(path))
+    assert hours("--bench", str(path), "--devices", "5") < one / 4
+    from mapet.assemble import build_objective
+    from mapet.recipe import Model, Recipe
+
+    flop = 2 * build_objective(Recipe(model=Model()), 8192).macs(training=True) * 2000
+    assert hours("--tflops", "0.001", "--devices", "2") == pytest.approx(flop / 2e9 / 3600, rel=0.01)
+    assert hours("--measure") > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--tflops", "1"], "--pictures"),
+        (["--tflops", "1", "--measure"], "give one of them"),
+        (["--bench", "absent.json"], "absent.json"),
+        (["--devices", "0"], "--devices"),
+        (["--tflops", "1", "--pictures", "5"], "fewer than one batch"),
+    ],
+)
+def test_hours_that_cannot_be_told(arguments, said, capsys):
+    assert (
+        main(["show", "--batch-size", "50", *(["--pictures", "99"] if "absent.json" in arguments else []), *arguments])
+        == 2
+    )
+    assert said in capsys.readouterr().err
