@@ -72,12 +72,13 @@ def _open_packed(root: Path, packs: list[str], split: str) -> Source:
         if split != "train":
             raise MapetError(no_held_out(root))
         return open_pack(root)
-    held_out = [part for part in packs if part != "train"]
-    if not held_out or "train" not in packs:
-        lacking, there = ("a held-out part", "train") if not held_out else ("train", held_out[0])
-        raise MapetError(f"{root} holds the packed folder {there}, but {lacking} is not packed beside it: pack it too.")
-    train = open_pack(root / "train")
-    return train if split == "train" else agreeing(train, [open_pack(root / part) for part in held_out])
+    first = open_pack(root / packs[0])  # "train", where it is there
+    if packs[0] != "train" or len(packs) == 1:
+        raise MapetError(
+            f"{root} holds the packed folder {packs[0]}, but {'train' if packs[0] != 'train' else 'a held-out part'} "
+            f"is not packed beside it: pack it too, or give --data {root / packs[0]}."
+        )
+    return first if split == "train" else agreeing(first, [open_pack(root / part) for part in packs[1:]])
 
 
 @dataclass(frozen=True)
