@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,6 +128,8 @@ def ways(chosen: argparse.Namespace) -> list[Way]:
 
 def measure(chosen: argparse.Namespace) -> dict[Way, list[float]]:
     """Seconds of all counted steps of each arrangement; rounds alternate, and each runs all of them."""
+    for name in ("lightning.fabric.strategies", "torch.distributed.fsdp", "torch.utils.tensorboard"):
+        import_module(name)  # once, and not in every process
     found: dict[Way, list[float]] = {way: [] for way in ways(chosen)}
     alone: list[float] = []
     for _ in range(chosen.rounds):

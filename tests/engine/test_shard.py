@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed.fsdp  # once, and not in every forked process
 from lightning.fabric import Fabric
 
 from mapet.assemble import build_objective, load_encoder
