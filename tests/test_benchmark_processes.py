@@ -30,10 +30,10 @@ def test_command_line(benchmark, monkeypatch, tmp_path, capsys):
     assert "| 2 | ddp | 1 |" in said
     assert "| 2 | fsdp | 1 |" in said
     report = json.loads((tmp_path / "processes.json").read_text())
-    assert [len(result["seconds"]) for result in report["results"]] == [2, 2, 2]
+    assert [len(result["steps"]) for result in report["results"]] == [2, 2, 2]
 
 
 def test_other_losses_are_no_comparison(benchmark, monkeypatch):
-    monkeypatch.setattr(benchmark, "launch", lambda _, way: ([1.0], [float(way.processes)]))
+    monkeypatch.setattr(benchmark, "launch", lambda _, way: ([(1.0, 1.0)], [float(way.processes)]))
     with pytest.raises(SystemExit, match="2 processes under ddp disagree"):
         benchmark.main()

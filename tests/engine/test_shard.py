@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed.fsdp  # once, and not in every forked process
 from lightning.fabric import Fabric
 
 from mapet.assemble import build_objective, load_encoder
@@ -69,8 +70,8 @@ def train(fabric, folder, recipe=RECIPE, steps=STEPS, parts=1):
     return objective
 
 
-def alone(precision="32-true"):
-    return Fabric(accelerator="cpu", devices=1, precision=precision)
+def alone():
+    return Fabric(accelerator="cpu", devices=1)
 
 
 def half(whole, folder):
@@ -91,8 +92,8 @@ def column(folder, name="loss"):
     return torch.tensor([float(row[name]) for row in csv.DictReader(Run(folder).metrics.open())])
 
 
-def assert_same_losses(one, other, steps=STEPS):
-    assert len(column(other)) == steps
+def assert_same_losses(one, other):
+    assert len(column(other)) == STEPS
     for name in ("loss", "accuracy", "grad_norm"):
         torch.testing.assert_close(column(one, name), column(other, name), atol=1e-5, rtol=0)
 

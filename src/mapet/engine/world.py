@@ -13,7 +13,6 @@ import torch
 
 from mapet.crew import Crew
 from mapet.engine.memory import keep_freed
-from mapet.engine.shard import strategy as fabric_strategy
 from mapet.errors import MapetError
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ def world(
     """
     from lightning.fabric import Fabric
 
+    from mapet.engine import shard
+
     device, count, started = pick_device(accelerator), devices * num_nodes, launched().count
     if started not in (1, count):
         raise MapetError(
@@ -96,7 +97,7 @@ def world(
             accelerator=device.type,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=fabric_strategy(strategy, count),
+            strategy=shard.strategy(strategy, count),
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
             plugins=_environment(devices, num_nodes),
         )
