@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+RESOLUTION = 1e-6  # seconds, so that nothing takes no time
 SHORT = 0.02  # seconds below which a piece of work is repeated for one timing
 
 
@@ -48,21 +49,23 @@ class Laps:
 
 
 def timed(work: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Wall seconds of each call of ``work``, called for about ``seconds`` after two calls that do not count.
+    """Seconds of each call of ``work``, called for about ``seconds`` after two calls that do not count.
 
+    Seconds on the wall; with one thread of a CPU the processor's, which other work on the machine lengthens less.
     A call that is shorter than ``SHORT`` is repeated, and the mean of the repetitions is one entry.
     """
     work()
     once = _run(work, device, 1)
-    times = max(1, math.ceil(SHORT / max(once, 1e-6)))
+    times = max(1, math.ceil(SHORT / once))
     rounds = max(3, math.ceil(seconds / (once * times)))
     return [_run(work, device, times) for _ in range(rounds)]
 
 
 def _run(work: Callable[[], object], device: torch.device, times: int) -> float:
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     synchronize(device)
-    began = time.perf_counter()
+    began = clock()
     for _ in range(times):
         work()
     synchronize(device)
-    return (time.perf_counter() - began) / times
+    return max(clock() - began, RESOLUTION) / times

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mapet.method.predict import TokenPrediction
 
 CIFAR10 = 50_000  # training pictures
-HINT = "hours      of training: give --bench FILE (of mapet bench), --measure or --tflops"
+HINT = "hours      give --bench FILE (of mapet bench), --measure or --tflops"
 
 
 @dataclass(frozen=True)
