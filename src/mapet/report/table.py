@@ -129,8 +129,9 @@ def spreadsheet(budgets: Budgets) -> str:
 
 
 def statements(entries: Sequence[Entry]) -> list[str]:
-    """For each metric who is best by the mean, and whose intervals overlap with its."""
-    return [_statement(key, {e.name: e.accuracy[key] for e in entries if key in e.accuracy}) for key in _keys(entries)]
+    """For each metric that several have, who is best by the mean, and whose intervals overlap with its."""
+    found = {key: {e.name: e.accuracy[key] for e in entries if key in e.accuracy} for key in _keys(entries)}
+    return [_statement(key, several) for key, several in found.items() if len(several) > 1]
 
 
 def _statement(key: Key, found: Mapping[str, Estimate]) -> str:
