@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py goes through all of its parts on a CPU, at a tiny size; here without a new Python for each."""
+"""benchmarks/gpu/gpu.py goes through all of its parts on a CPU, at a tiny size; here without a new Python for each."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from mapet.bench import process, rates
 from mapet.cli import main
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "gpu"
 BARS = ["≥ 4.00 ×", "≥ 5.00 ×", "≥ 10.00 ×", "≥ 50.0 %", "≥ 55.0 %", "≥ 1.20 ×", "≥ 1.10 ×", "≥ 20,000 images/s"]
 BARS += ["shorter", "≥ 20.00 ×", "< 0.1 %", "≤ 35 %", "stated"]
 

@@ -1,8 +1,8 @@
 """Everything that is told of one GPU, in one command of at most eight minutes: each figure beside its bar.
 
-    python benchmarks/gpu.py --out gpu            # on an H200-class GPU
-    python benchmarks/gpu.py --out gpu --parts large,mae --minutes 4      # what there was no time for
-    python benchmarks/gpu.py --out dry --dry-run  # the same parts on a CPU, at a tiny size: the figures mean nothing
+    python benchmarks/gpu/gpu.py --out gpu            # on an H200-class GPU
+    python benchmarks/gpu/gpu.py --out gpu --parts large,mae --minutes 4      # what there was no time for
+    python benchmarks/gpu/gpu.py --out dry --dry-run  # the same parts on a CPU, tiny: the figures mean nothing
 
 Each part runs in a process of its own, with a time-out; ``gpu.json`` and ``gpu.md`` are written anew after each, so
 that a part that fails, or Ctrl-C, loses nothing. ``--out`` of an earlier call is gone on with: parts are replaced by
