@@ -75,9 +75,9 @@ class Timing(NamedTuple):
 
 
 def alternate(runners: Sequence[Runner], rounds: int, device: torch.device) -> list[list[Timing]]:
-    """``rounds`` timings of each runner; every round has all of them in turn."""
+    """``rounds`` timings of each runner; every round has all of them in turn, and on all processes as many steps."""
     once = [_round(runner, 1, device).step.wall for runner in runners]
-    steps = [max(1, math.ceil(ROUND[device.type] / seconds)) for seconds in once]
+    steps = runners[0].fabric.broadcast([max(1, math.ceil(ROUND[device.type] / seconds)) for seconds in once])
     turns = [
         [_round(runner, count, device) for runner, count in zip(runners, steps, strict=True)] for _ in range(rounds)
     ]
