@@ -1,6 +1,7 @@
 """What follows from a round's times, and that rounds alternate."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,8 +54,8 @@ def test_rounds_alternate_and_short_steps_are_repeated(monkeypatch):
     done = []
 
     class Fake:
-        def __init__(self, name):
-            self.name = name
+        def __init__(self, name, broadcast=lambda counts: counts):
+            self.name, self.fabric = name, SimpleNamespace(broadcast=broadcast)
 
         def step(self, laps):
             done.append(self.name)
@@ -70,3 +71,6 @@ def test_rounds_alternate_and_short_steps_are_repeated(monkeypatch):
     done.clear()
     step.alternate([Fake("a")], 1, torch.device("cpu"))
     assert len(done) > 2
+    done.clear()
+    step.alternate([Fake("a", lambda counts: [5])], 1, torch.device("cpu"))  # what the first process has counted
+    assert len(done) == 1 + 5
