@@ -81,4 +81,42 @@ def count_changes(context: Context) -> None:
     replace_file(context.out / "assignments" / "assignments.json", json.dumps(shares))
 
 
-INSIDE = {"pictures": draw_pictures, "first": start_twice, "assignments": count_changes}
+def weigh_attention(context: Context) -> None:
+    """MaPeT's attention in one layer of ViT-B/16, forward and backward: by the constant mask, and by FlexAttention."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from mapet.bench.clock import timed
+    from mapet.method.pattern import mapet
+
+    pattern, (images, heads, width) = (mapet(16, 12), (2, 1, 16)) if context.dry else (mapet(196, 147), (64, 12, 64))
+    visible, device = pattern.visible[:, : pattern.keys].to(context.device), torch.device(context.device)
+    (rows, keys), dtype = visible.shape, torch.float32 if context.dry else torch.bfloat16
+    q, k, v = (
+        torch.randn(images, heads, n, width, dtype=dtype, device=device, requires_grad=not context.dry)
+        for n in (rows, keys, keys)
+    )
+    blocks = create_block_mask(lambda b, h, row, key: visible[row, key], None, None, rows, keys, device=context.device)
+    flex = flex_attention if context.dry else torch.compile(flex_attention)
+    ways = {
+        "mask": lambda: scaled_dot_product_attention(q, k, v, attn_mask=visible),
+        "flex": lambda: flex(q, k, v, block_mask=blocks),
+    }
+    torch.testing.assert_close(ways["flex"](), ways["mask"](), atol=2e-2, rtol=2e-2)
+
+    def passes(name: str) -> None:
+        read = ways[name]()
+        if not context.dry:  # FlexAttention has no backward pass on a CPU
+            torch.autograd.backward(read, torch.ones_like(read))
+
+    seconds = {name: min(timed(lambda name=name: passes(name), device, 0.01 if context.dry else 2.0)) for name in ways}
+    replace_file(context.out / "attention" / "attention.json", json.dumps(seconds))
+
+
+INSIDE = {
+    "pictures": draw_pictures,
+    "first": start_twice,
+    "assignments": count_changes,
+    "attention": weigh_attention,
+}

@@ -139,6 +139,12 @@ def changed(folder: Path, context: Context) -> list[Figure]:
     ]
 
 
+def attention(folder: Path, context: Context) -> list[Figure]:
+    found = json.loads((folder / "attention.json").read_text())
+    what = "one layer's attention of ViT-B/16 MaPeT, batch 64, forward and backward: constant mask over FlexAttention"
+    return [Figure(what, f"{found['mask'] / found['flex']:.2f} × ({1000 * found['mask']:.2f} ms)", "stated")]
+
+
 def own(name: str) -> Callable[[Context], list[str]]:
     """A part that is a function of this file."""
     return lambda context: [
@@ -206,6 +212,7 @@ PARTS = {
     ),
     "kmeans": Part("k-means", kmeans_command, lloyd, 180),
     "assignments": Part("products in less than float32", own("assignments"), changed, 60),
+    "attention": Part("the mask beside FlexAttention", own("attention"), attention, 60),
     "mim": Part(
         "MIM against transformers",
         lambda c: bench(
