@@ -73,10 +73,10 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(pictures, tokens, tmp_path, 
     more = [*more, "--tokens", str(tokens)]
     assert main(arguments(pictures, whole, objective, *more)) == 0
 
-    def interrupted(objective, images, *rest):
+    def interrupted(objective, images, *rest, **more):
         if len(rows(broken)) == 8:
             raise KeyboardInterrupt
-        return backward(objective, images, *rest)
+        return backward(objective, images, *rest, **more)
 
     backward = fit.backward
     with monkeypatch.context() as patched:

@@ -117,9 +117,11 @@ def cases(o: Options, device: "torch.device") -> "list[Case]":
         MapetError: a name or number that does not fit.
     """
     from mapet.bench.case import Case
-    from mapet.comparison.plan import for_method
+    from mapet.checks import OBJECTIVES
+    from mapet.comparison.plan import check_names, for_method
 
     r = o.recipe
+    check_names("objectives", listed(o.objectives), OBJECTIVES)
     lists = (
         listed(o.objectives) or (r.objective.objective,),
         listed(o.models) or (None,),

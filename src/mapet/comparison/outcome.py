@@ -47,7 +47,7 @@ def curves(cells: Iterable[Cell], ledger: Ledger) -> list[dict[str, Any]]:
         known = ledger.known(cell)
         for step, value in sorted(known.get("curve", {}).items(), key=lambda point: int(point[0])):
             cost, done = known["cost"], int(step) / known["cost"]["steps"]
-            about = {"run": cell.name, "step": int(step), "value": value, "epoch": done * cost["epochs"]}
+            about = {"run": cell.name, "step": int(step), "value": value, "epoch": round(done * cost["epochs"], 6)}
             rows.append({**_about(cell, known), **about, "pflop": done * _shown(cost)["pflop"]})
     return [{name: row[name] for name in CURVE} for row in rows]
 
@@ -107,7 +107,8 @@ def _estimate(values: Sequence[float]) -> Estimate:
 
 def _about(cell: Cell, known: Mapping[str, Any]) -> dict[str, Any]:
     epochs = known["cost"]["epochs"] if "cost" in known else cell.epochs
-    return {"method": cell.arm.method, "setting": cell.arm.setting, "epochs": epochs, "seed": cell.recipe.seed}
+    about = {"method": cell.arm.method, "setting": cell.arm.setting, "seed": cell.recipe.seed}
+    return {**about, "epochs": f"{epochs:.6g}"}
 
 
 def _shown(cost: Mapping[str, Any]) -> dict[str, Any]:

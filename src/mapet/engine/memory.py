@@ -30,3 +30,9 @@ def keep_freed() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return bool(mallopt and mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def give_back() -> None:
+    """Return to the system what is kept and not in use, where glibc allocates."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

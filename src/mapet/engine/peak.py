@@ -5,14 +5,20 @@ from pathlib import Path
 
 import torch
 
+from mapet.engine.memory import give_back
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def forget_peak(device: torch.device) -> None:
-    """Measure from here on. Where the system cannot forget a process's peak, it is that since its start."""
+    """Measure from here on; memory that is kept and not in use is given back.
+
+    Where the system cannot forget a process's peak, it is that since its start.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    give_back()
     try:
         CLEAR.write_text("5")
     except OSError:
