@@ -1,5 +1,6 @@
 """What a recipe's names and numbers must be."""
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from mapet.errors import MapetError, nearest
@@ -74,7 +75,7 @@ def check(recipe: "Recipe") -> None:
         ("scale", not (recipe.tokens and recipe.scale), FIXED),
         ("hflip", not (recipe.tokens and recipe.hflip), FIXED),
         ("color-jitter", 0 <= recipe.color_jitter <= 1, "0 … 1"),
-        ("epochs", z.epochs > 0, "above 0"),
+        ("epochs", 0 < z.epochs < inf, "above 0"),
         ("warmup-epochs", z.warmup_epochs >= 0, "at least 0"),
         ("ema-decay", z.ema_decay is None or 0 < z.ema_decay < 1, "between 0 and 1"),
     ):

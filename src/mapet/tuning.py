@@ -1,6 +1,7 @@
 """Fine-tunings: all settings of a training with labels that change its result. As recipes, they are values."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import ClassVar
 
 from mapet.checks import MODELS, PRECISIONS
@@ -168,7 +169,7 @@ def check(t: Tuning) -> None:
         ("drop-path", 0 <= t.drop_path < 1, "at least 0 and below 1"),
         ("layer-decay", 0 < t.layer_decay <= 1, "above 0 and at most 1"),
         ("crop-pct", 0 < t.crop_pct <= 1, "above 0 and at most 1"),
-        ("epochs", o.epochs > 0, "above 0"),
+        ("epochs", 0 < o.epochs < inf, "above 0"),
         ("warmup-epochs", o.warmup_epochs >= 0, "at least 0"),
         ("betas", all(0 <= beta < 1 for beta in o.betas), "two numbers of at least 0 and below 1"),
         ("ema-decay", o.ema_decay is None or 0 < o.ema_decay < 1, "between 0 and 1"),

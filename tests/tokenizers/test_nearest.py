@@ -37,6 +37,21 @@ def test_threads_share_the_work_and_leave_their_number_as_it_was(precision: str)
     torch.testing.assert_close(alone[1], shared[1])
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_threads_follow_the_mode_of_their_caller(mode) -> None:
+    vectors, centroids, before = noise(100, 8).requires_grad_(), noise(9, 8, seed=5), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        near = nearest.Nearest(centroids, 10)
+        plain = near(vectors)[0]
+        with mode():
+            assert torch.equal(near(vectors)[0], plain)
+            assert torch.equal(nearest.Nearest(centroids, 10)(vectors)[0], plain)
+        assert torch.equal(near(vectors)[0], plain)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("offset", [0.0, 20.0])
 @pytest.mark.parametrize("width", [16, 112])
 def test_fewer_digits_change_less_than_one_assignment_in_a_thousand(width: int, offset: float, monkeypatch) -> None:

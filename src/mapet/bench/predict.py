@@ -5,9 +5,8 @@ the objectives do beside their blocks, a GPU's time between kernels (small batch
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mapet.bench.rates import Rates
 from mapet.errors import MapetError
@@ -49,8 +48,3 @@ def nearest(known: Sequence[Rates], width: int, precision: str) -> Rates:
             f"No rates of {precision} were measured (there: {have}): run mapet bench --precisions {precision}."
         )
     return min(fitting, key=lambda rates: abs(log(rates.width / width)))
-
-
-def plain(rates: Rates) -> dict[str, Any]:
-    """As JSON has it; ``Rates(**plain)`` gives it back."""
-    return asdict(rates)

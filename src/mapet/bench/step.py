@@ -30,7 +30,8 @@ class Runner:
 
     def __init__(self, contestant: Contestant, case: Case, fabric: "Fabric", warm: int = WARM) -> None:
         o = case.recipe.optimization
-        self.name, self.fabric, self.accumulate, self.limit = contestant.name, fabric, case.accumulate, o.clip_grad
+        self.name, self.fabric, self.limit = contestant.name, fabric, o.clip_grad
+        self.accumulate = -(-case.accumulate // fabric.world_size)  # each process has a share of the batch
         before = _allocated(fabric.device)
         module = contestant.module.train()
         optimizer = adamw(module, weight_decay=o.weight_decay, betas=o.betas, no_decay=o.no_decay)

@@ -157,7 +157,9 @@ def plan_lines(plan: Plan, budgets: Mapping[str, Sequence[Cell]], every: Sequenc
     lines = [f"runs      {len(every)} under {plan.seeds} seeds"]
     for budget, own in budgets.items():
         trained = [cell for cell in own if cell.number == 0 and cell.arm.method in plan.objectives]
-        epochs = ", ".join(f"{cell.arm.method} {cell.arm.setting}".strip() + f" {cell.epochs:.4g}" for cell in trained)
+        epochs = ", ".join(
+            f"{cell.arm.method} {cell.arm.setting}".strip() + f" {round(cell.epochs, 3):g}" for cell in trained
+        )
         lines.append(f"epochs    equal {budget}: {epochs}")
     names = differences(every)
     lines.append(f"fair      beside objective and seed, the runs differ in {', '.join(names) or 'nothing'}")

@@ -165,9 +165,11 @@ def _go(run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str]
         stream = lessons(run, t, machine, fabric)
         _tell_plan(tell, run, t, machine, stream)
         whole = t.optimization.epochs
-        for epoch in sorted({whole, *(range(every, ceil(whole), every) if every else ())}):
-            if run.completed <= min(stream.steps, epoch * stream.steps_per_epoch):
-                _stage(run, t, machine, fabric, stream, epoch, tell)
+        between = range(every, ceil(whole), every) if every else ()
+        ends = {epoch * stream.steps_per_epoch: epoch for epoch in between} | {stream.steps: whole}
+        for end, epoch in sorted(ends.items()):
+            if run.completed <= end <= stream.steps:
+                _stage(run, t, machine, fabric, stream, epoch, end, tell)
         tell(f"done      step {stream.steps} → {run.folder}")
         return run
 
@@ -179,14 +181,15 @@ def _stage(
     fabric: "Fabric",
     stream: "Lessons",
     epoch: float,
+    end: int,
     tell: Callable[[str], None],
 ) -> None:
-    """Train to the end of ``epoch``, which continues exactly whatever came before, and test."""
+    """Train to step ``end``, that of ``epoch``, which continues exactly whatever came before, and test."""
     from mapet.engine.fit import fit
     from mapet.evals.finetune import FineTuning
     from mapet.supervise import Until, build_optim, shaped
 
-    objective, end = FineTuning(shaped(run)[0]), min(stream.steps, round(epoch * stream.steps_per_epoch))
+    objective = FineTuning(shaped(run)[0])
     fit(
         objective,
         Until(stream, end),

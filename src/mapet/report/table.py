@@ -158,7 +158,7 @@ def cells(entries: Sequence[Entry]) -> list[list[str]]:
     for e in entries:
         about = [
             e.name,
-            f"{e.epochs:.3g}",
+            f"{round(e.epochs, 2):g}",
             _count(e.images),
             _digits(e.gmac),
             _digits(e.pflop),

@@ -62,8 +62,11 @@ class Nearest:
         labels = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
         squared = torch.empty(len(vectors), device=vectors.device)
 
+        vectors, inference = vectors.detach(), torch.is_inference_mode_enabled()
+
         def compare(rows: slice) -> None:
-            labels[rows], squared[rows] = self._compared(vectors[rows])
+            with torch.inference_mode(inference), torch.no_grad():  # a thread does not know what its caller set
+                labels[rows], squared[rows] = self._compared(vectors[rows])
 
         threads = torch.get_num_threads() if vectors.device.type == "cpu" else 1
         size = max(1, self.chunk // threads)
@@ -77,9 +80,10 @@ class Nearest:
         """Two temporaries a thread, used for all chunks: fresh memory costs as much as it takes to fill it."""
         if len(self._rooms) < count or len(self._rooms[0][0]) < rows:
             wide, many = self.factor.shape[1], len(self.centred)
-            self._rooms = [
-                (self.centred.new_ones(rows, wide), self.centred.new_empty(rows, many)) for _ in range(count)
-            ]
+            with torch.inference_mode(False):  # to be written in any mode later
+                self._rooms = [
+                    (self.centred.new_ones(rows, wide), self.centred.new_empty(rows, many)) for _ in range(count)
+                ]
 
     def _compared(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Labels and squared distances of one chunk."""
