@@ -3,6 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Nothing is compiled at installation, so each process would compile torch anew: 20 s in place of 5.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test check setup clean
 
 quickstart: setup  ## from nothing to a pre-trained encoder and its numbers

@@ -136,7 +136,7 @@ def ways(chosen: argparse.Namespace) -> list[Way]:
 
 def measure(chosen: argparse.Namespace) -> dict[Way, list[Spent]]:
     """What all counted steps of each arrangement took; rounds alternate, and each runs all of them."""
-    for name in ("lightning.fabric.strategies", "torch.distributed.fsdp", "torch.utils.tensorboard"):
+    for name in ("lightning_fabric.strategies", "torch.distributed.fsdp", "torch.utils.tensorboard"):
         import_module(name)  # once, and not in every process
     found: dict[Way, list[Spent]] = {way: [] for way in ways(chosen)}
     alone: list[float] = []

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,9 @@ def test_other_losses_are_no_comparison(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "launch", lambda _, way: ([(1.0, 1.0)], [float(way.processes)]))
     with pytest.raises(SystemExit, match="2 processes under ddp disagree"):
         benchmark.main()
+
+
+def test_no_script_stands_in_a_packages_way():
+    """A script's folder comes first in Python's path, so tokenizers.py there would be imported as that package."""
+    scripts = {path.stem for path in (Path(__file__).parents[1] / "benchmarks").rglob("*.py")}
+    assert not scripts & (set(packages_distributions()) | set(sys.stdlib_module_names))

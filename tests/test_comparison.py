@@ -168,9 +168,12 @@ def test_a_folder_is_one_comparison_s(tmp_path):
     plan = planned(vary=("groups=1,3",))
     Ledger.begin(tmp_path / "out", plan)
     assert read(tmp_path / "out" / PLAN, Plan) == plan
-    Ledger.begin(tmp_path / "out", plan)
-    with pytest.raises(MapetError, match="with seeds = 3, and 4 is asked"):
-        Ledger.begin(tmp_path / "out", replace(plan, seeds=4))
+    grown = replace(plan, seeds=4, evaluate=("knn", "attentive"), budget=("compute",), objectives=("mapet",))
+    Ledger.begin(tmp_path / "out", grown)
+    assert read(tmp_path / "out" / PLAN, Plan) == grown
+    with pytest.raises(MapetError, match="with eval_limit = None, and 7 is asked"):
+        Ledger.begin(tmp_path / "out", replace(grown, eval_limit=7))
+    assert read(tmp_path / "out" / PLAN, Plan) == grown
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
     with pytest.raises(MapetError, match="holds no comparison"):

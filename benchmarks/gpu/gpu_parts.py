@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from gpu_inside import Context
@@ -96,7 +97,9 @@ def against_dense(name: str, loading_bar: float, step_bar: float | None) -> Call
 def share_of_peak(name: str, bar: float) -> Callable[[Path, Context], list[Figure]]:
     def figures(folder: Path, context: Context) -> list[Figure]:
         row = rows(folder)[0]
-        what = f"{name} MaPeT, compiled: model FLOP/s over the fastest product ({row['peak'] / 1e12:.4g} TFLOP/s)"
+        what = (
+            f"{name} MaPeT, compiled: model FLOP/s over the fastest product ({median(row['peak']) / 1e12:.4g} TFLOP/s)"
+        )
         return [
             at_least(f"{what}, forward and backward", row["passes_share"], bar, "%"),
             at_least(f"{what}, whole step", row["share"], bar, "%"),

@@ -16,7 +16,7 @@ from mapet.tokenizers.teacher import Features
 from mapet.tokenizers.vqkd_train import VQKDTraining
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 SOME = 0x534F  # salt
 AT_ONCE = 64  # pictures that the teacher sees at a time

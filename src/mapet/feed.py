@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mapet.data.augment import jitter, normalize, to_float
 from mapet.data.bad import BadPictures, listed
+from mapet.data.crop import Crops
 from mapet.data.decode import Batch
 from mapet.data.loader import Shuffled
 from mapet.data.source import Source
@@ -31,6 +32,11 @@ def chosen(source: Source, limit: int | None, seed: int) -> Tensor:
     if limit is None or limit >= len(places):
         return places
     return hashed(seed, LIMIT, places).argsort(stable=True)[:limit].sort().values
+
+
+def crops(recipe: Recipe) -> Crops | None:
+    """The recipe's random crops and mirrorings; None: each picture's centre."""
+    return Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None
 
 
 class Tokens(Protocol):

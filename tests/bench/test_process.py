@@ -26,7 +26,7 @@ def test_each_job(tmp_path):
     assert began < done(tmp_path, process.Job("until", case=CASE))["until"] < time.time()
     found = done(tmp_path, process.Job("pace", case=CASE, rounds=2))["timings"]
     assert len(found) == 2
-    for (step, _), (passes, _) in found:
+    for (step, _), (passes, _), _ in found:
         assert step > passes > 0
 
 

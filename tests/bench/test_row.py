@@ -10,7 +10,7 @@ from mapet.bench import report, step
 from mapet.bench.row import SCALING, Row, efficiency, over_ours
 
 OURS = Row("mapet", "vit_tiny", 8, "float32", False, 1, "ours", [2, 1, 9], [1, 0.5, 8], [4, 2, 18], [2, 1, 16])
-OURS = replace(OURS, flop=3.0, peak=24.0, predicted=1.5, loading=4.0, threads=2, memory=100)
+OURS = replace(OURS, flop=3.0, peak=[24.0, 48.0, 2.0], predicted=1.5, loading=4.0, threads=2, memory=100)
 
 
 def test_figures_of_a_row():
@@ -40,7 +40,7 @@ def test_efficiency_is_over_the_fewest_processes():
 
 
 def test_a_line_fits_the_screen():
-    wide = replace(OURS, step=[123.4567], passes=[123.4567], flop=1e15, peak=1e13, memory=80 << 30, loading=500.0)
+    wide = replace(OURS, step=[123.4567], passes=[123.4567], flop=1e15, peak=[1e13], memory=80 << 30, loading=500.0)
     rows = [
         wide,
         replace(wide, contestant="transformers", step=[1234.56]),

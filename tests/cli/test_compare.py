@@ -102,6 +102,34 @@ def test_what_is_done_is_not_done_again(pictures, five, monkeypatch, capsys):
     assert max(map(len, shown.splitlines())) <= 80 + len(str(five))
 
 
+def test_it_grows_and_what_is_there_is_not_done_again(pictures, five, tmp_path, monkeypatch):
+    """Another seed, another measure and another budget are added; what was there stays, byte for byte."""
+    out = tmp_path / "grown"
+    shutil.copytree(five, out)
+    before = (out / "results.csv").read_text().splitlines()
+    trained = []
+    train = cells._train
+    monkeypatch.setattr(cells, "_train", lambda cell, *given: trained.append(cell.name) or train(cell, *given))
+    more = ["--objectives", "mapet,mae", "--seeds", "3", "--baselines", "random", "--budget", "epochs,compute"]
+    assert main(arguments(pictures, out, *more, "--evaluate", "knn,linear")) == 0
+    assert len(trained) == 3 + 3
+    assert all("seed2" in name or name.startswith("mae-") for name in trained)
+    after = (out / "results.csv").read_text().splitlines()
+    kept = [line for line in before if ",knn," in line and line.split(",")[1] in ("mapet", "mae", "random")]
+    assert set(kept) < set(after)
+    found = {(row["budget"], row["method"], row["seed"], row["evaluation"]) for row in rows(out)}
+    assert len(found) == 2 * 3 * 3 * 2
+    assert main(["compare", "--resume", str(out)]) == 0
+    assert len(trained) == 3 + 3
+
+
+def test_more_seeds_of_a_limit_have_tokens_too(pictures, tmp_path):
+    limited = ["--objectives", "mim", "--limit", "20", "--evaluate", "knn"]
+    for seeds in ("1", "2"):
+        assert main(arguments(pictures, tmp_path / "out", *limited, "--seeds", seeds)) == 0
+    assert {row["seed"] for row in rows(tmp_path / "out")} == {"0", "1"}
+
+
 class Killed(BaseException):
     """What stands for a kill inside this process."""
 
@@ -256,9 +284,9 @@ def test_what_cannot_work_is_one_line_before_anything_is_trained(pictures, five,
 
 def test_the_folder_of_another_comparison_is_refused(pictures, five, capsys):
     before = (five / "results.csv").read_bytes()
-    assert main(arguments(pictures, five, "--seeds", "3")) == 2
+    assert main(arguments(pictures, five, "--seeds", "3", "--eval-limit", "9")) == 2
     message = capsys.readouterr().err
-    assert "holds another comparison, with baselines = random" in message
+    assert "holds another comparison, with eval_limit = None" in message
     assert message.count("\n") == 1
     assert main(["compare", "--resume", str(pictures)]) == 2
     assert "holds no comparison" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from mapet.cli import VERBS, main
 from mapet.cli.tokenizer import VERBS as TOKENIZER_VERBS
 
-HEAVY = ("torch", "numpy", "timm", "lightning", "matplotlib", "tyro", "pydantic", "rich", "PIL")
+HEAVY = ("torch", "numpy", "timm", "lightning_fabric", "matplotlib", "tyro", "pydantic", "rich", "PIL")
 
 
 def test_help_imports_nothing_heavy():

@@ -105,7 +105,7 @@ def test_two_processes_are_one(pictures, whole, tmp_path):
 
 def test_teacher_and_tokenizer_see_the_same_part_of_a_picture(pictures):
     """A teacher that says the mean colour of each patch: the tokenizer's own pixels give nearly the same."""
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     from mapet.data.bad import BadPictures
     from mapet.data.crop import Crops

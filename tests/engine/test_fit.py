@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from mapet.engine.fit import fit
 from mapet.engine.run import Run

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from mapet.engine.fit import fit
 from mapet.engine.run import Run

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed.fsdp  # once, and not in every forked process
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from mapet.assemble import build_objective, load_encoder
 from mapet.engine import checkpoint as files

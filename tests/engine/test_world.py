@@ -1,5 +1,9 @@
 """Who started this process, and how many of it there are: torchrun, srun, or nobody."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from mapet.engine.world import Launched, crew, first_process, launched, world
@@ -49,6 +53,22 @@ def test_a_shell_in_an_allocation_is_one_process(slurm, rank):
     assert first_process()
     with crew("cpu") as alone:
         assert (alone.rank, alone.count) == (0, 1)
+
+
+def test_two_processes_of_a_batch_script_without_srun(tmp_path):
+    """The second is started by Fabric and sees the script's variables: it must not take itself for a task of srun."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from mapet.engine.world import joined\n"
+        "with joined(accelerator='cpu', devices=2) as fabric:\n"
+        "    print(fabric.all_gather(fabric.global_rank).tolist(), flush=True)\n"
+    )
+    batch = {f"SLURM_{name}": value for name, value in {**STEP, "NTASKS": "2", "JOB_NAME": "train"}.items()}
+    alone = {name: value for name, value in batch.items() if name not in ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")}
+    environment = {**os.environ, **alone, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split("\n")[:2] == ["[0, 1]"] * 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mapet.method.predict import TokenPrediction
 from mapet.recipe import Recipe
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 OURS = "ours"
 AGAINST = {"dense": ("mapet",), "transformers": ("mim", "mae")}  # which objectives each can be compared with

@@ -14,18 +14,17 @@ from mapet.bench.case import OURS, Case
 from mapet.bench.dense import dense_masks, predicted_positions
 from mapet.bench.step import Runner, over_stream
 from mapet.data.bad import BadPictures
-from mapet.data.crop import Crops
 from mapet.data.decode import Batch
 from mapet.data.loader import Shuffled
 from mapet.data.source import open_source
 from mapet.engine.world import pick_workers
-from mapet.feed import Feed, chosen
+from mapet.feed import Feed, chosen, crops
 from mapet.hashing import below
 from mapet.method.order import STRATEGIES
 from mapet.view import View
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 AHEAD = 2  # batches that each worker decodes ahead
 TOKENS = 0x42
@@ -74,7 +73,7 @@ def feed(case: Case, loading: Loading, steps: int, device: torch.device) -> Feed
     shuffled = Shuffled(
         source,
         View((side, side)),
-        crops=Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None,
+        crops=crops(recipe),
         batch_size=case.batch,
         epochs=1 + steps / max(1, len(places) // case.batch),
         seed=recipe.seed,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from mapet.errors import MapetError
 from mapet.recipe import Recipe
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 LOADED, MOST = 5.0, 30  # seconds that a measurement with loading should take on a GPU, and steps at the most
 
@@ -55,7 +56,8 @@ def measured(case: Case, known: rates.Rates, fabric: "Fabric", how: Settings) ->
     every = contestants(case)
     require_equal(every, case, fabric)
     runners = [Runner(one, case, fabric) for one in every]
-    timings = alternate(runners, how.rounds, fabric.device)
+    peak = partial(rates.peak, width(case.recipe), case.recipe.precision, fabric.device)
+    timings = alternate(runners, how.rounds, fabric.device, peak)
     for runner, own in zip(runners, timings, strict=True):
         loading = None
         if how.loading is not None and runner.name in LOADERS:
@@ -64,7 +66,7 @@ def measured(case: Case, known: rates.Rates, fabric: "Fabric", how: Settings) ->
         memory = runner.memory
         if memory is None and how.peak:
             memory = process.memory(case, runner.name, fabric.device.type)
-        about = {"memory": memory, "peak": known.peak, "loading": loading, "threads": torch.get_num_threads()}
+        about = {"memory": memory, "loading": loading, "threads": torch.get_num_threads()}
         yield row.of(case, runner.name, own, **about, **(_counted(case, known) if runner.name == OURS else {}))
     yield from scaled(case, how, fabric.device)
 

@@ -30,11 +30,6 @@ def parts(objective: "TokenPrediction | CAE | MAE", batch: int, rates: Rates) ->
     }
 
 
-def seconds(objective: "TokenPrediction | CAE | MAE", batch: int, rates: Rates) -> float:
-    """Of one training step of ``batch`` images."""
-    return sum(parts(objective, batch, rates).values())
-
-
 def nearest(known: Sequence[Rates], width: int, precision: str) -> Rates:
     """Those of the precision that were measured for the width, or for the one nearest to it by ratio.
 

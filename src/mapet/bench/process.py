@@ -52,7 +52,7 @@ def memory(case: Case, contestant: str, accelerator: str) -> int:
 def pace(case: Case, devices: int, rounds: int, accelerator: str, threads: int) -> list[Timing]:
     """Timings of ours in the first of ``devices`` processes that share the batch; raises as ``run``."""
     found = run(Job("pace", OURS, case, accelerator, devices, rounds), threads)["timings"]
-    return [Timing(Spent(*step), Spent(*passes)) for step, passes in found]
+    return [Timing(Spent(*step), Spent(*passes)) for step, passes, _ in found]
 
 
 def until_first_step(case: Case, accelerator: str) -> float:

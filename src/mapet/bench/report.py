@@ -20,7 +20,7 @@ LEGEND = (
     "step: forward, backward, clipping and optimiser, median of the rounds (fwd+bwd: the first two alone)",
     "memory: weights, gradients, optimiser's moments and a step at its peak, beyond what was there before",
     "FLOP: two a multiply-accumulate of what is computed, forward and backward; of peak: over the fastest matrix "
-    "product of this machine, in the same precision",
+    "product of this machine in the same precision, measured after each round; median of the rounds",
     "ratio: the other's step over ours (in brackets fwd+bwd, and in processor time); for scaling the efficiency",
     "waiting: the share of the time with loading that the step alone does not take",
     "predicted: the sum of the parts of a step, each at the rate at which this machine was measured to do it, over "

@@ -34,7 +34,7 @@ class Row:
         step_processor, passes_processor: the same on this process's threads together.
         memory: bytes that weights, gradients, optimiser and step take at the most; None where unknown.
         flop: floating-point operations of our training step, per image; None for other contestants.
-        peak: floating-point operations a second of the fastest matrix product.
+        peak: floating-point operations a second of the fastest matrix product, right after each round; may be empty.
         predicted: seconds that the step should take; None for other contestants.
         parts: the predicted seconds by kind of work.
         loading: seconds with loading from files; None where that was not measured.
@@ -55,7 +55,7 @@ class Row:
     passes_processor: list[float]
     memory: int | None = None
     flop: float | None = None
-    peak: float | None = None
+    peak: list[float] = field(default_factory=list)
     predicted: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
     loading: float | None = None
@@ -89,13 +89,19 @@ class Row:
 
     @property
     def share(self) -> float | None:
-        """Of the fastest matrix product's rate, by the whole step."""
-        return None if self.flops is None or not self.peak else self.flops / self.peak
+        """Of the fastest matrix product's rate, by the whole step: the median of the rounds."""
+        return self._share(self.step)
 
     @property
     def passes_share(self) -> float | None:
         """The same by the forward and backward pass alone."""
-        return None if self.share is None else self.share * self.seconds / self.passes_seconds
+        return self._share(self.passes)
+
+    def _share(self, seconds: Sequence[float]) -> float | None:
+        if self.flop is None or not self.peak:
+            return None
+        pairs = zip(seconds, self.peak, strict=True)
+        return statistics.median(self.flop * self.batch / (one * peak) for one, peak in pairs)
 
     @property
     def waiting(self) -> float | None:
@@ -137,6 +143,7 @@ def of(case: Case, contestant: str, timings: Sequence[Timing], **figures: Any) -
         passes=[one.passes.wall for one in timings],
         step_processor=[one.step.processor for one in timings],
         passes_processor=[one.passes.processor for one in timings],
+        peak=[one.peak for one in timings if one.peak is not None],
         **figures,
     )
 

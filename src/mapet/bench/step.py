@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from mapet.engine.fit import backward, clip
 from mapet.engine.optim import adamw
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 WARM = 2  # first steps of each contestant, which do not count
 ROUND = {"cpu": 0.1, "cuda": 0.5}  # seconds that a round lasts at least, in as many steps as that takes
@@ -69,23 +69,33 @@ def _allocated(device: torch.device) -> int:
 
 
 class Timing(NamedTuple):
-    """Means of the steps of one round: the whole step, and its forward and backward pass alone."""
+    """Means of the steps of one round: the whole step, and its forward and backward pass alone.
+
+    ``peak`` is what the machine's fastest product did right after it, in FLOP/s; None where that was not asked.
+    """
 
     step: Spent
     passes: Spent
+    peak: float | None = None
 
 
-def alternate(runners: Sequence[Runner], rounds: int, device: torch.device) -> list[list[Timing]]:
-    """``rounds`` timings of each runner; every round has all of them in turn, and on all processes as many steps."""
+def alternate(
+    runners: Sequence[Runner], rounds: int, device: torch.device, peak: Callable[[], float] | None = None
+) -> list[list[Timing]]:
+    """``rounds`` timings of each runner; every round has all of them in turn, and on all processes as many steps.
+
+    With ``peak`` the machine is measured beside each timing, as its speed may change from minute to minute.
+    """
     once = [_round(runner, 1, device).step.wall for runner in runners]
     steps = runners[0].fabric.broadcast([max(1, math.ceil(ROUND[device.type] / seconds)) for seconds in once])
     turns = [
-        [_round(runner, count, device) for runner, count in zip(runners, steps, strict=True)] for _ in range(rounds)
+        [_round(runner, count, device, peak) for runner, count in zip(runners, steps, strict=True)]
+        for _ in range(rounds)
     ]
     return [list(column) for column in zip(*turns, strict=True)]
 
 
-def _round(runner: Runner, steps: int, device: torch.device) -> Timing:
+def _round(runner: Runner, steps: int, device: torch.device, peak: Callable[[], float] | None = None) -> Timing:
     laps = Laps(device)
     synchronize(device)
     laps.mark()
@@ -93,7 +103,7 @@ def _round(runner: Runner, steps: int, device: torch.device) -> Timing:
         runner.step(laps=laps)
     spent = laps.spent()
     passes, rest = _mean(spent[0::2]), _mean(spent[1::2])
-    return Timing(Spent(passes.wall + rest.wall, passes.processor + rest.processor), passes)
+    return Timing(Spent(passes.wall + rest.wall, passes.processor + rest.processor), passes, peak() if peak else None)
 
 
 def _mean(spent: Sequence[Spent]) -> Spent:

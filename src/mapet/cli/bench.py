@@ -170,14 +170,13 @@ def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> 
     Raises:
         MapetError: pictures, processes or a package that cannot be had.
     """
+    from mapet.bench.loading import feed
     from mapet.bench.measure import require_devices
     from mapet.bench.peers import installed
-    from mapet.cli.running import require_batch
-    from mapet.data.source import open_source
 
     for case in every:
         if how.loading is not None:
-            require_batch(open_source(how.loading.data), case.recipe.limit, case.batch)
+            feed(case, how.loading, 1, device)
         for devices in how.scaling:
             require_devices(devices, case, device)
         if "transformers" in case.rivals:

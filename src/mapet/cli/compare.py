@@ -14,7 +14,8 @@ ABOUT = """Train objectives under one setting, measure them, and write one table
 RECIPE is a name or FILE.yaml; its settings can be changed by the options below. All runs share them, their tokens, the
 sequence of the pictures and, seed by seed, the encoder's first weights.
 
---resume OUT goes on with an interrupted comparison; so does the same command again."""
+--resume OUT goes on with an interrupted comparison; so does the same command again, and with other --objectives,
+--baselines, --seeds, --evaluate or --budget it adds what is missing: what is done is kept."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Options:
     given, 1 - mask-ratio; all stands for None. May come several times."""
     tokenizers: str = ""
     """Folders of tokenizers or of their tokens, separated by commas: a grid over them."""
-    knn_every: int = 0
-    """k-NN accuracy while training, every so many epochs; 0: none."""
+    knn_every: float = 0.0
+    """k-NN accuracy while training, every so many epochs, which may be a fraction; 0: none."""
     eval_data: str | None = None
     """Labelled pictures: a folder with one sub-folder per class, or cifar10; None: those of the recipe."""
     eval_limit: int | None = None

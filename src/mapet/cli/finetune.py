@@ -15,7 +15,7 @@ from mapet.recipe import Machine, read, save
 from mapet.tuning import RANDOM, Tuning, protocol
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     from mapet.engine.run import Run
     from mapet.supervise import Lessons

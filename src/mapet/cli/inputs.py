@@ -10,11 +10,10 @@ from mapet.errors import MapetError
 from mapet.recipe import Machine, Recipe
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
     from torch import Tensor
 
     from mapet.data.bad import BadPictures
-    from mapet.data.crop import Crops
     from mapet.data.source import Source
     from mapet.engine.run import Run
     from mapet.feed import Feed
@@ -32,13 +31,13 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
     from mapet.data.decode import require_shown
     from mapet.data.source import open_source
     from mapet.engine.world import pick_device
-    from mapet.feed import chosen, tokenized
+    from mapet.feed import chosen, crops, tokenized
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.teacher import require_teacher
 
     source = open_source(recipe.data)
     require_batch(source, recipe.limit, recipe.optimization.batch_size)
-    require_shown(source, [_view(recipe)], _crops(recipe))
+    require_shown(source, [_view(recipe)], crops(recipe))
     pick_device(machine.accelerator)
     if recipe.tokens:
         places = chosen(source, recipe.limit, recipe.seed)
@@ -48,7 +47,7 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
     elif not recipe.reads_tokens:
         return
     elif recipe.tokenizer.tokenizer:
-        require_shown(source, [_tokenizer(Path(recipe.tokenizer.tokenizer), recipe).view], _crops(recipe))
+        require_shown(source, [_tokenizer(Path(recipe.tokenizer.tokenizer), recipe).view], crops(recipe))
     elif machine.processes > 1:
         raise MapetError(
             "Several processes need a ready tokenizer: run mapet tokenizer fit, then give its folder as --tokenizer; "
@@ -78,7 +77,7 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
     """
     from mapet.data.loader import Shuffled
     from mapet.engine.world import pick_workers
-    from mapet.feed import Feed, NoTokens, Online, Stored, Tokens, tokenized
+    from mapet.feed import Feed, NoTokens, Online, Stored, Tokens, crops, tokenized
     from mapet.tokenizers.store import TokenStore
 
     source, places, bad = _pictures(run, recipe, machine, writes=fabric.is_global_zero)
@@ -100,7 +99,7 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
         source,
         view,
         second=second,
-        crops=_crops(recipe),
+        crops=crops(recipe),
         batch_size=recipe.optimization.batch_size,
         epochs=recipe.optimization.epochs,
         seed=recipe.seed,
@@ -122,12 +121,6 @@ def _view(recipe: Recipe) -> "View":
     from mapet.view import View
 
     return View((recipe.model.image_size, recipe.model.image_size))
-
-
-def _crops(recipe: Recipe) -> "Crops | None":
-    from mapet.data.crop import Crops
-
-    return Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None
 
 
 def _pictures(run: "Run", recipe: Recipe, machine: Machine, writes: bool) -> "tuple[Source, Tensor, BadPictures]":

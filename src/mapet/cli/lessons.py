@@ -12,7 +12,7 @@ from mapet.recipe import Machine
 from mapet.tuning import Tuning
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
     from torch import Tensor
 
     from mapet.data.policy import Policy

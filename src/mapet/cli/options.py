@@ -104,6 +104,15 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def changed(options: Any) -> list[str]:
+    """The words that set what in a dataclass without groups is not at its default."""
+    words = []
+    for one in fields(options):
+        if (value := getattr(options, one.name)) != one.default:
+            words += [f"--{one.name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return words
+
+
 def _values(options: Any) -> dict[str, float]:
     """How many words follow each option."""
     found: dict[str, float] = {"--help": 0}

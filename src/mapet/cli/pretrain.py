@@ -2,18 +2,18 @@
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.inputs import feed, look_ahead, make_ready
-from mapet.cli.options import parse, say, take
+from mapet.cli.options import changed, parse, say, take
 from mapet.cli.running import batch_line, require_unchanged, teller
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Recipe, load, save
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     from mapet.engine.run import Run
     from mapet.method.cae import CAE
@@ -70,11 +70,7 @@ def stoppable(train: Callable[[], object], again: str) -> int:
 
 def again(folder: str, machine: Machine, *verb: str) -> str:
     """The command that goes on with the run in ``folder``, its machine settings repeated; without a verb, pretrain."""
-    words = ["mapet", *(verb or ("pretrain",)), "--resume", folder]
-    for one in fields(machine):
-        if (value := getattr(machine, one.name)) != one.default:
-            words += [f"--{one.name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-    return shlex.join(words)
+    return shlex.join(["mapet", *(verb or ("pretrain",)), "--resume", folder, *changed(machine)])
 
 
 def anchored(recipe: Recipe) -> Recipe:

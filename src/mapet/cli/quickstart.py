@@ -1,10 +1,11 @@
 """``mapet quickstart``: from nothing to a pre-trained encoder, its numbers and its pictures."""
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.cli.options import parse, say
+from mapet.cli.options import changed, parse, say
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Optimization, Recipe, load
 
@@ -39,7 +40,7 @@ def command(arguments: list[str]) -> int:
     from mapet.cli.pretrain import stoppable
 
     o = parse(Options(), arguments, "quickstart", "CIFAR-10 from nothing to a pre-trained encoder and its numbers.")
-    return stoppable(lambda: quickstart(o), f"mapet quickstart --out {o.out}")
+    return stoppable(lambda: quickstart(o), shlex.join(["mapet", "quickstart", *changed(o)]))
 
 
 def sized(o: Options) -> Recipe:

@@ -1,6 +1,6 @@
 """How far a comparison has come: its folder.
 
-compare.yaml   what was asked for; another comparison is refused here
+compare.yaml   what was asked for last; a comparison under other settings is refused here
 tokens/        made once for all runs, where they were not given
 runs/          one run's folder a cell
 scores/        one JSON file a cell: its cost and every finished evaluation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mapet.evals.score import Score
 
 PLAN = "compare.yaml"
+GROWING = ("objectives", "baselines", "seeds", "evaluate", "budget")  # a cell's result does not hang on its neighbours
 
 
 class Ledger:
@@ -30,19 +31,14 @@ class Ledger:
 
     @classmethod
     def begin(cls, folder: Path, plan: Plan) -> "Ledger":
-        """The folder with this plan, made if need be, or gone on with.
+        """The folder with this plan, made if need be, or gone on with; it may grow by runs and measures.
 
         Raises:
-            MapetError: it holds another comparison, or something else.
+            MapetError: it holds a comparison under other settings, or something else.
         """
         if (folder / PLAN).is_file():
-            for name, (asked, there) in diff(plan, read(folder / PLAN, Plan)).items():
-                raise MapetError(
-                    f"{folder} holds another comparison, with {name} = {_short(there)}, and {_short(asked)} is asked "
-                    f"for: give another --out, or go on with that by --resume {folder}."
-                )
-            return cls(folder)
-        if folder.exists() and (not folder.is_dir() or any(path.name != f"{PLAN}.part" for path in folder.iterdir())):
+            _require_alike(folder, plan, read(folder / PLAN, Plan))
+        elif folder.exists() and (not folder.is_dir() or any(path.name != f"{PLAN}.part" for path in folder.iterdir())):
             raise MapetError(f"{folder} is not empty and holds no comparison: give another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         save(plan, folder / PLAN)
@@ -70,6 +66,15 @@ class Ledger:
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / "scores" / f"{cell.name}.json"
+
+
+def _require_alike(folder: Path, plan: Plan, before: Plan) -> None:
+    for name, (asked, there) in diff(plan, before).items():
+        if name not in GROWING:
+            raise MapetError(
+                f"{folder} holds another comparison, with {name} = {_short(there)}, and {_short(asked)} is asked "
+                f"for: give another --out, or go on with that by --resume {folder}."
+            )
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
@@ -47,7 +48,7 @@ class Plan:
     budget: tuple[str, ...] = ("epochs",)
     vary: tuple[str, ...] = ()
     tokenizers: tuple[str, ...] = ()
-    knn_every: int = 0
+    knn_every: float = 0.0
     eval_data: str | None = None
     eval_limit: int | None = None
     recipe: Recipe = field(default_factory=Recipe)
@@ -66,7 +67,7 @@ class Plan:
             ("evaluate", len(self.evaluate) > 0, "at least one"),
             ("budget", len(self.budget) > 0, "epochs, compute or both"),
             ("seeds", self.seeds >= 1, "at least 1"),
-            ("knn-every", self.knn_every >= 0, "at least 0"),
+            ("knn-every", 0 <= self.knn_every < inf, "at least 0"),
             ("eval-limit", self.eval_limit is None or self.eval_limit >= 1, "at least 1"),
             ("baselines", "random" not in self.baselines or set(self.evaluate) != {"finetune"}, TUNED),
             ("tokenizers", not (self.tokenizers and named), "left out beside --tokens or --tokenizer"),

@@ -23,7 +23,7 @@ from mapet.errors import MapetError
 from mapet.hashing import hashed
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 SALT = 5
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, however long an epoch is

@@ -14,7 +14,7 @@ from mapet.engine.run import Run
 from mapet.errors import MapetError
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 T = TypeVar("T")
 DELAY = 10  # steps whose figures may stay on an accelerator, so that a step never waits for them

@@ -28,7 +28,7 @@ from mapet.disk import replace_file
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_file, write_parts
 from mapet.errors import MapetError
 
-VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning", "numpy", "pillow", "safetensors")
+VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
 
 
 class Run:
@@ -132,8 +132,7 @@ class Run:
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
         """The last checkpoint as (completed steps, tensors by name); None where there is none yet."""
-        checkpoint = self.checkpoint
-        return (checkpoint.step, checkpoint.whole()) if checkpoint else None
+        return load_checkpoint(self.last) if exists(self.last) else None
 
     @property
     def completed(self) -> int:

@@ -17,7 +17,7 @@ from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.memory import recompute
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
     from torch.distributed.device_mesh import DeviceMesh
 
 
@@ -25,7 +25,7 @@ def strategy(name: str, processes: int) -> Any:
     """Fabric's own for ``"ddp"`` or ``"fsdp"``; one process has nothing to share."""
     if processes == 1 or name == "ddp":
         return "auto" if processes == 1 else name
-    from lightning.fabric.strategies import ModelParallelStrategy
+    from lightning_fabric.strategies import ModelParallelStrategy
 
     return ModelParallelStrategy(_split, data_parallel_size=processes, tensor_parallel_size=1)
 
@@ -42,7 +42,7 @@ def set_up(
     Every process begins with the first one's weights. Under FSDP2 the trained module is a copy, whose weights take the
     place of the objective's in ``optimizer``: bring them back with ``hand_over``.
     """
-    from lightning.fabric.strategies import ModelParallelStrategy
+    from lightning_fabric.strategies import ModelParallelStrategy
 
     if grad_checkpointing:
         recompute(objective)

@@ -16,7 +16,7 @@ from mapet.engine.memory import keep_freed
 from mapet.errors import MapetError
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 
 PATIENCE = timedelta(days=7)  # that one process waits for another, which may have more or slower pictures
@@ -80,7 +80,7 @@ def world(
     Raises:
         MapetError: an accelerator that this machine lacks, or another number of processes than the launcher's.
     """
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     from mapet.engine import shard
 
@@ -109,15 +109,22 @@ def world(
 
 
 def _environment(devices: int | None = None, num_nodes: int | None = None) -> Any:
-    """Fabric's plugins that find the other processes where ``launched`` does; None under torchrun, which Fabric knows.
+    """Fabric's plugins that find the other processes where ``launched`` does; None: Fabric finds them by itself.
+
+    It would not where it has started them in a batch script: there it takes them for tasks of srun.
 
     Raises:
         MapetError: SLURM does not tell how many processes a node has, or it is not what is asked for.
     """
-    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+    from lightning_fabric.plugins.environments import (
+        LightningEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
 
     if "WORLD_SIZE" in os.environ:
-        return None
+        own = "SLURM_NTASKS" in os.environ and not TorchElasticEnvironment.detect()
+        return [LightningEnvironment()] if own else None
     count, each = launched().count, int(os.environ.get("SLURM_NTASKS_PER_NODE", 0))
     if count == 1:
         return [LightningEnvironment()]

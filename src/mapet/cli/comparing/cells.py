@@ -95,8 +95,9 @@ def _run(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> "Run":
     from mapet.cli.pretrain import pretrain, resume
     from mapet.engine.run import Run
 
-    folder, every = ledger.run(cell), plan.knn_every * images(cell.recipe) // cell.recipe.optimization.batch_size
-    kept = replace(machine, save_every=every or machine.save_every)
+    folder, step = ledger.run(cell), cell.recipe.optimization.batch_size
+    every = max(1, round(plan.knn_every * images(cell.recipe) / step))
+    kept = replace(machine, save_every=every) if plan.knn_every else machine
     if Run(folder).recipe.is_file():
         return resume(folder, kept, say=silent)
     clear(folder)

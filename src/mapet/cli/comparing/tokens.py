@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mapet.cli.tokenize import fit_codebook, tokenize
 from mapet.comparison.plan import Arm, Plan
+from mapet.disk import replace_file
 from mapet.recipe import Machine, Model, Recipe, Tokenizer
 
 
@@ -59,12 +60,13 @@ def _made(asked: Recipe, seeds: int, folder: Path, machine: Machine, say: Callab
         return asked, _vocabulary(Path(asked.tokens), asked)
     if asked.varied:
         return _tokenizer(asked, folder, machine)
-    done = folder / "complete"
+    done = folder / "seeds"  # whose pictures have tokens: as many as the comparison had
     own = replace(asked.tokenizer, tokenizer=asked.tokenizer.tokenizer or str(folder / "tokenizer"))
-    for number in range(0 if done.exists() else seeds if asked.limit else 1):  # each seed takes pictures of its own
+    known = int(done.read_text()) if done.exists() else 0
+    for number in range(known, seeds if asked.limit else 1):  # each seed takes pictures of its own
         again = replace(asked, seed=asked.seed + number, tokenizer=own if number else asked.tokenizer)
         tokenize(again, folder, machine, say=say)
-    done.touch()
+    replace_file(done, f"{max(known, seeds)}\n")
     ready = replace(asked, tokens=str(folder.absolute()), tokenizer=Tokenizer())
     return ready, _vocabulary(folder, ready)
 

@@ -9,7 +9,7 @@ from mapet.errors import MapetError
 from mapet.recipe import Machine
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
     from torch import Tensor
 
     from mapet.distill import Pairs

@@ -3,7 +3,7 @@
 The teacher looks at every picture once, and all codebooks share its answers; VQ-KD is trained by its own command in a
 process of its own. Perplexity and the rest are over the tokens of all pictures, as in ``mapet tokenizer inspect``.
 
-    python benchmarks/tokenizers.py --out results/tokenizers
+    python benchmarks/codebooks.py --out results/tokenizers
 """
 
 import argparse
