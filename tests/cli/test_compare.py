@@ -123,6 +123,19 @@ def test_it_grows_and_what_is_there_is_not_done_again(pictures, five, tmp_path, 
     assert len(trained) == 3 + 3
 
 
+def test_every_evaluation_of_features_has_its_figures(pictures, five, tmp_path):
+    """Full protocols on one trained encoder and its start, each under its name in the table."""
+    out = shutil.copytree(five, tmp_path / "out")
+    asked = ["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot"]
+    more = ["--objectives", "mim", "--seeds", "1", "--baselines", "random", "--evaluate", ",".join(asked)]
+    assert main(arguments(pictures, out, *more)) == 0
+    found = {(row["method"], row["evaluation"]) for row in rows(out)}
+    assert found == {(method, name) for method in ("mim", "random") for name in asked}
+    table = (out / "table.md").read_text()
+    for told in ("of LARS", "best of all layers", "cross-attention", "5 draws"):
+        assert told in table
+
+
 def test_more_seeds_of_a_limit_have_tokens_too(pictures, tmp_path):
     limited = ["--objectives", "mim", "--limit", "20", "--evaluate", "knn"]
     for seeds in ("1", "2"):

@@ -6,6 +6,7 @@ import shutil
 import signal
 from dataclasses import replace
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -57,7 +58,15 @@ class Chance:
             yield {"images": images, "tokens": tokens, "order": order, "key": hashed(3, step, index)}
 
 
-def train(fabric, folder, recipe=RECIPE, steps=STEPS, parts=1):
+class Few(Chance):
+    """Of the first process's share one picture alone could be read."""
+
+    def __call__(self, start):
+        for batch in super().__call__(start):
+            yield {name: tensor[: None if self.rank else 1] for name, tensor in batch.items()}
+
+
+def train(fabric, folder, recipe=RECIPE, steps=STEPS, parts=1, stream=Chance, compiled=False):
     """20 steps, or as far as ``steps``, by all processes of ``fabric``; the trained objective."""
     run = Run(folder)
     if fabric.is_global_zero and not run.recipe.is_file():
@@ -65,8 +74,8 @@ def train(fabric, folder, recipe=RECIPE, steps=STEPS, parts=1):
     fabric.barrier()
     objective = build_objective(recipe, VOCABULARY)
     chosen = optim(objective, STEPS, clip_grad=1.0, ema_decay=0.9)
-    stream = Chance(recipe, steps, fabric.global_rank, fabric.world_size)
-    fit(objective, stream, chosen, fabric, run, accumulate=parts, save_every=10)
+    batches = stream(recipe, steps, fabric.global_rank, fabric.world_size)
+    fit(objective, batches, chosen, fabric, run, accumulate=parts, save_every=10, compiled=compiled)
     return objective
 
 
@@ -135,6 +144,9 @@ def two(one, tmp_path_factory):
             fabric.barrier()
             train(fabric, folder / "same")
             train(fabric, folder / "plain", parts=3)
+            train(fabric, folder / "few", steps=3, parts=3, stream=Few)
+            with patch.object(torch, "compile", partial(torch.compile, backend="eager")):
+                train(fabric, folder / "compiled", steps=3, compiled=True)
             for name, recipe in OTHERS.items():
                 train(fabric, folder / name, recipe, steps=1)
 
@@ -212,15 +224,34 @@ def test_two_parts_are_gone_on_with_by_four_processes(one, two, tmp_path):
     assert len(list(Run(run).last.iterdir())) == 5
 
 
-def test_two_parts_are_gone_on_with_under_ddp(one, two, tmp_path):
-    run = shutil.copytree(two / "half", tmp_path / "run")
+@pytest.fixture(scope="module")
+def ddp(two, tmp_path_factory):
+    """What two processes are asked to do with whole weights each."""
+    folder = tmp_path_factory.mktemp("ddp")
+    shutil.copytree(two / "half", folder / "half")
 
     def work():
         with together(2, "ddp") as fabric:
-            train(fabric, run)
+            train(fabric, folder / "half")
+            train(fabric, folder / "few", steps=3, parts=3, stream=Few)
 
-    finished(crowd(tmp_path / "said", 2, work))
-    assert_same_losses(one / "whole", run)
+    finished(crowd(folder / "said", 2, work))
+    return folder
+
+
+def test_two_parts_are_gone_on_with_under_ddp(one, ddp):
+    assert_same_losses(one / "whole", ddp / "half")
+
+
+def test_a_process_without_a_picture_for_a_part_still_takes_its_turn(two, ddp):
+    """One picture in three parts: under ddp a single pass, under fsdp three, as the weights are gathered together."""
+    for name in ("loss", "accuracy", "grad_norm"):
+        torch.testing.assert_close(column(ddp / "few", name), column(two / "few", name), atol=1e-5, rtol=0)
+
+
+def test_sharded_and_compiled(one, two):
+    for name in ("loss", "grad_norm"):
+        torch.testing.assert_close(column(one / "whole", name)[:3], column(two / "compiled", name), atol=1e-5, rtol=0)
 
 
 def test_bfloat16_means_the_same_under_both_strategies(tmp_path):
