@@ -173,6 +173,8 @@ def test_a_folder_is_one_comparison_s(tmp_path):
     assert read(tmp_path / "out" / PLAN, Plan) == grown
     with pytest.raises(MapetError, match="with eval_limit = None, and 7 is asked"):
         Ledger.begin(tmp_path / "out", replace(grown, eval_limit=7))
+    with pytest.raises(MapetError, match="with objectives = mapet, and mae is asked"):
+        Ledger.begin(tmp_path / "out", replace(grown, objectives=("mae",)))  # whose runs would know of no tokens
     assert read(tmp_path / "out" / PLAN, Plan) == grown
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")

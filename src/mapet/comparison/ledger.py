@@ -70,7 +70,7 @@ class Ledger:
 
 def _require_alike(folder: Path, plan: Plan, before: Plan) -> None:
     for name, (asked, there) in diff(plan, before).items():
-        if name not in GROWING:
+        if name not in GROWING or (name == "objectives" and plan.reads_tokens != before.reads_tokens):
             raise MapetError(
                 f"{folder} holds another comparison, with {name} = {_short(there)}, and {_short(asked)} is asked "
                 f"for: give another --out, or go on with that by --resume {folder}."

@@ -81,6 +81,11 @@ class Plan:
         return self.eval_data or self.recipe.data
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether there are tokens, which then tell all runs which pictures cannot be read."""
+        return any(for_method(self.recipe, method).reads_tokens for method in self.objectives)
+
+    @property
     def measures(self) -> list[str]:
         """The evaluations, with the one that training from scratch has."""
         return list(dict.fromkeys([*self.evaluate, *(["finetune"] if "scratch" in self.baselines else [])]))
