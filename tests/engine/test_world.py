@@ -68,7 +68,7 @@ def test_two_processes_of_a_batch_script_without_srun(tmp_path):
     environment = {**os.environ, **alone, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split("\n")[:2] == ["[0, 1]"] * 2
+    assert ended.stdout.count("[0, 1]") == 2
 
 
 @pytest.mark.parametrize(
