@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from mapet.data.augment import to_float
 from mapet.data.decode import Batch, decode
-from mapet.data.loader import Shuffled
+from mapet.data.loader import Shuffled, Stream
 from mapet.hashing import hashed
 from mapet.tokenizers.codebook import perplexity, usage
 from mapet.tokenizers.teacher import Features
@@ -22,7 +22,7 @@ SOME = 0x534F  # salt
 AT_ONCE = 64  # pictures that the teacher sees at a time
 
 
-class Pairs:
+class Pairs(Stream):
     """The training stream of a VQ-KD: ``Shuffled`` pictures as arguments of ``VQKDTraining.forward``.
 
     ``shuffled`` has the tokenizer's view and as ``second`` the teacher's, so both are cut from the picture itself. The
@@ -32,16 +32,6 @@ class Pairs:
     def __init__(self, shuffled: Shuffled, teacher: Features, fabric: "Fabric") -> None:
         self.shuffled, self.fabric = shuffled, fabric
         self.teacher = teacher.to(fabric.device)
-
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-        return self.shuffled.steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in one epoch."""
-        return self.shuffled.steps_per_epoch
 
     def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
         """The batches from step ``start`` on, on the device."""

@@ -12,7 +12,7 @@ from mapet.data.augment import jitter, normalize, to_float
 from mapet.data.bad import BadPictures, listed
 from mapet.data.crop import Crops
 from mapet.data.decode import Batch
-from mapet.data.loader import Shuffled
+from mapet.data.loader import Shuffled, Stream
 from mapet.data.source import Source
 from mapet.errors import MapetError
 from mapet.hashing import hashed
@@ -114,7 +114,7 @@ class NoTokens:
         return shuffled.places.new_empty(0, 0)
 
 
-class Feed:
+class Feed(Stream):
     """The training stream of a recipe: ``Shuffled`` pictures as arguments of an objective's ``forward``.
 
     A tokenizer among its ``tokens`` is no part of the objective: it is neither trained nor saved.
@@ -122,16 +122,6 @@ class Feed:
 
     def __init__(self, recipe: Recipe, shuffled: Shuffled, tokens: Tokens, device: torch.device) -> None:
         self.recipe, self.shuffled, self.tokens, self.device = recipe, shuffled, tokens, device
-
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-        return self.shuffled.steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in one epoch."""
-        return self.shuffled.steps_per_epoch
 
     def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
         """The batches from step ``start`` on, on the device."""

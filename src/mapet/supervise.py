@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mapet.data.augment import normalize, to_float
 from mapet.data.decode import Batch
-from mapet.data.loader import Shuffled
+from mapet.data.loader import Shuffled, Stream
 from mapet.data.policy import Erasing, Mixing
 from mapet.disk import replace_file
 from mapet.engine.fit import Batches
@@ -146,7 +146,7 @@ def build_optim(t: Tuning, objective: FineTuning, batches: Batches) -> Optim:
     return Optim(optimizer, lr, o.clip_grad, o.ema_decay)
 
 
-class Lessons:
+class Lessons(Stream):
     """The training stream of a fine-tuning: ``Shuffled`` pictures as arguments of ``FineTuning.forward``."""
 
     def __init__(self, t: Tuning, shuffled: Shuffled, classes: int, device: torch.device) -> None:
@@ -155,16 +155,6 @@ class Lessons:
         self.labels[shuffled.places] = torch.tensor([shuffled.source.label(i) for i in shuffled.places.tolist()])
         self.erase = Erasing(t.seed, a.reprob, a.remode, a.recount)
         self.mix = Mixing(t.seed, classes, a.mixup, a.cutmix, a.mixup_prob, a.mixup_switch_prob, a.smoothing)
-
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-        return self.shuffled.steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in one epoch."""
-        return self.shuffled.steps_per_epoch
 
     def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
         """The batches from step ``start`` on, on the device."""

@@ -88,7 +88,7 @@ def read_rates(path: Path) -> list[Rates]:
 
 def line(row: Row, rows: Sequence[Row]) -> str:
     """One row for a screen, under ``SCREEN``."""
-    ratio = efficiency(row, rows) if row.contestant == SCALING else over_ours(row, rows, "seconds")
+    ratio = _ratio(row, rows)
     cells = [
         f"{row.images_per_second:.4g}",
         f"{1e3 * row.seconds:.1f}",
@@ -157,8 +157,12 @@ def markdown(report: Report) -> str:
     return "\n\n".join([about, table, "\n".join(f"- {text}" for text in [*speeds, *missing, *LEGEND])]) + "\n"
 
 
+def _ratio(row: Row, rows: Sequence[Row]) -> float | None:
+    return efficiency(row, rows) if row.contestant == SCALING else over_ours(row, rows, "seconds")
+
+
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-    ratio = efficiency(row, rows) if row.contestant == SCALING else over_ours(row, rows, "seconds")
+    ratio = _ratio(row, rows)
     beside = [over_ours(row, rows, name) for name in ("passes_seconds", "passes_processor_seconds")]
     brackets = f" ({'; '.join(f'{one:.2f}' for one in beside if one)})" if any(beside) else ""
     return (

@@ -187,3 +187,19 @@ class Shuffled:
                 f"{self.source.name} gives {len(self.places)} pictures, fewer than one batch of {size}: "
                 "lower --batch-size or add pictures."
             )
+
+
+class Stream:
+    """A training stream over shuffled pictures, which is as long as they are."""
+
+    shuffled: Shuffled
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.shuffled.steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one epoch."""
+        return self.shuffled.steps_per_epoch
