@@ -39,6 +39,11 @@ def crops(recipe: Recipe) -> Crops | None:
     return Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None
 
 
+def student_view(recipe: Recipe) -> View:
+    """The square in which the recipe's encoder sees a picture."""
+    return View((recipe.model.image_size, recipe.model.image_size))
+
+
 class Tokens(Protocol):
     """Where the tokens of a batch come from.
 

@@ -117,6 +117,18 @@ def test_mistakes_are_told_before_anything_is_measured(arguments, said, tmp_path
     assert not (tmp_path / "bench").exists()
 
 
+def test_a_pack_of_another_size_is_refused_before_anything_is_measured(pictures, tmp_path, capsys):
+    pack = tmp_path / "pack"
+    assert main(["pack", str(pictures), "--out", str(pack), "--size", "32", "--workers", "0"]) == 0
+    capsys.readouterr()
+    assert main(["bench", *TINY, "--data", str(pack), "--out", str(tmp_path / "bench")]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert "32" in told.err
+    assert not (tmp_path / "bench").exists()
+
+
 def shown(capsys, *arguments):
     assert main(["show", "--model", "vit_tiny", "--batch-size", "50", "--epochs", "2", *arguments]) == 0
     return capsys.readouterr().out

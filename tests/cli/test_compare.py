@@ -220,6 +220,13 @@ def test_curves_run_to_the_end_and_kept_checkpoints_go(two):
         assert row["evaluation"] != "knn" or row["metric"] != "top1" or row["value"] == last[run]
 
 
+def test_curves_of_parts_of_an_epoch(pictures, tmp_path):
+    """Three steps an epoch, of which a third is one."""
+    asked = ["--objectives", "mim", "--seeds", "1", "--evaluate", "knn", "--knn-every", "0.34"]
+    assert main(arguments(pictures, tmp_path / "out", *asked)) == 0
+    assert [row["step"] for row in rows(tmp_path / "out", "curves.csv")] == ["1", "2", "3", "4", "5", "6"]
+
+
 def test_a_grid_with_a_limit_and_fine_tuning(pictures, tmp_path):
     """Every seed's own pictures have tokens; scratch is fine-tuning from the same first weights."""
     tuning = tmp_path / "tuning.yaml"

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from mapet.engine.fit import fit
-from mapet.engine.run import Run
+from mapet.engine.run import Run, load_checkpoint
 from mapet.engine.world import Stopped
 from mapet.errors import MapetError
 from toy import Numbers, Toy, optim
@@ -46,7 +46,8 @@ def test_interrupted_is_uninterrupted(tmp_path, step, number):
     assert torch.equal(weights(straight), weights(resumed))
     assert whole.metrics.read_bytes() == broken.metrics.read_bytes()
     assert whole.metrics.read_text().count("\n") == 21
-    for (a, one), (b, other) in zip(sorted(whole.load()[1].items()), sorted(broken.load()[1].items()), strict=True):
+    ours, theirs = (sorted(load_checkpoint(run.last)[1].items()) for run in (whole, broken))
+    for (a, one), (b, other) in zip(ours, theirs, strict=True):
         assert a == b
         assert torch.equal(one, other)
 
@@ -59,7 +60,7 @@ def test_failed_between_checkpoints_replays_only_what_is_missing(tmp_path):
     straight = train(whole)
     with pytest.raises(RuntimeError):
         train(broken, Numbers(at=13, call=fail))
-    assert broken.load()[0] == 10  # the end of epoch 2
+    assert load_checkpoint(broken.last)[0] == 10  # the end of epoch 2
     assert broken.metrics.read_text().count("\n") == 13
     assert torch.equal(weights(straight), weights(train(broken)))
     assert whole.metrics.read_bytes() == broken.metrics.read_bytes()
@@ -78,7 +79,7 @@ def test_a_nan_stops_before_the_weights_move(tmp_path):
     toy = Toy()
     with pytest.raises(MapetError, match=r"step 13.*loss nan.*step 10"):
         train(run, Numbers(poison=13), toy=toy)
-    assert run.load()[0] == 10
+    assert load_checkpoint(run.last)[0] == 10
     assert torch.isfinite(weights(toy)).all()
     assert run.metrics.read_text().splitlines()[-1].startswith("12,")
 
@@ -99,8 +100,8 @@ def test_ema_is_what_its_formula_says_and_is_left_in_the_objective(tmp_path):
     run = Run.create(tmp_path / "run")
     start = weights(Toy())
     toy = train(run, Numbers(steps=1), ema_decay=0.75)
-    trained = torch.cat([t.flatten() for n, t in run.load()[1].items() if n.startswith("model/")])
-    names = [n for n in run.load()[1] if n.startswith("model/")]
+    trained = torch.cat([t.flatten() for n, t in load_checkpoint(run.last)[1].items() if n.startswith("model/")])
+    names = [n for n in load_checkpoint(run.last)[1] if n.startswith("model/")]
     order = torch.cat([dict(Toy().named_parameters())[n.removeprefix("model/")].detach().flatten() for n in names])
     assert torch.equal(order.sort().values, start.sort().values)
     mean = torch.cat([dict(toy.named_parameters())[n.removeprefix("model/")].detach().flatten() for n in names])
@@ -112,7 +113,7 @@ def test_kept_checkpoints(tmp_path):
     train(run, save_every=8)
     names = sorted(path.name for path in run.last.parent.iterdir())
     assert names == ["last.safetensors", "step-00000008.safetensors", "step-00000016.safetensors"]
-    assert run.load()[0] == 20
+    assert load_checkpoint(run.last)[0] == 20
 
 
 def test_a_largest_gradient_is_respected(tmp_path):

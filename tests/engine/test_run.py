@@ -48,7 +48,7 @@ def test_a_save_cut_short_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", power_cut)
     with pytest.raises(KeyboardInterrupt):
         run.save(4, {"x": torch.zeros(2)})
-    step, tensors = run.load()
+    step, tensors = load_checkpoint(run.last)
     assert step == 3
     assert torch.equal(tensors["x"], torch.ones(2))
 

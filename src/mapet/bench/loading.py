@@ -18,10 +18,9 @@ from mapet.data.decode import Batch
 from mapet.data.loader import Shuffled
 from mapet.data.source import open_source
 from mapet.engine.world import pick_workers
-from mapet.feed import Feed, chosen, crops
+from mapet.feed import Feed, chosen, crops, student_view
 from mapet.hashing import below
 from mapet.method.order import STRATEGIES
-from mapet.view import View
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -69,10 +68,10 @@ def feed(case: Case, loading: Loading, steps: int, device: torch.device) -> Feed
         MapetError: no pictures, or fewer than a batch.
     """
     recipe, source = case.recipe, open_source(loading.data)
-    places, side = chosen(source, recipe.limit, recipe.seed), recipe.model.image_size
+    places = chosen(source, recipe.limit, recipe.seed)
     shuffled = Shuffled(
         source,
-        View((side, side)),
+        student_view(recipe),
         crops=crops(recipe),
         batch_size=case.batch,
         epochs=1 + steps / max(1, len(places) // case.batch),

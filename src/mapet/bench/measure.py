@@ -56,7 +56,7 @@ def measured(case: Case, known: rates.Rates, fabric: "Fabric", how: Settings) ->
     every = contestants(case)
     require_equal(every, case, fabric)
     runners = [Runner(one, case, fabric) for one in every]
-    peak = partial(rates.peak, width(case.recipe), case.recipe.precision, fabric.device)
+    peak = partial(rates.peak, known.width, known.precision, fabric.device)
     timings = alternate(runners, how.rounds, fabric.device, peak)
     for runner, own in zip(runners, timings, strict=True):
         loading = None

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mapet.engine.run import Run
     from mapet.feed import Feed
     from mapet.tokenizers.tokenizer import Tokenizer
-    from mapet.view import View
 
 
 def look_ahead(recipe: Recipe, machine: Machine) -> None:
@@ -31,13 +30,13 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
     from mapet.data.decode import require_shown
     from mapet.data.source import open_source
     from mapet.engine.world import pick_device
-    from mapet.feed import chosen, crops, tokenized
+    from mapet.feed import chosen, crops, student_view, tokenized
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.teacher import require_teacher
 
     source = open_source(recipe.data)
     require_batch(source, recipe.limit, recipe.optimization.batch_size)
-    require_shown(source, [_view(recipe)], crops(recipe))
+    require_shown(source, [student_view(recipe)], crops(recipe))
     pick_device(machine.accelerator)
     if recipe.tokens:
         places = chosen(source, recipe.limit, recipe.seed)
@@ -77,11 +76,11 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
     """
     from mapet.data.loader import Shuffled
     from mapet.engine.world import pick_workers
-    from mapet.feed import Feed, NoTokens, Online, Stored, Tokens, crops, tokenized
+    from mapet.feed import Feed, NoTokens, Online, Stored, Tokens, crops, student_view, tokenized
     from mapet.tokenizers.store import TokenStore
 
     source, places, bad = _pictures(run, recipe, machine, writes=fabric.is_global_zero)
-    view = second = _view(recipe)
+    view = second = student_view(recipe)
     tokens: Tokens = NoTokens()
     if recipe.reads_tokens and (recipe.tokenizer.tokenizer or recipe.varied):
         tokenizer = _tokenizer(Path(recipe.tokenizer.tokenizer or run.folder / "tokenizer"), recipe)
@@ -115,12 +114,6 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
         told = "other pictures or tokens: restore them, or begin a new run."
         pin(run, source, places, {"tokenizer": tokens.tokenizer}, told, labels=False)
     return Feed(recipe, shuffled, tokens, fabric.device)
-
-
-def _view(recipe: Recipe) -> "View":
-    from mapet.view import View
-
-    return View((recipe.model.image_size, recipe.model.image_size))
 
 
 def _pictures(run: "Run", recipe: Recipe, machine: Machine, writes: bool) -> "tuple[Source, Tensor, BadPictures]":

@@ -130,10 +130,6 @@ class Run:
         """The last checkpoint, its tensors not yet read; None where there is none."""
         return Checkpoint(self.last) if exists(self.last) else None
 
-    def load(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The last checkpoint as (completed steps, tensors by name); None where there is none yet."""
-        return load_checkpoint(self.last) if exists(self.last) else None
-
     @property
     def completed(self) -> int:
         """Completed steps of the last checkpoint, whose tensors are not read; 0 where there is none yet."""
