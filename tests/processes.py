@@ -3,13 +3,16 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from mapet.cli import main
+from mapet.engine.run import Run
 
 
 class Forked:
@@ -80,3 +83,10 @@ def finished(processes: list[Forked]) -> str:
     ends = [process.wait() for process in processes]
     assert [code for code, _, _ in ends] == [0] * len(processes), ends
     return "".join(out for _, out, _ in ends)
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until the run in ``folder`` has written so many rows, or ended; a line still being written does not count."""
+    metrics = Run(folder).metrics
+    while (metrics.read_text().count("\n") if metrics.is_file() else 0) <= step and process.poll() is None:
+        time.sleep(0.005)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from itertools import islice
 
 import numpy as np
@@ -19,6 +18,7 @@ from mapet.data.source import train_and_test
 from mapet.engine.run import Run, load_checkpoint
 from mapet.supervise import load_classifier
 from mapet.view import View
+from processes import wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 NETWORK = ["--model", "custom", "--embed-dim", "16", "--depth", "2", "--num-heads", "2"]
@@ -60,8 +60,7 @@ def test_killed_and_resumed_with_workers_is_uninterrupted_without(pictures, whol
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "mapet", *arguments(pictures, out, "--workers", "2")]
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1)
-    while len(rows(out)) < 6 and process.poll() is None:
-        time.sleep(0.005)
+    wait_for_step(out, 6, process)
     process.kill()
     process.communicate()
     assert main(["finetune", "--resume", str(out)]) == 0

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from mapet.cli.pretrain import Options, again
 from mapet.engine.run import Run, load_checkpoint
 from mapet.recipe import Machine, Recipe, Tokenizer
 from mapet.tokenizers.codebook import Codebook
+from processes import wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
@@ -80,8 +80,7 @@ def test_killed_and_resumed_is_uninterrupted(pictures, tokenizer, whole, tmp_pat
     out = tmp_path / "killed"
     options = arguments(pictures, tokenizer, out, *CROPS, "--workers", "2")
     process = subprocess.Popen([sys.executable, "-m", "mapet", *options], env=ENVIRONMENT, stdout=-1, stderr=-1)
-    while len(losses(out)) < 7 and process.poll() is None:
-        time.sleep(0.005)
+    wait_for_step(out, 7, process)
     process.kill()
     process.communicate()
     assert main(["pretrain", "--resume", str(out)]) == 0

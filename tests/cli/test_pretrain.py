@@ -17,7 +17,7 @@ from PIL import Image
 
 from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
-from processes import Forked, crowd, finished, free_port
+from processes import Forked, crowd, finished, free_port, wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
@@ -76,11 +76,6 @@ def rows(folder):
     return list(csv.DictReader(path.open())) if path.is_file() else []
 
 
-def wait_for(folder, step, process):
-    while len(rows(folder)) < step and process.poll() is None:
-        time.sleep(0.005)
-
-
 def assert_equal(one, other):
     (step, ours), (theirs_step, theirs) = load_checkpoint(Run(one).last), load_checkpoint(Run(other).last)
     assert step == theirs_step == 30
@@ -104,7 +99,7 @@ def test_killed_and_resumed_is_uninterrupted(pictures, tokens, whole, tmp_path, 
     """SIGKILL at whatever moment, then --resume: bit-equal to the run that was left alone."""
     out = tmp_path / "killed"
     process = start(*arguments(pictures, tokens, out, *STREAMED, "--workers", str(workers)))
-    wait_for(out, step, process)
+    wait_for_step(out, step, process)
     process.kill()
     process.communicate()
     assert main(["pretrain", "--resume", str(out), *STREAMED, "--workers", str(workers)]) == 0
@@ -115,7 +110,7 @@ def test_killed_and_resumed_is_uninterrupted(pictures, tokens, whole, tmp_path, 
 def test_stopped_politely_tells_how_to_go_on(pictures, tokens, whole, tmp_path, number, code):
     out = tmp_path / "stopped"
     process = start(*arguments(pictures, tokens, out))
-    wait_for(out, 7, process)
+    wait_for_step(out, 7, process)
     process.send_signal(number)
     said, complaints = process.communicate()
     assert process.returncode == code
