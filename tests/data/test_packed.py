@@ -1,14 +1,11 @@
-"""A packed folder is its original: the same pictures at the same places, whatever stopped the packing in between."""
+"""A packed folder is its original: the same pictures at the same places, whoever reads them; or it is refused."""
 
-import json
 import os
 import pickle
 import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,72 +13,29 @@ import pytest
 import torch
 from PIL import Image
 
-from mapet.data import packing as packing_module
 from mapet.data.bad import BadPictures
 from mapet.data.crop import Crops
 from mapet.data.decode import Batch, decode, require_shown
 from mapet.data.loader import Shuffled, in_order
-from mapet.data.packed import JpegPack, RawPack, open_pack, packed_count
-from mapet.data.packing import Packing, begin, pack
+from mapet.data.packed import JpegPack, RawPack, open_pack
 from mapet.data.picture import BadPicture
 from mapet.data.policy import Centre, Policy
 from mapet.data.source import Source, Subset, open_source, train_and_test, unwrapped
-from mapet.disk import replace_file, write_from
 from mapet.errors import MapetError
 from mapet.view import View
+from packs import BROKEN, COUNT, RAW, SIDE, noise, one_line, packed_both, spoil_header, start
 
-SIDE, COUNT, BROKEN, GROUP = 12, 45, (3, 16, 44), 8
-RAW, JPEG = Packing("uint8", SIDE), Packing("jpeg", SIDE, 90)
 VIEW = View((SIDE, SIDE))
-WRITES = 2 + 1 + -(-COUNT // GROUP) + 1  # two arrays, the header, the groups, the header
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """Two classes of noise, wide, tall and small; three pictures cannot be read."""
-    root = tmp_path_factory.mktemp("pictures")
-    chance = np.random.default_rng(0)
-    for name in ("a", "ü"):
-        (root / name).mkdir()
-    for number in range(COUNT):
-        path = root / "aü"[number % 2] / f"{number:02d}.png"
-        height, width = 6 + number % 5 * 4, 7 + number % 7 * 5
-        Image.fromarray(chance.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
-    whole = open_source(str(root))
-    for place in BROKEN:
-        (root / whole.key(place)).write_bytes(b"")
-    return open_source(str(root))
-
-
-@pytest.fixture(autouse=True)
-def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing_module, "AT_ONCE", GROUP)
-
-
-def start(source: Source, folder: Path, packing: Packing) -> Path:
-    begin(folder, source, packing, {"source": source.name, "command": "mapet pack"})
-    return folder
-
-
-def packed(source: Source, folder: Path, packing: Packing, **options: Any) -> Path:
-    counts = list(pack(start(source, folder, packing), source, packing, max_bad=0.5, **options))
-    assert counts[-1] == len(source)
-    return folder
+def source(tmp_path_factory):
+    return noise(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
-def packs(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("packs")
-    return {one.form: packed(source, root / one.form, one) for one in (RAW, JPEG)}
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def one_line(stop: pytest.ExceptionInfo[MapetError]) -> str:
-    assert "\n" not in str(stop.value)
-    return str(stop.value)
+def packs(source, tmp_path_factory):
+    return packed_both(source, tmp_path_factory.mktemp("packs"))
 
 
 def stream(source: Source, **options: Any) -> Iterator[Batch]:
@@ -180,78 +134,6 @@ def test_random_crops_of_a_jpeg_pack_hang_on_neither_workers_nor_start(packs):
     assert_same(stream(ours, crops=crops), stream(ours, crops=crops, workers=2))
 
 
-@pytest.mark.parametrize("packing", [RAW, JPEG], ids=lambda one: one.form)
-def test_workers_change_no_byte(source, packs, packing, tmp_path):
-    assert content(packed(source, tmp_path / "again", packing, workers=2)) == content(packs[packing.form])
-
-
-class Stop:
-    """Lets ``left`` writes through and stops the next, before it or with a part of it in the file."""
-
-    def __init__(self, left: int, half: bool) -> None:
-        self.left, self.half = left, half
-
-    def guard(self, work: Callable[..., None], spoil: Callable[..., None]) -> Callable[..., None]:
-        def guarded(path: Path, *what: Any) -> None:
-            if not self.left:
-                if self.half:
-                    spoil(path, *what)
-                raise KeyboardInterrupt
-            self.left -= 1
-            work(path, *what)
-
-        return guarded
-
-
-def half_written(path: Path, first: int, content: bytes) -> None:
-    write_from(path, first, content[: len(content) // 2])
-
-
-@pytest.mark.parametrize("packing", [RAW, JPEG], ids=lambda one: one.form)
-@pytest.mark.parametrize("half", [False, True])
-def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(source, packs, packing, half, tmp_path, monkeypatch):
-    for left in range(WRITES + 1):
-        folder, stop = tmp_path / f"{left}", Stop(left, half)
-        with monkeypatch.context() as patch:
-            patch.setattr(packing_module, "write_from", stop.guard(write_from, half_written))
-            patch.setattr(packing_module.np, "save", stop.guard(np.save, lambda path, *_: path.write_bytes(b"?")))
-            part = stop.guard(replace_file, lambda path, *_: path.with_name(f"{path.name}.part").write_bytes(b"?"))
-            patch.setattr(packing_module, "replace_file", part)
-            with pytest.raises(KeyboardInterrupt) if left < WRITES else nullcontext():
-                packed(source, folder, packing)
-        if 2 < left < WRITES:
-            with pytest.raises(MapetError, match="is half packed"):
-                open_pack(folder)
-        assert content(packed(source, folder, packing)) == content(packs[packing.form])
-
-
-def test_a_kill_between_pixels_and_their_count_leaves_nothing_double(source, packs, tmp_path):
-    for groups in range(1 + COUNT // GROUP):
-        folder = start(source, tmp_path / f"{groups}", RAW)
-        counts = [done for _, done in zip(range(groups + 1), pack(folder, source, RAW, max_bad=0.5), strict=False)]
-        assert packed_count(folder) == counts[-1] == groups * GROUP
-        with (folder / "pictures.bin").open("ab") as file:
-            file.write(b"torn" * 200)
-        assert next(pack(folder, source, RAW)) == counts[-1]
-        assert content(packed(source, folder, RAW)) == content(packs["uint8"])
-
-
-def test_half_packed_or_damaged_is_one_line(source, packs, tmp_path):
-    half = start(source, tmp_path / "half", RAW)
-    next(counts := pack(half, source, RAW, max_bad=0.5))
-    next(counts)
-    with pytest.raises(MapetError) as stop:
-        open_source(str(half))
-    assert one_line(stop) == f"{half} is half packed (8 of 45 pictures): go on with mapet pack"
-    os.truncate(half / "pictures.bin", 7)
-    with pytest.raises(MapetError, match="shorter than it was"):
-        list(pack(half, source, RAW, max_bad=0.5))
-
-
-def spoil_header(path: Path, **fields: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -288,48 +170,6 @@ def test_a_jpeg_that_is_damaged_in_the_pack_is_a_bad_picture(packs, tmp_path):
     found = torch.cat([batch.index for batch in in_order(ours, VIEW, 8, bad=bad)]).tolist()
     assert found == [place for place in range(COUNT) if place not in (*BROKEN, 5)]
     assert ours.key(5) in bad
-
-
-def test_another_pack_or_other_files_are_refused(source, packs, tmp_path):
-    for other, said in ((Packing("uint8", 13), "size 12, and not 13"), (JPEG, "form uint8, and not jpeg")):
-        with pytest.raises(MapetError, match=said):
-            start(source, packs["uint8"], other)
-    with pytest.raises(MapetError, match="count 45, and not 44"):
-        start(Subset(source, range(44)), packs["uint8"], RAW)
-    moved = Subset(source, [*range(1, COUNT), 0])
-    with pytest.raises(MapetError, match="other pictures or labels"):
-        begin(packs["uint8"], moved, RAW, {"source": source.name, "command": ""})
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(MapetError, match=r"is not empty .it holds notes.txt"):
-        start(source, tmp_path, RAW)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing_module, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, COUNT * 432 - 1))
-    with pytest.raises(MapetError, match="give --form jpeg") as stop:
-        start(source, tmp_path / "pack", RAW)
-    assert one_line(stop)
-    assert not list((tmp_path / "pack").iterdir())
-    start(source, tmp_path / "pack", JPEG)
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        (("uint9",), 'Did you mean "uint8"?'),
-        (("tar",), "Known: jpeg, uint8."),
-        (("uint8", 0), "--size"),
-        (("jpeg", 4097), "--size"),
-        (("uint8", 12, 90), "it is for --form jpeg"),
-        (("jpeg", 12, 0), "--quality"),
-        (("jpeg", 12, 101), "--quality"),
-    ],
-)
-def test_settings_out_of_range(fields, said):
-    with pytest.raises(MapetError) as stop:
-        Packing(*fields)
-    assert said in one_line(stop)
 
 
 @pytest.mark.parametrize(
