@@ -226,7 +226,7 @@ def test_wrong_weights_are_named_in_one_line(case):
     with pytest.raises(MapetError, match=re.escape(missing)) as missing_tensor:
         load(golden, loader)
     golden = Golden(case)
-    with pytest.raises(MapetError, match="does not fit") as other_size:
+    with pytest.raises(MapetError, match="do not fit") as other_size:
         load(golden, loader, image_size=2 * golden.config["img_size"])
     with pytest.raises(MapetError, match="context of 65") as nothing_hidden:
         load(golden, loader, context=65)
@@ -240,7 +240,7 @@ def test_wrong_weights_are_named_in_one_line(case):
 def test_weights_of_another_method_are_refused(case):
     golden = Golden(case)
     golden.weights = Golden("mapet_pretrain_small").weights
-    with pytest.raises(MapetError, match="This is not"):
+    with pytest.raises(MapetError, match="These are not the weights of"):
         load(golden, LOADERS[case])
 
 

@@ -93,7 +93,7 @@ def test_wrong_weights_are_named(golden):
     without = {name: tensor for name, tensor in golden.weights.items() if name != "blocks.0.attn.kv.bias"}
     with pytest.raises(MapetError, match=r"blocks\.0\.attn\.kv\.bias"):
         load_pretraining(without, image_size=32, patch_size=4, heads=3, context=17)
-    with pytest.raises(MapetError, match="does not fit"):
+    with pytest.raises(MapetError, match="do not fit"):
         load(golden, image_size=2 * golden.config["img_size"])
     with pytest.raises(MapetError, match="context"):
         load(golden, context=0)

@@ -56,11 +56,12 @@ def foretold(recipe: Recipe, vocabulary: int, o: Hours) -> str:
     import torch
 
     from mapet.assemble import build_objective
+    from mapet.data.loader import steps_in
 
     with torch.device("meta"):
         objective = build_objective(recipe, vocabulary)
     batch = recipe.optimization.batch_size
-    steps = max(1, round(recipe.optimization.epochs * (_pictures(recipe, o) // batch)))
+    steps = steps_in(recipe.optimization.epochs, _pictures(recipe, o), batch)
     seconds, how = _step(recipe, objective, -(-batch // o.devices), o)
     of = f"{o.devices} device{'s' if o.devices > 1 else ''}"
     text = (

@@ -63,6 +63,11 @@ def _ascending(source: Source, places: Sequence[int] | None, size: int) -> Itera
     return ((0, chosen[first : first + size]) for first in range(0, len(chosen), size))
 
 
+def steps_in(epochs: float, pictures: int, batch_size: int) -> int:
+    """Whole batches in all epochs, the last of which may be a fraction; at least one."""
+    return max(1, round(epochs * (pictures // batch_size)))
+
+
 class Shuffled:
     """The training stream: the batch of a step is a pure function of (seed, step).
 
@@ -112,8 +117,8 @@ class Shuffled:
 
     @property
     def steps(self) -> int:
-        """Batches in all epochs, the last of which may be a fraction; at least one."""
-        return max(1, round(self.epochs * self.steps_per_epoch))
+        """Batches in all epochs."""
+        return steps_in(self.epochs, len(self.places), self.batch_size)
 
     @property
     def held(self) -> bool:

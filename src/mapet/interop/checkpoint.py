@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from mapet.interop.competitors import load_beit, load_cae, load_mae
-from mapet.interop.foreign import dimensions, expect, fill, fitting, part
+from mapet.interop.fitting import VIT, dimensions, fitting, part
 from mapet.interop.official import load_finetuned, load_pretraining
 from mapet.method.encoder import Encoder
-from mapet.tokenizers.weights import read_weights
+from mapet.weights import extent, fill, read_weights
 
 LOADERS: dict[str, tuple[Callable[..., Any], dict[str, int]]] = {
     "mask_positional_token": (load_pretraining, {}),
@@ -46,13 +46,11 @@ def load_checkpoint_encoder(path: Path, *, heads: int | None = None) -> Encoder:
         plain = Encoder(
             settings["image_size"], settings["patch_size"], num_heads=settings["heads"], **dimensions(weights)
         )
-    fill(plain, weights)
+    fill(plain, weights, VIT)
     return plain
 
 
 def _sizes(weights: Mapping[str, Tensor], heads: int | None) -> dict[str, int]:
-    for name in ("patch_embed.proj.weight", "pos_embed"):
-        expect(weights, name, "a vision transformer's checkpoint")
-    width, _, patch, _ = weights["patch_embed.proj.weight"].shape
-    side = round((weights["pos_embed"].shape[1] - 1) ** 0.5)
+    width, patch = (extent(weights, "patch_embed.proj.weight", VIT, axis) for axis in (0, 2))
+    side = round((extent(weights, "pos_embed", VIT, 1) - 1) ** 0.5)
     return {"image_size": side * patch, "patch_size": patch, "heads": heads or max(1, width // 64)}

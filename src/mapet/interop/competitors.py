@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from mapet.errors import MapetError
-from mapet.interop.foreign import Size, depth, dimensions, expect, fill, fitting, hidden, part
+from mapet.interop.fitting import Size, beside, dimensions, fitting, hidden, part
 from mapet.method.cae import CAE
 from mapet.method.encoder import Encoder
 from mapet.method.mae import MAE
 from mapet.method.pattern import mim
 from mapet.method.predict import TokenPrediction
+from mapet.weights import count, extent, fill, named
 
 CAE_NAMES = (
     (r"^pretext_neck\.norm\.", "regressor_norm."),
@@ -54,18 +55,18 @@ def load_mae(
     Raises:
         MapetError: missing, unexpected or wrongly shaped tensors, or settings that do not fit them.
     """
-    expect(weights, "decoder_embed.weight", "a pre-training checkpoint of MAE with its decoder")
+    what = "MAE with its decoder"
+    width = extent(weights, "decoder_embed.weight", what)
     with fitting():
         model = MAE(
             Encoder(image_size, patch_size, num_heads=heads, pos_embed="sincos", **dimensions(weights)),
             context=context,
-            decoder_embed_dim=len(weights["decoder_embed.weight"]),
-            decoder_depth=depth(weights, "decoder_blocks"),
+            decoder_embed_dim=width,
+            decoder_depth=count(weights, "decoder_blocks."),
             decoder_num_heads=decoder_heads,
             normalize_pixels=normalize_pixels,
         )
-    own = ("mask_token", "decoder_")
-    fill(model, {name if name.startswith(own) else f"encoder.{name}": tensor for name, tensor in weights.items()})
+    fill(model, beside(weights, "mask_token", "decoder_"), what)
     return model
 
 
@@ -92,12 +93,12 @@ def load_beit(
             "with absolute positions (pos_embed) alone can be loaded."
         )
     ours = {name.replace("lm_head.", "head."): tensor for name, tensor in _joined(weights).items()}
-    expect(ours, "head.weight", "a pre-training checkpoint of BEiT")
+    what = "BEiT with its head"
+    vocabulary = extent(ours, "head.weight", what)
     with fitting():
         encoder = Encoder(image_size, patch_size, num_heads=heads, **dimensions(ours))
-    model = TokenPrediction(encoder, mim(encoder.length, hidden(encoder, context)), len(ours["head.weight"]))
-    own = ("mask_token", "head.")
-    fill(model, {name if name.startswith(own) else f"encoder.{name}": tensor for name, tensor in ours.items()})
+    model = TokenPrediction(encoder, mim(encoder.length, hidden(encoder, context)), vocabulary)
+    fill(model, beside(ours, "mask_token", "head."), what)
     return model
 
 
@@ -119,18 +120,19 @@ def load_cae(
     """
     student = {name: tensor for name, tensor in weights.items() if not name.startswith("teacher.")}
     ours = {_cae_name(name): tensor for name, tensor in _joined(student).items()}
-    expect(ours, "head.weight", "a pre-training checkpoint of CAE")
+    what = "CAE with its decoder"
+    vocabulary, width = (extent(ours, "head.weight", what, axis) for axis in (0, 1))
     with fitting():
         model = CAE(
             Encoder(image_size, patch_size, num_heads=heads, pos_embed="sincos", **dimensions(part(ours, "encoder."))),
             context=context,
-            vocabulary=len(ours["head.weight"]),
-            regressor_depth=depth(ours, "regressor_blocks"),
-            decoder_depth=depth(ours, "decoder_blocks"),
-            decoder_embed_dim=ours["head.weight"].shape[1],
+            vocabulary=vocabulary,
+            regressor_depth=count(ours, "regressor_blocks."),
+            decoder_depth=count(ours, "decoder_blocks."),
+            decoder_embed_dim=width,
             decoder_num_heads=decoder_heads,
         )
-    fill(model, ours)
+    fill(model, ours, what)
     return model
 
 
@@ -145,7 +147,8 @@ def _joined(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours = {re.sub(r"\.gamma_([12])(_cross)?$", r".ls\1.gamma", name): tensor for name, tensor in weights.items()}
     for name in [name for name in ours if name.endswith(".attn.q_bias")]:
         start = name.removesuffix("q_bias")
-        expect(ours, f"{start}v_bias", "the published code's attention")
-        query, value = ours.pop(name), ours.pop(f"{start}v_bias")
+        value = named(ours, f"{start}v_bias", "attention with a bias for queries and values")
+        query = ours.pop(name)
+        del ours[f"{start}v_bias"]
         ours[f"{start}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
     return ours

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from mapet.interop.competitors import load_beit, load_cae, load_mae
-from mapet.interop.foreign import Size, dimensions, expect, fill, fitting, hidden
+from mapet.interop.fitting import Size, beside, dimensions, fitting, hidden
 from mapet.method.encoder import Classifier, Encoder
 from mapet.method.pattern import mapet
 from mapet.method.predict import TokenPrediction
-from mapet.tokenizers.weights import read_weights
+from mapet.weights import extent, fill, named, read_weights
 
 __all__ = ["load_beit", "load_cae", "load_finetuned", "load_mae", "load_pretraining"]
 
+PRETRAINED, TUNED = "MaPeT before fine-tuning", "MaPeT after fine-tuning"
 RENAMED = {
     "mask_positional_token": "mask_token",
     "decoder.weight": "head.weight",
@@ -48,12 +49,12 @@ def load_pretraining(
         MapetError: missing, unexpected or wrongly shaped tensors, or a context that leaves nothing to predict.
     """
     ours = _joined(weights)
-    expect(ours, "mask_token", "a pre-training checkpoint of the published code")
+    named(ours, "mask_token", PRETRAINED)
+    vocabulary = extent(ours, "head.weight", PRETRAINED)
     with fitting():
         encoder = Encoder(image_size, patch_size, num_heads=heads, **dimensions(ours))
-    model = TokenPrediction(encoder, mapet(encoder.length, hidden(encoder, context)), len(ours["head.weight"]))
-    own = ("mask_token", "head.")
-    fill(model, {name if name.startswith(own) else f"encoder.{name}": tensor for name, tensor in ours.items()})
+    model = TokenPrediction(encoder, mapet(encoder.length, hidden(encoder, context)), vocabulary)
+    fill(model, beside(ours, "mask_token", "head."), PRETRAINED)
     return model
 
 
@@ -68,7 +69,7 @@ def load_finetuned(path: str | Path, *, heads: int | None = None) -> Classifier:
         MapetError: no such file, not such an archive, or tensors that do not fit.
     """
     ours = _joined(read_weights(Path(path)))
-    expect(ours, "head.weight", "a fine-tuned checkpoint of the published code")
+    classes = extent(ours, "head.weight", TUNED)
     sizes = dimensions(ours)
     patch = ours["patch_embed.proj.weight"].shape[2:]
     side = round((ours["pos_embed"].shape[1] - 1) ** 0.5)
@@ -76,10 +77,10 @@ def load_finetuned(path: str | Path, *, heads: int | None = None) -> Classifier:
         (side * patch[0], side * patch[1]),
         (patch[0], patch[1]),
         num_heads=heads or max(1, sizes["embed_dim"] // 64),
-        num_classes=len(ours["head.weight"]),
+        num_classes=classes,
         **sizes,
     )
-    fill(model, ours)
+    fill(model, ours, TUNED)
     return model.eval()
 
 
@@ -88,6 +89,6 @@ def _joined(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours = {RENAMED.get(name, name): tensor for name, tensor in weights.items()}
     for name in [name for name in ours if re.search(r"\.attn\.q\.(weight|bias)$", name)]:
         kv = name.replace(".q.", ".kv.")
-        expect(ours, kv, "the published code's attention")
+        named(ours, kv, "MaPeT's attention")
         ours[name.replace(".q.", ".qkv.")] = torch.cat([ours.pop(name), ours.pop(kv)])
     return ours

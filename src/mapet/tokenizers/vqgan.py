@@ -15,7 +15,7 @@ from mapet.errors import MapetError
 from mapet.tokenizers.convolutional import Convolutional
 from mapet.tokenizers.kmeans import assign
 from mapet.tokenizers.tokenizer import in_view
-from mapet.tokenizers.weights import count, extent, fill
+from mapet.weights import count, extent, fill
 
 NORM_GROUPS = 32
 NEEDED = ("encoder.", "quant_conv.", "quantize.proj.", "quantize.embedding.weight")

@@ -16,8 +16,8 @@ from torch.nn.functional import normalize
 from mapet.errors import MapetError
 from mapet.tokenizers.kmeans import assign
 from mapet.tokenizers.tokenizer import Network, in_view
-from mapet.tokenizers.weights import count, extent, fill
 from mapet.view import View
+from mapet.weights import count, extent, fill
 
 Pair = int | Sequence[int]
 USED = ("encoder.", "encode_task_layer.")

@@ -17,7 +17,7 @@ from mapet.tokenizers.kmeans import kmeans
 from mapet.tokenizers.quantizer import Reduce, alone, drawn, moved, tally
 from mapet.tokenizers.seeding import sampled
 from mapet.tokenizers.vqkd import VQKD, WHAT, Pair, joined, patches, task_layer, vit
-from mapet.tokenizers.weights import count, extent, fill
+from mapet.weights import count, extent, fill
 
 RESTART = 0x5651  # salt
 ITERATIONS = 10  # of the k-means that the codes start from

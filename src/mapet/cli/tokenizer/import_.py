@@ -54,7 +54,7 @@ def bring(file: Path, out: Path, options: Options) -> "Network":
     Raises:
         MapetError: a folder in use, a file that is not weights, other weights, an image size that does not fit.
     """
-    from mapet.tokenizers.weights import read_weights
+    from mapet.weights import read_weights
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MapetError(f"{out} exists and is not empty: give another --out.")

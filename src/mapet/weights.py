@@ -54,13 +54,25 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     return {re.sub(WRAPPED, "", name): tensor for name, tensor in state.items()}
 
 
+def named(weights: Mapping[str, Tensor], name: str, what: str) -> Tensor:
+    """The tensor ``name``; ``what`` says in the error whose weights these should be.
+
+    Raises:
+        MapetError: it is missing.
+    """
+    if name not in weights:
+        some = ", ".join(list(weights)[:3]) or "nothing"
+        raise MapetError(f'These are not the weights of {what}: they lack "{name}" (they hold {some} …).')
+    return weights[name]
+
+
 def extent(weights: Mapping[str, Tensor], name: str, what: str, axis: int = 0) -> int:
-    """The length of one axis of the tensor ``name``; ``what`` says in the errors whose weights these should be.
+    """The length of one axis of the tensor ``name`` of ``what``.
 
     Raises:
         MapetError: it is missing, or has fewer axes.
     """
-    shape = _named(weights, name, what).shape
+    shape = named(weights, name, what).shape
     if axis >= len(shape):
         raise MapetError(f'These are not the weights of {what}: "{name}" is {tuple(shape)}.')
     return shape[axis]
@@ -79,22 +91,15 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     """
     own = network.state_dict()
     for name, place in own.items():
-        found = tuple(_named(weights, name, what).shape)
+        found = tuple(named(weights, name, what).shape)
         if found != tuple(place.shape):
-            raise MapetError(f'These are not the weights of {what}: "{name}" is {found}, not {tuple(place.shape)}.')
+            raise MapetError(f'These weights do not fit {what}: "{name}" is {found}, not {tuple(place.shape)}.')
         if not weights[name].isfinite().all():
             raise MapetError(f'The weights of {what} are broken: "{name}" holds NaN or infinity. Bring others.')
     for name in weights:
         if name not in own:
             raise MapetError(f'These are not the weights of {what}: it has no place for "{name}".')
     network.load_state_dict(dict(weights))
-
-
-def _named(weights: Mapping[str, Tensor], name: str, what: str) -> Tensor:
-    if name not in weights:
-        some = ", ".join(list(weights)[:3]) or "nothing"
-        raise MapetError(f'These are not the weights of {what}: they lack "{name}" (they hold {some} …).')
-    return weights[name]
 
 
 def _content(path: Path) -> Any:

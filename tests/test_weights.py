@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mapet.errors import MapetError
-from mapet.tokenizers.weights import fill, read_weights
+from mapet.weights import fill, read_weights
 
 STATE = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.ones(2)}
 OTHER = {"conv.weight": torch.zeros(2, 3)}
