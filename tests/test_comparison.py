@@ -11,12 +11,13 @@ import torch
 from mapet.assemble import build_objective
 from mapet.checks import OBJECTIVES
 from mapet.cli.comparing.cells import macs
-from mapet.comparison.ledger import PLAN, Ledger
+from mapet.comparison.ledger import PLAN, Ledger, grown
 from mapet.comparison.outcome import RESULT, entries, results, written
 from mapet.comparison.plan import Arm, Cell, Plan, arms, budgeted, differences, unique, with_settings
 from mapet.errors import MapetError
 from mapet.evals.score import Score, mean
 from mapet.recipe import Model, Objective, Optimization, Recipe, fair, read
+from mapet.tuning import Tuning
 
 SMALL = Model(model="custom", embed_dim=16, depth=3, num_heads=2, image_size=16, patch_size=4)
 RECIPE = Recipe(data="x", seed=5, model=SMALL, optimization=Optimization(epochs=10, batch_size=8))
@@ -60,6 +61,15 @@ def test_a_grid_is_the_product_and_leaves_alone_whom_a_setting_does_not_concern(
         *(("mae", f"context={share}") for share in ("0.25", "0.5")),
         ("random", ""),
     ]
+
+
+def test_a_baseline_has_no_setting_of_training_alone():
+    plan = planned(
+        objectives=("mim",), baselines=("random", "scratch"), vary=("drop-path=0,0.5", "init-values=0.1,None")
+    )
+    assert [setting for method, setting in told(arms(plan)) if method == "scratch"] == [
+        "init-values=0.1", "init-values=None"
+    ]  # fmt: skip
 
 
 def test_tokenizers_are_a_grid_for_those_that_read_tokens(tmp_path):
@@ -168,20 +178,44 @@ def test_a_folder_is_one_comparison_s(tmp_path):
     plan = planned(vary=("groups=1,3",))
     Ledger.begin(tmp_path / "out", plan)
     assert read(tmp_path / "out" / PLAN, Plan) == plan
-    grown = replace(plan, seeds=4, evaluate=("knn", "attentive"), budget=("compute",), objectives=("mapet",))
-    Ledger.begin(tmp_path / "out", grown)
-    assert read(tmp_path / "out" / PLAN, Plan) == grown
-    with pytest.raises(MapetError, match="with eval_limit = None, and 7 is asked"):
-        Ledger.begin(tmp_path / "out", replace(grown, eval_limit=7))
-    with pytest.raises(MapetError, match="with objectives = mapet, and mae is asked"):
-        Ledger.begin(tmp_path / "out", replace(grown, objectives=("mae",)))  # whose runs would know of no tokens
-    assert read(tmp_path / "out" / PLAN, Plan) == grown
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
     with pytest.raises(MapetError, match="holds no comparison"):
         Ledger.begin(tmp_path / "other", plan)
     with pytest.raises(MapetError, match="holds no comparison"):
         Ledger.begin(tmp_path / "other" / "file", plan)
+
+
+def test_a_comparison_grows_and_never_shrinks(tmp_path):
+    plan = planned(objectives=("mim", "mae"), seeds=2, evaluate=("knn",))
+    assert grown(tmp_path, plan) == plan
+    Ledger.begin(tmp_path / "out", plan)
+    asked = replace(plan, objectives=("pet", "mae"), seeds=1, evaluate=("linear",), budget=("compute",))
+    whole = grown(tmp_path / "out", asked)
+    assert whole == replace(
+        plan, objectives=("mim", "mae", "pet"), evaluate=("knn", "linear"), budget=("epochs", "compute")
+    )
+    with pytest.raises(MapetError, match=r"with recipe\.seed = 5, and 6 is asked"):
+        grown(tmp_path / "out", replace(plan, recipe=replace(RECIPE, seed=6)))
+    Ledger.begin(tmp_path / "pixels", planned(objectives=("mae",)))
+    with pytest.raises(MapetError, match="with objectives = mae, and mim is asked"):
+        grown(tmp_path / "pixels", planned(objectives=("mim",)))  # mae's runs know of no tokens
+
+
+def test_a_setting_changes_as_long_as_nothing_hangs_on_it(tmp_path):
+    plan = planned(objectives=("mim",), seeds=1)
+    ledger, (cell,) = Ledger.begin(tmp_path, plan), counted(plan)["epochs"]
+    tuned = replace(plan, tuning=Tuning(drop_path=0.5))
+    ledger.note(cell, "cost", {"steps": 3})
+    for other in (tuned, replace(plan, eval_limit=7), replace(plan, eval_data="y")):
+        assert grown(tmp_path, other) == other
+    ledger.note_scores(cell, "knn", {"top1": mean([0.1, 0.2])})
+    assert grown(tmp_path, tuned) == tuned
+    with pytest.raises(MapetError, match="with eval_limit = None, and 7 is asked"):
+        grown(tmp_path, replace(plan, eval_limit=7))
+    ledger.run(cell).with_name(f"{cell.name}-finetune").mkdir(parents=True)
+    with pytest.raises(MapetError, match=r"with tuning\.drop_path = 0\.1, and 0\.5 is asked"):
+        grown(tmp_path, tuned)
 
 
 def test_results_are_read_back_from_the_folder_bit_by_bit(tmp_path):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar
 
-from mapet.checks import MODELS, PRECISIONS
+from mapet.checks import MODELS, POSITIONS, PRECISIONS
 from mapet.errors import MapetError, nearest
 from mapet.recipe import FORBID_UNKNOWN, Optimization
 
@@ -31,6 +31,8 @@ class Backbone:
     """Side of a patch in pixels; None: 16."""
     init_values: float | None = None
     """Start of the layer scale, 0 for none; None: 0.1."""
+    pos_embed: str | None = None
+    """Positions: learn, or sincos (a fixed table); None: learn."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ def _optimization() -> Optimization:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Everything that decides a fine-tuning's result; the defaults are those of MAE's published code for ViT-B.
+    """Everything that decides a fine-tuning's result.
+
+    The defaults are those of MAE's published code for ViT-B, but for three: 256 pictures a step in place of 1024, a
+    warm-up from 1e-6 in place of 0, and tests on the whole centred square in place of 87.5 % of it.
 
     Raises:
         MapetError: on creation: a name or number that makes no sense.
@@ -148,6 +153,7 @@ def check(t: Tuning) -> None:
     b, a, o = t.backbone, t.augmentation, t.optimization
     for option, value, names in (
         ("model", b.model or MODELS[0], MODELS),
+        ("pos-embed", b.pos_embed or POSITIONS[0], POSITIONS),
         ("remode", a.remode, REMODES),
         ("precision", t.precision, PRECISIONS),
     ):

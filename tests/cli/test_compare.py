@@ -102,30 +102,30 @@ def test_what_is_done_is_not_done_again(pictures, five, monkeypatch, capsys):
     assert max(map(len, shown.splitlines())) <= 80 + len(str(five))
 
 
-def test_it_grows_and_what_is_there_is_not_done_again(pictures, five, tmp_path, monkeypatch):
-    """Another seed, another measure and another budget are added; what was there stays, byte for byte."""
+def test_it_grows_and_what_is_there_is_not_done_again(pictures, tmp_path, monkeypatch):
+    """Another objective, seed, measure and budget are added; what was there stays, byte for byte, and in the tables."""
     out = tmp_path / "grown"
-    shutil.copytree(five, out)
+    assert main(arguments(pictures, out, "--objectives", "mim,mae", "--seeds", "1", "--evaluate", "knn")) == 0
     before = (out / "results.csv").read_text().splitlines()
     trained = []
     train = cells._train
     monkeypatch.setattr(cells, "_train", lambda cell, *given: trained.append(cell.name) or train(cell, *given))
-    more = ["--objectives", "mapet,mae", "--seeds", "3", "--baselines", "random", "--budget", "epochs,compute"]
-    assert main(arguments(pictures, out, *more, "--evaluate", "knn,linear")) == 0
-    assert len(trained) == 3 + 3
-    assert all("seed2" in name or name.startswith("mae-") for name in trained)
-    after = (out / "results.csv").read_text().splitlines()
-    kept = [line for line in before if ",knn," in line and line.split(",")[1] in ("mapet", "mae", "random")]
-    assert set(kept) < set(after)
+    more = ["--objectives", "pet", "--seeds", "2", "--baselines", "random", "--budget", "compute"]
+    assert main(arguments(pictures, out, *more, "--evaluate", "linear")) == 0
+    assert not {"mim-2epochs-seed0", "mae-2epochs-seed0"} & set(trained)
+    assert len(trained) == 2 * (3 + 2 + 1) - 2  # under equal compute mim is the measure; two were there
+    assert set(before) < set((out / "results.csv").read_text().splitlines())
     found = {(row["budget"], row["method"], row["seed"], row["evaluation"]) for row in rows(out)}
-    assert len(found) == 2 * 3 * 3 * 2
+    assert len(found) == 2 * 4 * 2 * 2
     assert main(["compare", "--resume", str(out)]) == 0
-    assert len(trained) == 3 + 3
+    assert main(arguments(pictures, out, "--objectives", "mae", "--seeds", "1", "--evaluate", "knn")) == 0
+    assert len(trained) == 2 * (3 + 2 + 1) - 2
+    assert {row["method"] for row in rows(out)} == {"mim", "mae", "pet", "random"}
 
 
-def test_every_evaluation_of_features_has_its_figures(pictures, five, tmp_path):
+def test_every_evaluation_of_features_has_its_figures(pictures, tmp_path):
     """Full protocols on one trained encoder and its start, each under its name in the table."""
-    out = shutil.copytree(five, tmp_path / "out")
+    out = tmp_path / "out"
     asked = ["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot"]
     more = ["--objectives", "mim", "--seeds", "1", "--baselines", "random", "--evaluate", ",".join(asked)]
     assert main(arguments(pictures, out, *more)) == 0
@@ -134,6 +134,19 @@ def test_every_evaluation_of_features_has_its_figures(pictures, five, tmp_path):
     table = (out / "table.md").read_text()
     for told in ("of LARS", "best of all layers", "cross-attention", "5 draws"):
         assert told in table
+    notes = {row["evaluation"]: row["note"] for row in rows(out) if row["metric"] == "top1"}
+    assert "the best of 3 layers" in notes["linear-beit"]
+    assert notes["linear"] == ""
+
+
+def test_other_settings_of_finetune_as_long_as_nothing_is_tuned(pictures, tmp_path):
+    out, tuning = tmp_path / "out", tmp_path / "tuning.yaml"
+    asked = ["--objectives", "mae", "--seeds", "1", "--evaluate", "knn"]
+    assert main(arguments(pictures, out, *asked)) == 0
+    tuning.write_text("optimization: {epochs: 1, batch_size: 8}\naugmentation: {auto_augment: null}\n")
+    assert main(arguments(pictures, out, *asked[:4], "--evaluate", "finetune", "--tuning", str(tuning))) == 0
+    assert [row["evaluation"] for row in rows(out)] == ["knn", "finetune"]
+    assert main(arguments(pictures, out, *asked)) == 2
 
 
 def test_more_seeds_of_a_limit_have_tokens_too(pictures, tmp_path):
@@ -287,6 +300,14 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--tuning", "in1k-finetune-vit-bas"], "in1k-finetune-vit-base"),
         (["--batch-size", "64"], "--batch-size"),
         (["--baselines", "random", "--evaluate", "finetune"], "scratch"),
+        (["--objective", "mim"], "--objectives"),
+        (["--decoder-depth", "2"], "--vary decoder-depth=VALUE"),
+        (["--no-normalize-pixels"], "--vary normalize-pixels=VALUE"),
+        (["--evaluate", "finetune"], "--tuning does not fit: "),
+        (["--baselines", "scratch"], "fewer than one batch of 256"),
+        (["--evaluate", "finetune", "--tuning", "BACKBONE"], "--tuning has model"),
+        (["--evaluate", "fewshot", "--eval-limit", "12"], "needs 10: raise --eval-limit"),
+        (["--eval-limit", "1"], "needs 1: raise --eval-limit"),
     ],
 )
 def test_what_cannot_work_is_one_line_before_anything_is_trained(pictures, five, tmp_path, capsys, wrong, said):
@@ -294,7 +315,10 @@ def test_what_cannot_work_is_one_line_before_anything_is_trained(pictures, five,
     flat.mkdir()
     for number, path in enumerate(sorted(pictures.rglob("*.png"))):
         shutil.copy(path, flat / f"{number}.png")
-    wrong = [{"TOKENS": str(five / "tokens"), "FLAT": str(flat)}.get(word, word) for word in wrong]
+    backbone = tmp_path / "backbone.yaml"
+    backbone.write_text("backbone: {model: vit_tiny}\n")
+    named = {"TOKENS": five / "tokens", "FLAT": flat, "BACKBONE": backbone}
+    wrong = [str(named.get(word, word)) for word in wrong]
     assert main(arguments(pictures, tmp_path / "out", *wrong)) == 2
     message = capsys.readouterr().err
     assert said in message

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mapet.checks import OWN
 from mapet.cli.options import listed, parse, positional, say, take
 from mapet.comparison.plan import Cell, Plan
 from mapet.errors import MapetError
@@ -14,8 +15,8 @@ ABOUT = """Train objectives under one setting, measure them, and write one table
 RECIPE is a name or FILE.yaml; its settings can be changed by the options below. All runs share them, their tokens, the
 sequence of the pictures and, seed by seed, the encoder's first weights.
 
---resume OUT goes on with an interrupted comparison; so does the same command again, and with other --objectives,
---baselines, --seeds, --evaluate or --budget it adds what is missing: what is done is kept."""
+--resume OUT goes on with an interrupted comparison; so does the same command again. With other --objectives,
+--baselines, --seeds, --evaluate or --budget it grows by them: nothing is done twice, and the tables hold all."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
     words, rest = positional(arguments, Options())
     if len(words) > 1:
         raise MapetError(f'mapet compare takes one RECIPE, got also "{words[1]}": separate lists by commas.')
-    o = parse(Options(recipe=named_recipe(words[0] if words else None)), rest, "compare RECIPE", ABOUT)
+    recipe = named_recipe(words[0] if words else None)
+    _check_objective(rest, recipe.objective.objective)
+    o = parse(Options(recipe=recipe), rest, "compare RECIPE", ABOUT)
     if not o.recipe.data or not o.out:
         raise MapetError("mapet compare needs --data (a folder of pictures, or cifar10) and --out (a folder).")
     plan = Plan(
@@ -92,6 +95,17 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
         tuning=named_tuning(o.tuning),
     )
     return plan, Path(o.out), o.machine
+
+
+def _check_objective(arguments: list[str], named: str) -> None:
+    """Refuse options that would fit one objective alone."""
+    given = {argument.partition("=")[0].replace("_", "-").replace("--no-", "--") for argument in arguments}
+    if "--objective" in given:
+        raise MapetError("mapet compare takes --objectives, separated by commas, and no --objective.")
+    for name, owners in OWN.items():
+        option = name.replace("_", "-")
+        if f"--{option}" in given and named not in owners:
+            raise MapetError(f"--{option} is for {' and '.join(owners)}: in a comparison say --vary {option}=VALUE.")
 
 
 def _all(arguments: list[str], option: str) -> tuple[tuple[str, ...], list[str]]:
@@ -123,17 +137,18 @@ def compare(plan: Plan, out: Path, machine: Machine | None = None) -> None:
         MapetError: settings, pictures, labels or tokens that do not fit, or a folder of something else.
         Stopped: a signal came; calling again goes on.
     """
-    from mapet.cli.comparing import cells, evaluations, writing
+    from mapet.cli.comparing import ahead, cells, evaluations, writing
     from mapet.cli.comparing.tokens import with_tokens
     from mapet.cli.inputs import look_ahead
-    from mapet.comparison.ledger import Ledger
+    from mapet.comparison.ledger import Ledger, grown
     from mapet.comparison.plan import arms, budgeted, check_names, unique
     from mapet.engine.screen import clock
 
     machine = machine or Machine()
     check_names("evaluate", plan.evaluate, evaluations.EVALUATIONS)
+    plan = grown(out, plan)
     asked = arms(plan)
-    evaluations.look_ahead(plan)
+    ahead.look_ahead(plan, machine)
     for arm in asked:
         if arm.method in plan.objectives:
             look_ahead(arm.recipe, machine)

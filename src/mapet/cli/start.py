@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from mapet.method.encoder import Encoder
 
 KINDS = "a pre-training run, an export folder, an official-format checkpoint, or random"
-DRAWN = ("model", "embed_dim", "depth", "patch_size", "init_values")  # settings of an encoder from random alone
+DRAWN = (
+    "model",
+    "embed_dim",
+    "depth",
+    "patch_size",
+    "init_values",
+    "pos_embed",
+)  # settings of an encoder from random alone
 
 
 def starting(t: Tuning) -> "tuple[Encoder, str]":
@@ -53,6 +60,7 @@ def _drawn(t: Tuning) -> "tuple[Encoder, str]":
         image_size=b.image_size or Model.image_size,
         patch_size=b.patch_size or Model.patch_size,
         init_values=Model.init_values if b.init_values is None else b.init_values or None,
+        pos_embed=b.pos_embed or Model.pos_embed,
     )
     return build_encoder(Recipe(model=model, seed=t.seed)), f"random, {b.model}, seed {t.seed}"
 

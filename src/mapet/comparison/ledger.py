@@ -1,6 +1,6 @@
 """How far a comparison has come: its folder.
 
-compare.yaml   what was asked for last; a comparison under other settings is refused here
+compare.yaml   all that was asked for; a comparison under other settings is refused here
 tokens/        made once for all runs, where they were not given
 runs/          one run's folder a cell
 scores/        one JSON file a cell: its cost and every finished evaluation
@@ -8,6 +8,7 @@ scores/        one JSON file a cell: its cost and every finished evaluation
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from mapet.evals.score import Score
 
 PLAN = "compare.yaml"
-GROWING = ("objectives", "baselines", "seeds", "evaluate", "budget")  # a cell's result does not hang on its neighbours
+LISTS = ("objectives", "baselines", "evaluate", "budget")  # a cell's result does not hang on its neighbours
+GROWING = (*LISTS, "seeds")
+LABELLED = ("eval_data", "eval_limit")  # what scores hang on, and runs do not
 
 
 class Ledger:
@@ -31,14 +34,15 @@ class Ledger:
 
     @classmethod
     def begin(cls, folder: Path, plan: Plan) -> "Ledger":
-        """The folder with this plan, made if need be, or gone on with; it may grow by runs and measures.
+        """The folder of this plan, made if need be; one that holds a comparison goes on with it ``grown``.
 
         Raises:
-            MapetError: it holds a comparison under other settings, or something else.
+            MapetError: it holds something other than a comparison.
         """
-        if (folder / PLAN).is_file():
-            _require_alike(folder, plan, read(folder / PLAN, Plan))
-        elif folder.exists() and (not folder.is_dir() or any(path.name != f"{PLAN}.part" for path in folder.iterdir())):
+        taken = folder.exists() and (
+            not folder.is_dir() or any(path.name != f"{PLAN}.part" for path in folder.iterdir())
+        )
+        if taken and not (folder / PLAN).is_file():
             raise MapetError(f"{folder} is not empty and holds no comparison: give another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         save(plan, folder / PLAN)
@@ -68,13 +72,37 @@ class Ledger:
         return self.folder / "scores" / f"{cell.name}.json"
 
 
+def grown(folder: Path, plan: Plan) -> Plan:
+    """The plan together with what the folder's comparison has already, whose runs and measures come first.
+
+    Raises:
+        MapetError: that is a comparison under other settings.
+    """
+    if not (folder / PLAN).is_file():
+        return plan
+    before = read(folder / PLAN, Plan)
+    _require_alike(folder, plan, before)
+    both: dict[str, Any] = {
+        name: tuple(dict.fromkeys([*getattr(before, name), *getattr(plan, name)])) for name in LISTS
+    }
+    return replace(plan, **both, seeds=max(before.seeds, plan.seeds))
+
+
 def _require_alike(folder: Path, plan: Plan, before: Plan) -> None:
     for name, (asked, there) in diff(plan, before).items():
-        if name not in GROWING or (name == "objectives" and plan.reads_tokens != before.reads_tokens):
+        tokens = name == "objectives" and plan.reads_tokens > before.reads_tokens  # runs that know of none are there
+        if tokens or not (name in GROWING or _idle(folder, name)):
             raise MapetError(
                 f"{folder} holds another comparison, with {name} = {_short(there)}, and {_short(asked)} is asked "
                 f"for: give another --out, or go on with that by --resume {folder}."
             )
+
+
+def _idle(folder: Path, name: str) -> bool:
+    """Whether nothing that the folder holds hangs on a setting yet."""
+    tuned = any((folder / "runs").glob("*-finetune")) or any((folder / "runs").glob("scratch-*"))
+    scores = (json.loads(path.read_text()).keys() - {"cost"} for path in (folder / "scores").glob("*.json"))
+    return not tuned and (name.startswith("tuning.") or (name in LABELLED and not any(scores)))
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,8 @@ from mapet.evals.score import student
 from mapet.report.table import Entry, Estimate
 
 FLOPS = 2  # of one multiply-accumulate
-RESULT = ("budget", "method", "setting", "epochs", "seed", "evaluation", "metric", "value", "low", "high", "count")
+SCORE = ("evaluation", "metric", "value", "low", "high", "count", "note")
+RESULT = ("budget", "method", "setting", "epochs", "seed", *SCORE)
 COST = ("run", "method", "setting", "epochs", "seed", "images", "gmac", "training_gmac", "pflop", "seconds", "peak_gib")
 CURVE = ("run", "method", "setting", "seed", "epoch", "step", "pflop", "value")
 
@@ -27,7 +28,7 @@ def results(plan: Plan, cells: Mapping[str, Sequence[Cell]], ledger: Ledger) -> 
             for what in (name for name in plan.measures if name in known):
                 for metric, score in known[what].items():
                     about = {**_about(cell, known), "budget": budget, "evaluation": what, "metric": metric}
-                    rows.append({name: {**about, **score}[name] for name in RESULT})
+                    rows.append({name: {"note": "", **about, **score}[name] for name in RESULT})
     return rows
 
 

@@ -177,7 +177,7 @@ def _has(method: str, setting: str) -> bool:
     """Whether a method's result hangs on a setting."""
     group, _, name = setting.rpartition(".")
     if method in BASELINES:
-        return group == "model"
+        return group == "model" and name != "drop_path"  # the tuning has its own
     return method in OWN.get(name, OBJECTIVES) and not (method == "mae" and (group == "tokenizer" or name == "tokens"))
 
 

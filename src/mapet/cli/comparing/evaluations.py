@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.cli.probe import Probe, labelled_features
 from mapet.comparison.plan import Cell, Plan
-from mapet.errors import MapetError
 from mapet.recipe import Machine
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Subject:
-    """A cell's encoder before the labelled pictures, which are the same for all cells.
+    """A cell's encoder before the labelled pictures, which are the same for all cells and seeds.
 
     Args:
         encoder: trained, or at its start.
@@ -131,26 +130,27 @@ EVALUATIONS = {
 
 
 def tuning(plan: Plan, cell: Cell, start: str) -> "Tuning":
-    """The plan's fine-tuning from ``start``, with the cell's seed on the plan's labelled pictures."""
+    """The plan's fine-tuning from ``start``; under a limit each seed draws labelled pictures of its own."""
     from mapet.tuning import RANDOM
 
     t = replace(plan.tuning, start=start, data=plan.labelled, limit=plan.eval_limit, seed=cell.recipe.seed)
-    return replace(t, backbone=_backbone(cell)) if start == RANDOM else t
+    return replace(t, backbone=_backbone(cell, t.backbone.image_size)) if start == RANDOM else t
 
 
-def _backbone(cell: Cell) -> "Backbone":
+def _backbone(cell: Cell, image_size: int | None) -> "Backbone":
     """The shape of the cell's encoder, as fine-tuning from random numbers wants it told."""
     from mapet.tuning import Backbone
 
     m = cell.recipe.model
     return Backbone(
-        image_size=m.image_size,
+        image_size=image_size or m.image_size,
         num_heads=m.num_heads,
         model=m.model,
         embed_dim=m.embed_dim,
         depth=m.depth,
         patch_size=m.patch_size,
         init_values=m.init_values or 0.0,
+        pos_embed=m.pos_embed,
     )
 
 
@@ -182,16 +182,3 @@ def clear(folder: Path) -> None:
 
     if folder.is_dir():
         shutil.rmtree(folder)
-
-
-def look_ahead(plan: Plan) -> None:
-    """Find what cannot be evaluated before anything is trained.
-
-    Raises:
-        MapetError: pictures without labels.
-    """
-    from mapet.data.source import train_and_test
-
-    source, _ = train_and_test(plan.labelled)
-    if not source.classes:
-        raise MapetError(f"{source.name} has no labels: give --eval-data, a folder with one sub-folder per class.")

@@ -1,13 +1,16 @@
 """The tokens of a comparison: made once, and read by all its runs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from mapet.cli.tokenize import fit_codebook, tokenize
 from mapet.comparison.plan import Arm, Plan
 from mapet.disk import replace_file
 from mapet.recipe import Machine, Model, Recipe, Tokenizer
+
+VIEWED = ("image_size", "patch_size", "scale", "ratio", "hflip")
+DECIDING = {name.replace("_", "-") for name in (*VIEWED, *(one.name for one in fields(Tokenizer)))}
 
 
 def with_tokens(plan: Plan, arms: Sequence[Arm], out: Path, machine: Machine, say: Callable[[str], None]) -> list[Arm]:
@@ -24,10 +27,14 @@ def with_tokens(plan: Plan, arms: Sequence[Arm], out: Path, machine: Machine, sa
     most = max((limit for limit in limits if limit is not None), default=None) if None not in limits else None
     made = {}
     for asked, arm in reversed(readers.items()):
-        own = arm.setting.replace("/", "_") or "plain"
-        folder = out / ("tokenizer" if asked.varied else "tokens") / (own if len(readers) > 1 else "")
+        folder = out / ("tokenizer" if asked.varied else "tokens") / (_name(arm) if len(readers) > 1 else "")
         made[asked] = _made(replace(asked, limit=most), plan.seeds, folder, machine, say)
     return [_placed(arm, made) if made and _trained(arm, plan) else arm for arm in arms]
+
+
+def _name(arm: Arm) -> str:
+    """What of an arm's setting decides about its tokens, as a folder's name."""
+    return ", ".join(f"{name}={text}" for name, text in arm.label if name in DECIDING).replace("/", "_")
 
 
 def _trained(arm: Arm, plan: Plan) -> bool:
