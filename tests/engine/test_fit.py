@@ -2,11 +2,13 @@
 
 import os
 import signal
+from itertools import count
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 
+from mapet.engine import fit as loop
 from mapet.engine.fit import fit
 from mapet.engine.run import Run, load_checkpoint
 from mapet.engine.world import Stopped
@@ -116,6 +118,30 @@ def test_kept_checkpoints(tmp_path):
     assert load_checkpoint(run.last)[0] == 20
 
 
+def test_a_checkpoint_comes_when_the_last_is_old(tmp_path, monkeypatch):
+    run, saved = Run.create(tmp_path / "run"), []
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(run, "save", lambda step, tensors, keep: saved.append(step))
+    train(run, Numbers(steps=6), save_every=100)
+    assert saved == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_time_of_steps_is_that_of_all_parts_and_of_nothing_between(tmp_path, monkeypatch):
+    """A clock that ticks once a look: an interrupted run tells about as many ticks as an unbroken one."""
+    ticks = count()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(ticks)))
+    whole, broken = Run.create(tmp_path / "whole"), Run.create(tmp_path / "broken")
+    assert whole.seconds(7) == 0
+    train(whole)
+    for steps in (5, 10, 15, 20):
+        train(broken, Numbers(steps=steps))
+        for _ in range(1000):
+            next(ticks)
+    assert whole.seconds(20) >= 20
+    assert abs(broken.seconds(20) - whole.seconds(20)) < 20
+    assert whole.seconds(10) == whole.seconds(20) / 2
+
+
 def test_a_largest_gradient_is_respected(tmp_path):
     free, bound = Run.create(tmp_path / "free"), Run.create(tmp_path / "bound")
     moved = weights(train(free, Numbers(steps=1))) - weights(Toy())
@@ -125,7 +151,6 @@ def test_a_largest_gradient_is_respected(tmp_path):
 
 def test_figures_may_stay_on_the_device_for_some_steps(tmp_path, monkeypatch):
     """As on an accelerator: written late, complete in the end, and never asked for before there are any."""
-    from mapet.engine import fit as loop
 
     class Late(loop.Journal):
         def __init__(self, *settings):

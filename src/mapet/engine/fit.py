@@ -99,6 +99,7 @@ def fit(
         elif fabric.is_global_zero:
             run.save(step, state, keep=keep)
         fabric.barrier()
+        journal.note_time(step)
         saved = time.monotonic()
 
     meter = Meter(label, batches.steps, start)
@@ -114,8 +115,7 @@ def fit(
             optimizer.zero_grad()
             if optim.ema_decay:
                 average(ema, trained, optim.ema_decay)
-            number = agreed(fabric, signalled(), step)
-            late = fabric.world_size == 1 and time.monotonic() - saved > SAVE_SECONDS
+            number, late = agreed(fabric, step, signalled(), time.monotonic() - saved > SAVE_SECONDS)
             if number or late or step % (save_every or batches.steps_per_epoch) == 0 or step == batches.steps:
                 save(step)
             if number:

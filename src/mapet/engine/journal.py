@@ -35,6 +35,7 @@ class Journal:
         self.rows: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self.delay = 1 if fabric.device.type == "cpu" else DELAY
         self.images, self.waited, self.since = 0, 0.0, time.monotonic()
+        self.began = self.since - run.seconds(start)
         self.writer: Any = None
 
     def __enter__(self) -> Self:
@@ -98,6 +99,11 @@ class Journal:
         text = f"{self.images / seconds:.0f} img/s  wait {100 * self.waited / seconds:.0f} %"
         self.images, self.waited, self.since = 0, 0.0, time.monotonic()
         return text
+
+    def note_time(self, step: int) -> None:
+        """Write down how long the steps so far took, those before an interruption included."""
+        if self.fabric.is_global_zero:
+            self.run.note_seconds(step, time.monotonic() - self.began)
 
     def _row(self, step: int, lr: float, values: list[float]) -> dict[str, float]:
         epoch = 1 + (step - 1) // self.steps_per_epoch

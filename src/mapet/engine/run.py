@@ -5,6 +5,7 @@ provenance.json    command, versions, machine, time
 metrics.csv        one row a step; a resumed run's is equal, byte by byte, to an uninterrupted one's
 tensorboard/       the same for TensorBoard
 log.txt            what was said on the screen, and more, with the time
+seconds.json       how long the steps up to the last checkpoint took
 checkpoints/       last.safetensors, and step-*.safetensors as often as asked; of sharded weights, folders of that name
 classifier.json    of a fine-tuning: the shape of the classifier, and its classes
 bad-pictures.txt   pictures that could not be read, if there were any
@@ -135,6 +136,16 @@ class Run:
         """Completed steps of the last checkpoint, whose tensors are not read; 0 where there is none yet."""
         checkpoint = self.checkpoint
         return checkpoint.step if checkpoint else 0
+
+    def note_seconds(self, step: int, seconds: float) -> None:
+        """Write down how long the steps up to ``step`` took."""
+        replace_file(self.folder / "seconds.json", json.dumps({"step": step, "seconds": seconds}) + "\n")
+
+    def seconds(self, step: int) -> float:
+        """How long the steps up to ``step`` took, by what was noted last; 0 where nothing was."""
+        path = self.folder / "seconds.json"
+        noted = json.loads(path.read_text()) if path.is_file() else {"step": 1, "seconds": 0.0}
+        return float(noted["seconds"] * step / noted["step"])
 
     def append_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """One line a row; the header comes from the first."""

@@ -230,12 +230,15 @@ def interruptible() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
 
-def agreed(fabric: "Fabric", number: int, step: int) -> int:
-    """The largest ``number`` of all processes, so that they stop after the same step; several ask only now and then."""
+def agreed(fabric: "Fabric", step: int, *numbers: int) -> list[int]:
+    """The largest of each of ``numbers`` among all processes, so that they do the same after the same step.
+
+    Several processes ask only now and then; in between all are 0.
+    """
     if fabric.world_size == 1:
-        return number
+        return list(numbers)
     if step % ASK:
-        return 0
-    largest = torch.tensor(number, device=fabric.device)
+        return [0] * len(numbers)
+    largest = torch.tensor(numbers, device=fabric.device)
     torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-    return int(largest)
+    return largest.tolist()

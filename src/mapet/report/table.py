@@ -14,7 +14,7 @@ NAMES = {"knn": "k-NN"}
 HEAD = ("", "epochs", "images", "GMAC", "PFLOP", "time", "GiB")
 LEGEND = (
     "images: seen in training; GMAC: multiply-accumulates of one image's forward pass; PFLOP: of the whole training, "
-    "two a multiply-accumulate; time: of one run's training, [h:]mm:ss; GiB: peak memory"
+    "two a multiply-accumulate; time: of one run's steps, [h:]mm:ss; GiB: peak memory, on a CPU of the whole process"
 )
 
 Key = tuple[str, str]  # evaluation and metric

@@ -1,6 +1,5 @@
 """One cell of a comparison after another: trained, measured, noted; whatever is noted already is skipped."""
 
-import time
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -72,7 +71,6 @@ def finish(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> None:
 
 def _train(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> None:
     from mapet.engine.peak import forget_peak, peak
-    from mapet.engine.run import Run
     from mapet.engine.world import pick_device
 
     forward, training = _macs(cell.arm)
@@ -82,13 +80,11 @@ def _train(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> None:
         return
     device = pick_device(machine.accelerator)
     forget_peak(device)
-    before, began = Run(ledger.run(cell)).completed, time.monotonic()
     run = _scratch(cell, plan, ledger, machine) if cell.arm.method == "scratch" else _run(cell, plan, ledger, machine)
-    steps, seconds = run.completed, time.monotonic() - began
+    steps = run.completed
     settings = plan.tuning.optimization if cell.arm.method == "scratch" else cell.recipe.optimization
     cost |= {"epochs": settings.epochs, "steps": steps, "images": steps * settings.batch_size}
-    whole = seconds * steps / (steps - before) if steps > before else None
-    ledger.note(cell, "cost", {**cost, "seconds": whole, "peak": peak(device)})
+    ledger.note(cell, "cost", {**cost, "seconds": run.seconds(steps), "peak": peak(device)})
 
 
 def _run(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> "Run":
