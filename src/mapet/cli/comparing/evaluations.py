@@ -37,7 +37,9 @@ class Subject:
         if pool not in self.known:
             m, p = self.machine, self.plan
             probe = Probe(limit=p.eval_limit, accelerator=m.accelerator, workers=m.workers, max_bad=m.max_bad)
-            self.known = {pool: labelled_features(self.encoder, p.recipe, p.labelled, probe, pool)}  # one at a time
+            self.known = {
+                pool: labelled_features(self.encoder, p.labelled, p.recipe.seed, probe, pool)
+            }  # one at a time
         return self.known[pool]
 
 
