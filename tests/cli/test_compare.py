@@ -14,6 +14,7 @@ import torch
 
 from mapet.cli import main
 from mapet.cli.comparing import cells
+from mapet.cli.probe import Probe
 from mapet.comparison.ledger import Ledger
 from mapet.engine.run import Run, load_checkpoint
 from mapet.hashing import below
@@ -308,9 +309,13 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--evaluate", "finetune", "--tuning", "BACKBONE"], "--tuning has model"),
         (["--evaluate", "fewshot", "--eval-limit", "12"], "needs 10: raise --eval-limit"),
         (["--eval-limit", "1"], "needs 1: raise --eval-limit"),
+        (["--evaluate", "knn,attentive", "--eval-limit", "38"], "for --evaluate attentive, more than"),
     ],
 )
-def test_what_cannot_work_is_one_line_before_anything_is_trained(pictures, five, tmp_path, capsys, wrong, said):
+def test_what_cannot_work_is_one_line_before_anything_is_trained(
+    pictures, five, tmp_path, monkeypatch, capsys, wrong, said
+):
+    monkeypatch.setattr(Probe, "memory", 2e-5)  # as much as pooled features take
     flat = tmp_path / "flat"
     flat.mkdir()
     for number, path in enumerate(sorted(pictures.rglob("*.png"))):

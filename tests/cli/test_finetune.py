@@ -207,5 +207,3 @@ def test_without_labels_and_in_a_folder_in_use(pictures, whole, tmp_path, capsys
     assert Run(whole).metrics.read_bytes() == before
     assert main(["finetune", "--resume", str(whole), "--seed", "1"]) == 2
     assert "seed = 0" in capsys.readouterr().err
-    assert main(["knn", "--run", str(whole)]) == 2
-    assert "holds a fine-tuning" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_every_verb_has_help_that_fits_80_columns(verb, capsys, monkeypatch):
         (["pretrain", "--recipe", "absent.yaml"], "absent.yaml"),
         (["pretrain", "--resume", "absent"], "holds no run"),
         (["pretrain", "--resume"], "--resume needs a value"),
-        (["knn"], "--run"),
+        (["knn"], "needs FROM"),
         (["linear", "--protocol", "may"], 'Did you mean "mae"?'),
         (["export"], "folder of a run"),
         (["export", "absent", "--to", "tim"], 'Did you mean "timm"?'),

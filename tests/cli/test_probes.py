@@ -8,21 +8,40 @@ from pathlib import Path
 import pytest
 import torch
 
-from mapet.assemble import build_objective
+from forms import MODEL, in_all_forms, randomised
+from mapet.assemble import build_objective, load_encoder
 from mapet.cli import main
+from mapet.cli.export import export
 from mapet.engine.run import Run, prefixed
-from mapet.recipe import Model, Recipe, save
+from mapet.evals.features import POOLS, UNPOOLED, features
+from mapet.method.encoder import Classifier, Encoder
+from mapet.recipe import Recipe, save
+from mapet.supervise import begin, classifier_over
+from mapet.tuning import Tuning
 
 
 @pytest.fixture
 def run(pictures, tmp_path):
     """A run folder with a checkpoint after 7 steps: 16 patches, width 16, 2 blocks."""
-    model = Model(model="custom", embed_dim=16, depth=2, num_heads=2, image_size=16, patch_size=4)
-    recipe = Recipe(data=str(pictures), model=model)
+    recipe = Recipe(data=str(pictures), model=MODEL)
     made = Run.create(tmp_path / "run")
     save(recipe, made.recipe)
     made.save(7, prefixed("model", build_objective(recipe, 8).state_dict().items()))
     return made.folder
+
+
+@pytest.fixture(scope="module")
+def forms(pictures, tmp_path_factory):
+    """Of a run with a seed of its own, and a fine-tuning that started from it."""
+    root = tmp_path_factory.mktemp("forms")
+    found = in_all_forms(Recipe(data=str(pictures), model=MODEL, seed=3), root)
+    t = Tuning(start=str(found["run"]), data=str(pictures), seed=3)
+    tuned, classifier = Run.create(root / "tuned"), randomised(classifier_over(load_encoder(found["run"])[0], t, 5))
+    save(t, tuned.recipe)
+    begin(tuned, classifier, t, {"from": "x", "classes": list("abcde")})
+    export(tuned.folder, root / "tuned-export")
+    torch.save(classifier.state_dict(), root / "tuned.pth")
+    return {**found, **{name: root / name for name in ("tuned", "tuned-export", "tuned.pth")}}
 
 
 def probe(run, verb, *options):
@@ -52,7 +71,7 @@ def test_a_probe_prints_and_adds_its_scores(run, capsys, options, names, named):
     first, second = entries(run)
     assert (first["step"], second["step"], second["limit"]) == (7, 0, 30)
     assert named in first["protocol"]
-    assert list(first)[4:] == names
+    assert list(first)[5:] == names
     assert first[names[0]].keys() >= {"value", "low", "high", "count"}
     assert ("note" in first[names[0]]) == ("beit" in options)
 
@@ -71,7 +90,7 @@ def test_the_batch_of_features_does_not_matter(run, options, monkeypatch):
     monkeypatch.setattr("mapet.cli.probe.BATCH", 7)
     assert probe(run, *options) == 0
     first, second = entries(run)
-    for name in list(first)[4:]:
+    for name in list(first)[5:]:
         assert first[name]["value"] == pytest.approx(second[name]["value"], abs=0.101)  # one of some ten test pictures
 
 
@@ -89,7 +108,13 @@ def test_the_batch_of_features_does_not_matter(run, options, monkeypatch):
         (["fewshot", "--shots", "0"], "at least 1 labelled picture"),
         (["fewshot", "--shots", "100"], "fewer than 100 shots"),
         (["fewshot", "--draws", "1"], "--draws 1"),
-        (["fewshot", "--run", "absent"], "holds no run"),
+        (
+            ["fewshot", "--run", "absent"],
+            r"FROM = absent does not exist: give a run, an export folder or an official-format",
+        ),
+        (["knn", "--num-heads", "2"], "--num-heads is .*run's own setting"),
+        (["knn", "--num-heads", "0"], "at least 1"),
+        (["knn", "one", "two"], "one FROM at a time, and was given one, two"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(run, capsys, options, said):
@@ -112,16 +137,131 @@ def test_labels_are_needed(pictures, run, tmp_path, capsys, verb):
 
 def test_room_is_counted_as_it_is_taken(run):
     """The refusal's number is the size of what would have been stored."""
-    from mapet.assemble import load_encoder
-    from mapet.cli.probe import Probe, _check_room
-    from mapet.errors import MapetError
-    from mapet.evals.features import POOLS, UNPOOLED, features
+    from mapet.cli.probe import Probe, room
 
     encoder, _, _ = load_encoder(run)
     for pool in (*POOLS, *UNPOOLED):
         found, _ = features(encoder, [(torch.zeros(5, 3, 16, 16), torch.zeros(5))], pool=pool)
-        size = found.numel() * found.element_size() / 2**30
-        _check_room(encoder, pool, 5, size)
-        with pytest.raises(MapetError, match="5 pictures"):
-            _check_room(encoder, pool, 5, size * 0.999)
+        assert room(encoder, pool, 5) == found.numel() * found.element_size() / 2**30
     assert Probe().memory == 16
+
+
+PROBES = (
+    ["knn", "--pool", "avg+token"],
+    ["linear"],
+    ["linear", "--protocol", "beit"],
+    ["attentive"],
+    ["fewshot", "--shots", "2"],
+)
+
+
+def figures(text):
+    """What was measured: all lines but the first, which names the encoder."""
+    return text.splitlines()[1:]
+
+
+def heads(path):
+    return [] if path.is_dir() else ["--num-heads", "2"]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("start", ["", "tuned"])
+@pytest.mark.parametrize("options", PROBES)
+def test_run_export_and_official_checkpoint_have_the_same_scores(forms, pictures, tmp_path, capsys, options, start):
+    """With all pictures; a fine-tuned classifier is probed by what its head reads."""
+    names = ("tuned", "tuned-export", "tuned.pth") if start else ("run", "export", "published.pth.tar")
+    before = contents(forms[names[1]])
+    told, kept = [], tmp_path / "new" / "scores.json"
+    for name in names:
+        path = forms[name]
+        asked = [options[0], str(path), *options[1:], "--data", str(pictures), "--accelerator", "cpu", *heads(path)]
+        assert main([*asked, "--out", str(kept)]) == 0
+        told.append(capsys.readouterr().out)
+    assert figures(told[0]) == figures(told[1]) == figures(told[2])
+    assert "top1" in told[0] or "2-shot" in told[0]
+    entries = json.loads(kept.read_text())
+    origins = [entry.pop("from") for entry in entries]
+    steps = [entry.pop("step") for entry in entries]
+    assert entries[0] == entries[1] == entries[2]
+    assert steps == [0 if start else 9, None, None]
+    assert [origin.split()[1] for origin in origins] == ["fine-tuning" if start else "run", "export", "checkpoint"]
+    assert all(origin in text for origin, text in zip(origins, told, strict=True))
+    assert contents(forms[names[1]]) == before
+    assert not (forms[names[0]] / "scores.json").exists()
+
+
+def test_a_classifier_is_probed_by_the_features_that_its_head_reads(forms):
+    from mapet.cli.start import headless, opened
+
+    images = torch.randn(3, 3, 16, 16)
+    classifier = opened(str(forms["tuned"]), None)
+    assert isinstance(classifier.encoder, Classifier)
+    found, _ = features(headless(classifier).encoder, [(images, torch.zeros(3))])
+    torch.testing.assert_close(classifier.encoder.head(found), classifier.encoder(images))
+
+
+def test_what_only_a_run_knows_is_asked_of_the_others(forms, pictures, capsys):
+    """Its pictures, its first weights, and the seed that draws some of them; an export's is 0, whatever the run's."""
+    for name in ("export", "published.pth.tar", "tuned-export"):
+        path = forms[name]
+        common = ["knn", str(path), "--accelerator", "cpu", *heads(path)]
+        for options, said in (([], "needs --data"), (["--data", str(pictures), "--random"], "pre-training run")):
+            assert main([*common, *options]) == 2
+            message = capsys.readouterr().err
+            assert said in message
+            assert str(path) in message
+            assert message.count("\n") == 1
+    assert main(["knn", str(forms["tuned"]), "--random"]) == 2
+    assert "--random needs a pre-training run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "seed"), [("run", 3), ("tuned", 3), ("export", 0), ("published.pth.tar", 0)])
+def test_the_limit_is_drawn_by_a_run_s_seed_and_elsewhere_by_0(forms, pictures, tmp_path, monkeypatch, name, seed):
+    from mapet import feed
+
+    seeds, chosen = set(), feed.chosen
+    monkeypatch.setattr(feed, "chosen", lambda source, limit, seed: seeds.add(seed) or chosen(source, limit, seed))
+    options = ["--data", str(pictures), "--limit", "20", "--out", str(tmp_path / "scores.json")]
+    assert main(["knn", str(forms[name]), *options, *heads(forms[name])]) == 0
+    assert seeds == {seed}
+
+
+def test_without_out_the_scores_go_into_a_run_alone(forms, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("tuned-export", "published.pth.tar"):
+        before = contents(forms[name].parent)
+        assert main(["knn", str(forms[name]), "--data", str(pictures), *heads(forms[name])]) == 0
+        assert contents(forms[name].parent) == before
+    assert not list(tmp_path.iterdir())
+    copy = shutil.copytree(forms["tuned"], tmp_path / "copy")
+    assert main(["knn", "--run", str(copy)]) == 0
+    assert entries(copy)[0]["from"] == f"the fine-tuning {copy} after 0 steps"
+
+
+def test_what_cannot_be_probed_is_told_in_one_line(forms, pictures, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    grey = Encoder(16, 4, in_chans=1, embed_dim=64, depth=1, num_heads=1)
+    torch.save(grey.state_dict(), tmp_path / "grey.pth")
+    (tmp_path / "text.json").write_text("no scores")
+    (tmp_path / "object.json").write_text("{}")
+    published = str(forms["published.pth.tar"])
+    for options, said in (
+        ([str(tmp_path / "empty")], "holds neither a run nor an export"),
+        ([str(tmp_path / "absent.pth")], "does not exist"),
+        ([str(tmp_path / "other.pth")], "patch_embed"),
+        ([str(tmp_path / "grey.pth")], "1 channels"),
+        ([str(forms["export"]), "--num-heads", "2"], "--num-heads is"),
+        ([published, "--num-heads", "3"], "3 heads"),
+        ([published, "--num-heads", "2", "--out", str(tmp_path / "empty")], "no list of scores"),
+        ([published, "--num-heads", "2", "--out", str(tmp_path / "text.json")], "no list of scores"),
+        ([published, "--num-heads", "2", "--out", str(tmp_path / "object.json")], "no list of scores"),
+    ):
+        assert main(["knn", *options, "--data", str(pictures)]) == 2, options
+        captured = capsys.readouterr()
+        assert said in captured.err
+        assert captured.err.count("\n") == 1
+        assert not captured.out, "nothing is computed before"

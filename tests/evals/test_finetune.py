@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from forms import MODEL, in_all_forms, randomised
 from golden_numbers import FOLDER, Golden
 from mapet.assemble import build_objective
 from mapet.cli.export import export
@@ -15,59 +16,29 @@ from mapet.data.bad import BadPictures
 from mapet.data.loader import Shuffled
 from mapet.data.policy import Policy
 from mapet.data.source import open_source
-from mapet.engine.run import Run, prefixed
+from mapet.engine.run import Run
 from mapet.errors import MapetError
 from mapet.evals.finetune import FineTuning, placed, standings
 from mapet.evals.score import place, share, tops
 from mapet.interop.checkpoint import load_checkpoint_encoder
 from mapet.method.encoder import Classifier, Encoder
-from mapet.recipe import Model, Recipe, diff, read, save, settings
+from mapet.recipe import Recipe, read, save, settings
 from mapet.recipes.finetune import catalogue
 from mapet.supervise import Lessons, begin, classifier_over, load_classifier
 from mapet.tuning import Augmentation, Backbone, Tuning, protocol
 from mapet.view import View
 
-MODEL = Model(model="custom", embed_dim=16, depth=2, num_heads=2, image_size=16, patch_size=4)
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-
-
-def randomised(module):
-    with torch.random.fork_rng():
-        torch.manual_seed(4)
-        for parameter in module.parameters():
-            torch.nn.init.normal_(parameter, std=0.2)  # so that no norm, bias or scale is at a neutral value
-    return module
 
 
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory):
-    """One pre-trained encoder as a run, as an export folder, and as a checkpoint in the published format."""
-    root = tmp_path_factory.mktemp("forms")
-    recipe = Recipe(data="pictures", model=MODEL)
-    objective, run = randomised(build_objective(recipe, 12)), Run.create(root / "run")
-    save(recipe, run.recipe)
-    run.save(9, prefixed("model", objective.state_dict().items()))
-    export(run.folder, root / "export")
-    torch.save({"state_dict": published(objective), "epoch": 3}, root / "published.pth.tar")
-    return {name: root / name for name in ("run", "export", "published.pth.tar")}
-
-
-def published(objective):
-    """The state dict under the published names: q apart from kv, mask_positional_token, decoder."""
-    theirs = {}
-    for name, tensor in objective.state_dict().items():
-        name = name.removeprefix("encoder.").replace("head.", "decoder.").replace("mask_token", "mask_positional_token")
-        if "attn.qkv" in name:
-            q, kv = tensor.split([len(tensor) // 3, 2 * len(tensor) // 3])
-            theirs |= {name.replace("qkv", "q"): q, name.replace("qkv", "kv"): kv}
-        else:
-            theirs[name] = tensor
-    return theirs
+    return in_all_forms(Recipe(data="pictures", model=MODEL), tmp_path_factory.mktemp("forms"))
 
 
 def started(path, classes=5, heads=None, **settings):
     t = Tuning(start=str(path), backbone=Backbone(num_heads=heads, image_size=settings.pop("image_size", None)))
-    return classifier_over(starting(t)[0], replace(t, **settings), classes).eval()
+    return classifier_over(starting(t).encoder, replace(t, **settings), classes).eval()
 
 
 @pytest.mark.parametrize("size", [None, 24])
@@ -123,7 +94,7 @@ def test_positions_on_another_grid_are_timms(forms, tmp_path):
 
 def test_from_random_is_the_start_of_pre_training():
     t = Tuning(start="random", backbone=Backbone(16, 2, "custom", 16, 2, 4), seed=3)
-    ours = classifier_over(starting(t)[0], t, 5).state_dict()
+    ours = classifier_over(starting(t).encoder, t, 5).state_dict()
     theirs = build_objective(Recipe(model=MODEL, seed=3), 12).encoder.state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items() if not name.startswith("norm."))
 
@@ -157,7 +128,7 @@ def test_a_published_classifier_keeps_its_head():
 def test_what_from_cannot_be(forms, tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     (tmp_path / "empty").mkdir()
-    fits_none = "a pre-training run, an export folder, an official-format checkpoint, or random"
+    fits_none = "a run, an export folder or an official-format checkpoint, or random"
     for start, backbone, said in (
         (tmp_path / "absent", {}, f"does not exist: give {fits_none}"),
         (tmp_path / "empty", {}, f"holds neither a run nor an export: give {fits_none}"),
@@ -170,7 +141,7 @@ def test_what_from_cannot_be(forms, tmp_path):
     ):
         t = Tuning(start=str(start), backbone=Backbone(**backbone))
         with pytest.raises(MapetError) as error:
-            classifier_over(starting(t)[0], t, 5)
+            classifier_over(starting(t).encoder, t, 5)
         assert said in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -260,12 +231,6 @@ def test_every_named_fine_tuning_survives_yaml(name, tmp_path):
     save(t, tmp_path / "recipe.yaml")
     assert read(tmp_path / "recipe.yaml", Tuning) == t
     assert (catalogue()[name].__doc__ or "").strip()
-
-
-def test_the_published_settings_differ_where_they_do():
-    base, small, tiny = (catalogue()[f"in1k-finetune-vit-{size}"]() for size in ("base", "small", "tiny"))
-    assert diff(base, small) == {"optimization.epochs": (100, 200), "optimization.lr": (5e-4, 5e-3)}
-    assert set(diff(base, tiny)) == {"optimization.epochs", "optimization.lr", "layer_decay"}
 
 
 def test_a_protocol_names_every_setting_that_a_table_must_tell():

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.options import parse
-from mapet.cli.probe import Probe, probed, report
+from mapet.cli.probe import Probe, asked, probed, report
 
 
 @dataclass(frozen=True)
@@ -19,14 +18,14 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, train the probe, print."""
-    o = parse(Options(), arguments, "attentive", "Attentive-probe accuracy of a run's frozen encoder.")
+    o = asked(Options(), arguments, "attentive", "Attentive-probe accuracy of a frozen encoder.")
     from mapet.engine.world import pick_device
     from mapet.evals.attentive import PROTOCOL, attentive
     from mapet.evals.checks import check_batch
 
     check_batch(o.batch_size)
-    train, test, classes = probed(o.probe, "attentive", "patches")
+    p = probed(o.probe, "attentive", "patches")
     device = pick_device(o.probe.accelerator)
-    scores = attentive(train, test, classes=classes, seed=o.seed, batch=o.batch_size, device=device)
-    report(scores, PROTOCOL, o.probe)
+    scores = attentive(p.train, p.test, classes=p.classes, seed=o.seed, batch=o.batch_size, device=device)
+    report(scores, PROTOCOL, o.probe, p.start)
     return 0

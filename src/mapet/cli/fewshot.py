@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.options import parse
-from mapet.cli.probe import Pooled, check_pool, probed, report
+from mapet.cli.probe import Pooled, asked, check_pool, probed, report
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,13 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, draw, fit, print."""
-    o = parse(Options(), arguments, "fewshot", "Accuracy of a run's encoder with few labelled pictures of each class.")
+    o = asked(Options(), arguments, "fewshot", "Accuracy of an encoder with few labelled pictures of each class.")
     from mapet.evals.features import POOLS
     from mapet.evals.fewshot import check_settings, fewshot, protocol
 
     check_settings(o.shots, o.draws)
     check_pool(o.probe.pool)
-    train, test, classes = probed(o.probe, "fewshot", o.probe.pool)
-    scores = fewshot(train, test, classes=classes, shots=o.shots, draws=o.draws, seed=o.seed)
-    report(scores, f"{protocol(draws=o.draws)}, {POOLS[o.probe.pool]}", o.probe)
+    p = probed(o.probe, "fewshot", o.probe.pool)
+    scores = fewshot(p.train, p.test, classes=p.classes, shots=o.shots, draws=o.draws, seed=o.seed)
+    report(scores, f"{protocol(draws=o.draws)}, {POOLS[o.probe.pool]}", o.probe, p.start)
     return 0

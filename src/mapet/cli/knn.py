@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.options import parse
-from mapet.cli.probe import Pooled, check_pool, probed, report
+from mapet.cli.probe import Pooled, asked, check_pool, probed, report
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,12 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, classify, print."""
-    o = parse(Options(), arguments, "knn", "k-nearest-neighbour accuracy of a run's encoder; nothing is trained.")
+    o = asked(Options(), arguments, "knn", "k-nearest-neighbour accuracy of an encoder; nothing is trained.")
     from mapet.evals.knn import knn, protocol
 
     check_pool(o.probe.pool)
-    train, test, classes = probed(o.probe, "knn", o.probe.pool)
-    scores = knn(train, test, k=o.k, temperature=o.temperature, classes=classes)
+    p = probed(o.probe, "knn", o.probe.pool)
+    scores = knn(p.train, p.test, k=o.k, temperature=o.temperature, classes=p.classes)
     named = protocol(k=o.k, temperature=o.temperature, pool=o.probe.pool)
-    report(scores, named, o.probe)
+    report(scores, named, o.probe, p.start)
     return 0

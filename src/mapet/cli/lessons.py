@@ -1,11 +1,11 @@
 """What a fine-tuning reads: labelled pictures to learn from and to be tested on."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mapet.cli.running import pin, require_batch
+from mapet.cli.scores import entries, write
 from mapet.cli.start import starting
 from mapet.errors import MapetError
 from mapet.recipe import Machine
@@ -51,11 +51,11 @@ def look_ahead(t: Tuning, machine: Machine) -> "tuple[Classifier, dict[str, Any]
         )
     pick_device(machine.accelerator)
     transform(_policy(t), View((32, 32)))
-    found, origin = starting(t)
-    classifier = classifier_over(found, t, len(source.classes))
+    start = starting(t)
+    classifier = classifier_over(start.encoder, t, len(source.classes))
     require_shown(source, [View(classifier.img_size)], _policy(t))
     require_shown(tests, [View(classifier.img_size)], Centre(t.crop_pct))
-    return classifier, {"from": origin, "classes": source.classes}
+    return classifier, {"from": start.origin, "classes": source.classes}
 
 
 def lessons(run: "Run", t: Tuning, machine: Machine, fabric: "Fabric") -> "Lessons":
@@ -146,11 +146,6 @@ def _tests(
 
 def record(run: "Run", about: Mapping[str, Any], scores: "Mapping[str, Score]") -> None:
     """Write the scores into the run's ``scores.json``, in the place of those of the same protocol and step."""
-    from mapet.disk import replace_file
-
-    out = run.folder / "scores.json"
-    earlier = json.loads(out.read_text()) if out.is_file() else []
-    same = ("protocol", "step", "data")
-    kept = [entry for entry in earlier if any(entry[name] != about[name] for name in same)]
-    entry = {**about, **{name: asdict(score) for name, score in scores.items()}}
-    replace_file(out, json.dumps([*kept, entry], indent=1) + "\n")
+    out, same = run.folder / "scores.json", ("protocol", "step", "data")
+    kept = [entry for entry in entries(out) if any(entry[name] != about[name] for name in same)]
+    write(out, [*kept, {**about, **{name: asdict(score) for name, score in scores.items()}}])

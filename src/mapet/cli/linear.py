@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.options import parse
-from mapet.cli.probe import Pooled, check_pool, probed, report
+from mapet.cli.probe import Pooled, asked, check_pool, probed, report
 from mapet.errors import MapetError, nearest
 
 
@@ -20,7 +19,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, train the probe, print."""
-    o = parse(Options(), arguments, "linear", "Linear-probe accuracy of a run's frozen encoder.")
+    o = asked(Options(), arguments, "linear", "Linear-probe accuracy of a frozen encoder.")
     from mapet.engine.world import pick_device
     from mapet.evals.features import POOLS, UNPOOLED
     from mapet.evals.linear import PROTOCOLS, linear
@@ -31,9 +30,9 @@ def command(arguments: list[str]) -> int:
     layers = o.protocol == "beit"
     if layers and o.probe.pool != Pooled.pool:
         raise MapetError("The beit protocol reads class token and mean of patches of every layer: leave --pool out.")
-    train, test, classes = probed(o.probe, "linear", "layers" if layers else o.probe.pool)
+    p = probed(o.probe, "linear", "layers" if layers else o.probe.pool)
     device = None if o.protocol == "quick" else pick_device(o.probe.accelerator)
-    scores = linear(train, test, classes=classes, protocol=o.protocol, seed=o.seed, device=device)
+    scores = linear(p.train, p.test, classes=p.classes, protocol=o.protocol, seed=o.seed, device=device)
     read = UNPOOLED["layers"] if layers else POOLS[o.probe.pool]
-    report(scores, f"{PROTOCOLS[o.protocol]}, {read}", o.probe)
+    report(scores, f"{PROTOCOLS[o.protocol]}, {read}", o.probe, p.start)
     return 0

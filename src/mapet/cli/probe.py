@@ -1,11 +1,13 @@
-"""What k-NN and the probes share: a run's encoder, labelled pictures, and a printed result."""
+"""What k-NN and the probes share: an encoder, labelled pictures, and a printed result."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from mapet.cli.options import say
+from mapet.cli.options import parse, positional, say
+from mapet.cli.scores import entries, write
+from mapet.cli.start import KINDS, Start, headless, opened, untrained
 from mapet.errors import MapetError, nearest
 
 if TYPE_CHECKING:
@@ -15,10 +17,10 @@ if TYPE_CHECKING:
     from mapet.data.source import Source
     from mapet.evals.score import Score
     from mapet.method.encoder import Encoder
-    from mapet.recipe import Recipe
 
     Labelled = tuple[Tensor, Tensor]
 
+T = TypeVar("T")
 BATCH = 256  # pictures that the encoder sees at a time
 
 
@@ -27,13 +29,17 @@ class Probe:
     """What an encoder is probed on."""
 
     run: str = ""
-    """Folder of a pre-training run."""
+    """FROM: a run or export folder, or an official-format checkpoint; may come first, without --run."""
     data: str | None = None
-    """Labelled pictures: a folder with one sub-folder per class, or cifar10; None: those of the run."""
+    """Labelled pictures: a folder with one sub-folder per class, or cifar10; None: those that a run was trained on."""
     limit: int | None = None
-    """Use only so many training pictures, chosen at random; None: all."""
+    """Use only so many training pictures, drawn by a run's seed, elsewhere by seed 0; None: all."""
     random: bool = False
-    """Probe the run's encoder as it was before training."""
+    """Probe the encoder of a pre-training run as it was before training."""
+    num_heads: int | None = None
+    """Attention heads where an official-format FROM does not tell them; None: width / 64."""
+    out: str | None = None
+    """JSON file that the scores are added to; None: a run's scores.json, elsewhere none."""
     accelerator: str = "auto"
     """auto, cpu, cuda or mps."""
     workers: int | None = None
@@ -64,34 +70,67 @@ def check_pool(pool: str) -> None:
         raise MapetError(f'There is no pool "{pool}".{nearest(pool, POOLS)}')
 
 
-def probed(probe: Probe, verb: str, pool: str) -> "tuple[Labelled, Labelled, int]":
-    """Training and test features with labels, and the number of classes.
+@dataclass(frozen=True)
+class Probed:
+    """Features with labels of both splits, the number of classes, and whose they are."""
+
+    train: "Labelled"
+    test: "Labelled"
+    classes: int
+    start: Start
+
+
+def asked(options: T, arguments: Sequence[str], verb: str, about: str) -> T:
+    """``parse`` for options with a ``Probe``, whose FROM may come first, without ``--run``."""
+    words, rest = positional(list(arguments), options)
+    if len(words) > 1:
+        raise MapetError(f"mapet {verb} probes one FROM at a time, and was given {', '.join(words)}.")
+    named = [*rest, *(f"--run={word}" for word in words)]
+    return parse(options, named, f"{verb} FROM", f"{about}\n\nFROM is {KINDS}.")
+
+
+def probed(probe: Probe, verb: str, pool: str) -> Probed:
+    """The features that a probe reads.
 
     Raises:
-        MapetError: no run, no labels, or what the loading of either raises.
+        MapetError: no FROM, no labels, options that do not fit, or what the loading of either raises.
     """
-    from mapet.assemble import build_encoder, load_encoder
     from mapet.evals.features import effective_rank
 
-    if not probe.run:
-        raise MapetError(f"mapet {verb} needs --run, the folder of a pre-training run.")
-    encoder, recipe, step = load_encoder(probe.run)
-    if probe.random:
-        encoder, step = build_encoder(recipe), 0
-    data = probe.data or recipe.data
-    train, test, classes = labelled_features(encoder, recipe, data, probe, pool)
-    say(f"encoder   {probe.run} after {step} steps; {data}: {len(train[1]):,} training, {len(test[1]):,} test pictures")
+    start, data = _subject(probe, verb)
+    if out := _scores(probe, start):
+        entries(out)  # so that what is no list of scores is told before the work
+    train, test, classes = labelled_features(start.encoder, data, start.seed, probe, pool)
+    say(f"encoder   {start.origin}; {data}: {len(train[1]):,} training, {len(test[1]):,} test pictures")
     if train[0].ndim == 2:
         say(f"features  {train[0].shape[1]} wide, of effective rank {effective_rank(train[0]):.1f}")
     else:
         say(f"features  {train[0].shape[1]} {pool}, {train[0].shape[2]} wide")
-    return train, test, classes
+    return Probed(train, test, classes, start)
+
+
+def _subject(probe: Probe, verb: str) -> tuple[Start, str]:
+    """Whose features, and of which pictures."""
+    if not probe.run:
+        raise MapetError(f"mapet {verb} needs FROM: {KINDS}.")
+    if probe.num_heads is not None and probe.num_heads < 1:
+        raise MapetError("--num-heads does not fit: it must be at least 1.")
+    start = opened(probe.run, probe.num_heads)
+    start = untrained(start) if probe.random else headless(start)
+    data = probe.data or (start.settings.data if start.settings else "")
+    if not data:
+        raise MapetError(f"mapet {verb} needs --data, labelled pictures: {start.origin} names none.")
+    if (channels := start.encoder.in_chans) != 3:
+        raise MapetError(f"FROM takes pictures of {channels} channels, and --data has RGB ones: give another FROM.")
+    return start, data
 
 
 def labelled_features(
-    encoder: "Encoder", recipe: "Recipe", data: str, probe: Probe, pool: str = "avg"
+    encoder: "Encoder", data: str, seed: int, probe: Probe, pool: str = "avg"
 ) -> "tuple[Labelled, Labelled, int]":
     """Features (N, …, F) and labels (N,) of both splits of ``data``, and the number of classes.
+
+    ``seed`` draws the training pictures where ``probe`` limits them.
 
     Raises:
         MapetError: ``data`` has no labels, or features that take more than ``probe.memory``.
@@ -106,8 +145,12 @@ def labelled_features(
     if not splits[0].classes:
         raise MapetError(f"{splits[0].name} has no labels: give --data, a folder with one sub-folder per class.")
     limits, found = (probe.limit, None), []
-    wanted = [chosen(source, limit, recipe.seed) for source, limit in zip(splits, limits, strict=True)]
-    _check_room(encoder, pool, sum(map(len, wanted)), probe.memory)
+    wanted = [chosen(source, limit, seed) for source, limit in zip(splits, limits, strict=True)]
+    if (needed := room(encoder, pool, count := sum(map(len, wanted)))) > probe.memory:
+        raise MapetError(
+            f"The features of {count:,} pictures take {needed:,.2f} GiB, more than --memory {probe.memory:g}: "
+            "lower --limit or raise --memory."
+        )
     for source, places in zip(splits, wanted, strict=True):
         bad = BadPictures(len(places), probe.max_bad)
         batches = _batches(source, places, encoder, probe, bad)
@@ -115,15 +158,11 @@ def labelled_features(
     return found[0], found[1], len(splits[0].classes)
 
 
-def _check_room(encoder: "Encoder", pool: str, pictures: int, memory: float) -> None:
+def room(encoder: "Encoder", pool: str, pictures: int) -> float:
+    """GiB that the features of so many pictures take."""
     width = encoder.embed_dim
     unpooled = {"layers": 2 * 2 * width * len(encoder.blocks), "patches": 2 * width * encoder.length}
-    needed = pictures * unpooled.get(pool, 4 * width * len(pool.split("+"))) / 2**30
-    if needed > memory:
-        raise MapetError(
-            f"The features of {pictures:,} pictures take {needed:,.2f} GiB, more than --memory {memory:g}: "
-            "lower --limit or raise --memory."
-        )
+    return pictures * unpooled.get(pool, 4 * width * len(pool.split("+"))) / 2**30
 
 
 def _batches(
@@ -146,21 +185,23 @@ def _batches(
                 meter.update(done)
 
 
-def report(scores: "Mapping[str, Score]", protocol: str, probe: Probe) -> None:
-    """Print the scores under their protocol's name and add them to the run's ``scores.json``."""
-    from mapet.disk import replace_file
-    from mapet.engine.run import Run
-
+def report(scores: "Mapping[str, Score]", protocol: str, probe: Probe, start: Start) -> None:
+    """Print the scores under their protocol's name and add them to a run's ``scores.json`` or to ``probe.out``."""
     say(f"protocol  {protocol}")
     for name, score in scores.items():
         say(f"{name:<9} {score}" + (f"  {score.note}" if score.note else ""))
-    run = Run(probe.run)
-    out = run.folder / "scores.json"
-    earlier = json.loads(out.read_text()) if out.is_file() else []
-    step = 0 if probe.random else run.completed
-    about = {"protocol": protocol, "step": step, "data": probe.data, "limit": probe.limit}
-    entry = {**about, **{name: _plain(score) for name, score in scores.items()}}
-    replace_file(out, json.dumps([*earlier, entry], indent=1) + "\n")
+    if out := _scores(probe, start):
+        about = {"from": start.origin, "protocol": protocol, "step": start.step}
+        about |= {"data": probe.data, "limit": probe.limit}
+        entry = {**about, **{name: _plain(score) for name, score in scores.items()}}
+        write(out, [*entries(out), entry])
+
+
+def _scores(probe: Probe, start: Start) -> Path | None:
+    """The file of the scores: an export folder or a checkpoint's is not ours to write into."""
+    if probe.out:
+        return Path(probe.out).expanduser()
+    return start.run.folder / "scores.json" if start.run else None
 
 
 def _plain(score: "Score") -> dict[str, float | str]:

@@ -92,7 +92,7 @@ def evaluate(encoder: "Encoder", recipe: Recipe, o: Options) -> "dict[str, Score
     from mapet.evals.linear import linear
 
     probe = Probe(limit=LABELLED, accelerator=o.accelerator)
-    train, test, classes = labelled_features(encoder, recipe, recipe.data, probe)
+    train, test, classes = labelled_features(encoder, recipe.data, recipe.seed, probe)
     neighbours, line = knn(train, test, classes=classes), linear(train, test, classes=classes)
     return {"k-NN (k = 20)": neighbours["top1"], "linear probe": line["top1"]}
 

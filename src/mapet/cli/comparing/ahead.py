@@ -1,8 +1,12 @@
 """What of a comparison's labelled pictures and fine-tuning cannot work, found before anything is trained."""
 
-from mapet.cli.comparing.evaluations import tuning
+from collections.abc import Iterable
+from itertools import product
+
+from mapet.cli.comparing.evaluations import EVALUATIONS, tuning
+from mapet.cli.probe import Probe, room
 from mapet.cli.start import DRAWN
-from mapet.comparison.plan import Cell, Plan, arms
+from mapet.comparison.plan import Arm, Cell, Plan, arms
 from mapet.errors import MapetError
 from mapet.recipe import Machine
 from mapet.tuning import RANDOM
@@ -15,6 +19,7 @@ def look_ahead(plan: Plan, machine: Machine) -> None:
         MapetError: pictures without labels, too few of a class, or a fine-tuning that does not fit them.
     """
     _labels(plan)
+    _room(plan)
     if "finetune" in plan.measures:
         _tuning(plan, machine)
 
@@ -42,6 +47,31 @@ def _labels(plan: Plan) -> None:
         )
 
 
+def _room(plan: Plan) -> None:
+    """Features are held in memory."""
+    import torch
+
+    from mapet.assemble import build_encoder
+    from mapet.data.source import train_and_test
+
+    train, test = map(len, train_and_test(plan.labelled))
+    pictures = min(train, plan.eval_limit or train) + test
+    pools = {name: pool for name in plan.evaluate if (pool := EVALUATIONS[name].pool)}
+    for arm, (name, pool) in product(_encoders(plan), pools.items()):
+        with torch.device("meta"):
+            needed = room(build_encoder(arm.recipe), pool, pictures)
+        if needed > Probe.memory:
+            raise MapetError(
+                f"The features of {pictures:,} pictures take {needed:,.1f} GiB for --evaluate {name}, more than "
+                f"{Probe.memory:g}: lower --eval-limit, or leave that one out."
+            )
+
+
+def _encoders(plan: Plan) -> Iterable[Arm]:
+    """One arm for each architecture."""
+    return {arm.recipe.model: arm for arm in arms(plan)}.values()
+
+
 def _tuning(plan: Plan, machine: Machine) -> None:
     """The fine-tuning of each encoder among the arms, as it would begin from random numbers."""
     from mapet.cli.lessons import look_ahead
@@ -49,7 +79,7 @@ def _tuning(plan: Plan, machine: Machine) -> None:
     given = [name for name in (*DRAWN, "num_heads") if getattr(plan.tuning.backbone, name) is not None]
     if given:
         raise MapetError(f"--tuning has {given[0]}, but the encoders are those of the comparison: leave it out.")
-    for arm in {arm.recipe.model: arm for arm in arms(plan)}.values():
+    for arm in _encoders(plan):
         try:
             look_ahead(tuning(plan, Cell(arm, 0, arm.recipe.optimization.epochs), RANDOM), machine)
         except MapetError as error:

@@ -36,16 +36,19 @@ class Subject:
         if pool not in self.known:
             m, p = self.machine, self.plan
             probe = Probe(limit=p.eval_limit, accelerator=m.accelerator, workers=m.workers, max_bad=m.max_bad)
-            self.known = {pool: labelled_features(self.encoder, p.recipe, p.labelled, probe, pool)}  # one at a time
+            self.known = {
+                pool: labelled_features(self.encoder, p.labelled, p.recipe.seed, probe, pool)
+            }  # one at a time
         return self.known[pool]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How an encoder is measured."""
+    """How an encoder is measured; ``pool`` says by which features, if by any."""
 
     measure: "Callable[[Subject], Mapping[str, Score]]"
     protocol: Callable[[Plan], str]
+    pool: str | None = None
 
 
 def _knn(subject: Subject) -> "Mapping[str, Score]":
@@ -76,7 +79,7 @@ def _linear(name: str, pool: str) -> Evaluation:
 
         return f"{PROTOCOLS[name]}, {(POOLS | UNPOOLED)[pool]}"
 
-    return Evaluation(measure, protocol)
+    return Evaluation(measure, protocol, pool)
 
 
 def _attentive(subject: Subject) -> "Mapping[str, Score]":
@@ -119,12 +122,12 @@ def _finetune_protocol(plan: Plan) -> str:
 
 
 EVALUATIONS = {
-    "knn": Evaluation(_knn, _knn_protocol),
+    "knn": Evaluation(_knn, _knn_protocol, "avg"),
     "linear": _linear("quick", "avg"),
     "linear-mae": _linear("mae", "avg"),
     "linear-beit": _linear("beit", "layers"),
-    "attentive": Evaluation(_attentive, _attentive_protocol),
-    "fewshot": Evaluation(_fewshot, _fewshot_protocol),
+    "attentive": Evaluation(_attentive, _attentive_protocol, "patches"),
+    "fewshot": Evaluation(_fewshot, _fewshot_protocol, "avg"),
     "finetune": Evaluation(_finetune, _finetune_protocol),
 }
 
