@@ -69,6 +69,7 @@ def test_five_objectives_come_to_one_table(five):
     table = (five / "table.md").read_text()
     assert "| mae | 2 | 96 |" in table
     assert "few-shot, logistic regression" in table
+    assert "the data has no split" in table
     assert "k-NN: best by the mean: " in table
     assert {path.name for path in five.iterdir()} >= {"table.tex", "table.csv", "accuracy.png", "compare.yaml"}
 

@@ -8,9 +8,11 @@ from mapet.cli.comparing.evaluations import EVALUATIONS
 from mapet.comparison import outcome
 from mapet.comparison.ledger import Ledger
 from mapet.comparison.plan import Cell, Plan
+from mapet.data.source import divided
 from mapet.disk import replace_file
 from mapet.report import comparison, table
 
+SEEN = "the data has no split: a fifth of it is the test set; objectives saw its pictures, nobody its labels"
 Budgets = Mapping[str, Sequence[Cell]]
 
 
@@ -69,4 +71,5 @@ def _notes(plan: Plan, ledger: Ledger, every: Sequence[Cell]) -> list[str]:
     tests = f" and {found[0]:,} test pictures" if found else ""
     labelled = "all" if plan.eval_limit is None else f"{plan.eval_limit:,}"
     spread = f"mean ± 95 % t-interval over {plan.seeds} seeds" if plan.seeds > 1 else "one seed"
-    return [*protocols, f"{plan.labelled}, {labelled} labelled training{tests}; accuracy in %, {spread}"]
+    seen = [] if plan.eval_data or divided(plan.recipe.data) else [SEEN]
+    return [*protocols, f"{plan.labelled}, {labelled} labelled training{tests}; accuracy in %, {spread}", *seen]
