@@ -11,6 +11,7 @@ from mapet.checks import OBJECTIVES
 from mapet.engine.memory import recompute
 from mapet.method.order import uniform
 from mapet.recipe import Model, Objective, Recipe
+from processes import Forked, finished
 
 VOCABULARY, BATCH = 32, 4
 MODEL = Model(model="custom", embed_dim=32, depth=3, num_heads=2, image_size=32, patch_size=8, drop_path=0.3)
@@ -75,3 +76,22 @@ def test_one_graph_serves_every_step(kind, thrifty):
         for name, figure in expected.items():
             torch.testing.assert_close(found[name], figure, atol=1e-6, rtol=1e-6)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("kind", ["mapet", "mae"])
+def test_compiled_gradients_are_the_plain_ones_under_bfloat16(kind, tmp_path):
+    """Forward and backward pass as one traced graph each; in a process of its own, as its threads let none fork."""
+
+    def work():
+        plain, objective = built(kind), built(kind)
+        compiled = torch.compile(objective, backend="aot_eager", fullgraph=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            wanted, found = plain(**batch(0)), compiled(**batch(0))
+        wanted["loss"].backward()
+        found["loss"].backward()
+        assert found["loss"].dtype == torch.float32
+        gradients = dict(objective.named_parameters())
+        for name, parameter in plain.named_parameters():
+            torch.testing.assert_close(gradients[name].grad, parameter.grad, atol=1e-5, rtol=1e-3)
+
+    finished([Forked(tmp_path, work=work)])

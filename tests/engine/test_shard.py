@@ -6,6 +6,7 @@ import shutil
 import signal
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from unittest.mock import patch
 
 import pytest
@@ -234,6 +235,8 @@ def ddp(two, tmp_path_factory):
         with together(2, "ddp") as fabric:
             train(fabric, folder / "half")
             train(fabric, folder / "few", steps=3, parts=3, stream=Few)
+            with patch.object(torch, "compile", partial(torch.compile, backend="aot_eager")):
+                train(fabric, folder / "compiled", steps=3, compiled=True)
 
     finished(crowd(folder / "said", 2, work))
     return folder
@@ -249,9 +252,11 @@ def test_a_process_without_a_picture_for_a_part_still_takes_its_turn(two, ddp):
         torch.testing.assert_close(column(ddp / "few", name), column(two / "few", name), atol=1e-5, rtol=0)
 
 
-def test_sharded_and_compiled(one, two):
-    for name in ("loss", "grad_norm"):
-        torch.testing.assert_close(column(one / "whole", name)[:3], column(two / "compiled", name), atol=1e-5, rtol=0)
+def test_shared_and_compiled(one, two, ddp):
+    for folder, name in product((two, ddp), ("loss", "grad_norm")):
+        torch.testing.assert_close(
+            column(one / "whole", name)[:3], column(folder / "compiled", name), atol=1e-5, rtol=0
+        )
 
 
 def test_bfloat16_means_the_same_under_both_strategies(tmp_path):
