@@ -108,7 +108,7 @@ def weigh_attention(context: Context) -> None:
     def passes(name: str) -> None:
         read = ways[name]()
         if not context.dry:  # FlexAttention has no backward pass on a CPU
-            torch.autograd.backward(read, torch.ones_like(read))
+            torch.autograd.grad(read, (q, k, v), torch.ones_like(read))
 
     seconds = {name: min(timed(lambda name=name: passes(name), device, 0.01 if context.dry else 2.0)) for name in ways}
     replace_file(context.out / "attention" / "attention.json", json.dumps(seconds))
