@@ -6,7 +6,7 @@
 
 Each part runs in a process of its own, with a time-out; ``gpu.json`` and ``gpu.md`` are written anew after each, so
 that a part that fails, or Ctrl-C, loses no other. What a part had written when it failed, or when its time was over,
-counts. ``--out`` of an earlier call is gone on with: parts are replaced by their new
+counts. Steps that have a bar come first. ``--out`` of an earlier call is gone on with: parts are replaced by their new
 figures. Pictures are drawn here: their contents do not matter. transformers' models have our weights.
 """
 

@@ -151,6 +151,14 @@ def test_rows_of_a_part_that_failed_or_was_stopped_count(gpu, monkeypatch, tmp_p
     assert found["failed"] == f"{told} (see part.log)"
 
 
+def test_steps_with_a_bar_come_first(gpu):
+    order = list(gpu.PARTS)
+    steps = ["mim", "mae", "large", "base-compiled", "base", "tiny-compiled", "tiny", "small"]
+    assert [name for name in order if name != "pictures"][: len(steps)] == steps
+    assert order.index("pictures") < order.index("base-compiled")
+    assert order[-3:] == ["kmeans", "assignments", "attention"]
+
+
 def test_earlier_figures_outlive_a_call_that_has_fewer(gpu, monkeypatch, tmp_path):
     parts = [{"about": "", "figures": [FIGURE] * count, **more} for count, more in
              ((2, {}), (1, {"failed": "x"}), (2, {"failed": "y"}), (1, {}))]  # fmt: skip
