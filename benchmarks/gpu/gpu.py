@@ -1,12 +1,13 @@
 """Everything that is told of one GPU, in one command of at most eight minutes: each figure beside its bar.
 
     python benchmarks/gpu/gpu.py --out gpu            # on an H200-class GPU
-    python benchmarks/gpu/gpu.py --out gpu --parts large,mae --minutes 4      # what there was no time for
+    python benchmarks/gpu/gpu.py --out gpu --parts kmeans,first --minutes 4  # what there was no time for
     python benchmarks/gpu/gpu.py --out dry --dry-run  # the same parts on a CPU, tiny: the figures mean nothing
 
 Each part runs in a process of its own, with a time-out; ``gpu.json`` and ``gpu.md`` are written anew after each, so
-that a part that fails, or Ctrl-C, loses nothing. ``--out`` of an earlier call is gone on with: parts are replaced by
-their new figures. Pictures are drawn here: their contents do not matter. transformers' models have our weights.
+that a part that fails, or Ctrl-C, loses no other. What a part had written when it failed, or when its time was over,
+counts. Steps that have a bar come first. ``--out`` of an earlier call is gone on with: parts are replaced by their new
+figures. Pictures are drawn here: their contents do not matter. transformers' models have our weights.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from gpu_inside import INSIDE, Context
-from gpu_parts import PARTS
+from gpu_parts import PARTS, bench_report
+from mapet.bench.process import last_error
 from mapet.disk import replace_file
 
 
@@ -43,26 +45,36 @@ def ended(command: list[str], log: Path, environment: dict[str, str], seconds: f
 
 
 def measured(name: str, context: Context, seconds: float) -> dict[str, Any]:
-    """One part: its figures, or why there are none."""
+    """One part: the figures that could be had, and why others could not."""
     part, folder = PARTS[name], context.out / name
     command, began = part.command(context), time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     if "bench" not in command:  # mapet bench makes its own
         folder.mkdir()
     found: dict[str, Any] = {"about": part.about, "command": shlex.join(["python", *command[1:]]), "figures": []}
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(context.cache)}
     log = context.out / f"{name}.log"
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(context.cache(name))}
+    failed = problem(command, log, environment, seconds, folder)
+    try:
+        found["figures"] = [asdict(figure) for figure in part.figures(folder, context)]
+    except Exception as error:  # whatever a process that was stopped has left
+        failed = failed or f"{type(error).__name__}: {error}"
+    if not failed and not found["figures"] and name != "pictures":
+        failed = "no figure came out"
+    if failed:
+        found["failed"] = f"{failed} (see {log.name})"
+    return {**found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def problem(command: list[str], log: Path, environment: dict[str, str], seconds: float, folder: Path) -> str:
+    """What a command could not do; empty where there was nothing."""
     try:
         code = ended(command, log, environment, seconds)
-        if code:
-            said = [line for line in log.read_text().splitlines() if line.strip()]
-            raise RuntimeError(f"ended with {code}: {said[-1] if said else 'nothing was said'}")
-        found["figures"] = [asdict(figure) for figure in part.figures(folder, context)]
+        told = f"ended with {code}: {last_error(log.read_text() if log.is_file() else '')}" if code else ""
     except subprocess.TimeoutExpired:
-        found["failed"] = f"no end after {seconds:.0f} s"
-    except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-        found["failed"] = f"{error} (see {log.name})"
-    return {**found, "seconds": round(time.monotonic() - began, 1)}
+        code, told = None, f"no end after {seconds:.0f} s"
+    noted = [f"{what}: {why}" for what, why in bench_report(folder)["failed"].items()]
+    return "; ".join(([told] if told and not (code and noted) else []) + noted)
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -71,10 +83,8 @@ def markdown(report: dict[str, Any]) -> str:
     missing = [f"- {name}: {part['failed']}" for name, part in report["parts"].items() if "failed" in part]
     dry = ["**A dry run on a CPU at a tiny size: these figures mean nothing.**"] if report["dry run"] else []
     head = f"{report['date']}, {report['machine']}:\n`{report['command']}`"
-    return (
-        "\n\n".join([*dry, head, "\n".join(lines), *(["Not measured:\n\n" + "\n".join(missing)] if missing else [])])
-        + "\n"
-    )
+    end = ["Not measured, or only in part:", "\n".join(missing)] if missing else []
+    return "\n\n".join([*dry, head, "\n".join(lines), *end]) + "\n"
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
@@ -129,7 +139,8 @@ def main() -> None:
         left = min(PARTS[name].seconds * (10 if o.dry_run else 1), end - time.monotonic())
         late = {"about": PARTS[name].about, "figures": [], "failed": f"no time was left: --parts {name} measures it"}
         part = measured(name, context, left) if left > 5 else late
-        if part["figures"] or not report["parts"].get(name, late)["figures"]:  # earlier figures outlive a failure
+        known = len(report["parts"].get(name, late)["figures"])
+        if "failed" not in part or len(part["figures"]) >= known:  # earlier figures outlive a failure
             report["parts"][name] = part
         replace_file(context.out / "gpu.json", json.dumps(report, indent=1) + "\n")
         replace_file(context.out / "gpu.md", markdown(report))

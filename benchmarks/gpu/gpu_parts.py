@@ -4,11 +4,12 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gpu_inside import Context
+from gpu_inside import DRAWN, Context
 
 GPU = Path(__file__).with_name("gpu.py")
 KMEANS = GPU.parents[1] / "kmeans.py"
@@ -44,16 +45,21 @@ def bench(context: Context, folder: str, *full: str, dry: tuple[str, ...] = ()) 
 
 
 def data(context: Context, kind: str) -> tuple[str, ...]:
-    """Options to load the drawn pictures: small ones are held on the device, large ones are not."""
+    """Options to load the drawn pictures: small ones are held on the device, large ones are not; none without them."""
+    if not (context.out / "pictures" / DRAWN).exists():
+        return ()
     return ("--data", str(context.out / "pictures" / kind), "--memory", "2" if kind == "small" else "0")
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """What ``mapet bench`` measured in a part's folder; a case that failed there is an error here."""
-    found = json.loads((folder / "bench.json").read_text())
-    if found["failed"]:
-        raise RuntimeError("; ".join(f"{case}: {reason}" for case, reason in found["failed"].items()))
-    return found["rows"]
+def bench_report(folder: Path) -> dict[str, Any]:
+    """What ``mapet bench`` left in a part's folder, finished or not; no rows where it came to none."""
+    path = folder / "bench.json"
+    return json.loads(path.read_text()) if path.is_file() else {"rows": [], "failed": {}}
+
+
+def rows(folder: Path, contestant: str = "ours") -> list[dict[str, Any]]:
+    """What was measured of a contestant."""
+    return [row for row in bench_report(folder)["rows"] if row["contestant"] == contestant]
 
 
 def at_least(what: str, value: float, bar: float, unit: str) -> Figure:
@@ -72,23 +78,25 @@ def first(folder: Path, context: Context) -> list[Figure]:
 
 def against_dense(name: str, loading_bar: float, step_bar: float | None) -> Callable[[Path, Context], list[Figure]]:
     """Ours, as it is and compiled where that was measured, over the dense reference as published."""
+    fields = (
+        ("step, forward and backward", "passes_seconds", step_bar),
+        ("whole step", "seconds", None),
+        ("end to end with loading", "loading", loading_bar),
+    )
 
     def figures(folder: Path, context: Context) -> list[Figure]:
-        ours, dense = rows(folder)
-        compiled = folder.with_name(folder.name + "-compiled") / "bench.json"
-        every = {"": ours, **({", ours compiled": rows(compiled.parent)[0]} if compiled.is_file() else {})}
         found = []
-        for how, mine in every.items():
-            for what, field, bar in (
-                ("step, forward and backward", "passes_seconds", step_bar),
-                ("whole step", "seconds", None),
-                ("end to end with loading", "loading", loading_bar),
-            ):
-                title, ratio = f"{name} MaPeT over dense, {what}{how}", dense[field] / mine[field]
-                found.append(at_least(title, ratio, bar, "×") if bar else Figure(title, f"{ratio:.2f} ×"))
-        if step_bar and ours["memory"] and dense["memory"]:
-            share = ours["memory"] / dense["memory"]
-            found.append(Figure(f"{name} peak memory over dense", f"{100 * share:.1f} %", "≤ 35 %", share <= 0.35))
+        compiled = rows(folder.with_name(f"{folder.name}-compiled"))
+        every = [("", rows(folder)), (", ours compiled", compiled)]
+        for (how, own), dense in product(every, rows(folder, "dense")):
+            for mine, (what, field, bar) in product(own, fields):
+                if mine[field] and dense[field]:
+                    title, ratio = f"{name} MaPeT over dense, {what}{how}", dense[field] / mine[field]
+                    found.append(at_least(title, ratio, bar, "×") if bar else Figure(title, f"{ratio:.2f} ×"))
+        for ours, dense in product(rows(folder), rows(folder, "dense")):
+            if step_bar and ours["memory"] and dense["memory"]:
+                share = ours["memory"] / dense["memory"]
+                found.append(Figure(f"{name} peak memory over dense", f"{100 * share:.1f} %", "≤ 35 %", share <= 0.35))
         return found
 
     return figures
@@ -96,33 +104,36 @@ def against_dense(name: str, loading_bar: float, step_bar: float | None) -> Call
 
 def share_of_peak(name: str, bar: float) -> Callable[[Path, Context], list[Figure]]:
     def figures(folder: Path, context: Context) -> list[Figure]:
-        row = rows(folder)[0]
-        what = (
-            f"{name} MaPeT, compiled: model FLOP/s over the fastest product ({median(row['peak']) / 1e12:.4g} TFLOP/s)"
-        )
-        return [
-            at_least(f"{what}, forward and backward", row["passes_share"], bar, "%"),
-            at_least(f"{what}, whole step", row["share"], bar, "%"),
-        ]
+        found, what = [], f"{name} MaPeT, compiled: model FLOP/s over the fastest product"
+        for row in rows(folder):
+            peak = f"({median(row['peak']) / 1e12:.4g} TFLOP/s)"
+            found.append(at_least(f"{what} {peak}, forward and backward", row["passes_share"], bar, "%"))
+            found.append(at_least(f"{what} {peak}, whole step", row["share"], bar, "%"))
+        return found
 
     return figures
 
 
 def over_peer(name: str, bar: float) -> Callable[[Path, Context], list[Figure]]:
     def figures(folder: Path, context: Context) -> list[Figure]:
-        ours, theirs = rows(folder)
         return [
-            at_least(f"{name}, forward and backward", theirs["passes_seconds"] / ours["passes_seconds"], bar, "×"),
-            at_least(f"{name}, whole step", theirs["seconds"] / ours["seconds"], bar, "×"),
+            at_least(f"{name}, {what}", theirs[field] / ours[field], bar, "×")
+            for ours, theirs in product(rows(folder), rows(folder, "transformers"))
+            for what, field in (("forward and backward", "passes_seconds"), ("whole step", "seconds"))
         ]
 
     return figures
 
 
 def small_pictures(folder: Path, context: Context) -> list[Figure]:
-    best = max(rows(folder), key=lambda row: row["batch"] / row["loading"])
-    what = f"32-pixel pictures held on the device, ViT-Ti/4 MaPeT, batch {best['batch']}, compiled"
-    return [at_least(what, best["batch"] / best["loading"], 20_000, "images/s")]
+    speeds = {row["batch"]: row["batch"] / row["loading"] for row in rows(folder) if row["loading"]}
+    what = "32-pixel pictures held on the device, ViT-Ti/4 MaPeT, batch {}, compiled"
+    best = sorted(speeds, key=speeds.__getitem__)[-1:]
+    return [at_least(what.format(batch), speeds[batch], 20_000, "images/s") for batch in best]
+
+
+def pace(name: str) -> Callable[[Path, Context], list[Figure]]:
+    return lambda folder, context: [Figure(name, f"{row['images_per_second']:,.0f} images/s") for row in rows(folder)]
 
 
 def lloyd(folder: Path, context: Context) -> list[Figure]:
@@ -176,46 +187,7 @@ def model(name: str, batch: int, *more: str) -> tuple[str, ...]:
 
 
 DENSE, COMPILED = ("--against", "dense"), ("--compile", "on")
-PARTS = {
-    "pictures": Part("pictures to load", own("pictures"), lambda folder, context: [], 90),
-    "first": Part("time to the first step", own("first"), first, 240),
-    "base-compiled": Part(
-        "ViT-B/16, compiled",
-        lambda c: bench(c, "base-compiled", *model("vit_base", 64, *COMPILED, *data(c, "large")), dry=data(c, "large")),
-        share_of_peak("ViT-B/16", 0.50),
-    ),
-    "base": Part(
-        "ViT-B/16 against the dense reference",
-        lambda c: bench(c, "base", *model("vit_base", 64, *DENSE, *data(c, "large")), dry=(*DENSE, *data(c, "large"))),
-        against_dense("ViT-B/16", 5, 4),
-        180,
-    ),
-    "tiny-compiled": Part(
-        "ViT-Ti/16, compiled",
-        lambda c: bench(c, "tiny-compiled", *model("vit_tiny", 64, *COMPILED, *data(c, "large")), dry=data(c, "large")),
-        lambda folder, context: [
-            Figure("ViT-Ti/16 MaPeT, compiled", f"{rows(folder)[0]['images_per_second']:,.0f} images/s")
-        ],
-    ),
-    "tiny": Part(
-        "ViT-Ti/16 against the dense reference",
-        lambda c: bench(c, "tiny", *model("vit_tiny", 64, *DENSE, *data(c, "large")), dry=(*DENSE, *data(c, "large"))),
-        against_dense("ViT-Ti/16", 10, None),
-    ),
-    "small": Part(
-        "CIFAR-10's size",
-        lambda c: bench(
-            c,
-            "small",
-            "cifar10-vit-tiny",
-            *("--batch-sizes", "256,1024", *COMPILED, *data(c, "small")),
-            dry=data(c, "small"),
-        ),
-        small_pictures,
-    ),
-    "kmeans": Part("k-means", kmeans_command, lloyd, 180),
-    "assignments": Part("products in less than float32", own("assignments"), changed, 60),
-    "attention": Part("the mask beside FlexAttention", own("attention"), attention, 60),
+PARTS = {  # in this order: steps that have a bar first, in case that the time is over before the end
     "mim": Part(
         "MIM against transformers",
         lambda c: bench(
@@ -243,4 +215,41 @@ PARTS = {
         lambda c: bench(c, "large", *model("vit_large", 64, *COMPILED)),
         share_of_peak("ViT-L/16", 0.55),
     ),
+    "pictures": Part("pictures to load", own("pictures"), lambda folder, context: [], 90),
+    "base-compiled": Part(
+        "ViT-B/16, compiled",
+        lambda c: bench(c, "base-compiled", *model("vit_base", 64, *COMPILED, *data(c, "large")), dry=data(c, "large")),
+        share_of_peak("ViT-B/16", 0.50),
+    ),
+    "base": Part(
+        "ViT-B/16 against the dense reference",
+        lambda c: bench(c, "base", *model("vit_base", 64, *DENSE, *data(c, "large")), dry=(*DENSE, *data(c, "large"))),
+        against_dense("ViT-B/16", 5, 4),
+        180,
+    ),
+    "tiny-compiled": Part(
+        "ViT-Ti/16, compiled",
+        lambda c: bench(c, "tiny-compiled", *model("vit_tiny", 64, *COMPILED, *data(c, "large")), dry=data(c, "large")),
+        pace("ViT-Ti/16 MaPeT, compiled"),
+    ),
+    "tiny": Part(
+        "ViT-Ti/16 against the dense reference",
+        lambda c: bench(c, "tiny", *model("vit_tiny", 64, *DENSE, *data(c, "large")), dry=(*DENSE, *data(c, "large"))),
+        against_dense("ViT-Ti/16", 10, None),
+    ),
+    "small": Part(
+        "CIFAR-10's size",
+        lambda c: bench(
+            c,
+            "small",
+            "cifar10-vit-tiny",
+            *("--batch-sizes", "256,1024", *COMPILED, *data(c, "small")),
+            dry=data(c, "small"),
+        ),
+        small_pictures,
+    ),
+    "first": Part("time to the first step", own("first"), first, 240),
+    "kmeans": Part("k-means", kmeans_command, lloyd, 180),
+    "assignments": Part("products in less than float32", own("assignments"), changed, 60),
+    "attention": Part("the mask beside FlexAttention", own("attention"), attention, 60),
 }

@@ -1,11 +1,14 @@
 """What is compared is equal: losses and gradients of every formulation, at a tiny size. Nothing is timed."""
 
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from mapet.bench import peers
 from mapet.bench.case import OURS, Case, contestants, dense_batch, require_equal
 from mapet.bench.dense import dense_masks
 from mapet.bench.loading import LOADERS, Loading, feed
@@ -129,3 +132,14 @@ def test_orders_of_drawn_batches_are_the_recipes():
 def test_what_cannot_be_compared_is_told(objective, against, model, said):
     with pytest.raises(MapetError, match=said):
         contestants(case(objective, against, **model))
+
+
+def test_the_declared_transformers_are_new_enough(monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (least,) = (one for one in project["optional-dependencies"]["dev"] if one.startswith("transformers>="))
+    monkeypatch.setattr(transformers, "__version__", least.removeprefix("transformers>="))
+    assert peers.installed() is transformers
+    monkeypatch.setattr(transformers, "__version__", "4.57.1")
+    with pytest.raises(MapetError, match=r"version 5, and 4\.57\.1"):
+        peers.installed()

@@ -1,10 +1,12 @@
 """Counting, rates and what follows from them."""
 
+import inspect
 import json
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from mapet.assemble import build_objective
 from mapet.bench import predict, rates
@@ -70,6 +72,42 @@ def test_every_rate_is_measured(monkeypatch):
     assert torch.equal(before, torch.random.get_rng_state())
     assert (found.device, found.precision, found.width) == ("cpu", "float32", 64)
     assert all(value > 0 for value in vars(found).values() if isinstance(value, float))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_backward_pass_leaves_no_gradient_to_be_added_to(precision, monkeypatch):
+    monkeypatch.setattr(rates, "ROWS", {"cpu": 64})
+    monkeypatch.setattr(rates, "VOCABULARY", 32)
+    device = torch.device("cpu")
+    kinds = {
+        "linear": rates._linear(64, 64, precision, device),
+        "attention": rates._attention(64, precision, device, masked=True)[1],
+        "states": rates._states(64, 64, precision, device),
+        "scores": rates._scores(16, precision, device),
+    }
+    for name, work in kinds.items():
+        held = tensors(inspect.getclosurevars(work).nonlocals.values())
+        asked = [tensor for tensor in held if tensor.requires_grad]
+        assert asked, name
+        reached = []
+        for tensor in asked:
+            tensor.register_hook(lambda grad, reached=reached: reached.append(grad.shape))
+        work()
+        assert len(reached) == len(asked), f"{name}: the gradient of each, once a call"
+        assert all(tensor.grad is None for tensor in asked), name
+
+
+def tensors(things):
+    """All tensors in a closure, in lists and modules too."""
+    found = []
+    for thing in things:
+        if isinstance(thing, torch.Tensor):
+            found.append(thing)
+        elif isinstance(thing, nn.Module):
+            found += thing.parameters()
+        elif isinstance(thing, list | tuple):
+            found += tensors(thing)
+    return list({id(tensor): tensor for tensor in found}.values())
 
 
 def test_rates_that_cannot_be_read(tmp_path):

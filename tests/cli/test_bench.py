@@ -9,7 +9,9 @@ import torch
 
 from mapet.bench import measure, rates
 from mapet.bench.rates import Rates
+from mapet.bench.report import reason
 from mapet.cli import main
+from mapet.errors import MapetError
 
 TINY = ["--model", "custom", "--embed-dim", "16", "--depth", "1", "--num-heads", "2", "--image-size", "16"]
 TINY += ["--patch-size", "4", "--accelerator", "cpu", "--vocabulary", "11", "--rounds", "2", "--batch-sizes", "4"]
@@ -65,14 +67,84 @@ def test_a_case_that_fails_leaves_the_others(tmp_path, capsys, monkeypatch):
 
     def failing(every, case, fabric):
         if case.batch == 2:
-            raise torch.OutOfMemoryError("no memory")
+            raise RuntimeError("no kernel")
         real(every, case, fabric)
 
     monkeypatch.setattr(measure, "require_equal", failing)
     found = bench("--batch-sizes", "2,4", out=tmp_path / "bench", code=2)
     assert [row["batch"] for row in found["rows"]] == [4]
-    assert list(found["failed"].values()) == ["no memory"]
-    assert "failed    no memory" in capsys.readouterr().out
+    assert list(found["failed"].values()) == ["RuntimeError: no kernel"]
+    assert "failed    RuntimeError: no kernel" in capsys.readouterr().out
+
+
+LOST = "DataLoader worker (pid 1) is killed by signal: Bus error."
+
+
+def test_a_measurement_that_fails_leaves_what_was_timed(pictures, tmp_path, capsys, monkeypatch):
+    real = measure.end_to_end
+
+    def failing(runner, *how):
+        if runner.name == "dense":
+            raise RuntimeError(LOST)
+        return real(runner, *how)
+
+    def killed(case, contestant, accelerator):
+        raise MapetError("its process ended with -9")
+
+    monkeypatch.setattr(measure, "end_to_end", failing)
+    monkeypatch.setattr(measure.process, "memory", killed)
+    out = tmp_path / "bench"
+    found = bench("--against", "dense", "--data", str(pictures), "--batch-sizes", "2,4", out=out, code=2)
+    assert [(row["batch"], row["contestant"]) for row in found["rows"]] == [
+        (batch, name) for batch in (2, 4) for name in ("ours", "dense")
+    ]
+    assert [row["loading"] is None for row in found["rows"]] == [False, True] * 2
+    assert all(row["memory"] is None and row["seconds"] > 0 for row in found["rows"])
+    case = "mapet, custom, batch 4, float32"
+    assert found["failed"][f"{case}, dense with loading"] == f"RuntimeError: {LOST}"
+    assert found["failed"][f"{case}, memory of ours"] == "its process ended with -9"
+    assert len(found["failed"]) == 6
+    assert f"failed    dense with loading: RuntimeError: {LOST[:30]}" in capsys.readouterr().out
+    assert f"{case}, dense with loading: RuntimeError: {LOST}" in (out / "bench.md").read_text()
+
+
+def test_a_contestant_that_cannot_run_leaves_the_others(tmp_path, monkeypatch):
+    real = measure.Runner
+
+    def failing(one, case, fabric):
+        if one.name == "dense":
+            raise AssertionError
+        return real(one, case, fabric)
+
+    monkeypatch.setattr(measure, "Runner", failing)
+    found = bench("--against", "dense", out=tmp_path / "bench", code=2)
+    assert [row["contestant"] for row in found["rows"]] == ["ours"]
+    assert found["failed"] == {"mapet, custom, batch 4, float32, dense": "AssertionError"}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MapetError("no pictures"), "no pictures"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTry less."), "CUDA out of memory."),
+        (RuntimeError("backend='inductor' raised:\nOSError: no compiler\n\nSet X=1"),
+         "RuntimeError: backend='inductor' raised: OSError: no compiler"),
+        (ValueError("Caught in worker 0.\nOriginal Traceback (most recent call last):\n  x\nValueError: bad\n"),
+         "ValueError: Caught in worker 0. ValueError: bad"),
+        (KeyError(), "KeyError"),
+    ],
+)  # fmt: skip
+def test_a_reason_is_one_line(error, said):
+    assert reason(error) == said
+
+
+def test_an_interruption_while_loading_keeps_what_was_timed(pictures, tmp_path, monkeypatch):
+    def interrupted(*how):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "end_to_end", interrupted)
+    found = bench("--against", "dense", "--data", str(pictures), out=tmp_path / "bench", code=130)
+    assert [(row["contestant"], row["loading"]) for row in found["rows"]] == [("ours", None), ("dense", None)]
 
 
 def test_an_interruption_keeps_the_rows(tmp_path, monkeypatch):

@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from mapet.engine.world import Launched, crew, first_process, launched, world
+from mapet.cli import pack
+from mapet.engine.world import Launched, crew, first_process, launched, pick_workers, world
 from mapet.errors import MapetError
 
 STEP = {"STEP_NUM_TASKS": "4", "NTASKS": "4", "NTASKS_PER_NODE": "2", "NNODES": "2", "PROCID": "3", "LOCALID": "1"}
@@ -85,3 +87,12 @@ def test_numbers_that_do_not_fit_are_one_line(slurm, changes, devices, nodes, sa
     with pytest.raises(MapetError, match=said) as refused:
         world(accelerator="cpu", devices=devices, num_nodes=nodes)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("given", "workers"), [(1, 1), (3, 3), (40, 8)])
+def test_as_many_workers_as_cores_that_may_be_used(given, workers, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 192)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(given), raising=False)
+    assert pick_workers(None, torch.device("cuda")) == workers
+    assert pick_workers(None, torch.device("cpu")) == 0
+    assert pack._workers() == (given if given > 1 else 0)

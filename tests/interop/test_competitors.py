@@ -14,22 +14,20 @@ from mapet.method.order import take
 OUTPUT, LOSS, GRADIENT = 2e-5, 1e-5, 2e-5  # float32 on a CPU; gradients: plus 1e-4 of the largest entry
 CAES = ("cae", "cae_proj")
 LOADERS = {"beit_mim": load_beit, "cae": load_cae, "cae_proj": load_cae, "mae": load_mae}
-TRANSFORMERS = (  # of its versions 5 and 4
+TRANSFORMERS = (  # of its version 5
     (r"^vit\.embeddings\.cls_token", "cls_token"),
     (r"^vit\.embeddings\.position_embeddings", "pos_embed"),
     (r"^vit\.embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
-    (r"^vit\.(encoder\.layer|layers)\.", "blocks."),
+    (r"^vit\.layers\.", "blocks."),
     (r"^vit\.layernorm", "norm"),
     (r"^decoder\.decoder_layers\.", "decoder_blocks."),
     (r"^decoder\.(mask_token|decoder_)", r"\1"),
-    (r"attention\.q_proj|attention\.attention\.query", "attn.query"),
-    (r"attention\.k_proj|attention\.attention\.key", "attn.key"),
-    (r"attention\.v_proj|attention\.attention\.value", "attn.value"),
-    (r"attention\.o_proj|attention\.output\.dense", "attn.proj"),
+    (r"attention\.q_proj", "attn.query"),
+    (r"attention\.k_proj", "attn.key"),
+    (r"attention\.v_proj", "attn.value"),
+    (r"attention\.o_proj", "attn.proj"),
     (r"layernorm_before", "norm1"),
     (r"layernorm_after", "norm2"),
-    (r"intermediate\.dense", "mlp.fc1"),
-    (r"output\.dense", "mlp.fc2"),
 )
 
 

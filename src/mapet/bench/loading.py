@@ -1,7 +1,9 @@
 """From files to finished steps: ours through its own stream, the dense reference with masks made in its loader."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import disk_usage
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 AHEAD = 2  # batches that each worker decodes ahead
+SHARED = Path("/dev/shm")  # through which workers hand batches over, where there is one
 TOKENS = 0x42
 
 
@@ -91,10 +94,36 @@ def end_to_end(runner: Runner, case: Case, loading: Loading, steps: int, fabric:
     Raises:
         MapetError: as ``feed``.
     """
-    workers = pick_workers(loading.workers, fabric.device)
+    workers = workers_for(runner.name, case, loading, fabric.device)
     skip = 1 + AHEAD * workers
-    stream = feed(case, loading, skip + steps, fabric.device)
+    stream = feed(case, replace(loading, workers=workers), skip + steps, fabric.device)
     return over_stream(runner, LOADERS[runner.name](stream, case), skip, steps)
+
+
+def workers_for(contestant: str, case: Case, loading: Loading, device: torch.device) -> int:
+    """As many as are asked for; of those that hand masks over only so many as the shared memory has room for."""
+    workers = pick_workers(loading.workers, device)
+    if contestant == OURS or not SHARED.is_dir():
+        return workers
+    return fitting(workers, handed_over(case), disk_usage(SHARED).free)
+
+
+def fitting(workers: int, batch: int, free: int) -> int:
+    """So many of ``workers`` that what they decode ahead, and the batch in hand, fit into ``free`` bytes; one does."""
+    return min(workers, max(1, (free // batch - 1) // AHEAD))
+
+
+def handed_over(case: Case) -> int:
+    """Bytes of one batch with masks."""
+    side, grid = case.recipe.model.image_size, case.recipe.grid
+    order = torch.empty(case.batch, 1 + grid[0] * grid[1], dtype=torch.int64, device="meta")
+    masks = dense_masks(order, case.recipe.context, _heads(case))
+    return case.batch * 3 * side**2 + sum(mask.nbytes for mask in masks)
+
+
+def _heads(case: Case) -> int:
+    with torch.device("meta"):
+        return build_encoder(case.recipe).num_heads
 
 
 def with_masks(stream: Feed, case: Case) -> Iterator[dict[str, Tensor]]:
@@ -151,9 +180,7 @@ class Masked(Dataset[tuple[Tensor, int, int, Tensor, Tensor]]):
 
     def __init__(self, shuffled: Shuffled, case: Case) -> None:
         self.source, self.view, self.crops = shuffled.source, shuffled.views[0], shuffled.crops
-        self.recipe = case.recipe
-        with torch.device("meta"):
-            self.heads = build_encoder(case.recipe).num_heads
+        self.recipe, self.heads = case.recipe, _heads(case)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int, int, Tensor, Tensor]:
         epoch, place = item

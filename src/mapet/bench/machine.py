@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mapet.engine.run import VERSIONS
+from mapet.versions import versions
 
 
 def machine(device: torch.device) -> str:
@@ -33,11 +34,9 @@ def processor() -> str:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Date, command, machine and versions."""
-    from importlib.metadata import version
-
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "command": shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "mapet"), *sys.argv[1:]]),
         "machine": machine(device),
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": versions(VERSIONS),
     }

@@ -1,10 +1,11 @@
 """One case from its recipe to its rows."""
 
+import gc
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -19,6 +20,8 @@ from mapet.recipe import Recipe
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+Note = Callable[[str, Exception], None]
+T = TypeVar("T")
 LOADED, MOST = 5.0, 30  # seconds that a measurement with loading should take on a GPU, and steps at the most
 
 
@@ -45,30 +48,59 @@ def width(recipe: Recipe) -> int:
         return build_encoder(recipe).embed_dim
 
 
-def measured(case: Case, known: rates.Rates, fabric: "Fabric", how: Settings) -> Iterator[row.Row]:
-    """The rows of one case: ours, its rivals, and then ours in several processes.
+def measured(
+    case: Case, known: rates.Rates, fabric: "Fabric", how: Settings, note: Note
+) -> Iterator[tuple[row.Row, bool]]:
+    """The rows of one case, each with whether it is whole: ours, its rivals, and then ours in several processes.
+
+    Rows come as soon as their steps are timed, and again with what takes longer: memory and loading. What cannot be
+    measured is told to ``note``, and missing; the rest goes on.
 
     Raises:
-        MapetError: contestants that disagree, pictures that cannot be had, or a process that failed.
+        MapetError: contestants that disagree.
     """
+    gc.collect()  # what failed before may hold memory of the device in cycles
     if case.compiled:
         torch._dynamo.reset()  # a case's code is not kept for the next
     every = contestants(case)
     require_equal(every, case, fabric)
-    runners = [Runner(one, case, fabric) for one in every]
+    tried = [attempt(one.name, partial(Runner, one, case, fabric), note) for one in every]
+    if runners := [one for one in tried if one is not None]:
+        yield from _timed(runners, case, known, fabric, how, note)
+    yield from ((one, True) for one in scaled(case, how, fabric.device, note))
+
+
+def attempt(what: str, work: Callable[[], T], note: Note) -> T | None:
+    """What ``work`` gives; where it fails None, and a note."""
+    try:
+        return work()
+    except Exception as error:
+        note(what, error)
+        return None
+
+
+def _timed(
+    runners: Sequence[Runner], case: Case, known: rates.Rates, fabric: "Fabric", how: Settings, note: Note
+) -> Iterator[tuple[row.Row, bool]]:
     peak = partial(rates.peak, known.width, known.precision, fabric.device)
-    timings = alternate(runners, how.rounds, fabric.device, peak)
-    for runner, own in zip(runners, timings, strict=True):
-        loading = None
-        if how.loading is not None and runner.name in LOADERS:
-            steps = _steps(own[0].step.wall, how.rounds, fabric.device)
-            loading = end_to_end(runner, case, how.loading, steps, fabric)
-        memory = runner.memory
-        if memory is None and how.peak:
-            memory = process.memory(case, runner.name, fabric.device.type)
-        about = {"memory": memory, "loading": loading, "threads": torch.get_num_threads()}
-        yield row.of(case, runner.name, own, **about, **(_counted(case, known) if runner.name == OURS else {}))
-    yield from scaled(case, how, fabric.device)
+    rows = []
+    for runner, own in zip(runners, alternate(runners, how.rounds, fabric.device, peak), strict=True):
+        about = _counted(case, known) if runner.name == OURS else {}
+        rows.append(row.of(case, runner.name, own, memory=runner.memory, threads=torch.get_num_threads(), **about))
+    yield from ((one, False) for one in rows)
+    for runner, one in zip(runners, rows, strict=True):
+        yield _whole(one, runner, case, fabric, how, note), True
+
+
+def _whole(one: row.Row, runner: Runner, case: Case, fabric: "Fabric", how: Settings, note: Note) -> row.Row:
+    """The row with memory and loading."""
+    loading, memory, name = None, one.memory, runner.name
+    if how.loading is not None and name in LOADERS:
+        steps = _steps(one.step[0], how.rounds, fabric.device)
+        loading = attempt(f"{name} with loading", partial(end_to_end, runner, case, how.loading, steps, fabric), note)
+    if memory is None and how.peak:
+        memory = attempt(f"memory of {name}", partial(process.memory, case, name, fabric.device.type), note)
+    return replace(one, memory=memory, loading=loading)
 
 
 def _steps(seconds: float, rounds: int, device: torch.device) -> int:
@@ -83,21 +115,21 @@ def _counted(case: Case, known: rates.Rates) -> dict[str, object]:
     return {"flop": 2.0 * objective.macs(training=True), "predicted": sum(parts.values()), "parts": parts}
 
 
-def scaled(case: Case, how: Settings, device: torch.device) -> Iterator[row.Row]:
-    """Ours with its batch shared by each number of processes; on a CPU all of them have equally many threads.
-
-    Raises:
-        MapetError: a number that does not divide the batch, or more than there are GPUs.
-    """
+def scaled(case: Case, how: Settings, device: torch.device, note: Note) -> Iterator[row.Row]:
+    """Ours with its batch shared by each number of processes; on a CPU all of them have equally many threads."""
     threads = max(1, torch.get_num_threads() // max(how.scaling, default=1))
     for devices in how.scaling:
-        require_devices(devices, case, device)
-        timings = process.pace(case, devices, how.rounds, device.type, threads)
-        yield row.of(case, row.SCALING, timings, devices=devices, threads=threads)
+        pace = partial(process.pace, case, devices, how.rounds, device.type, threads)
+        if timings := attempt(f"{devices} processes", pace, note):
+            yield row.of(case, row.SCALING, timings, devices=devices, threads=threads)
 
 
 def require_devices(devices: int, case: Case, device: torch.device) -> None:
-    """Refuse a number of processes that cannot work."""
+    """Refuse a number of processes that cannot work.
+
+    Raises:
+        MapetError: it does not divide the batch, or there are fewer GPUs.
+    """
     if devices < 1 or case.batch % devices:
         raise MapetError(f"--scaling {devices} does not fit: it must divide the batch of {case.batch}.")
     if device.type == "cuda" and devices > torch.cuda.device_count():

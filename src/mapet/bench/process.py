@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from mapet.disk import replace_file
 from mapet.errors import MapetError
 from mapet.recipe import Recipe, read, save
 
+ERROR = re.compile(r"(\[rank\d+\]: *)?([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)(:|$)")  # last line of a traceback
+LAUNCHER = re.compile(r"E\d{4} .*torch/distributed/elastic.*exitcode")
 PATIENCE = 1800.0  # seconds after which a measurement is given up
 
 
@@ -65,7 +68,7 @@ def run(job: Job, threads: int | None = None) -> dict[str, Any]:
     """What the job found.
 
     Raises:
-        MapetError: its process failed, with the last line that it said, or took too long.
+        MapetError: its process failed, with the error that it told, or took too long.
     """
     with tempfile.TemporaryDirectory(prefix="mapet-bench-") as folder:
         path = Path(folder) / "job.yaml"
@@ -87,10 +90,20 @@ def run(job: Job, threads: int | None = None) -> dict[str, Any]:
         except subprocess.TimeoutExpired as error:
             raise MapetError(f"{job.case}: no {job.what} after {PATIENCE:.0f} s.") from error
         if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise MapetError(f"{job.case}: its process ended with {done.returncode}: {said[-1] if said else ''}")
+            raise MapetError(f"{job.case}: its process ended with {done.returncode}: {last_error(done.stderr)}")
         found: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
         return found
+
+
+def last_error(said: str) -> str:
+    """The line of a process's output that names its last error, not torchrun's own; without one, the last line.
+
+    A process that was killed names none: torchrun then tells its exit code.
+    """
+    lines = [line for line in said.splitlines() if line.strip()]
+    own = [line for line in lines if ERROR.match(line) and "torch.distributed.elastic" not in line]
+    killed = [line.split("] ", 1)[-1] for line in lines if LAUNCHER.match(line)]
+    return (own or killed or lines or ["nothing was said"])[-1].strip()
 
 
 def main(path: Path) -> None:

@@ -1,6 +1,6 @@
 """What this machine does in a second of each kind of work that a training step consists of, measured one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -101,20 +101,27 @@ def _product(count: int, inner: int, outer: int, precision: str, device: torch.d
     return lambda: F.linear(rows, weight)
 
 
+def _passes(forward: Callable[[], list[Tensor]], leaves: Sequence[Tensor]) -> Callable[[], None]:
+    """Forward and backward pass. No gradient stays at a leaf: the next call would add to it, as no step does."""
+    above = [torch.ones_like(out) for out in forward()]
+
+    def work() -> None:
+        torch.autograd.grad(forward(), leaves, above)
+
+    return work
+
+
 def _linear(width: int, rows: int, precision: str, device: torch.device) -> Callable[[], None]:
     """The products with weights of one block, forward and backward."""
     sizes = [(width, width), (width, 2 * width), (width, width), (width, 4 * width), (4 * width, width)]
     layers = [nn.Linear(*size, device=device) for size in sizes]
     inputs = [torch.randn(rows, inner, device=device, requires_grad=True) for inner, _ in sizes]
-    above = torch.ones((), device=device)
 
-    def work() -> None:
-        for layer, given in zip(layers, inputs, strict=True):
-            with autocast(precision, device):
-                out = layer(given)
-            torch.autograd.backward(out, above.to(out.dtype).expand_as(out).contiguous())
+    def forward() -> list[Tensor]:
+        with autocast(precision, device):
+            return [layer(given) for layer, given in zip(layers, inputs, strict=True)]
 
-    return work
+    return _passes(forward, [*inputs, *_parameters(layers)])
 
 
 def _attention(width: int, precision: str, device: torch.device, masked: bool) -> tuple[float, Callable[[], None]]:
@@ -128,11 +135,10 @@ def _attention(width: int, precision: str, device: torch.device, masked: bool) -
         for n in (rows, keys, keys)
     )
 
-    def work() -> None:
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=visible if masked else None)
-        torch.autograd.backward(read, torch.ones_like(read))
+    def forward() -> list[Tensor]:
+        return [F.scaled_dot_product_attention(q, k, v, attn_mask=visible if masked else None)]
 
-    return 2 * BACKWARD * images * heads * 2 * rows * keys * HEAD, work
+    return 2 * BACKWARD * images * heads * 2 * rows * keys * HEAD, _passes(forward, [q, k, v])
 
 
 def _states(width: int, rows: int, precision: str, device: torch.device) -> Callable[[], None]:
@@ -145,16 +151,15 @@ def _states(width: int, rows: int, precision: str, device: torch.device) -> Call
     inner = torch.randn(rows, 4 * width, dtype=dtype, device=device, requires_grad=True)
     heads = max(1, width // HEAD)
 
-    def work() -> None:
+    def forward() -> list[Tensor]:
         x, outs = state, []
         with autocast(precision, device):
             for norm, scale, read in zip(norms, scales, reads, strict=True):
                 outs.append(norm(x))
                 x = x + scale(read)
-            outs += [x, F.gelu(inner), reads[0].view(rows, heads, -1).transpose(0, 1).contiguous()]
-        torch.autograd.backward(outs, [torch.ones_like(out) for out in outs])
+            return [*outs, x, F.gelu(inner), reads[0].view(rows, heads, -1).transpose(0, 1).contiguous()]
 
-    return work
+    return _passes(forward, [state, *reads, inner, *_parameters([*norms, *scales])])
 
 
 def _scores(predicted: int, precision: str, device: torch.device) -> Callable[[], None]:
@@ -165,12 +170,15 @@ def _scores(predicted: int, precision: str, device: torch.device) -> Callable[[]
     )
     target = torch.randint(VOCABULARY, (1, predicted), device=device)
 
-    def work() -> None:
+    def forward() -> list[Tensor]:
         with autocast(precision, device):
-            loss, _ = score(rows, head, target)
-        torch.autograd.backward(loss)
+            return [score(rows, head, target)[0]]
 
-    return work
+    return _passes(forward, [rows, *head.parameters()])
+
+
+def _parameters(modules: Iterable[nn.Module]) -> list[Tensor]:
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def _update(parameters: int, device: torch.device) -> Callable[[], None]:

@@ -4,9 +4,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
+import torch
+
 from mapet.bench.case import OURS
+from mapet.bench.process import last_error
 from mapet.bench.rates import Rates
 from mapet.bench.row import SCALING, Row, efficiency, over_ours
 from mapet.disk import replace_file
@@ -37,7 +41,7 @@ class Report:
         about: date, command, machine and versions.
         rates: of the machine.
         rows: so far.
-        failed: cases that could not be measured, and why.
+        failed: what could not be measured, a case or a part of one, and why.
     """
 
     folder: Path
@@ -45,6 +49,18 @@ class Report:
     rates: Sequence[Rates] = ()
     rows: list[Row] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+
+    def put(self, row: Row) -> None:
+        """Add a row, or let it take the place of what was known of it before, and write."""
+        place = next((n for n, one in enumerate(self.rows) if one.identity == row.identity), len(self.rows))
+        self.rows[place : place + 1] = [row]
+        self.write()
+
+    def fail(self, what: str, error: Exception) -> str:
+        """Note what could not be measured, and write; the reason, in one line."""
+        self.failed[what] = reason(error)
+        self.write()
+        return self.failed[what]
 
     def write(self) -> None:
         """Both files."""
@@ -57,6 +73,17 @@ class Report:
         }
         replace_file(self.folder / JSON, json.dumps(plain, indent=1) + "\n")
         replace_file(self.folder / MARKDOWN, markdown(self))
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line, after its kind where it is not one that is meant for users."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = lines[: 2 if lines and lines[0].endswith(":") else 1]
+    if "Traceback (most recent call last)" in text:  # of another process
+        said = [*lines[:1], last_error(text)]
+    kind = [] if said and isinstance(error, MapetError | torch.OutOfMemoryError) else [f"{type(error).__name__}:"]
+    return shorten(" ".join([*kind, *said]).removesuffix(":"), 300)
 
 
 def begin(folder: Path, about: Mapping[str, Any]) -> Report:

@@ -124,6 +124,11 @@ class Row:
         """What all contestants of one case share."""
         return self.objective, self.model, self.batch, self.precision, self.compiled, self.accumulate
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What no other row of a report shares."""
+        return *self.case, self.contestant, self.devices
+
     def plain(self) -> dict[str, Any]:
         """As JSON has it: the fields, and the figures that follow from them."""
         return {**asdict(self), **{name: getattr(self, name) for name in DERIVED}}

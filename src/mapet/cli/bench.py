@@ -184,28 +184,28 @@ def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> 
 
 
 def _measure(case: "Case", how: "Settings", device: "torch.device", report: "Report") -> None:
-    """The case's rows, onto the screen and into the files; a case that fails is noted, and the others go on."""
-    import torch
-
+    """The case's rows, onto the screen and into the files; whatever fails is noted, and the others go on."""
     from mapet.bench.measure import measured, width
     from mapet.bench.predict import nearest as nearest_rates
     from mapet.bench.report import SCREEN, line, notes
     from mapet.engine.world import world
 
+    def note(what: str, error: Exception) -> None:
+        reason = report.fail(f"{case}{what and ', '}{what}", error)
+        say(_wrapped(f"failed    {what}{what and ': '}{reason}"))
+
     say(f"\n{case}\n{SCREEN}")
-    fabric = world(accelerator=device.type, precision=case.recipe.precision)
-    known = nearest_rates(report.rates, width(case.recipe), case.recipe.precision)
     try:
-        for row in measured(case, known, fabric, how):
-            report.rows.append(row)
-            report.write()
-            say(line(row, report.rows))
-            for note in notes(row, report.rows):
-                say(_wrapped(f"          {note}"))
-    except (MapetError, torch.OutOfMemoryError) as error:
-        report.failed[str(case)] = str(error).splitlines()[0]
-        report.write()
-        say(_wrapped(f"failed    {report.failed[str(case)]}"))
+        fabric = world(accelerator=device.type, precision=case.recipe.precision)
+        known = nearest_rates(report.rates, width(case.recipe), case.recipe.precision)
+        for row, whole in measured(case, known, fabric, how, note):
+            report.put(row)
+            if whole:
+                say(line(row, report.rows))
+                for text in notes(row, report.rows):
+                    say(_wrapped(f"{' ' * 10}{text}"))
+    except Exception as error:  # of torch, its compiler or a worker: no reason to lose the next case
+        note("", error)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

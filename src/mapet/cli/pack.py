@@ -117,7 +117,7 @@ def pack(
     from mapet.data.packing import Packing, begin
     from mapet.data.source import SPLITS, divided, open_source
 
-    packing, out, workers = packing or Packing(), Path(absolute(str(out))), _cores() if workers is None else workers
+    packing, out, workers = packing or Packing(), Path(absolute(str(out))), _workers() if workers is None else workers
     o = Options(out=str(out), form=packing.form, size=packing.size, quality=packing.quality, limit=limit, seed=seed)
     parts = {out / split: open_source(data, split) for split in SPLITS} if divided(data) else {out: open_source(data)}
     _require_free(out, set() if out in parts else {folder.name for folder in parts})
@@ -170,7 +170,9 @@ def _require_free(out: Path, ours: set[str]) -> None:
         raise MapetError(f"{out} is not empty (it holds {other[0]}): give another --out.")
 
 
-def _cores() -> int:
+def _workers() -> int:
     """Worker processes for the cores that this process may use; of one, none."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if cores > 1 else 0
+    from mapet.engine.world import cores
+
+    count = cores()
+    return count if count > 1 else 0

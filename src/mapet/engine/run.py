@@ -19,7 +19,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from torch import Tensor
 from mapet.disk import replace_file
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_file, write_parts
 from mapet.errors import MapetError
+from mapet.versions import versions
 
 VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
 
@@ -86,7 +86,7 @@ class Run:
             "system": platform.platform(),
             "processor": f"{os.cpu_count()} × {platform.machine()}",
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "versions": {name: version(name) for name in VERSIONS},
+            "versions": versions(VERSIONS),
         }
         replace_file(path, json.dumps([*earlier, entry], indent=1) + "\n")
 

@@ -200,11 +200,16 @@ def pick_device(accelerator: str = "auto") -> torch.device:
     return torch.device(accelerator)
 
 
+def cores() -> int:
+    """Those that this process may use: a scheduler or a container may have given it a part of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def pick_workers(workers: int | None, device: torch.device) -> int:
     """``workers``, or as many as decode for ``device`` without robbing it of cores."""
     if workers is not None:
         return workers
-    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return 0 if device.type == "cpu" else min(8, cores())
 
 
 def first_process() -> bool:
