@@ -29,6 +29,20 @@ def test_the_bits_are_those_of_unbounded_integers(keys: tuple[int, ...]) -> None
     assert fraction(*keys).item() == ((splitmix(*keys) & MASK) >> 11) / 2**53
 
 
+@pytest.mark.parametrize("number", [0, 5, -1, 2**63 - 1, -(2**63)])
+def test_an_integer_and_a_tensor_are_the_same_key(number: int) -> None:
+    for first, last in ((number, 7), (7, number), (number, number)):
+        expected = splitmix(first, 3, last, last)
+        for tensors in range(16):
+            keys = [torch.tensor(k) if tensors >> i & 1 else k for i, k in enumerate((first, 3, last, last))]
+            assert hashed(*keys).item() == expected
+    assert hashed(1, torch.tensor([number], dtype=torch.int64)).shape == (1,)
+
+
+def test_short_integers_do_not_overflow() -> None:
+    assert hashed(torch.tensor(3, dtype=torch.int16), 4).item() == splitmix(3, 4)
+
+
 def test_keys_broadcast_and_any_split_gives_the_same() -> None:
     rows, columns = torch.arange(50)[:, None], torch.arange(30)
     whole = hashed(3, rows, columns)

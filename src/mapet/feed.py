@@ -12,6 +12,7 @@ from mapet.data.augment import jitter, normalize, to_float
 from mapet.data.bad import BadPictures, listed
 from mapet.data.crop import Crops
 from mapet.data.decode import Batch
+from mapet.data.device import to_device
 from mapet.data.loader import Shuffled, Stream
 from mapet.data.source import Source
 from mapet.errors import MapetError
@@ -135,16 +136,17 @@ class Feed(Stream):
     def prepared(self, batch: Batch) -> dict[str, Tensor]:
         """One batch as ``images`` (B, 3, H, W) normalised, ``tokens`` (B, L), ``order`` (B, 1 + L) and ``key`` (B,).
 
-        Colours are jittered in the student's images alone: the tokens are of the picture as it is.
+        Colours are jittered in the student's images alone: the tokens are of the picture as it is. Nothing here waits
+        for a GPU, so the host prepares a batch while the step before it still runs; orders are made by the host.
         """
-        recipe, index = self.recipe, batch.index.to(self.device)
+        recipe, index = self.recipe, to_device(batch.index, self.device)
         images = to_float(batch.images, self.device)
         images = normalize(jitter(images, recipe.color_jitter, recipe.seed, batch.epoch, index))
-        strategy = STRATEGIES[recipe.objective.order]
+        order = STRATEGIES[recipe.objective.order](recipe.grid, recipe.hidden, recipe.seed, batch.epoch, batch.index)
         return {
             "images": images,
-            "tokens": self.tokens(batch).to(self.device),
-            "order": strategy(recipe.grid, recipe.hidden, recipe.seed, batch.epoch, index),
+            "tokens": to_device(self.tokens(batch), self.device),
+            "order": to_device(order, self.device),
             "key": hashed(recipe.seed, KEY, batch.epoch, index),
         }
 

@@ -67,6 +67,22 @@ def test_bit_identical_on_cuda(name):
     assert torch.equal(on_cpu, STRATEGIES[name]((14, 14), 75, 5, 6, index.cuda()).cpu())
 
 
+def test_blockwise_hangs_on_no_number_of_attempts_drawn_at_once(monkeypatch):
+    index, expected = torch.arange(40), blockwise((14, 14), 147, 0, 0, torch.arange(40))
+    for ahead in (1, 7, 500):
+        monkeypatch.setattr("mapet.method.order.AHEAD", ahead)
+        assert torch.equal(blockwise((14, 14), 147, 0, 0, index), expected)
+
+
+def test_orders_are_those_of_earlier_versions():
+    """A run that is resumed goes on as it began."""
+    index = torch.tensor([1_000_000])
+    assert uniform((3, 4), 8, 7, 3, index).tolist() == [[0, 4, 5, 7, 6, 3, 12, 8, 1, 11, 2, 10, 9]]
+    assert blockwise((5, 5), 18, 7, 3, index).tolist() == [
+        [0, 25, 5, 1, 24, 22, 21, 23, 17, 10, 3, 14, 8, 9, 16, 6, 15, 13, 2, 20, 4, 19, 18, 11, 12, 7]
+    ]
+
+
 def chi_square_bound(freedom):
     """About 4.5 standard deviations above the mean, by the normal approximation."""
     return freedom + 4.5 * math.sqrt(2 * freedom)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mapet.data.device import to_device
 from mapet.errors import MapetError
 from mapet.hashing import fraction, hashed
 
@@ -14,12 +15,13 @@ BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 def to_float(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """(B, 3, H, W) uint8 → float32 in [0, 1] on ``device``."""
-    return images.to(device, non_blocking=True).float() / 255
+    return to_device(images, device).float() / 255
 
 
 def normalize(images: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] → zero mean and unit deviation per channel, as over ImageNet."""
-    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    channels = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], dtype=images.dtype).view(2, 3, 1, 1)
+    mean, std = to_device(channels, images.device)
     return (images - mean) / std
 
 
@@ -37,7 +39,7 @@ def jitter(images: Tensor, strength: float, seed: int, epoch: int, index: Tensor
         raise MapetError(f"Colour jitter of {strength} makes no sense: choose 0 (none) or more, the paper has 0.4.")
     if strength == 0:
         return images
-    factors, order = jitter_plan(strength, seed, epoch, index.to(images.device))
+    factors, order = jitter_plan(strength, seed, epoch, to_device(index, images.device))
     for operation in order.unbind(1):
         factor = factors.gather(1, operation[:, None])
         images = _adjust(images, operation.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1))

@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -40,6 +40,11 @@ class Batch:
         """One image tensor or two; the last is what the tokens are of."""
         return (self.images,) if self.second is None else (self.images, self.second)
 
+    def pin_memory(self) -> "Batch":
+        """In page-locked memory, from which a GPU copies by itself; called by torch's loader."""
+        second = None if self.second is None else self.second.pin_memory()
+        return replace(self, images=self.images.pin_memory(), index=self.index.pin_memory(), second=second)
+
 
 Faults = list[tuple[int, str]]  # place and reason of each bad picture
 Decoded = tuple[Batch, Faults]
@@ -54,12 +59,14 @@ def decode(
     crops: Looks | None = None,
     workers: int = 0,
     bad: BadPictures,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """For each group the pictures that are good, each read once for one view or two; without ``crops`` centred.
 
     The groups are drawn lazily, a few ahead of the result when there are workers; bad pictures are noted in ``bad``
     and left out, so that B may fall short of the group's length, down to 0. Pictures that lie ready in a uint8 pack are
     copied by this process, whatever ``workers``: handing them over would take longer. The disk reads one group ahead.
+    For a GPU ``pin`` puts the batches into page-locked memory.
 
     Raises:
         MapetError: views or crops that a uint8 pack cannot show (at once), too many bad pictures (on the way).
@@ -68,7 +75,7 @@ def decode(
     pack, _ = unwrapped(source, ())
     if crops is None and isinstance(pack, RawPack):
         groups, workers = _announced(groups, source, pack), 0
-    return noted(loaded(_Groups(source, views, crops), groups, workers), source, bad)
+    return noted(loaded(_Groups(source, views, crops), groups, workers, pin), source, bad)
 
 
 def require_shown(source: Source, views: Sequence[View], crops: Looks | None = None) -> None:
@@ -140,7 +147,7 @@ def _copied(pack: RawPack, epoch: int, places: Sequence[int], rows: Sequence[int
     return Batch(torch.from_numpy(images), index[torch.from_numpy(good)], epoch), faults
 
 
-def loaded(items: Dataset[T], groups: Iterable[Group], workers: int) -> DataLoader[T]:
+def loaded(items: Dataset[T], groups: Iterable[Group], workers: int, pin: bool = False) -> DataLoader[T]:
     """An item of ``items`` for each whole group. The generator is its own: the default would draw from torch's."""
     return DataLoader(
         items,
@@ -148,6 +155,7 @@ def loaded(items: Dataset[T], groups: Iterable[Group], workers: int) -> DataLoad
         sampler=groups,
         num_workers=workers,
         collate_fn=_as_is,
+        pin_memory=pin,
         worker_init_fn=_leave_ending_to_main,
         generator=torch.Generator(),
     )

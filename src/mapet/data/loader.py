@@ -10,6 +10,7 @@ from torch import Tensor
 from mapet.data.bad import BadPictures
 from mapet.data.crop import Looks
 from mapet.data.decode import Batch, Group, decode, require_shown
+from mapet.data.device import to_device
 from mapet.data.source import Source
 from mapet.errors import MapetError
 from mapet.hashing import hashed
@@ -159,7 +160,8 @@ class Shuffled:
                 yield epoch, sequence[first : first + part].tolist()
 
     def _decode(self, groups: Iterable[Group], workers: int) -> Iterator[Batch]:
-        return decode(self.source, self.views, groups, crops=self.crops, workers=workers, bad=self.bad)
+        pin = torch.device(self.device).type == "cuda"
+        return decode(self.source, self.views, groups, crops=self.crops, workers=workers, bad=self.bad, pin=pin)
 
     @cached_property
     def _pictures(self) -> tuple[list[Tensor], Tensor]:
@@ -176,7 +178,7 @@ class Shuffled:
         index = torch.tensor(places)
         good = index[rows[index] >= 0]
         # On a CPU ``tensor[rows]`` copies byte by byte, ``index_select`` whole pictures.
-        first, *second = [tensor.index_select(0, rows[good].to(tensor.device)) for tensor in images]
+        first, *second = [tensor.index_select(0, to_device(rows[good], tensor.device)) for tensor in images]
         return Batch(first, good, epoch, *second)
 
     def _check(self) -> None:

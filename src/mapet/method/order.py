@@ -7,14 +7,15 @@ Each strategy is a distribution over orders with one signature, ``strategy(grid,
 pure function of its arguments, row by row: bit-identical on CPU and GPU and under any split of the batch.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from mapet.hashing import below, hashed
+from mapet.hashing import hashed, upper
 
 Grid = tuple[int, int]
 Strategy = Callable[[Grid, int, int, int, Tensor], Tensor]
@@ -22,6 +23,7 @@ Strategy = Callable[[Grid, int, int, int, Tensor], Tensor]
 ASPECTS = 64  # log-spaced aspect ratios from 0.3 to 1 / 0.3
 SMALLEST_BLOCK = 16  # patches
 ATTEMPTS = 10  # refused rectangles in a row after which BEiT stops
+AHEAD = 32  # attempts whose numbers are drawn for all images at once; few images need more
 CHOICE, BLOCK = 1, 2  # salts: independent streams of chance
 
 
@@ -52,8 +54,9 @@ def blockwise(grid: Grid, hidden: int, seed: int, epoch: int, index: Tensor) -> 
 
     Rectangles of at least 16 patches and log-uniform aspect are hidden while they fit into what is left to hide; what
     they leave over is hidden singly, so exactly ``hidden`` patches stand at the end, in a uniformly random sequence.
+    The rectangles are found on the CPU: with ``index`` on a GPU that waits for it.
     """
-    covered = _rectangles(grid, hidden, seed, epoch, index).flatten(1)
+    covered = _rectangles(grid, hidden, seed, epoch, index)
     chance = _chance(grid, seed, epoch, index).argsort(dim=1, stable=True)
     late = covered.gather(1, chance).argsort(dim=1, stable=True)  # covered last, else by chance
     order = chance.gather(1, late)
@@ -84,40 +87,64 @@ def _with_cls(patches: Tensor) -> Tensor:
 
 
 def _rectangles(grid: Grid, hidden: int, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """(B, rows, columns) bool: the patches that BEiT's rectangles cover, at most ``hidden`` of them."""
-    sides = _sides(grid[0] * grid[1]).to(index.device)
-    row, column = (torch.arange(side, device=index.device) for side in grid)
-    covered = torch.zeros(len(index), *grid, dtype=torch.bool, device=index.device)
-    refused = torch.zeros_like(index)
-    for attempt in range(hidden * ATTEMPTS):
-        left = hidden - covered.sum((1, 2))
-        active = (left > 0) & (refused < ATTEMPTS)
-        if not active.any():
+    """(B, L) uint8: 1 for the patches that BEiT's rectangles cover, at most ``hidden`` of them, and 0 for the others.
+
+    One image after another, as integers whose bits are patches: in tensors of a batch it takes five times as long.
+    """
+    places = index.cpu()[:, None]
+    masks = [
+        _covered(grid, hidden, itertools.chain(ready, _further(seed, epoch, place)))
+        for place, ready in zip(places, _numbers(seed, epoch, places, 0), strict=True)
+    ]
+    size = math.ceil(grid[0] * grid[1] / 8)
+    octets = torch.tensor([[*mask.to_bytes(size, "little")] for mask in masks], dtype=torch.uint8)
+    bits = (octets.view(len(masks), size, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    return bits.flatten(1)[:, : grid[0] * grid[1]].to(index.device)
+
+
+def _covered(grid: Grid, hidden: int, numbers: Iterable[Sequence[int]]) -> int:
+    """The patches of one image that rectangles cover, as bits: one attempt for every four ``numbers`` below 2**32."""
+    (rows, columns), sides = grid, _sides(grid[0] * grid[1])
+    covered, left, refused = 0, hidden, 0
+    for for_area, for_aspect, for_top, for_start in numbers:
+        if not left or refused == ATTEMPTS:
             break
-        top, bottom, start, end = _propose(grid, left, sides, (seed, BLOCK, epoch, index, attempt))
-        inside = (row >= top[:, None]) & (row < bottom[:, None])
-        block = inside[:, :, None] & ((column >= start[:, None]) & (column < end[:, None]))[:, None]
-        new = (block & ~covered).sum((1, 2))
-        taken = active & (new > 0) & (new <= left) & (bottom <= grid[0]) & (end <= grid[1])
-        covered |= block & taken[:, None, None]
-        refused = torch.where(taken, 0, refused + 1)
+        low, high = min(left, SMALLEST_BLOCK), max(left, SMALLEST_BLOCK)
+        area = low + (for_area * (high - low + 1) >> 32)
+        height, width = sides[min(max(area, 1), len(sides) - 1)][for_aspect * ASPECTS >> 32]
+        refused += 1
+        if height > rows or width > columns:
+            continue
+        top, start = for_top * (rows - height + 1) >> 32, for_start * (columns - width + 1) >> 32
+        block = _corner(height, width, columns) << (top * columns + start)
+        new = (block & ~covered).bit_count()
+        if 0 < new <= left:
+            covered, left, refused = covered | block, left - new, 0
     return covered
 
 
-def _propose(grid: Grid, left: Tensor, sides: Tensor, keys: tuple[int | Tensor, ...]) -> tuple[Tensor, ...]:
-    """First and one-past-last row and column of one rectangle an image, each (B,); too large ones end outside."""
-    low, high = left.clamp(max=SMALLEST_BLOCK), left.clamp(min=SMALLEST_BLOCK)
-    area = (low + below(high - low + 1, *keys, 0)).clamp(1, len(sides) - 1)
-    height, width = sides[area, below(ASPECTS, *keys, 1)].unbind(-1)
-    top = below((grid[0] - height + 1).clamp(min=1), *keys, 2)
-    start = below((grid[1] - width + 1).clamp(min=1), *keys, 3)
-    return top, top + height, start, start + width
+def _numbers(seed: int, epoch: int, places: Tensor, first: int) -> list[list[list[int]]]:
+    """(B, AHEAD, 4) below 2**32 for images at ``places`` (B, 1), from attempt ``first`` on."""
+    attempts = torch.arange(first, first + AHEAD)[:, None]
+    return upper(seed, BLOCK, epoch, places[:, None], attempts, torch.arange(4)).tolist()
+
+
+def _further(seed: int, epoch: int, place: Tensor) -> Iterator[Sequence[int]]:
+    """The numbers of one image (1,) after the first ``AHEAD`` attempts, without end."""
+    for first in itertools.count(AHEAD, AHEAD):
+        yield from _numbers(seed, epoch, place[None], first)[0]
+
+
+@lru_cache(maxsize=4096)
+def _corner(height: int, width: int, columns: int) -> int:
+    """The rectangle at the top left, as bits."""
+    return sum(((1 << width) - 1) << (row * columns) for row in range(height))
 
 
 @lru_cache(maxsize=8)
-def _sides(largest: int) -> Tensor:
-    """(1 + largest, ASPECTS, 2) int64: height and width by area and aspect, rounded once on the CPU for all devices."""
+def _sides(largest: int) -> list[list[tuple[int, int]]]:
+    """Height and width by area, up to ``largest``, and by ``ASPECTS`` aspects."""
     logs = torch.linspace(math.log(0.3), -math.log(0.3), ASPECTS, dtype=torch.float64)
     area = torch.arange(1 + largest, dtype=torch.float64)[:, None]
     sides = torch.stack([(area * logs.exp()).sqrt(), (area / logs.exp()).sqrt()], dim=-1)
-    return sides.round().long().clamp(min=1)
+    return sides.round().long().clamp(min=1).tolist()
