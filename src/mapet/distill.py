@@ -9,6 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from mapet.data.augment import to_float
 from mapet.data.decode import Batch, decode
+from mapet.data.device import to_device
 from mapet.data.loader import Shuffled, Stream
 from mapet.hashing import hashed
 from mapet.tokenizers.codebook import perplexity, usage
@@ -45,7 +46,7 @@ class Pairs(Stream):
         return {
             "images": to_float(batch.images, device),
             "target": torch.cat(target),
-            "index": batch.index.to(device),
+            "index": to_device(batch.index, device),
         }
 
     def some(self, count: int) -> Iterator[Batch]:

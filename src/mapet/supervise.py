@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mapet.data.augment import normalize, to_float
 from mapet.data.decode import Batch
+from mapet.data.device import to_device
 from mapet.data.loader import Shuffled, Stream
 from mapet.data.policy import Erasing, Mixing
 from mapet.disk import replace_file
@@ -164,8 +165,8 @@ class Lessons(Stream):
         """One batch as ``images`` (B, 3, H, W) normalised, ``targets`` (B, classes) and ``key`` (B,)."""
         images = normalize(to_float(batch.images, self.device))
         images = self.erase(images, batch.epoch, batch.index)
-        images, targets = self.mix(images, self.labels[batch.index].to(self.device), step)
-        key = hashed(self.seed, KEY, batch.epoch, batch.index[: len(images)].to(self.device))
+        images, targets = self.mix(images, to_device(self.labels[batch.index], self.device), step)
+        key = hashed(self.seed, KEY, batch.epoch, to_device(batch.index[: len(images)], self.device))
         return {"images": images, "targets": targets, "key": key}
 
 
