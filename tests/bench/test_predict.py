@@ -10,12 +10,15 @@ from torch import nn
 
 from mapet.assemble import build_objective
 from mapet.bench import predict, rates
+from mapet.bench.case import Case
+from mapet.bench.measure import batch_rows
 from mapet.bench.rates import Rates
 from mapet.bench.report import read_rates
 from mapet.errors import MapetError
 from mapet.method.cost import Work
-from mapet.recipe import Model, Objective, Recipe
+from mapet.recipe import Model, Objective, Optimization, Recipe
 
+EIGHT = Optimization(batch_size=8)
 UNIT = Rates("cpu", "float32", 192, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
@@ -108,6 +111,28 @@ def tensors(things):
         elif isinstance(thing, list | tuple):
             found += tensors(thing)
     return list({id(tensor): tensor for tensor in found}.values())
+
+
+def test_the_median_of_a_machine_is_each_rate_s():
+    fast, slow = (replace(UNIT, peak=peak, linear=linear) for peak, linear in ((3.0, 1.0), (1.0, 5.0)))
+    assert rates.median([fast, UNIT, slow]) == replace(UNIT, peak=1.0, linear=1.0)
+    assert rates.median([fast, slow]) == replace(UNIT, peak=2.0, linear=3.0)
+
+
+def test_rates_are_those_of_as_many_rows_as_there_are(monkeypatch):
+    """Those of MAE's encoder are few; those of MaPeT's more than one rate is measured with."""
+    asked = []
+    for name in ("_linear", "_states"):
+        monkeypatch.setattr(rates, name, lambda width, rows, *_: asked.append(rows) or (lambda: None))
+    for rows in (None, 400, 1 << 20):
+        rates.measure(64, "float32", torch.device("cpu"), seconds=1e-4, rows=rows)
+    assert asked == [2048, 2048, 400, 400, 2048, 2048]
+    counts = [
+        batch_rows(Case(Recipe(model=Model(model="vit_tiny"), objective=Objective(objective=name), optimization=EIGHT)))
+        for name in ("mim", "mae")
+    ]
+    assert counts[0] == 8 * (11 * 197 + 147) // 12
+    assert 8 * 50 < counts[1] < 8 * 60
 
 
 def test_rates_that_cannot_be_read(tmp_path):

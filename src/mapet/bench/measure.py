@@ -82,10 +82,15 @@ def attempt(what: str, work: Callable[[], T], note: Note) -> T | None:
 def _timed(
     runners: Sequence[Runner], case: Case, known: rates.Rates, fabric: "Fabric", how: Settings, note: Note
 ) -> Iterator[tuple[row.Row, bool]]:
-    peak = partial(rates.peak, known.width, known.precision, fabric.device)
+    seen: list[rates.Rates] = []
+
+    def look() -> float:
+        seen.append(rates.measure(known.width, known.precision, fabric.device, rows=batch_rows(case)))
+        return seen[-1].peak
+
     rows = []
-    for runner, own in zip(runners, alternate(runners, how.rounds, fabric.device, peak), strict=True):
-        about = _counted(case, known) if runner.name == OURS else {}
+    for runner, own in zip(runners, alternate(runners, how.rounds, fabric.device, look), strict=True):
+        about = _counted(case, rates.median(seen)) if runner.name == OURS else {}
         rows.append(row.of(case, runner.name, own, memory=runner.memory, threads=torch.get_num_threads(), **about))
     yield from ((one, False) for one in rows)
     for runner, one in zip(runners, rows, strict=True):
@@ -105,6 +110,14 @@ def _whole(one: row.Row, runner: Runner, case: Case, fabric: "Fabric", how: Sett
 
 def _steps(seconds: float, rounds: int, device: torch.device) -> int:
     return rounds if device.type == "cpu" else max(rounds, min(MOST, math.ceil(LOADED / seconds)))
+
+
+def batch_rows(case: Case) -> int:
+    """Rows of a batch in one of the encoder's blocks, those of other blocks added."""
+    with torch.device("meta"):
+        objective = build_objective(case.recipe, case.vocabulary)
+    encoder = objective.encoder
+    return case.batch * objective.work().states // (encoder.embed_dim * len(encoder.blocks))
 
 
 def _counted(case: Case, known: rates.Rates) -> dict[str, object]:

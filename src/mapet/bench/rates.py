@@ -1,8 +1,9 @@
 """What this machine does in a second of each kind of work that a training step consists of, measured one by one."""
 
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -52,13 +53,15 @@ class Rates:
     parameters: float
 
 
-def measure(width: int, precision: str, device: torch.device, seconds: float = 0.1) -> Rates:
+def measure(width: int, precision: str, device: torch.device, seconds: float = 0.1, rows: int | None = None) -> Rates:
     """All rates for models of ``width``, about ``seconds`` for each of them; of several timings the fastest counts.
+
+    Fewer ``rows`` in a batch than ``ROWS`` make each slower: what an operation costs by itself is shared by fewer.
 
     Raises:
         RuntimeError: from torch, where the device lacks the memory or the precision.
     """
-    rows, parameters = ROWS[device.type], PARAMETERS[device.type]
+    rows, parameters = min(rows or ROWS[device.type], ROWS[device.type]), PARAMETERS[device.type]
 
     def rate(amount: float, work: Callable[[], object]) -> float:
         return amount / min(timed(work, device, seconds))
@@ -78,6 +81,12 @@ def measure(width: int, precision: str, device: torch.device, seconds: float = 0
             scores=rate(BACKWARD * rows // 4 * VOCABULARY, _scores(rows // 4, precision, device)),
             parameters=rate(parameters, _update(parameters, device)),
         )
+
+
+def median(several: Sequence[Rates]) -> Rates:
+    """Each rate's median among measurements of the same machine, whose speed may change from one to the next."""
+    rates = [one.name for one in fields(Rates) if one.type is float]
+    return replace(several[0], **{name: statistics.median(getattr(one, name) for one in several) for name in rates})
 
 
 def peak(width: int, precision: str, device: torch.device, seconds: float = 0.1) -> float:

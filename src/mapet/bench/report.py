@@ -27,8 +27,8 @@ LEGEND = (
     "product of this machine in the same precision, measured after each round; median of the rounds",
     "ratio: the other's step over ours (in brackets fwd+bwd, and in processor time); for scaling the efficiency",
     "waiting: the share of the time with loading that the step alone does not take",
-    "predicted: the sum of the parts of a step, each at the rate at which this machine was measured to do it, over "
-    "the measured step",
+    "predicted: the sum of the parts of a step, each at the rate of this machine (measured after each round, medians), "
+    "over the measured step",
 )
 
 
