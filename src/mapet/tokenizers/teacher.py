@@ -61,7 +61,7 @@ def open_teacher(
     """
     if name != PIXELS:
         return Teacher(name, grid, stage=stage, weights=weights, pretrained=pretrained)
-    if stage or weights:
+    if stage is not None or weights:
         raise MapetError('The teacher "pixels" has neither stages nor weights: leave these two settings out.')
     return Pixels(grid, patch_size)
 
