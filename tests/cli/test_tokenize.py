@@ -1,6 +1,8 @@
 """``mapet tokenize``: one row of tokens a picture, whatever stopped it in between and on however many processes."""
 
+import os
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -108,6 +110,24 @@ def test_one_of_two_processes_is_killed(many, whole, tmp_path, victim):
         assert main(again(many, whole, out)) == 0
     else:
         assert "400 pictures × 16 tokens" in finished(pair(tmp_path / "said", *again(many, whole, out)))
+    assert_equal(whole, out)
+
+
+@pytest.mark.parametrize("double", [False, True], ids=["one", "pair"])
+def test_the_same_command_given_twice_at_once_writes_once(many, whole, tmp_path, double, capsys):
+    out = tmp_path / "tokens"
+    command = again(many, whole, out, "--batch-size", "1")
+    processes = pair(tmp_path, *command) if double else [Forked(tmp_path, *command)]
+    wait_for(1, [out / "parts" / str(rank) for rank in range(2)] if double else [out], processes)
+    for process in processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    assert main(again(many, whole, out)) == 2
+    for process in processes:
+        os.kill(process.pid, signal.SIGCONT)
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "Another process is writing tokens into" in message
+    finished(processes)
     assert_equal(whole, out)
 
 

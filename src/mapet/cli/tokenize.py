@@ -160,6 +160,7 @@ def encode(tokenizer: "AnyTokenizer", out: Path, pictures: Pictures, stages: Sta
         target.append([source.key(place) for place in index.tolist()], tokens)
         done += len(index)
         stages("tokens", done, len(mine))
+    target.release()
     pictures.settle()
     if crew.leads:
         merge(store)

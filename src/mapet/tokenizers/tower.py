@@ -136,9 +136,8 @@ def _published(name: str) -> nn.Module:
     except Exception as error:  # the download's libraries raise what they like, and change it
         file = _published_file(timm.get_pretrained_cfg(name))
         reason, what = (type(error).__name__, file) if file else ("none are published", "them")
-        raise MapetError(
-            f"The weights of {name} cannot be downloaded ({reason}): bring {what} with --teacher-weights FILE, {WANTED}."
-        ) from None
+        remedy = f"bring {what} with --teacher-weights FILE, {WANTED}"
+        raise MapetError(f"The weights of {name} cannot be downloaded ({reason}): {remedy}.") from None
 
 
 def _published_file(source: Any) -> str:
