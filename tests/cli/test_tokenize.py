@@ -11,6 +11,11 @@ import torch
 from PIL import Image
 
 from mapet.cli import main
+from mapet.cli.tokenize import tokenize
+from mapet.data.bad import BadPictures, listed
+from mapet.data.source import open_source
+from mapet.feed import tokenized
+from mapet.recipe import Machine, Model, Recipe, Tokenizer
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqkd import VQKD
@@ -147,6 +152,25 @@ def test_two_processes_list_unreadable_pictures_together(many, whole, tmp_path, 
     assert not list((tmp_path / "tokens").glob("bad-pictures.txt.*"))
 
 
+def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path):
+    mixed, out = shutil.copytree(many, tmp_path / "mixed"), tmp_path / "tokens"
+    for name in ("003.png", "300.png"):
+        (mixed / name).write_bytes(b"")
+    recipe = Recipe(data=str(mixed), model=Model(image_size=16, patch_size=4))
+    source, places = open_source(str(mixed)), torch.arange(COUNT)
+    for names in (["003.png", "300.png"], ["300.png"], []):
+        assert main(again(mixed, whole, out)) == 0
+        ledger = out / "bad-pictures.txt"
+        assert sorted(listed(ledger)) == names
+        assert ledger.exists() == bool(names)
+        store, bad = TokenStore.open(out), BadPictures(COUNT)
+        (out / "bad-pictures.txt").write_text("003.png\tan older list\n" + (ledger.read_text() if names else ""))
+        assert len(tokenized(source, places, store, bad, recipe)) == len(store) == COUNT - len(names)
+        assert len(bad) == len(names)
+        if names:
+            shutil.copy(many / names[0], mixed / names[0])
+
+
 def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):
     network = VQKD(image_size=16, patch_size=4, embed_dim=8, depth=1, num_heads=2, codes=5, code_dim=3)
     network.requires_grad_(False).eval().save(tmp_path / "vqkd")
@@ -167,7 +191,7 @@ def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):
         (["--samples", "100"], "samples None, and 100 is asked for"),
         (["--fit-pictures", "9"], "fit_pictures None, and 9 is asked for"),
         (["--mode", "stream"], "mode sample, and stream is asked for"),
-        (["--tokenizer", "absent"], "is not a tokenizer"),
+        (["--tokenizer", "absent"], "--teacher is for a codebook that is fitted, and --tokenizer names a ready one"),
         (["--batch-size", "0"], "--batch-size"),
     ],
 )
@@ -178,6 +202,29 @@ def test_settings_unlike_those_of_a_started_folder_are_refused(many, whole, caps
     assert message.count("\n") == 1
     assert said in message
     assert (whole / "keys.txt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--codes", "8"], "--codes is for a codebook that is fitted"),
+        (["--metric", "cosine"], "--metric is for a codebook that is fitted"),
+        (["--teacher-stage", "0"], "--teacher-stage is for a codebook that is fitted"),
+        (["--tokenizer", "absent"], "is not a tokenizer"),
+    ],
+)
+def test_a_ready_tokenizer_takes_no_settings_of_a_fit(many, whole, tmp_path, capsys, options, said):
+    assert main(again(many, whole, tmp_path / "tokens", *options)) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert said in message
+
+
+def test_a_recipe_with_a_ready_tokenizer_may_hold_settings_of_a_fit(pictures, whole, tmp_path):
+    """As the recipes of a comparison do, whose settings were those of the fit."""
+    fitted = Tokenizer(tokenizer=str(whole / "tokenizer"), teacher="pixels", codes=12)
+    recipe = Recipe(data=str(pictures), model=Model(image_size=16, patch_size=4), tokenizer=fitted)
+    assert len(tokenize(recipe, tmp_path / "tokens", Machine())) == 48
 
 
 def test_another_tokenizer_grid_or_picture_set_is_refused(many, pictures, whole, tmp_path, capsys):

@@ -47,11 +47,11 @@ def test_says_what_it_holds_and_what_came_out(pictures, tmp_path, capsys):
 
 def test_every_number_is_a_setting(pictures, tmp_path):
     options = ["--restarts", "2", "--samples", "300", "--start", "sample", "--metric", "cosine", "--seed", "3"]
-    assert main(fit(pictures, tmp_path, *options, "--fit-pictures", "30", "--grid", "2", "3")) == 0
+    assert main(fit(pictures, tmp_path, *options, "--fit-pictures", "30", "--grid", "3", "3")) == 0
     found = story(tmp_path)
-    assert (found["restarts"], found["samples"], found["start"], found["seed"]) == (2, 180, "sample", 3)
+    assert (found["restarts"], found["samples"], found["start"], found["seed"]) == (2, 270, "sample", 3)
     assert (found["metric"], found["pictures"], found["iterations"]) == ("cosine", 30, 4)
-    assert load_tokenizer(tmp_path).view.size == (8, 12)
+    assert load_tokenizer(tmp_path).view.size == (12, 12)
 
 
 def test_the_defaults_are_the_published_numbers(pictures, tmp_path):
@@ -100,6 +100,9 @@ def test_unreadable_pictures_are_listed(pictures, tmp_path, capsys):
     assert main(fit(mixed, tmp_path / "book", "--max-bad", "0.1", "--mode", "stream")) == 0
     assert (tmp_path / "book" / "bad-pictures.txt").read_text().count("\n") == 1
     assert sum(story(tmp_path / "book")["counts"]) == 768
+    (tmp_path / "book" / "bad-pictures.txt.7").write_text("of another\tcall\n")
+    assert main(fit(pictures, tmp_path / "book", "--overwrite")) == 0
+    assert not list((tmp_path / "book").glob("bad-pictures.txt*"))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +115,7 @@ def test_unreadable_pictures_are_listed(pictures, tmp_path, capsys):
         (["--distances", "bf16"], 'Did you mean "bfloat16"'),
         (["--tokenizer", "x"], "use mapet tokenize"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--grid", "2", "4"], "all students see squares: give as many rows as columns"),
         (["more"], "mapet tokenizer fit DATA --out FOLDER"),
         (["--teacher", "pixel"], "There is no teacher"),
         (["--teacher-stage", "3"], "neither stages nor weights"),

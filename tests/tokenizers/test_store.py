@@ -233,12 +233,12 @@ def test_a_merge_that_is_killed_anywhere_is_completed_by_the_next(tmp_path: Path
 
 def test_a_second_writer_is_refused_while_the_first_is_there(tmp_path: Path) -> None:
     first, second = filled(tmp_path, 2), TokenStore.create(tmp_path, **SAME)
-    with pytest.raises(MapetError, match="Another process is writing tokens into .*: wait until it has ended"):
+    with pytest.raises(MapetError, match=r"Another process is writing tokens into .*: wait until it has ended"):
         second.append(names(1, 5), rows(1))
     first.append(names(1, 2), rows(3)[2:])
     assert len(TokenStore.open(tmp_path)) == 3
     first.release()
-    with pytest.raises(MapetError, match="has written into .* since this one began: give the same command again"):
+    with pytest.raises(MapetError, match=r"has written into .* since this one began: give the same command again"):
         second.append(names(1, 5), rows(1))
     assert torch.equal(TokenStore.open(tmp_path).gather(names(3)), rows(3))
     second.release()

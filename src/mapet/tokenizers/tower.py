@@ -159,7 +159,7 @@ def _from_file(name: str, path: Path) -> nn.Module:
 
 def _headless(name: str, path: Path, state: dict[str, Tensor]) -> nn.Module:
     """The tower without a classifier, which no teacher needs; what else is amiss in ``state`` is named."""
-    tower = _create(name, num_classes=0)
+    tower: Any = _create(name, num_classes=0)
     found = tower.pretrained_cfg["classifier"] or ()
     heads = tuple(f"{head}." for head in ([found] if isinstance(found, str) else found))
     fill(tower, {key: tensor for key, tensor in state.items() if not key.startswith(heads)}, f"{name} ({path})")

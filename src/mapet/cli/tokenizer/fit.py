@@ -49,7 +49,7 @@ class Options:
     overwrite: bool = False
     """Replace the tokenizer that is in the folder."""
     grid: tuple[int, int] | None = None
-    """Rows and columns of patches; None: those of the next two."""
+    """Rows and columns of patches, as many of either; None: those of the next two."""
     image_size: int = 224
     """Side of the student's pictures in pixels."""
     patch_size: int = 16
@@ -77,7 +77,7 @@ def command(arguments: list[str]) -> int:
     o = parse(Options(), rest, "tokenizer fit DATA", ABOUT)
     out, recipe, machine = _asked(o, words)
     with crew(o.accelerator) as together:
-        pictures = Pictures.of(recipe, machine, out, together, o.batch_size)
+        pictures = Pictures.of(recipe, machine, out, together, o.batch_size, fresh=True)
         tell = say if together.leads else silent
         out.mkdir(parents=True, exist_ok=True)
         fit(recipe, pictures, out, grid=o.grid or recipe.grid, say=tell)
@@ -97,6 +97,11 @@ def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Machine]:
         raise MapetError("mapet tokenizer fit makes a tokenizer, so it takes no --tokenizer: use mapet tokenize.")
     if o.batch_size < 1 or min(o.grid or (1, 1)) < 1:
         raise MapetError("--batch-size and --grid must be at least 1.")
+    if o.grid and o.grid[0] != o.grid[1]:
+        raise MapetError(
+            f"--grid {o.grid[0]} {o.grid[1]} is of oblong pictures, and all students see squares: "
+            "give as many rows as columns."
+        )
     out = Path(o.out)
     if (out / "tokenizer.json").exists() and not o.overwrite:
         raise MapetError(f"{out} holds a tokenizer already: give another --out, or replace it with --overwrite.")
