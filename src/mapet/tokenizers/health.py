@@ -76,8 +76,12 @@ class Health:
 
     @property
     def judged(self) -> bool:
-        """Whether there are patches enough to tell an unhealthy codebook from a small sample."""
-        return self.patches >= ENOUGH * self.vocabulary
+        """Whether an unhealthy codebook can be told from a small sample: by many patches, or by how few codes they use.
+
+        Patches of one picture are alike, so that the few codes must be few beside the number of pictures.
+        """
+        few = self.perplexity < EVEN * min(self.vocabulary, self.pictures)
+        return few or self.patches >= ENOUGH * self.vocabulary
 
     def warnings(self) -> list[str]:
         """What is wrong, a sentence of at most 68 characters each; empty for a healthy codebook or too few patches."""
