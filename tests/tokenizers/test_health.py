@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mapet.errors import MapetError
 from mapet.tokenizers.codebook import Codebook
-from mapet.tokenizers.health import Distortion, Health, Measured, missed, nearest_patches, occurrence
+from mapet.tokenizers.health import Distortion, Health, missed, nearest_patches, occurrence
 from mapet.tokenizers.nearest import assign
 from mapet.view import View
 
@@ -162,7 +162,6 @@ def test_a_codebook_measures_what_it_encodes(metric: str) -> None:
     if metric == "cosine":
         centroids = nn.functional.normalize(centroids)
     book = Codebook(Colours(), centroids, metric, {})
-    assert isinstance(book, Measured)
     tokens, squared, vectors = book.measure(images)
     assert torch.equal(tokens, book.encode(images))
     assert (tokens.shape, squared.shape, vectors.shape) == ((5, 6), (5, 6), (5, 6, 12))

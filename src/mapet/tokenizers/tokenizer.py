@@ -56,6 +56,13 @@ class Tokenizer(Protocol):
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
 
+    def measure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens (B, L) of ``encode``; how badly each patch stands for its code (B, L); and vectors (B, L, F) or None.
+
+        Of codes that are places among vectors the second are squared distances; of others the negative winning logits,
+        and there are no vectors.
+        """
+
     def to(self, device: Any) -> Self:
         """The tokenizer on another device."""
 
