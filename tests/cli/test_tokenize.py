@@ -188,6 +188,7 @@ def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):
         (["--iterations", "3"], "iterations 2, and 3 is asked for"),
         (["--seed", "1"], "seed 0, and 1 is asked for"),
         (["--teacher", "efficientnet_lite0"], "teacher pixels, and efficientnet_lite0 is asked for"),
+        (["--teacher-output", "norm"], "teacher_output stage, and norm is asked for"),
         (["--samples", "100"], "samples None, and 100 is asked for"),
         (["--fit-pictures", "9"], "fit_pictures None, and 9 is asked for"),
         (["--mode", "stream"], "mode sample, and stream is asked for"),

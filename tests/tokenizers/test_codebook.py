@@ -125,6 +125,15 @@ def test_other_teacher_weights_are_refused_with_both_named(tmp_path: Path) -> No
     assert teacher.describe()["weights"] in str(caught.value)
 
 
+def test_a_codebook_over_a_head_finds_it_again(tmp_path: Path) -> None:
+    teacher = Teacher("vit_tiny_patch16_224", (2, 2), output="head", pretrained=False)
+    book = Codebook(teacher, torch.rand(4, 1000), "euclidean", {})
+    book.save(tmp_path / "book")
+    again = load_tokenizer(tmp_path / "book")
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert (again.hash, again.encode(images).tolist()) == (book.hash, book.encode(images).tolist())
+
+
 def test_a_codebook_over_pixels_needs_nothing_else(tmp_path: Path) -> None:
     images = coloured(12, (8, 12))
     book = fit(Pixels((2, 3), 4), images, codes=9)

@@ -99,6 +99,37 @@ def test_the_published_teacher_gives_196_features_of_4096_channels_for_any_pictu
     assert features.shape == (2, 4096, 14, 14)
 
 
+@pytest.mark.parametrize("name", ["vit_xsmall_patch16_clip_224", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("output", ["norm", "head"])
+def test_final_norm_and_head_for_every_patch(name: str, output: str) -> None:
+    """With CLIP these are the projected tokens that the published VQ-KD learns."""
+    teacher, plain = (Teacher(name, (14, 14), output=one, pretrained=False) for one in (output, "stage"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs: Any = timm.create_model(name).eval()
+    images = pictures(teacher, 1)
+    with torch.no_grad():
+        wanted = theirs.forward_features((images - teacher.mean) / teacher.std)[:, 1:]
+        wanted = theirs.head(wanted) if output == "head" else wanted
+    found = teacher(images)
+    assert teacher.width == found.shape[2]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert teacher.describe() == {**plain.describe(), "output": output, "width": teacher.width}
+
+
+def test_outputs_that_a_tower_does_not_have_are_explained() -> None:
+    for name, options, said in (
+        ("resnet10t", {"output": "head"}, 'resnet10t gives no "head" at stage 4'),
+        ("vit_tiny_patch16_224", {"output": "norm", "stage": 3}, 'gives no "norm" at stage 3'),
+        ("vit_small_patch14_dinov2", {"output": "head"}, '"head" of one with a linear head'),
+        ("vit_tiny_patch16_224", {"output": "haed"}, 'Did you mean "head"'),
+    ):
+        with pytest.raises(MapetError, match=said):
+            Teacher(name, (2, 2), pretrained=False, **options)
+    with pytest.raises(MapetError, match="leave these settings out"):
+        open_teacher("pixels", (2, 2), output="norm")
+
+
 def test_pixels_are_the_patches_row_by_row() -> None:
     teacher = open_teacher("pixels", (2, 3), patch_size=4)
     assert (teacher.width, teacher.view, teacher.grid) == (48, View((8, 12)), (2, 3))

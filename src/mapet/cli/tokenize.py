@@ -250,9 +250,10 @@ def _require_fitting(tokenizer: "AnyTokenizer", folder: Path, recipe: Recipe) ->
         return
     t, teacher, story = recipe.tokenizer, tokenizer.teacher, tokenizer.provenance
     asked = {"grid": recipe.grid, "teacher": str(exported(t.teacher) or t.teacher), **asdict(fitting(recipe))}
-    asked |= {"teacher_stage": t.teacher_stage, "fit_pictures": t.fit_pictures}
+    asked |= {"teacher_stage": t.teacher_stage, "teacher_output": t.teacher_output, "fit_pictures": t.fit_pictures}
     found = {**story, "grid": tokenizer.grid, "teacher": teacher.source, "samples": story.get("asked_samples")}
     found["teacher_stage"] = None if t.teacher_stage is None else teacher.stage
+    found["teacher_output"] = teacher.describe().get("output", "stage")
     for name, value in asked.items():
         if found.get(name) != value:
             raise MapetError(

@@ -162,10 +162,16 @@ def _teacher(recorded: dict[str, Any], origin: str, source: str, weights: Path |
     elif weights is None and origin not in ("published", "random"):
         raise MapetError(f"The teacher of {folder} was read from the file {origin}: name it with --teacher-weights.")
     rows, columns = recorded["grid"]
-    patch_size, stage = recorded["view"]["size"][0] // rows, recorded.get("stage")
+    patch_size, output = recorded["view"]["size"][0] // rows, recorded.get("output", "stage")
     try:
         teacher = open_teacher(
-            source, (rows, columns), patch_size=patch_size, stage=stage, weights=weights, pretrained=origin != "random"
+            source,
+            (rows, columns),
+            patch_size=patch_size,
+            stage=recorded.get("stage"),
+            output=output,
+            weights=weights,
+            pretrained=origin != "random",
         )
     except MapetError:
         raise
