@@ -1,13 +1,13 @@
 """``mapet tokenizer fit``: k-means over a frozen teacher's patch features.
 
-    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --codes 8192 --out kclip
+    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --start sample --out kclip
 
 is k-CLIP with the numbers of aimagelab/MaPeT (data/kmeans, commit 6d276c9): CLIP's RN50x64 at 14 × 32 = 448 pixels, the
 largest centred square resized bicubic, CLIP's mean and deviation; the last residual stage before attention pooling,
 14 × 14 × 4096, without normalisation; Euclidean k-means of 8192 codes over at most 8192 × 512 = 4,194,304
 vectors (68.7 GB, divided among the processes), 20 iterations, the best of 5 runs. There faiss starts each run from a
-plain sample (here ``--start sample``); the default, k-means++, starts lower. The number of vectors that was really used
-there is not told.
+plain sample, as ``--start sample`` does here; the default, k-means++, starts lower. The number of vectors that was
+really used there is not told.
 """
 
 from collections.abc import Callable
@@ -125,7 +125,14 @@ def fit(
 
     t, crew, device = recipe.tokenizer, pictures.crew, pick_device(pictures.machine.accelerator)
     weights = Path(t.teacher_weights) if t.teacher_weights else None
-    teacher = open_teacher(t.teacher, grid, patch_size=recipe.model.patch_size, stage=t.teacher_stage, weights=weights)
+    teacher = open_teacher(
+        t.teacher,
+        grid,
+        patch_size=recipe.model.patch_size,
+        stage=t.teacher_stage,
+        output=t.teacher_output,
+        weights=weights,
+    )
     settings, places = fitting(recipe), _some(pictures.places, recipe)
     length = grid[0] * grid[1]
     gib = settings.footprint(len(places) * length, teacher.width, crew) / 2**30
