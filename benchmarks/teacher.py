@@ -1,4 +1,6 @@
-"""Seconds and memory for the features of one picture, for any teacher, with random weights.
+"""Seconds and memory for the features of one picture, for any teacher, with random weights; then a codebook over it.
+
+The codebook of 64 codes is fitted on two pictures of odd sizes, put into the teacher's view, and encodes them.
 
 python benchmarks/teacher.py --teacher resnet50x64_clip.openai --grid 14 --pictures 4
 """
@@ -12,16 +14,23 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from mapet.hashing import fraction
+from mapet.tokenizers.codebook import Codebook
+from mapet.tokenizers.fitting import Fitting
 from mapet.tokenizers.teacher import Teacher
+from mapet.view import View
+
+SIZES, CODES = ((31, 200), (500, 400)), 64  # (width, height) of the odd pictures
 
 
-def measure(name: str, grid: int, pictures: int, batch: int) -> dict[str, float | str]:
+def measure(teacher: Teacher, pictures: int, batch: int) -> dict[str, float | str]:
     """Seconds a picture (median of the batches, the first left out) and the process's peak memory."""
-    teacher = Teacher(name, (grid, grid), pretrained=False)
-    loaded = peak()
+    loaded, (rows, columns) = peak(), teacher.grid
     shape = torch.Size((batch, 3, *teacher.view.size))
     noise = fraction(0, torch.arange(shape.numel())).view(shape).float()
     seconds = []
@@ -29,16 +38,40 @@ def measure(name: str, grid: int, pictures: int, batch: int) -> dict[str, float 
         began = time.perf_counter()
         features = teacher(noise)
         seconds.append((time.perf_counter() - began) / batch)
-    assert features.shape == (batch, grid * grid, teacher.width)
+    assert features.shape == (batch, rows * columns, teacher.width)
     return {
-        "teacher": name,
+        "teacher": teacher.name,
         "pixels": teacher.view.size[0],
-        "features": f"{grid * grid} × {teacher.width}",
+        "features": f"{rows * columns} × {teacher.width}",
         "parameters": sum(p.numel() for p in teacher.parameters()),
         "seconds a picture": statistics.median(seconds[1:]),
         "weights, GiB": loaded,
         "peak, GiB": peak(),
     }
+
+
+def cluster(teacher: Teacher) -> dict[str, float | int]:
+    """Processor seconds to fit a codebook on the odd pictures and to encode one, and the peak memory after that."""
+    images = torch.stack([odd(size, teacher.view) for size in SIZES])
+    began = time.process_time()
+    places = torch.arange(len(images))
+    book = Codebook.fit(teacher, lambda some: [(images[some], some)], places, Fitting(codes=CODES))
+    fitted = time.process_time()
+    tokens = book.encode(images[:1].float() / 255)
+    return {
+        "processor s, fit": fitted - began,
+        "processor s, encode": time.process_time() - fitted,
+        "tokens of one": tokens.numel(),
+        "codes in them": len(tokens.unique()),
+        "peak then, GiB": peak(),
+    }
+
+
+def odd(size: tuple[int, int], view: View) -> Tensor:
+    """A picture of noise (3, H, W) uint8, in the view."""
+    width, height = size
+    noise = (fraction(1, torch.arange(width * height * 3)) * 256).byte().view(height, width, 3)
+    return torch.from_numpy(np.array(view(Image.fromarray(noise.numpy())))).permute(2, 0, 1)
 
 
 def peak() -> float:
@@ -54,7 +87,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the result there too")
     o = parser.parse_args()
-    found = measure(o.teacher, o.grid, o.pictures, o.batch)
+    teacher = Teacher(o.teacher, (o.grid, o.grid), pretrained=False)
+    found = measure(teacher, o.pictures, o.batch) | cluster(teacher)
     found |= {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": platform.machine(),

@@ -159,11 +159,13 @@ class Feed(Stream):
 def tokenized(source: Source, places: Tensor, store: TokenStore, bad: BadPictures, recipe: Recipe) -> Tensor:
     """The places whose pictures have tokens; the others must be known as bad ones, and are noted in ``bad``.
 
+    A picture that is listed as bad and has tokens all the same was mended since, and is a good one.
+
     Raises:
         MapetError: the store lacks pictures that it should have, or its view or grid is not the recipe's.
     """
     known = listed(Path(store.folder) / "bad-pictures.txt")
-    have = [place for place in places.tolist() if source.key(place) not in known]
+    have = [place for place in places.tolist() if (key := source.key(place)) not in known or key in store]
     for place in sorted(set(places.tolist()) - set(have)):
         bad.add(source.key(place), known[source.key(place)])
     side = recipe.model.image_size

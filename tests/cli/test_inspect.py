@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from mapet.cli import main
+from mapet.cli.tokenizer import findings
 from mapet.data.bad import BadPictures
 from mapet.data.loader import in_order
 from mapet.data.source import open_source
@@ -17,6 +18,7 @@ from mapet.tokenizers.dalle import DalleEncoder
 from mapet.tokenizers.health import Health
 from mapet.tokenizers.teacher import Teacher
 from mapet.tokenizers.tokenizer import load_tokenizer
+from mapet.tokenizers.vqgan import VQGAN
 
 FIGURES = ("codes.png", "tokens.png", "usage.png")
 
@@ -73,7 +75,7 @@ def test_everything_is_told_and_saved(place, inspect):
     assert code == 0
     assert len(lines) <= 20
     assert all(len(line) <= 80 for line in lines[2:-1])  # paths may be long
-    topics = "tokenizer pictures codes perplexity most distortion a_token all_tokens _ agreement healthy saved"
+    topics = "tokenizer pictures codes perplexity most distortion a_token all_tokens _ _ agreement healthy saved"
     assert [line[:12].strip() for line in lines] == [word.replace("_", " ").strip() for word in topics.split()]
     out = place / "book" / "inspect"
     assert sorted(path.name for path in out.iterdir()) == sorted(["inspect.json", *FIGURES])
@@ -103,6 +105,16 @@ def test_the_numbers_are_those_of_all_patches(place, inspect, undrawn):
     assert told["distortion"]["share_of_variance"] == pytest.approx(float(squared.mean()) / variance, rel=1e-4)
     assert told["token"]["label_bits"] == pytest.approx(1)
     assert 0 < told["token"]["bits"] < 1
+    assert 0 <= told["bag"]["bits_at_least"] <= 1
+
+
+def test_a_picture_s_tokens_tell_at_least_what_the_guesses_do(capsys):
+    """All of two bits where the tokens give four labels away; none where they have nothing to do with them."""
+    classes = torch.arange(400) % 4
+    for tokens, bits in ((classes[:, None].expand(-1, 6), 2.0), (torch.arange(400)[:, None] // 4 % 5, 0.0)):
+        told = findings.labels(tokens, classes, 5, 0)["bag"]
+        assert told["bits_at_least"] == pytest.approx(bits, abs=0.15)
+        assert f"so they tell {told['bits_at_least']:.2f} bits of it at least" in capsys.readouterr().out
 
 
 def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, monkeypatch):
@@ -152,6 +164,15 @@ def test_a_network_without_centroids_is_shown_all_the_same(place, inspect):
     assert told["verdict"] == "unhealthy"  # random weights
     assert [line[12:] for line in lines if line.startswith("WARNING")] == told["warnings"]
     assert (place / "dvae-out" / "codes.png").is_file()
+
+
+def test_a_vqgan_tells_its_distortion(place, inspect, undrawn):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"widths": (32, 32), "blocks": 1, "attention": (), "latent": 8, "code_width": 8, "codes": 10}
+        VQGAN(image_size=32, channels=32, **sizes).save(place / "vqgan")
+    assert inspect("vqgan", "labelled", "--out", "vqgan-out", "--limit", "8")[0] == 0
+    assert found(place / "vqgan-out")["distortion"]["mean"] > 0
 
 
 def test_few_pictures_are_not_judged(inspect, undrawn):

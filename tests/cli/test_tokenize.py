@@ -1,6 +1,8 @@
 """``mapet tokenize``: one row of tokens a picture, whatever stopped it in between and on however many processes."""
 
+import os
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -9,6 +11,11 @@ import torch
 from PIL import Image
 
 from mapet.cli import main
+from mapet.cli.tokenize import tokenize
+from mapet.data.bad import BadPictures, listed
+from mapet.data.source import open_source
+from mapet.feed import tokenized
+from mapet.recipe import Machine, Model, Recipe, Tokenizer
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqkd import VQKD
@@ -111,6 +118,24 @@ def test_one_of_two_processes_is_killed(many, whole, tmp_path, victim):
     assert_equal(whole, out)
 
 
+@pytest.mark.parametrize("double", [False, True], ids=["one", "pair"])
+def test_the_same_command_given_twice_at_once_writes_once(many, whole, tmp_path, double, capsys):
+    out = tmp_path / "tokens"
+    command = again(many, whole, out, "--batch-size", "1")
+    processes = pair(tmp_path, *command) if double else [Forked(tmp_path, *command)]
+    wait_for(1, [out / "parts" / str(rank) for rank in range(2)] if double else [out], processes)
+    for process in processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    assert main(again(many, whole, out)) == 2
+    for process in processes:
+        os.kill(process.pid, signal.SIGCONT)
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "Another process is writing tokens into" in message
+    finished(processes)
+    assert_equal(whole, out)
+
+
 def test_two_processes_list_unreadable_pictures_together(many, whole, tmp_path, capsys):
     mixed = shutil.copytree(many, tmp_path / "mixed")
     for name in ("003.png", "300.png", "301.png"):
@@ -125,6 +150,25 @@ def test_two_processes_list_unreadable_pictures_together(many, whole, tmp_path, 
     listed = (tmp_path / "tokens" / "bad-pictures.txt").read_text()
     assert sorted(line.split("\t")[0] for line in listed.splitlines()) == ["003.png", "300.png", "301.png"]
     assert not list((tmp_path / "tokens").glob("bad-pictures.txt.*"))
+
+
+def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path):
+    mixed, out = shutil.copytree(many, tmp_path / "mixed"), tmp_path / "tokens"
+    for name in ("003.png", "300.png"):
+        (mixed / name).write_bytes(b"")
+    recipe = Recipe(data=str(mixed), model=Model(image_size=16, patch_size=4))
+    source, places = open_source(str(mixed)), torch.arange(COUNT)
+    for names in (["003.png", "300.png"], ["300.png"], []):
+        assert main(again(mixed, whole, out)) == 0
+        ledger = out / "bad-pictures.txt"
+        assert sorted(listed(ledger)) == names
+        assert ledger.exists() == bool(names)
+        store, bad = TokenStore.open(out), BadPictures(COUNT)
+        (out / "bad-pictures.txt").write_text("003.png\tan older list\n" + (ledger.read_text() if names else ""))
+        assert len(tokenized(source, places, store, bad, recipe)) == len(store) == COUNT - len(names)
+        assert len(bad) == len(names)
+        if names:
+            shutil.copy(many / names[0], mixed / names[0])
 
 
 def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):
@@ -144,10 +188,11 @@ def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):
         (["--iterations", "3"], "iterations 2, and 3 is asked for"),
         (["--seed", "1"], "seed 0, and 1 is asked for"),
         (["--teacher", "efficientnet_lite0"], "teacher pixels, and efficientnet_lite0 is asked for"),
+        (["--teacher-output", "norm"], "teacher_output stage, and norm is asked for"),
         (["--samples", "100"], "samples None, and 100 is asked for"),
         (["--fit-pictures", "9"], "fit_pictures None, and 9 is asked for"),
         (["--mode", "stream"], "mode sample, and stream is asked for"),
-        (["--tokenizer", "absent"], "is not a tokenizer"),
+        (["--tokenizer", "absent"], "--teacher is for a codebook that is fitted, and --tokenizer names a ready one"),
         (["--batch-size", "0"], "--batch-size"),
     ],
 )
@@ -158,6 +203,29 @@ def test_settings_unlike_those_of_a_started_folder_are_refused(many, whole, caps
     assert message.count("\n") == 1
     assert said in message
     assert (whole / "keys.txt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--codes", "8"], "--codes is for a codebook that is fitted"),
+        (["--metric", "cosine"], "--metric is for a codebook that is fitted"),
+        (["--teacher-stage", "0"], "--teacher-stage is for a codebook that is fitted"),
+        (["--tokenizer", "absent"], "is not a tokenizer"),
+    ],
+)
+def test_a_ready_tokenizer_takes_no_settings_of_a_fit(many, whole, tmp_path, capsys, options, said):
+    assert main(again(many, whole, tmp_path / "tokens", *options)) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert said in message
+
+
+def test_a_recipe_with_a_ready_tokenizer_may_hold_settings_of_a_fit(pictures, whole, tmp_path):
+    """As the recipes of a comparison do, whose settings were those of the fit."""
+    fitted = Tokenizer(tokenizer=str(whole / "tokenizer"), teacher="pixels", codes=12)
+    recipe = Recipe(data=str(pictures), model=Model(image_size=16, patch_size=4), tokenizer=fitted)
+    assert len(tokenize(recipe, tmp_path / "tokens", Machine())) == 48
 
 
 def test_another_tokenizer_grid_or_picture_set_is_refused(many, pictures, whole, tmp_path, capsys):

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from mapet.cli import main
+from mapet.cli.tokenizer.fit import Options, fitting
+from mapet.recipe import Recipe
+from mapet.tokenizers.fitting import STARTS
 from mapet.tokenizers.tokenizer import load_tokenizer
 from processes import finished, pair
 
@@ -47,17 +50,36 @@ def test_says_what_it_holds_and_what_came_out(pictures, tmp_path, capsys):
 
 def test_every_number_is_a_setting(pictures, tmp_path):
     options = ["--restarts", "2", "--samples", "300", "--start", "sample", "--metric", "cosine", "--seed", "3"]
-    assert main(fit(pictures, tmp_path, *options, "--fit-pictures", "30", "--grid", "2", "3")) == 0
+    assert main(fit(pictures, tmp_path, *options, "--fit-pictures", "30", "--grid", "3", "3")) == 0
     found = story(tmp_path)
-    assert (found["restarts"], found["samples"], found["start"], found["seed"]) == (2, 180, "sample", 3)
+    assert (found["restarts"], found["samples"], found["start"], found["seed"]) == (2, 270, "sample", 3)
     assert (found["metric"], found["pictures"], found["iterations"]) == ("cosine", 30, 4)
-    assert load_tokenizer(tmp_path).view.size == (8, 12)
+    assert load_tokenizer(tmp_path).view.size == (12, 12)
 
 
 def test_the_defaults_are_the_published_numbers(pictures, tmp_path):
+    """Those of k-CLIP, but for teacher and start."""
+    t = Options().tokenizer
+    assert (t.codes, t.iterations, t.restarts, t.metric, t.mode, t.samples) == (
+        8192, 20, 5, "euclidean", "sample", None,
+    )  # fmt: skip
+    assert (Options().image_size, Options().patch_size, Options().seed, t.fit_pictures) == (224, 16, 0, None)
+    recipe = Recipe(data="", tokenizer=t)
+    assert fitting(recipe).held(10**9) == 512 * 8192 == 4_194_304
     assert main(fit(pictures, tmp_path)) == 0
     assert story(tmp_path)["restarts"] == 5
     assert (story(tmp_path)["metric"], story(tmp_path)["mode"]) == ("euclidean", "sample")
+
+
+def test_the_published_start_is_a_plain_sample():
+    """Different vectors as they are, each about as likely as any other, as faiss takes them."""
+    vectors = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)) + torch.arange(20)[:, None]
+    drawn = torch.stack([STARTS["sample"](vectors, 5, seed) for seed in range(400)])
+    numbers = drawn[:, :, 0].floor().long()
+    assert torch.equal(drawn, vectors[numbers])
+    assert all(len(set(row)) == 5 for row in numbers.tolist())
+    counts = numbers.flatten().bincount(minlength=20)
+    assert 70 < counts.min() <= counts.max() < 130  # 100 expected, with a deviation of 9
 
 
 @pytest.mark.parametrize("mode", ["sample", "stream"])
@@ -100,6 +122,9 @@ def test_unreadable_pictures_are_listed(pictures, tmp_path, capsys):
     assert main(fit(mixed, tmp_path / "book", "--max-bad", "0.1", "--mode", "stream")) == 0
     assert (tmp_path / "book" / "bad-pictures.txt").read_text().count("\n") == 1
     assert sum(story(tmp_path / "book")["counts"]) == 768
+    (tmp_path / "book" / "bad-pictures.txt.7").write_text("of another\tcall\n")
+    assert main(fit(pictures, tmp_path / "book", "--overwrite")) == 0
+    assert not list((tmp_path / "book").glob("bad-pictures.txt*"))
 
 
 @pytest.mark.parametrize(
@@ -112,9 +137,11 @@ def test_unreadable_pictures_are_listed(pictures, tmp_path, capsys):
         (["--distances", "bf16"], 'Did you mean "bfloat16"'),
         (["--tokenizer", "x"], "use mapet tokenize"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--grid", "2", "4"], "all students see squares: give as many rows as columns"),
         (["more"], "mapet tokenizer fit DATA --out FOLDER"),
         (["--teacher", "pixel"], "There is no teacher"),
         (["--teacher-stage", "3"], "neither stages nor weights"),
+        (["--teacher-output", "norm"], "neither stages nor weights"),
         (["--teacher", "efficientnet_lite0", "--teacher-weights", "absent.pth"], "absent.pth"),
     ],
 )

@@ -140,6 +140,7 @@ def test_pixels_can_teach(pictures, tmp_path):
     [
         (["--teacher", "efficientnet_lite00"], "efficientnet_lite0"),
         (["--teacher-stage", "9"], "no stage 9"),
+        (["--teacher-output", "head"], 'gives no "head" at stage 3'),
         (["--batch-size", "64"], "--batch-size"),
         (["--strategy", "fsdp"], "--strategy fsdp"),
         (["--codes", "1000"], "--codes"),

@@ -119,6 +119,12 @@ def test_archive_with_its_arguments_beside(tmp_path):
     torch.testing.assert_close(model(golden["images"]), golden["logits"], atol=OUTPUT, rtol=0)
 
 
+def test_heads_that_do_not_divide_the_width_are_one_line():
+    with pytest.raises(MapetError, match="These settings do not fit the weights") as caught:
+        load_finetuned(FOLDER / "mapet_finetuned.checkpoint.pth.tar", heads=5)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [b"", b"not an archive", pickle.dumps(print)])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "other.tar").write_bytes(content)

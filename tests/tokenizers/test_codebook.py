@@ -1,5 +1,8 @@
 import json
 import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,15 @@ def test_other_teacher_weights_are_refused_with_both_named(tmp_path: Path) -> No
     assert teacher.describe()["weights"] in str(caught.value)
 
 
+def test_a_codebook_over_a_head_finds_it_again(tmp_path: Path) -> None:
+    teacher = Teacher("vit_tiny_patch16_224", (2, 2), output="head", pretrained=False)
+    book = Codebook(teacher, torch.rand(4, 1000), "euclidean", {})
+    book.save(tmp_path / "book")
+    again = load_tokenizer(tmp_path / "book")
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert (again.hash, again.encode(images).tolist()) == (book.hash, book.encode(images).tolist())
+
+
 def test_a_codebook_over_pixels_needs_nothing_else(tmp_path: Path) -> None:
     images = coloured(12, (8, 12))
     book = fit(Pixels((2, 3), 4), images, codes=9)
@@ -164,6 +176,62 @@ def test_damaged_folders_are_explained(teacher: Teacher, tmp_path: Path) -> None
     (folder / "tokenizer.safetensors").write_bytes(b"not tensors")
     with pytest.raises(MapetError, match="damaged"):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such\nkernel"), ImportError("no package")])
+def test_a_teacher_that_cannot_be_built_is_not_a_damaged_folder(tmp_path: Path, monkeypatch, error: Exception) -> None:
+    Codebook(Pixels((2, 3), 4), torch.rand(4, 48), "euclidean", {}).save(tmp_path / "book")
+
+    def broken(*_: Any, **__: Any) -> Features:
+        raise error
+
+    monkeypatch.setattr("mapet.tokenizers.codebook.open_teacher", broken)
+    with pytest.raises(MapetError, match=r"The teacher pixels of .* cannot be built here .*: no ") as caught:
+        load_tokenizer(tmp_path / "book")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("moment", range(1, 9))
+def test_a_kill_leaves_the_old_tokenizer_or_the_new_one(tmp_path: Path, moment: int, monkeypatch) -> None:
+    """Killed before its nth renaming or removal; the next call completes whatever is left."""
+    old, new, third = (Codebook(Pixels((2, 3), 4), torch.rand(4, 48), "euclidean", {}) for _ in range(3))
+    folder, done = tmp_path / "book", []
+    old.save(folder)
+    (folder / "inspect").mkdir()
+    with monkeypatch.context() as mortal:
+        for owner, name in ((os, "rename"), (os, "replace"), (os, "rmdir")):
+            mortal.setattr(owner, name, until(moment, getattr(owner, name), done))
+        with suppress(KeyboardInterrupt):
+            new.save(folder)
+            assert moment > len(done)
+    assert load_tokenizer(folder).hash in (old.hash, new.hash)
+    assert (load_tokenizer(folder).hash == new.hash) == (moment > 3)
+    third.save(folder)
+    assert load_tokenizer(folder).hash == third.hash
+    assert sorted(path.name for path in folder.iterdir()) == ["inspect", "tokenizer.json", "tokenizer.safetensors"]
+
+
+def until(moment: int, work: Callable[..., Any], done: list[int]) -> Callable[..., Any]:
+    """``work`` until the nth call of all that share ``done``, which is a kill."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        done.append(1)
+        if len(done) == moment:
+            raise KeyboardInterrupt
+        return work(*arguments, **options)
+
+    return call
+
+
+def test_what_lies_beside_the_folder_is_left_alone(tmp_path: Path) -> None:
+    book = Codebook(Pixels((2, 3), 4), torch.rand(4, 48), "euclidean", {})
+    foreign = tmp_path / "book.part" / "mine"
+    foreign.mkdir(parents=True)
+    for _ in range(2):
+        book.save(tmp_path / "book")
+    assert sorted(path.name for path in (tmp_path / "book").iterdir()) == ["tokenizer.json", "tokenizer.safetensors"]
+    assert foreign.is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["book", "book.part"]
 
 
 def test_usage_and_perplexity() -> None:

@@ -30,6 +30,10 @@ def test_codes_and_logits(golden: Golden, encoder: DalleEncoder) -> None:
     codes = encoder.encode(golden["images_raw"])
     assert codes.dtype == torch.int64
     assert torch.equal(codes, golden["codes"])
+    tokens, rank, vectors = encoder.measure(golden["images_raw"])
+    assert torch.equal(tokens, codes)
+    torch.testing.assert_close(rank, -golden["logits"].amax(dim=1).flatten(1), atol=LOGITS, rtol=0)
+    assert vectors is None
 
 
 def test_sizes_are_read_off_the_shapes(golden: Golden, encoder: DalleEncoder) -> None:

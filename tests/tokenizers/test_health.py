@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mapet.errors import MapetError
 from mapet.tokenizers.codebook import Codebook
-from mapet.tokenizers.health import Distortion, Health, Measured, missed, nearest_patches, occurrence
+from mapet.tokenizers.health import Distortion, Health, missed, nearest_patches, occurrence
 from mapet.tokenizers.nearest import assign
 from mapet.view import View
 
@@ -92,9 +92,18 @@ def test_the_longest_warnings_fit_a_line() -> None:
 
 
 def test_a_small_sample_is_not_judged() -> None:
-    tokens = torch.zeros(9, 70, dtype=torch.int64)
+    tokens = torch.zeros(4, 70, dtype=torch.int64)
     assert (Health.of(tokens, 64).judged, Health.of(tokens, 64).warnings()) == (False, [])
     assert Health.of(torch.zeros(10, 64, dtype=torch.int64), 64).warnings()
+
+
+@pytest.mark.parametrize(("pictures", "patches"), [(100, 100), (51, 196)])
+def test_a_collapse_shows_in_few_pictures(pictures: int, patches: int) -> None:
+    collapsed = Health.of(drawn(pictures, patches, torch.ones(8)), 8192)
+    assert [line.partition(":")[0] for line in collapsed.warnings()][:2] == ["100% of the codes are dead", "Uneven use"]
+    assert not Health.of(drawn(pictures, patches, torch.ones(8192)), 8192).judged
+    own = torch.arange(pictures)[:, None].expand(-1, patches)  # nothing but skies, each of a code of its own
+    assert not Health.of(own, 8192).judged
 
 
 @pytest.mark.parametrize("split", [1, 3, 10])
@@ -153,7 +162,6 @@ def test_a_codebook_measures_what_it_encodes(metric: str) -> None:
     if metric == "cosine":
         centroids = nn.functional.normalize(centroids)
     book = Codebook(Colours(), centroids, metric, {})
-    assert isinstance(book, Measured)
     tokens, squared, vectors = book.measure(images)
     assert torch.equal(tokens, book.encode(images))
     assert (tokens.shape, squared.shape, vectors.shape) == ((5, 6), (5, 6), (5, 6, 12))

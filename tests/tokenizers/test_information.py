@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
 from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
-from mapet.tokenizers.information import agreement, bag_hits, entropy, mutual_information, naive_bayes
+from mapet.tokenizers.information import agreement, bag_guesses, entropy, mutual_information, naive_bayes
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -114,19 +114,19 @@ def test_naive_bayes_is_scikit_learns() -> None:
 
 def test_bags_of_tokens() -> None:
     tokens, labels = labelled(500, 16, torch.eye(5).repeat_interleave(6, dim=1) + 0.05)
-    hits, guess = bag_hits(tokens.int(), labels, 30)
-    assert (len(hits), hits.dtype) == (100, torch.bool)
-    assert hits.float().mean() > 0.95
+    found, true, guess = bag_guesses(tokens.int(), labels, 30)
+    assert (len(found), found.dtype) == (100, torch.int64)
+    assert (found == true).float().mean() > 0.95
     assert 0.1 < guess < 0.3
-    by_chance = bag_hits(tokens, labels.roll(1), 30)[0]
-    assert by_chance.float().mean() < 0.4
-    assert not len(bag_hits(tokens[:4], labels[:4], 30)[0])
+    found, true, _ = bag_guesses(tokens, labels.roll(1), 30)
+    assert (found == true).float().mean() < 0.4
+    assert not len(bag_guesses(tokens[:4], labels[:4], 30)[0])
 
 
 def test_what_is_held_out_is_not_learned_from() -> None:
     """Each picture has a token of its own: known pictures give their label away, others do not."""
     tokens = torch.arange(1000)[:, None].expand(-1, 20)
     labels = torch.randint(10, (1000,), generator=chance())
-    hits, guess = bag_hits(tokens, labels, 1000)
-    assert hits.float().mean() < 0.3
+    found, true, guess = bag_guesses(tokens, labels, 1000)
+    assert (found == true).float().mean() < 0.3
     assert guess < 0.3

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mapet.errors import MapetError
-from mapet.tokenizers import parts
+from mapet.tokenizers import lock, parts
 from mapet.tokenizers import store as store_module
 from mapet.tokenizers.keyindex import KeyIndex
 from mapet.tokenizers.parts import merge, part_of
@@ -222,12 +222,47 @@ def test_a_merge_that_is_killed_anywhere_is_completed_by_the_next(tmp_path: Path
             broken.setattr(module, name, mortal(name))
         with suppress(KeyboardInterrupt):
             merge(store)
+    store.release()  # as the end of its process does
     again = TokenStore.create(tmp_path, **SAME)
     merge(again)
     found = TokenStore.open(tmp_path)
     assert sorted(found.keys()) == sorted(names(8))
     assert torch.equal(found.gather(names(8))[2:], rows(8)[2:])
     assert not list(tmp_path.glob("parts*"))
+
+
+def test_a_second_writer_is_refused_while_the_first_is_there(tmp_path: Path) -> None:
+    first, second = filled(tmp_path, 2), TokenStore.create(tmp_path, **SAME)
+    with pytest.raises(MapetError, match=r"Another process is writing tokens into .*: wait until it has ended"):
+        second.append(names(1, 5), rows(1))
+    first.append(names(1, 2), rows(3)[2:])
+    assert len(TokenStore.open(tmp_path)) == 3
+    first.release()
+    with pytest.raises(MapetError, match=r"has written into .* since this one began: give the same command again"):
+        second.append(names(1, 5), rows(1))
+    assert torch.equal(TokenStore.open(tmp_path).gather(names(3)), rows(3))
+    second.release()
+    TokenStore.create(tmp_path, **SAME).append(names(1, 5), rows(1))
+
+
+def test_a_part_that_is_still_written_is_not_merged(tmp_path: Path) -> None:
+    store = filled(tmp_path, 2)
+    part = part_of(store, 1)
+    part.append(names(1, 2), rows(1))
+    with pytest.raises(MapetError, match="Another process is writing"):
+        merge(store)
+    part.append(names(1, 3), rows(1))
+    part.release()
+    merge(store)
+    assert sorted(TokenStore.open(tmp_path).keys()) == names(4)
+
+
+def test_without_locks_what_others_wrote_is_still_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "fcntl", None)
+    first, second = filled(tmp_path, 2), TokenStore.create(tmp_path, **SAME)
+    second.append(names(1, 5), rows(1))
+    with pytest.raises(MapetError, match="since this one began"):
+        first.append(names(1, 2), rows(1))
 
 
 def test_a_part_of_other_tokens_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ def pictures(teacher: Teacher, count: int = 2) -> torch.Tensor:
         ("vit_tiny_patch16_224", (3, 2), None, (48, 32), 192),
         ("vit_tiny_patch16_224", (2, 2), 1, (32, 32), 192),
         ("convnext_atto", (2, 2), None, (64, 64), 320),
+        ("vit_small_patch14_dinov2", (2, 3), None, (28, 42), 384),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", (2, 2), 5, (28, 28), 384),
+        ("vit_small_patch16_dinov3", (2, 3), None, (32, 48), 384),
+        ("vit_xsmall_patch16_clip_224.tinyclip_yfcc15m", (2, 2), None, (32, 32), 256),
     ],
 )
 def test_every_kind_of_tower_lands_on_the_grid(name: str, grid, stage, size, width: int) -> None:
@@ -95,6 +99,37 @@ def test_the_published_teacher_gives_196_features_of_4096_channels_for_any_pictu
     assert features.shape == (2, 4096, 14, 14)
 
 
+@pytest.mark.parametrize("name", ["vit_xsmall_patch16_clip_224", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("output", ["norm", "head"])
+def test_final_norm_and_head_for_every_patch(name: str, output: str) -> None:
+    """With CLIP these are the projected tokens that the published VQ-KD learns."""
+    teacher, plain = (Teacher(name, (14, 14), output=one, pretrained=False) for one in (output, "stage"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs: Any = timm.create_model(name).eval()
+    images = pictures(teacher, 1)
+    with torch.no_grad():
+        wanted = theirs.forward_features((images - teacher.mean) / teacher.std)[:, 1:]
+        wanted = theirs.head(wanted) if output == "head" else wanted
+    found = teacher(images)
+    assert teacher.width == found.shape[2]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert teacher.describe() == {**plain.describe(), "output": output, "width": teacher.width}
+
+
+def test_outputs_that_a_tower_does_not_have_are_explained() -> None:
+    for name, options, said in (
+        ("resnet10t", {"output": "head"}, 'resnet10t gives no "head" at stage 4'),
+        ("vit_tiny_patch16_224", {"output": "norm", "stage": 3}, 'gives no "norm" at stage 3'),
+        ("vit_small_patch14_dinov2", {"output": "head"}, '"head" of one with a linear head'),
+        ("vit_tiny_patch16_224", {"output": "haed"}, 'Did you mean "head"'),
+    ):
+        with pytest.raises(MapetError, match=said):
+            Teacher(name, (2, 2), pretrained=False, **options)
+    with pytest.raises(MapetError, match="leave these settings out"):
+        open_teacher("pixels", (2, 2), output="norm")
+
+
 def test_pixels_are_the_patches_row_by_row() -> None:
     teacher = open_teacher("pixels", (2, 3), patch_size=4)
     assert (teacher.width, teacher.view, teacher.grid) == (48, View((8, 12)), (2, 3))
@@ -106,7 +141,7 @@ def test_pixels_are_the_patches_row_by_row() -> None:
             patch = images[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
             assert torch.equal(features[:, 3 * row + column], patch.flatten(1))
     with pytest.raises(MapetError, match="neither stages nor weights"):
-        open_teacher("pixels", (2, 3), stage=1)
+        open_teacher("pixels", (2, 3), stage=0)
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +225,41 @@ def test_files_that_are_not_the_weights_are_explained(tmp_path: Path) -> None:
     assert "more than tensors" in refusal(tmp_path / "object.pth", {"view": View((1, 1))})
     assert "other than a state dict" in refusal(tmp_path / "number.pth", {"epoch": 3})
     other = timm.create_model("vit_tiny_patch16_224", depth=1).state_dict()
-    assert "does not fit resnet10t: it holds" in refusal(tmp_path / "other.pth", other)
-    part = dict(list(timm.create_model("resnet10t").state_dict().items())[:-1])
-    assert "does not fit resnet10t" in refusal(tmp_path / "part.pth", part)
+    assert f'resnet10t ({tmp_path / "other.pth"}): they lack "conv1.0.weight"' in refusal(tmp_path / "other.pth", other)
+    own = timm.create_model("resnet10t").state_dict()
+    part = {name: tensor for name, tensor in own.items() if name != "layer2.0.conv1.weight"}
+    assert 'they lack "layer2.0.conv1.weight"' in refusal(tmp_path / "part.pth", part)
+    other = own | {"layer2.0.conv1.weight": torch.zeros(3, 4)}
+    assert '"layer2.0.conv1.weight" is (3, 4), not (128, 64, 3, 3)' in refusal(tmp_path / "shape.pth", other)
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_no_head_or_another_one_does_not_matter(tmp_path: Path, name: str, classes: int) -> None:
+    tower = timm.create_model(name, num_classes=classes).eval()
+    save_file(tower.state_dict(), tmp_path / "mine.safetensors")
+    teacher = Teacher(name, (14, 14) if "vit" in name else (7, 7), weights=tmp_path / "mine.safetensors")
+    images = pictures(teacher, 1)
+    with torch.no_grad():
+        inside = (images - teacher.mean) / teacher.std
+        (wanted,) = tower.forward_intermediates(inside, indices=[teacher.stage], norm=False, intermediates_only=True)
+    torch.testing.assert_close(teacher(images), wanted.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_beside_a_run_are_refused_not_ignored(run: tuple[Path, Encoder], tmp_path: Path) -> None:
+    save_file(run[1].state_dict(), tmp_path / "other.safetensors")
+    for folder in (run[0], run[0] / "export" / "timm"):
+        with pytest.raises(MapetError, match="brings its own weights: leave out --teacher-weights"):
+            Teacher(str(folder), (4, 4), weights=tmp_path / "other.safetensors")
+
+
+def test_weights_of_ones_own_go_before_those_of_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = timm.create_model("resnet10t")
+    save_file(tower.state_dict(), tmp_path / "mine.safetensors")
+    found = {**tower.pretrained_cfg, "hf_hub_id": "someone/tower", "source": "hf-hub"}
+    monkeypatch.setattr("timm.models._factory.load_model_config_from_hf", lambda *_, **__: (found, "resnet10t", {}))
+    teacher = Teacher("hf-hub:someone/tower", (2, 2), weights=tmp_path / "mine.safetensors")
+    assert torch.equal(teacher.tower.conv1[0].weight, tower.conv1[0].weight)
 
 
 def test_what_does_not_exist_or_fit_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,5 +289,5 @@ def test_what_does_not_exist_or_fit_is_explained(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(timm, "create_model", offline)
     text = refusal("resnet10t", (2, 2))
     assert "cannot be downloaded" in text
-    assert "timm/resnet10t" in text
+    assert "bring model.safetensors of timm/resnet10t" in text
     assert "--teacher-weights FILE" in text

@@ -163,6 +163,16 @@ def test_features_and_codes(case: str) -> None:
     assert codes.dtype == torch.int64
     assert torch.equal(codes, scores.argmax(dim=1))
     assert len(codes.unique()) > 5
+    tokens, rank, vectors = vqgan.measure(images)
+    assert torch.equal(tokens, codes)
+    best = scores.amax(dim=1)
+    if CASES[case][3]:
+        torch.testing.assert_close(rank.double(), -best, atol=10 * OUTPUT, rtol=1e-4)
+        assert vectors is None
+    else:
+        torch.testing.assert_close(rank.double(), best.square(), atol=10 * OUTPUT, rtol=1e-4)
+        assert vectors is not None
+        assert torch.equal(vectors, vqgan.features(images))
 
 
 @pytest.mark.parametrize("case", CASES)

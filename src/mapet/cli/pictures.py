@@ -1,6 +1,6 @@
 """The pictures that a verb goes through, each process its share, and the ledger of those that cannot be read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +40,12 @@ class Pictures:
     batch_size: int = BATCH
 
     @classmethod
-    def of(cls, recipe: Recipe, machine: Machine, folder: Path, crew: Crew, batch_size: int = BATCH) -> "Pictures":
+    def of(
+        cls, recipe: Recipe, machine: Machine, folder: Path, crew: Crew, batch_size: int = BATCH, *, fresh: bool = False
+    ) -> "Pictures":
         """The pictures of a recipe; the unreadable ones are listed in ``folder``, which must be there when one comes.
+
+        A list that is there is continued, or deleted where ``fresh``.
 
         Raises:
             MapetError: no pictures there.
@@ -52,6 +56,10 @@ class Pictures:
 
         source = open_source(recipe.data)
         places = chosen(source, recipe.limit, recipe.seed)
+        if fresh:
+            for old in folder.glob(f"{LEDGER}*") if crew.leads else ():
+                old.unlink()
+            crew.wait()
         ledger = folder / (LEDGER if crew.leads else f"{LEDGER}.{crew.rank}")
         return cls(source, places, machine, BadPictures(len(places), machine.max_bad, ledger), crew, batch_size)
 
@@ -71,6 +79,20 @@ class Pictures:
         for batch in decode(self.source, [view], groups, workers=workers, bad=self.bad):
             if len(batch.index):
                 yield batch.images, batch.index
+
+    def forget(self, usable: Callable[[str], bool]) -> None:
+        """Take off the list, by the first process, what was mended: the keys that are ``usable`` now."""
+        from mapet.data.bad import listed
+        from mapet.disk import replace_file
+
+        path = self.bad.path
+        if path is None or not self.crew.leads or not (known := listed(path)):
+            return
+        left = {key: reason for key, reason in known.items() if not usable(key)}
+        if len(left) < len(known):
+            replace_file(path, "".join(f"{key}\t{reason}\n" for key, reason in left.items()))
+        if not left:
+            path.unlink()
 
     def settle(self) -> None:
         """Bring the lists of all processes, and of those of an interrupted call, into one.

@@ -1,11 +1,11 @@
 """``mapet tokenize``: one visual token per patch for every picture, on disk."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.cli.options import parse, positional, say, silent
+from mapet.cli.options import changed, parse, positional, say, silent
 from mapet.cli.pictures import BATCH, Pictures
 from mapet.cli.stages import Stages
 from mapet.cli.tokenizer.fit import describe, fit, fitting
@@ -73,6 +73,7 @@ def command(arguments: list[str]) -> int:
         )
     if o.batch_size < 1:
         raise MapetError("--batch-size does not fit: it must be at least 1.")
+    _require_one_way(o.tokenizer)
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
     machine = Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
@@ -81,6 +82,14 @@ def command(arguments: list[str]) -> int:
         store = tokenize(recipe, Path(o.out), machine, say=tell, crew=together, batch_size=o.batch_size)
         tell(f"{len(store):,} pictures × {store.grid[0] * store.grid[1]} tokens in {o.out}")
     return 0
+
+
+def _require_one_way(t: Tokenizer) -> None:
+    """Refuse settings of a fit beside a ready tokenizer, on which they would have no effect."""
+    if t.tokenizer and (words := changed(replace(t, tokenizer=None, teacher_weights=None))):
+        raise MapetError(
+            f"{words[0]} is for a codebook that is fitted, and --tokenizer names a ready one: leave one out."
+        )
 
 
 def tokenize(
@@ -160,9 +169,11 @@ def encode(tokenizer: "AnyTokenizer", out: Path, pictures: Pictures, stages: Sta
         target.append([source.key(place) for place in index.tolist()], tokens)
         done += len(index)
         stages("tokens", done, len(mine))
+    target.release()
     pictures.settle()
     if crew.leads:
         merge(store)
+        pictures.forget(store.__contains__)
         _require_complete(store, pictures)
     return int(crew.sum(torch.tensor([done])))
 
@@ -239,9 +250,10 @@ def _require_fitting(tokenizer: "AnyTokenizer", folder: Path, recipe: Recipe) ->
         return
     t, teacher, story = recipe.tokenizer, tokenizer.teacher, tokenizer.provenance
     asked = {"grid": recipe.grid, "teacher": str(exported(t.teacher) or t.teacher), **asdict(fitting(recipe))}
-    asked |= {"teacher_stage": t.teacher_stage, "fit_pictures": t.fit_pictures}
+    asked |= {"teacher_stage": t.teacher_stage, "teacher_output": t.teacher_output, "fit_pictures": t.fit_pictures}
     found = {**story, "grid": tokenizer.grid, "teacher": teacher.source, "samples": story.get("asked_samples")}
     found["teacher_stage"] = None if t.teacher_stage is None else teacher.stage
+    found["teacher_output"] = teacher.describe().get("output", "stage")
     for name, value in asked.items():
         if found.get(name) != value:
             raise MapetError(

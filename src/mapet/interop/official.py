@@ -73,13 +73,14 @@ def load_finetuned(path: str | Path, *, heads: int | None = None) -> Classifier:
     sizes = dimensions(ours)
     patch = ours["patch_embed.proj.weight"].shape[2:]
     side = round((ours["pos_embed"].shape[1] - 1) ** 0.5)
-    model = Classifier(
-        (side * patch[0], side * patch[1]),
-        (patch[0], patch[1]),
-        num_heads=heads or max(1, sizes["embed_dim"] // 64),
-        num_classes=classes,
-        **sizes,
-    )
+    with fitting():
+        model = Classifier(
+            (side * patch[0], side * patch[1]),
+            (patch[0], patch[1]),
+            num_heads=heads or max(1, sizes["embed_dim"] // 64),
+            num_classes=classes,
+            **sizes,
+        )
     fill(model, ours, TUNED)
     return model.eval()
 

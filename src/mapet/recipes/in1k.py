@@ -1,6 +1,6 @@
 """ImageNet-1k at 224 pixels with the published pre-training settings.
 
-    mapet tokenize --data IMAGENET/train --out tokens --teacher resnet50x64_clip.openai --codes 8192 --restarts 5
+    mapet tokenize --data IMAGENET/train --out tokens --teacher resnet50x64_clip.openai --start sample --restarts 5
     torchrun --nproc-per-node 8 -m mapet pretrain --recipe in1k-vit-base --data IMAGENET/train --tokens tokens \\
         --out runs/base --devices 8
 

@@ -162,14 +162,22 @@ def _teacher(recorded: dict[str, Any], origin: str, source: str, weights: Path |
     elif weights is None and origin not in ("published", "random"):
         raise MapetError(f"The teacher of {folder} was read from the file {origin}: name it with --teacher-weights.")
     rows, columns = recorded["grid"]
-    teacher = open_teacher(
-        source,
-        (rows, columns),
-        patch_size=recorded["view"]["size"][0] // rows,
-        stage=recorded.get("stage"),
-        weights=weights,
-        pretrained=origin != "random",
-    )
+    patch_size, output = recorded["view"]["size"][0] // rows, recorded.get("output", "stage")
+    try:
+        teacher = open_teacher(
+            source,
+            (rows, columns),
+            patch_size=patch_size,
+            stage=recorded.get("stage"),
+            output=output,
+            weights=weights,
+            pretrained=origin != "random",
+        )
+    except MapetError:
+        raise
+    except Exception as error:  # a library of another version, or one that is not installed
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise MapetError(f"The teacher {source} of {folder} cannot be built here ({reason}).") from error
     found = teacher.describe()
     for name in sorted(found, reverse=True):
         if found[name] != recorded.get(name):

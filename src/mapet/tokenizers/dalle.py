@@ -76,10 +76,15 @@ class DalleEncoder(Convolutional):
             x = self.blocks[f"group_{group + 1}"](max_pool2d(x, 2) if group else x)
         return self.blocks["output"](x.relu())
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
-        return self.logits(images).argmax(dim=1).flatten(1)
+        return self.measure(images)[0]
+
+    @torch.no_grad()
+    def measure(self, images: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Tokens (B, L) as ``encode``, and their negative logits (B, L)."""
+        largest, tokens = self.logits(images).max(dim=1)
+        return tokens.flatten(1), -largest.flatten(1), None
 
 
 class Conv(nn.Module):

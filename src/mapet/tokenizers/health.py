@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,14 +15,6 @@ DEAD = 0.1  # of all codes: k-means leaves about none dead; of collapsing VQ cod
 EVEN = 0.25  # perplexity over codes: k-means has about 0.9, and at 0.25 two bits of every token are never used
 MOST = 0.1  # of all patches of one code: a guess is then right for every tenth token, and its picture is not looked at
 EXCESS = 4  # times its even share that this code must have too, for vocabularies of a few codes
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """A tokenizer whose codes are places among vectors, so that some patches are nearer to their code than others."""
-
-    def measure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, L) of ``encode``, squared distances (B, L) to their codes, and the vectors (B, L, F)."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +68,12 @@ class Health:
 
     @property
     def judged(self) -> bool:
-        """Whether there are patches enough to tell an unhealthy codebook from a small sample."""
-        return self.patches >= ENOUGH * self.vocabulary
+        """Whether an unhealthy codebook can be told from a small sample: by many patches, or by how few codes they use.
+
+        Patches of one picture are alike, so that the few codes must be few beside the number of pictures.
+        """
+        few = self.perplexity < EVEN * min(self.vocabulary, self.pictures)
+        return few or self.patches >= ENOUGH * self.vocabulary
 
     def warnings(self) -> list[str]:
         """What is wrong, a sentence of at most 68 characters each; empty for a healthy codebook or too few patches."""

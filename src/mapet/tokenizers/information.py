@@ -57,8 +57,8 @@ def agreement(one: Tensor, other: Tensor, seed: int = 0) -> float:
     return (shared - chance) / room if room > 1e-9 else 1.0
 
 
-def bag_hits(tokens: Tensor, labels: Tensor, vocabulary: int, seed: int = 0) -> tuple[Tensor, float]:
-    """Whether the bag of a picture's tokens gives its label away, by multinomial naive Bayes with Laplace smoothing.
+def bag_guesses(tokens: Tensor, labels: Tensor, vocabulary: int, seed: int = 0) -> tuple[Tensor, Tensor, float]:
+    """What the bag of a picture's tokens says of its label, by multinomial naive Bayes with Laplace smoothing.
 
     A fifth of the pictures, drawn by the seed, is held out; the others are learned from.
 
@@ -69,15 +69,15 @@ def bag_hits(tokens: Tensor, labels: Tensor, vocabulary: int, seed: int = 0) -> 
         seed: of the held-out part.
 
     Returns:
-        (M,) bool, right or wrong for each picture held out; and the share of the label that is most frequent in the
-        rest, among them: the accuracy of a guess.
+        (M,) int64, the label found for each picture held out; (M,) int64, its own; and the share of the label that is
+        most frequent in the rest, among them: the accuracy of a guess.
     """
     order = hashed(seed, HELD_OUT, torch.arange(len(labels))).argsort()
     held, kept = order.tensor_split([len(order) // 5])
     counts = _class_counts(tokens[kept], labels[kept], int(labels.max()) + 1, vocabulary)
     found = naive_bayes(tokens[held], counts, labels[kept].bincount(minlength=len(counts)))
     guess = labels[kept].bincount().argmax()
-    return found == labels[held], float((labels[held] == guess).double().mean())
+    return found, labels[held], float((labels[held] == guess).double().mean())
 
 
 def naive_bayes(tokens: Tensor, counts: Tensor, prior: Tensor) -> Tensor:

@@ -28,12 +28,15 @@ def merge(store: TokenStore) -> None:
     A row that is there already stays as it is, so that this may be interrupted and repeated at any moment.
 
     Raises:
-        MapetError: a part that is damaged or of other tokens.
+        MapetError: a part that is damaged, of other tokens, or still written by another process.
     """
     folder, done = store.folder / PARTS, store.folder / MERGED
     rmtree(done, ignore_errors=True)
-    for name in sorted(path.name for path in folder.glob("*") if path.name.isdecimal()):
-        part = part_of(store, int(name))
+    ranks = sorted(path.name for path in folder.glob("*") if path.name.isdecimal())
+    parts = [part_of(store, int(rank)) for rank in ranks]
+    for part in parts:
+        part.reserve()
+    for part in parts:
         for keys in _batches(part.keys()):
             new = [key for key, missing in zip(keys, store.missing(keys), strict=True) if missing]
             if new:

@@ -2,7 +2,8 @@
 
 A folder of ``tokens.bin`` (little-endian uint16, N × L), ``keys.txt`` (one key a line) and ``store.json`` (header).
 A row counts when it is complete in ``tokens.bin`` and its line is complete in ``keys.txt``; whatever lies behind the
-last such row, as a kill may leave it, is not read and is cut off by the next ``append``.
+last such row, as a kill may leave it, is not read and is cut off by the next ``append``. Whoever appends has a lock on
+the header, so that a second writer is refused and not mixed in.
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from mapet.disk import encoded, read_json, replace_file, write_from
 from mapet.errors import MapetError
 from mapet.tokenizers.keyindex import KeyIndex
+from mapet.tokenizers.lock import locked
 from mapet.view import View
 
 FORMAT = "mapet tokens 1"
@@ -28,7 +30,7 @@ TOKENS, KEYS, HEADER = "tokens.bin", "keys.txt", "store.json"
 
 
 class TokenStore:
-    """The tokens of many pictures: ``create`` or ``open`` one; append with one process at a time.
+    """The tokens of many pictures: ``create`` or ``open`` one; one process at a time appends, any may read.
 
     Attributes:
         view: the crop that the tokenizer saw, at its own input size.
@@ -53,6 +55,8 @@ class TokenStore:
         self.length = self.grid[0] * self.grid[1]
         self._index, self._tokens = KeyIndex(), self._mapped(0)
         self._end_of_keys = 0
+        self._lock: BinaryIO | None = None
+        self._sizes = self._found()
         self._recover()
 
     @classmethod
@@ -100,9 +104,11 @@ class TokenStore:
         """Add the rows ``tokens`` (B, L) of the pictures ``keys``; on the disk when this returns.
 
         Raises:
-            MapetError: a key that is there already, a line break in a key, tokens of another shape or vocabulary.
+            MapetError: a key that is there already, a line break in a key, tokens of another shape or vocabulary; or
+                another process that writes here, or has written since the store was opened.
         """
         self._require_fitting(keys, tokens)
+        self.reserve()
         lines = [encoded(key) for key in keys]
         start, clash = len(self), self._index.add(lines)
         if clash is not None:
@@ -111,7 +117,31 @@ class TokenStore:
         write_from(self.folder / TOKENS, start * 2 * self.length, tokens.cpu().numpy().astype("<u2").tobytes())
         write_from(self.folder / KEYS, self._end_of_keys, text)
         self._end_of_keys += len(text)
+        self._sizes = (len(self) * 2 * self.length, self._end_of_keys)
         self._tokens = self._mapped(len(self))
+
+    def reserve(self) -> None:
+        """Keep all others from appending, until ``release`` or the end of this process; ``append`` does so by itself.
+
+        Raises:
+            MapetError: another process writes here, or has written since the store was opened.
+        """
+        try:
+            self._lock = self._lock or locked(self.folder / HEADER)
+        except BlockingIOError:
+            raise MapetError(
+                f"Another process is writing tokens into {self.folder}: wait until it has ended."
+            ) from None
+        if self._found() != self._sizes:
+            raise MapetError(
+                f"Another process has written into {self.folder} since this one began: give the same command again."
+            )
+
+    def release(self) -> None:
+        """Let others append; who opened the store before that must open it again."""
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
 
     def __contains__(self, key: str) -> bool:
         return bool(self._index.find([key])[0] >= 0)
@@ -188,10 +218,15 @@ class TokenStore:
         if bad := [key for key in keys if "\n" in key]:
             raise MapetError(f"The picture key {bad[0]!r} has a line break in it: rename the picture.")
 
+    def _found(self) -> tuple[int, int]:
+        """The bytes of tokens and keys that are on the disk now."""
+        paths = (self.folder / TOKENS, self.folder / KEYS)
+        tokens, keys = (path.stat().st_size if path.exists() else 0 for path in paths)
+        return tokens, keys
+
     def _recover(self) -> None:
         """Read the keys of all complete rows."""
-        tokens = self.folder / TOKENS
-        complete = tokens.stat().st_size // (2 * self.length) if tokens.exists() else 0
+        complete = self._sizes[0] // (2 * self.length)
         with _lines(self.folder / KEYS) as lines:
             clash = self._index.add(self._counted(islice(lines, complete)))
         if clash is not None:

@@ -7,11 +7,13 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from mapet.errors import MapetError
+from mapet.errors import MapetError, nearest
 from mapet.tokenizers.files import fingerprint
 from mapet.tokenizers.pixels import PIXELS, Pixels
 from mapet.tokenizers.tower import CONFIG, OFFLINE, OFFLINE_STAGE, build, exported, listing, stages
 from mapet.view import View
+
+OUTPUTS = ("stage", "norm", "head")
 
 
 class Features(Protocol):
@@ -51,18 +53,21 @@ def open_teacher(
     *,
     patch_size: int = 16,
     stage: int | None = None,
+    output: str = "stage",
     weights: Path | None = None,
     pretrained: bool = True,
 ) -> Features:
     """A ``Teacher``, or ``Pixels`` of patches of ``patch_size`` where the name is "pixels".
 
     Raises:
-        MapetError: as ``Teacher``; or a stage or weights are named for the pixels, which have none.
+        MapetError: as ``Teacher``; or a stage, an output or weights are named for the pixels, which have none.
     """
     if name != PIXELS:
-        return Teacher(name, grid, stage=stage, weights=weights, pretrained=pretrained)
-    if stage or weights:
-        raise MapetError('The teacher "pixels" has neither stages nor weights: leave these two settings out.')
+        return Teacher(name, grid, stage=stage, output=output, weights=weights, pretrained=pretrained)
+    if stage is not None or weights or output != "stage":
+        raise MapetError(
+            'The teacher "pixels" has neither stages nor weights, and one output: leave these settings out.'
+        )
     return Pixels(grid, patch_size)
 
 
@@ -84,6 +89,8 @@ class Teacher(nn.Module):
             was exported for timm, or of such an export.
         grid: the student's patches, (rows, columns).
         stage: which of timm's feature stages; None for the last (for ``efficientnet_lite0``: stride 16).
+        output: "stage" as it is; or of a vision transformer's last block, for every patch, "norm": what the final norm
+            makes of it, or "head": what norm and head make of it (with CLIP the projected tokens that VQ-KD learns).
         weights: a local weights file, used instead of the published weights.
         pretrained: without a file: the published weights, else random ones under a fixed seed.
 
@@ -94,7 +101,8 @@ class Teacher(nn.Module):
         source: ``name``, or the folder's absolute path.
 
     Raises:
-        MapetError: no such tower or stage, a grid that the tower cannot give, weights that cannot be had or do not fit.
+        MapetError: no such tower, stage or output, a grid that the tower cannot give, weights that cannot be had or do
+            not fit.
     """
 
     mean: Tensor
@@ -106,6 +114,7 @@ class Teacher(nn.Module):
         grid: tuple[int, int],
         *,
         stage: int | None = None,
+        output: str = "stage",
         weights: Path | None = None,
         pretrained: bool = True,
     ):
@@ -124,9 +133,28 @@ class Teacher(nn.Module):
         self.width, stride = pairs[self.stage]
         tower: Any = build(name, weights, pretrained)
         self._weights = fingerprint(tower.state_dict())  # before anything depends on the grid
+        self.output, self._last = output, self._finish(tower, output, len(pairs))
         self._take(tower)
         self.view = View((grid[0] * stride, grid[1] * stride), tower.pretrained_cfg["interpolation"])
         self._fit(pairs)
+
+    def _finish(self, tower: Any, output: str, stages: int) -> nn.Module:
+        """What every patch goes through behind the stage."""
+        if output not in OUTPUTS:
+            raise MapetError(f'There is no output "{output}" of a teacher.{nearest(output, OUTPUTS)}')
+        if output == "stage":
+            return nn.Identity()
+        head: Any = getattr(tower, "head", None)
+        last = hasattr(tower, "fc_norm") and self.stage == stages - 1
+        if not last or (output == "head" and not isinstance(head, nn.Linear)):
+            raise MapetError(
+                f'{self.name} gives no "{output}" at stage {self.stage}: that is of the last block of a vision '
+                'transformer with a norm, and "head" of one with a linear head. Leave --teacher-output out.'
+            )
+        if output == "norm":
+            return tower.fc_norm
+        self.width = head.out_features
+        return nn.Sequential(tower.fc_norm, head)
 
     def _take(self, tower: Any) -> None:
         """Keep the tower frozen. Channels-last makes CNNs on a CPU two to four times as fast."""
@@ -142,7 +170,7 @@ class Teacher(nn.Module):
         try:
             if tuple(native) != size and hasattr(self.tower, "set_input_size"):
                 self.tower.set_input_size(img_size=size)
-            self.tower.prune_intermediate_layers([self.stage], prune_norm=True, prune_head=True)
+            self.tower.prune_intermediate_layers([self.stage], prune_norm=self.output == "stage", prune_head=True)
             found = tuple(self._map(torch.zeros(1, 3, *size)).shape[1:])
         except (AssertionError, RuntimeError, ValueError):
             found = ()
@@ -164,9 +192,9 @@ class Teacher(nn.Module):
     def _map(self, images: Tensor) -> Tensor:
         images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = self.tower.forward_intermediates(
-            images, indices=[self.stage], norm=False, output_fmt="NCHW", intermediates_only=True
+            images, indices=[self.stage], norm=self.output != "stage", output_fmt="NCHW", intermediates_only=True
         )
-        return features[0]
+        return self._last(features[0].movedim(1, -1)).movedim(-1, 1)
 
     def describe(self) -> dict[str, Any]:
         """What identifies the features, ready for JSON; ``weights`` is a hash of the tower's state dict."""
@@ -180,4 +208,5 @@ class Teacher(nn.Module):
             "std": self.std.flatten().tolist(),
             "arguments": self._arguments,
             "weights": self._weights,
+            **({} if self.output == "stage" else {"output": self.output}),
         }

@@ -2,12 +2,16 @@
 
 A folder of ``tokenizer.safetensors`` (tensors) and ``tokenizer.json`` (``kind``, ``hash``, and whatever else the kind
 needs to be built again).
+
+A new pair replaces an old one in one go: it is written aside and renamed to the folder ``tokenizer.next`` beside the
+old files, and from then on counts in their place, while its files are moved there one by one.
 """
 
 import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -27,6 +31,7 @@ KINDS = {
     "vqgan": "vqgan.VQGAN",
 }
 TENSORS, FIELDS = "tokenizer.safetensors", "tokenizer.json"
+PART, NEXT = "tokenizer.part", "tokenizer.next"
 
 
 class Tokenizer(Protocol):
@@ -50,6 +55,13 @@ class Tokenizer(Protocol):
 
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+
+    def measure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens (B, L) of ``encode``; how badly each patch stands for its code (B, L); and vectors (B, L, F) or None.
+
+        Of codes that are places among vectors the second are squared distances; of others the negative winning logits,
+        and there are no vectors.
+        """
 
     def to(self, device: Any) -> Self:
         """The tokenizer on another device."""
@@ -127,7 +139,7 @@ def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = N
         MapetError: no tokenizer there, damaged, of an unknown kind, or a teacher whose weights cannot be had.
     """
     folder = Path(folder)
-    fields = read_json(folder / FIELDS, "a tokenizer")
+    fields = read_json(_current(folder, FIELDS), "a tokenizer")
     kind = fields.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise MapetError(f'{folder / FIELDS} names a kind "{kind}" of tokenizer.{nearest(str(kind), KINDS)}')
@@ -135,7 +147,7 @@ def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = N
     cls: type[Tokenizer] = getattr(import_module(f"mapet.tokenizers.{module}"), name)
     weights = Path(teacher_weights) if teacher_weights else None
     try:
-        tokenizer = cls.restored(fields, load_file(folder / TENSORS), folder, weights)
+        tokenizer = cls.restored(fields, load_file(_current(folder, TENSORS)), folder, weights)
         intact = tokenizer.hash == fields["hash"]
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError):
         intact = False
@@ -145,16 +157,31 @@ def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = N
 
 
 def write_folder(folder: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write ``tokenizer.safetensors`` and ``tokenizer.json``; a new folder appears only when both are complete."""
-    folder = folder.resolve()  # a name is needed, and "." has none
-    part = folder.with_name(folder.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
+    """Write ``tokenizer.safetensors`` and ``tokenizer.json``; a kill at any moment leaves the old pair or the new one.
+
+    A new folder appears only when both are complete. Whatever else a folder holds is left alone.
+    """
+    there = folder.exists()
+    part = folder / PART if there else folder.with_name(f"{folder.name}.{PART}")
+    rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     replace_file(part / TENSORS, save(plain))
     replace_file(part / FIELDS, json.dumps(fields, indent=2).encode())
-    if not folder.exists():
-        part.rename(folder)
-        return
+    _settle(folder)  # what an earlier kill left
+    part.rename(folder / NEXT if there else folder)
+    _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Move the next pair to its place."""
     for name in (TENSORS, FIELDS):
-        (part / name).replace(folder / name)
-    part.rmdir()
+        if (folder / NEXT / name).exists():
+            (folder / NEXT / name).replace(folder / name)
+    rmtree(folder / NEXT, ignore_errors=True)
+
+
+def _current(folder: Path, name: str) -> Path:
+    """Where the file lies that counts."""
+    following = folder / NEXT / name
+    return following if following.exists() else folder / name

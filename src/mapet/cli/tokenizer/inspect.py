@@ -25,7 +25,7 @@ PATCH = 32  # pixels of a patch in the figures, at least
 EXAMPLES, REACH, INCHES = 10, 2, 1.25  # patches a code, neighbours on each side, size of a patch with neighbours
 MAPS = 6  # pictures beside their tokens
 MOST_CODES = 100  # that one figure shows
-CODES, PATCHES, PICTURES = 0x4943, 0x4950, 0x4953  # salts
+CODES, PICTURES = 0x4943, 0x4953  # salts
 
 
 @dataclass(frozen=True)
@@ -128,25 +128,22 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
 
 
 def look(tokenizer: "Tokenizer", source: "Source", places: "Tensor", o: Options) -> Seen:
-    """Tokens of all good pictures at ``places``; of codes without distances, patches are ranked by chance.
+    """Tokens of all good pictures at ``places``, and how well each patch stands for its code.
 
     Raises:
         MapetError: no good pictures, too many bad ones, or features that are not finite.
     """
     import torch
 
-    from mapet.hashing import fraction
-    from mapet.tokenizers.health import Distortion, Measured
+    from mapet.tokenizers.health import Distortion
 
-    distortion = Distortion() if isinstance(tokenizer, Measured) else None
+    distortion = None
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for images, index in _batches(tokenizer, source, places, o):
-        if isinstance(tokenizer, Measured) and distortion is not None:
-            tokens, rank, vectors = tokenizer.measure(images)
+        tokens, rank, vectors = tokenizer.measure(images)
+        if vectors is not None:
+            distortion = distortion or Distortion()
             distortion.add(rank, vectors)
-        else:
-            tokens = tokenizer.encode(images)
-            rank = fraction(o.seed, PATCHES, index[:, None], torch.arange(tokens.shape[1]))
         found.append((index, tokens.int().cpu(), rank.float().cpu()))
     if not found:
         raise MapetError(f"{source.name} gave no picture to look at: give others, or a --limit above 0.")

@@ -26,6 +26,9 @@ class Training:
     folder of a run that was exported for timm."""
     teacher_stage: int | None = None
     """Its feature stage, counted from 0; None: the last (for efficientnet_lite0 the one of stride 16)."""
+    teacher_output: str = "stage"
+    """What of the stage: stage, as it is; norm, after a transformer's final norm; head, after norm and head (published:
+    head, of CLIP's ViT-B/16)."""
     teacher_weights: str | None = None
     """A local file of the teacher's weights (.safetensors or .pth); None: those that timm publishes."""
     codes: int = 8192

@@ -35,7 +35,9 @@ def look_ahead(t: Training, machine: Machine) -> "Features":
         raise MapetError(f"{source.name} gives fewer patches than {t.codes} codes: lower --codes or add pictures.")
     pick_device(machine.accelerator)
     weights = Path(t.teacher_weights) if t.teacher_weights else None
-    return open_teacher(t.teacher, t.grid, patch_size=t.patch_size, stage=t.teacher_stage, weights=weights)
+    return open_teacher(
+        t.teacher, t.grid, patch_size=t.patch_size, stage=t.teacher_stage, output=t.teacher_output, weights=weights
+    )
 
 
 def build_pairs(run: "Run", t: Training, machine: Machine, teacher: "Features", fabric: "Fabric") -> "Pairs":
