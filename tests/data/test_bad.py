@@ -1,11 +1,13 @@
 """The ledger counts each key once, lists it, and stops above its limit."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from mapet.data.bad import BadPictures
+from mapet.data.bad import BadPictures, listed
 from mapet.errors import MapetError
+from processes import Forked, finished
 
 
 def test_each_key_is_counted_and_listed_once(tmp_path: Path) -> None:
@@ -26,6 +28,35 @@ def test_a_reopened_list_is_known(tmp_path: Path) -> None:
     assert len(again) == 1
     again.add("e.png", "truncated")
     assert len(path.read_text().splitlines()) == 2
+
+
+def test_processes_that_share_a_list_know_each_other_s(tmp_path: Path) -> None:
+    path = tmp_path / "bad.tsv"
+    one, two = (BadPictures(100, limit=0.5, path=path) for _ in range(2))
+    one.add("a.png", "zero bytes")
+    two.add("b.png", "truncated")
+    assert "a.png" in two
+    one.add("b.png", "truncated")
+    one.add("c.png", "truncated")
+    assert len(one) == 3
+    assert path.read_text() == "a.png\tzero bytes\nb.png\ttruncated\nc.png\ttruncated\n"
+
+
+def test_a_list_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    def work(first: int) -> None:
+        bad = BadPictures(1000, limit=1, path=tmp_path / "bad.tsv")
+        for number in range(first, first + 200):
+            bad.add(f"{number}.png", "truncated")
+
+    finished([Forked(tmp_path, work=partial(work, first)) for first in (0, 100)])
+    assert sorted(listed(tmp_path / "bad.tsv")) == sorted(f"{number}.png" for number in range(300))
+    assert (tmp_path / "bad.tsv").read_text().count("\n") == 300
+
+
+def test_names_of_any_bytes_are_listed(tmp_path: Path) -> None:
+    key = b"\xff.png".decode("utf-8", "surrogateescape")
+    BadPictures(10, limit=1, path=tmp_path / "bad.tsv").add(key, "truncated")
+    assert listed(tmp_path / "bad.tsv") == {key: "truncated"}
 
 
 def test_it_stops_just_above_the_limit() -> None:

@@ -62,7 +62,7 @@ def make_ready(run: "Run", recipe: Recipe, machine: Machine, tell: Callable[[str
     if recipe.tokens or recipe.tokenizer.tokenizer or not recipe.reads_tokens:
         return
     if recipe.varied and not own.exists():
-        fit_codebook(recipe, own, machine, *_pictures(run, recipe, machine, writes=True))
+        fit_codebook(recipe, own, machine, *_pictures(run, recipe, machine))
     if not recipe.varied and not done.exists():
         tokenize(recipe, run.folder / "tokens", machine, say=tell)
         done.touch()
@@ -79,7 +79,7 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
     from mapet.feed import Feed, NoTokens, Online, Stored, Tokens, crops, student_view, tokenized
     from mapet.tokenizers.store import TokenStore
 
-    source, places, bad = _pictures(run, recipe, machine, writes=fabric.is_global_zero)
+    source, places, bad = _pictures(run, recipe, machine)
     view = second = student_view(recipe)
     tokens: Tokens = NoTokens()
     if recipe.reads_tokens and (recipe.tokenizer.tokenizer or recipe.varied):
@@ -116,7 +116,7 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
     return Feed(recipe, shuffled, tokens, fabric.device)
 
 
-def _pictures(run: "Run", recipe: Recipe, machine: Machine, writes: bool) -> "tuple[Source, Tensor, BadPictures]":
+def _pictures(run: "Run", recipe: Recipe, machine: Machine) -> "tuple[Source, Tensor, BadPictures]":
     """The source, the places in it that the recipe takes, and the ledger of those that cannot be read."""
     from mapet.data.bad import BadPictures
     from mapet.data.source import open_source
@@ -124,8 +124,7 @@ def _pictures(run: "Run", recipe: Recipe, machine: Machine, writes: bool) -> "tu
 
     source = open_source(recipe.data)
     places = chosen(source, recipe.limit, recipe.seed)
-    path = run.folder / "bad-pictures.txt" if writes else None
-    return source, places, BadPictures(len(places), machine.max_bad, path)
+    return source, places, BadPictures(len(places), machine.max_bad, run.bad_pictures)
 
 
 def _tokenizer(folder: Path, recipe: Recipe) -> "Tokenizer":

@@ -74,7 +74,6 @@ def lessons(run: "Run", t: Tuning, machine: Machine, fabric: "Fabric") -> "Lesso
 
     source, classifier = train_and_test(t.data)[0], shaped(run)[0]
     places = chosen(source, t.limit, t.seed)
-    path = run.folder / "bad-pictures.txt" if fabric.is_global_zero else None
     shuffled = Shuffled(
         source,
         View(classifier.img_size),
@@ -82,7 +81,7 @@ def lessons(run: "Run", t: Tuning, machine: Machine, fabric: "Fabric") -> "Lesso
         batch_size=t.optimization.batch_size,
         epochs=t.optimization.epochs,
         seed=t.seed,
-        bad=BadPictures(len(places), machine.max_bad, path),
+        bad=BadPictures(len(places), machine.max_bad, run.bad_pictures),
         rank=fabric.global_rank,
         world=fabric.world_size,
         workers=pick_workers(machine.workers, fabric.device),

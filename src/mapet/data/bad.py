@@ -3,14 +3,17 @@
 from itertools import islice
 from pathlib import Path
 
+from mapet.disk import encoded
 from mapet.errors import MapetError
+from mapet.lock import hold
 
 
 class BadPictures:
     """Counts bad pictures by key and stops the work when they are more than ``limit`` of ``total``.
 
-    Used in the main process only. With ``path`` every new key is appended to that file as ``key<TAB>reason``; the
-    file is created by the first bad picture, and the keys that it already lists are known (and counted) on reopening.
+    Used in main processes only. With ``path`` every new key is appended to that file as ``key<TAB>reason``; the file is
+    created by the first bad picture, and the keys that it already lists are known (and counted) on reopening. Several
+    processes may share it: each learns of the others' pictures with the next of its own.
     """
 
     def __init__(self, total: int, limit: float = 0.01, path: Path | None = None) -> None:
@@ -34,10 +37,18 @@ class BadPictures:
         if key not in self._reasons:
             self._reasons[key] = " ".join(reason.split())
             if self.path:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(f"{key}\t{self._reasons[key]}\n")
+                self._list(self.path, key)
         if len(self) > self.limit * self.total:
             raise MapetError(self._too_many())
+
+    def _list(self, path: Path, key: str) -> None:
+        with path.open("a+b") as file:
+            hold(file, wait=True)
+            file.seek(0)
+            others = _parsed(file.read())
+            if key not in others:
+                file.write(encoded(f"{key}\t{self._reasons[key]}\n"))
+            self._reasons |= others
 
     def _too_many(self) -> str:
         examples = ", ".join(f"{key} ({reason})" for key, reason in islice(self._reasons.items(), 3))
@@ -52,8 +63,10 @@ class BadPictures:
 
 def listed(path: Path) -> dict[str, str]:
     """The reasons by key of a ledger's file; empty where there is none."""
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").split("\n")
+    return _parsed(path.read_bytes()) if path.is_file() else {}
+
+
+def _parsed(content: bytes) -> dict[str, str]:
+    lines = content.decode("utf-8", "surrogateescape").split("\n")
     fields = (line.rpartition("\t") for line in lines)
     return {key: reason for key, tab, reason in fields if tab}

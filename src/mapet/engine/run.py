@@ -33,7 +33,7 @@ VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy"
 
 
 class Run:
-    """One run's folder. Only the first process writes; ``Run(folder)`` alone touches nothing."""
+    """One run's folder. Only the first process writes, but for bad pictures; ``Run(folder)`` alone touches nothing."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -42,6 +42,7 @@ class Run:
         self.metrics = self.folder / "metrics.csv"
         self.log = self.folder / "log.txt"
         self.checkpoints = self.folder / "checkpoints"
+        self.bad_pictures = self.folder / "bad-pictures.txt"
 
     @classmethod
     def create(cls, folder: str | Path, *, overwrite: bool = False) -> "Run":

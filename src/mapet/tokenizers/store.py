@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mapet.disk import encoded, read_json, replace_file, write_from
 from mapet.errors import MapetError
+from mapet.lock import locked
 from mapet.tokenizers.keyindex import KeyIndex
-from mapet.tokenizers.lock import locked
 from mapet.view import View
 
 FORMAT = "mapet tokens 1"

@@ -61,9 +61,7 @@ def build_pairs(run: "Run", t: Training, machine: Machine, teacher: "Features", 
         batch_size=t.batch_size,
         epochs=t.epochs,
         seed=t.seed,
-        bad=BadPictures(
-            len(places), machine.max_bad, run.folder / "bad-pictures.txt" if fabric.is_global_zero else None
-        ),
+        bad=BadPictures(len(places), machine.max_bad, run.bad_pictures),
         rank=fabric.global_rank,
         world=fabric.world_size,
         workers=pick_workers(machine.workers, fabric.device),

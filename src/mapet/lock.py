@@ -1,0 +1,39 @@
+"""A file for one process alone, until that process lets go or ends, however it ends."""
+
+from pathlib import Path
+from typing import IO, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None  # type: ignore[assignment]
+
+
+def hold(file: IO[str] | IO[bytes], *, wait: bool) -> None:
+    """Let no other process hold the open ``file`` until it is closed; nothing where the system has no such locks.
+
+    Raises:
+        BlockingIOError: another one holds it, and this one does not ``wait``.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:  # this file system has none
+            return
+
+
+def locked(path: Path) -> BinaryIO:
+    """The file ``path``, which no other process is given while this one is open; its content is left alone.
+
+    Raises:
+        BlockingIOError: another one has it.
+    """
+    file = path.open("r+b")
+    try:
+        hold(file, wait=False)
+    except BlockingIOError:
+        file.close()
+        raise
+    return file
