@@ -6,9 +6,16 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: bit-equality ho
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mapet.errors import MapetError
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same numbers for a test whatever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -201,7 +201,7 @@ def test_the_defaults_of_fine_tuning_are_mae_s():
 def test_the_defaults_of_vq_kd_are_beit_2_s():
     """But for the teacher, codes that start again where they are not used, and the warm-up, which begins at 0."""
     ours = {"data": "", "limit": None, "precision": "float32", "seed": 0, "restart": 0.05, "warmup_lr": 1e-6}
-    ours |= {"teacher": "efficientnet_lite0", "teacher_stage": None, "teacher_weights": None}
+    ours |= {"teacher": "efficientnet_lite0", "teacher_stage": None, "teacher_output": "stage", "teacher_weights": None}
     assert settings(Training()) == {
         **ours,
         "codes": 8192,

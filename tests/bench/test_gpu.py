@@ -45,7 +45,7 @@ def here(gpu, monkeypatch):
 
     monkeypatch.setattr(gpu, "ended", ended)
     monkeypatch.setattr(process, "until_first_step", lambda case, accelerator: time.monotonic())
-    monkeypatch.setattr(rates.measure, "__defaults__", (1e-3,))
+    monkeypatch.setattr(rates.measure, "__defaults__", (1e-3, None))
     for name in ("ROWS", "SQUARE"):
         monkeypatch.setattr(rates, name, {"cpu": 64})
     monkeypatch.setattr(rates, "PARAMETERS", {"cpu": 1 << 16})

@@ -25,7 +25,7 @@ def quick(monkeypatch):
     for name in ("ROWS", "SQUARE"):
         monkeypatch.setattr(rates, name, {"cpu": 32})
     monkeypatch.setattr(rates, "PARAMETERS", {"cpu": 1 << 16})
-    monkeypatch.setattr(measure.rates_of.__globals__["rates"].measure, "__defaults__", (1e-3,))
+    monkeypatch.setattr(rates.measure, "__defaults__", (1e-3, None))
     monkeypatch.setattr("mapet.bench.step.ROUND", {"cpu": 0.0})
 
 

@@ -25,18 +25,19 @@ def test_state_dict_and_outputs_are_timms(changes):
     from timm.models.vision_transformer import VisionTransformer
 
     settings = {**TINY, "global_pool": "token", "num_classes": 0, **changes}
-    theirs, ours = shaken(VisionTransformer(**settings)).eval(), shaken(Classifier(**settings), seed=1).eval()
+    theirs, ours = shaken(VisionTransformer(**settings)), shaken(Classifier(**settings), seed=1)
+    theirs, ours = theirs.eval().double(), ours.eval().double()
     assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
         name: tensor.shape for name, tensor in theirs.state_dict().items()
     }
     height, width = ours.img_size
-    images = torch.randn(2, ours.in_chans, height, width)
+    images = torch.randn(2, ours.in_chans, height, width, dtype=torch.float64)
     assert not torch.allclose(ours(images), theirs(images), atol=1e-2)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     features = Encoder.forward(ours, images)
-    torch.testing.assert_close(features, theirs.forward_features(images), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features, theirs.forward_features(images), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(ours(images), theirs(images), atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", SIZES)
