@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mapet.bench.machine import provenance
+from mapet.cli import main
 from mapet.engine.run import VERSIONS, Run
 
 
@@ -21,6 +22,11 @@ def uninstalled(monkeypatch):
         return real(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+
+
+def test_the_source_folder_tells_that_it_is_one(uninstalled, capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "mapet from its source folder\n"
 
 
 def test_what_is_not_installed_has_no_version(uninstalled, tmp_path):

@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if arguments[0] == "--version":
-        from importlib.metadata import version
+        from mapet.versions import versions
 
-        print(f"mapet {version('mapet')}")
+        print(f"mapet {versions(['mapet'])['mapet'] or 'from its source folder'}")
         return 0
     try:
         return _run(arguments[0], arguments[1:])

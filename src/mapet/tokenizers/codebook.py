@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +19,7 @@ from mapet.tokenizers.nearest import assign
 from mapet.tokenizers.seeding import finite
 from mapet.tokenizers.teacher import Features, open_teacher
 from mapet.tokenizers.tokenizer import in_view, write_folder
+from mapet.versions import versions
 
 
 class Codebook(nn.Module):
@@ -149,7 +149,7 @@ def _record(run: KMeans) -> dict[str, Any]:
         "objective": run.objective,
         "counts": run.counts.tolist(),
         "perplexity": perplexity(run.counts),
-        "versions": {name: version(name) for name in ("mapet", "torch", "timm")},
+        "versions": versions(("mapet", "torch", "timm")),
     }
 
 

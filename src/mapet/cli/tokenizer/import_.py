@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say
 from mapet.errors import MapetError, nearest
+from mapet.versions import versions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ def bring(file: Path, out: Path, options: Options) -> "Network":
         network = build(weights, options)
     except MapetError as error:
         raise MapetError(f"{file}: {error}") from None
-    network.provenance = {"file": file.name, "versions": {name: version(name) for name in ("mapet", "torch")}}
+    network.provenance = {"file": file.name, "versions": versions(("mapet", "torch"))}
     network.save(out)
     return network
 

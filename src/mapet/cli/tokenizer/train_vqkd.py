@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from mapet.cli.tokenizer.training import Training
 from mapet.cli.tokenizer.vqkd_parts import build_objective, build_optim, build_pairs, look_ahead, require_same, start
 from mapet.errors import MapetError
 from mapet.recipe import Machine, read, save
+from mapet.versions import versions
 
 if TYPE_CHECKING:
     from mapet.distill import Pairs
@@ -169,7 +169,7 @@ def _finish(run: "Run", objective: "VQKDTraining", pairs: "Pairs", tell: Callabl
         "origin": pairs.teacher.origin,
         "steps": pairs.steps,
         **found,
-        "versions": {name: version(name) for name in ("mapet", "torch", "timm")},
+        "versions": versions(("mapet", "torch", "timm")),
     }
     tokenizer.save(run.folder)
     health = f"{found['used']:,} of {tokenizer.vocabulary:,} codes used, perplexity {found['perplexity']:.0f}"
