@@ -1,8 +1,11 @@
 """Pictures for the tests: small ones made here, and CIFAR-10 where it can be had."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: bit-equality holds for one number of threads
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup, and inherited by every process of a test
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
