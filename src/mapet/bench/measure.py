@@ -48,9 +48,7 @@ def width(recipe: Recipe) -> int:
         return build_encoder(recipe).embed_dim
 
 
-def measured(
-    case: Case, known: rates.Rates, fabric: "Fabric", how: Settings, note: Note
-) -> Iterator[tuple[row.Row, bool]]:
+def measured(case: Case, fabric: "Fabric", how: Settings, note: Note) -> Iterator[tuple[row.Row, bool]]:
     """The rows of one case, each with whether it is whole: ours, its rivals, and then ours in several processes.
 
     Rows come as soon as their steps are timed, and again with what takes longer: memory and loading. What cannot be
@@ -66,7 +64,7 @@ def measured(
     require_equal(every, case, fabric)
     tried = [attempt(one.name, partial(Runner, one, case, fabric), note) for one in every]
     if runners := [one for one in tried if one is not None]:
-        yield from _timed(runners, case, known, fabric, how, note)
+        yield from _timed(runners, case, fabric, how, note)
     yield from ((one, True) for one in scaled(case, how, fabric.device, note))
 
 
@@ -80,12 +78,13 @@ def attempt(what: str, work: Callable[[], T], note: Note) -> T | None:
 
 
 def _timed(
-    runners: Sequence[Runner], case: Case, known: rates.Rates, fabric: "Fabric", how: Settings, note: Note
+    runners: Sequence[Runner], case: Case, fabric: "Fabric", how: Settings, note: Note
 ) -> Iterator[tuple[row.Row, bool]]:
     seen: list[rates.Rates] = []
+    rate = partial(rates.measure, width(case.recipe), case.recipe.precision, fabric.device, rows=batch_rows(case))
 
     def look() -> float:
-        seen.append(rates.measure(known.width, known.precision, fabric.device, rows=batch_rows(case)))
+        seen.append(rate())
         return seen[-1].peak
 
     rows = []

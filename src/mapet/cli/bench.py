@@ -185,8 +185,7 @@ def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> 
 
 def _measure(case: "Case", how: "Settings", device: "torch.device", report: "Report") -> None:
     """The case's rows, onto the screen and into the files; whatever fails is noted, and the others go on."""
-    from mapet.bench.measure import measured, width
-    from mapet.bench.predict import nearest as nearest_rates
+    from mapet.bench.measure import measured
     from mapet.bench.report import SCREEN, line, notes
     from mapet.engine.world import world
 
@@ -197,8 +196,7 @@ def _measure(case: "Case", how: "Settings", device: "torch.device", report: "Rep
     say(f"\n{case}\n{SCREEN}")
     try:
         fabric = world(accelerator=device.type, precision=case.recipe.precision)
-        known = nearest_rates(report.rates, width(case.recipe), case.recipe.precision)
-        for row, whole in measured(case, known, fabric, how, note):
+        for row, whole in measured(case, fabric, how, note):
             report.put(row)
             if whole:
                 say(line(row, report.rows))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import product
+from typing import TYPE_CHECKING
 
 from mapet.cli.comparing.evaluations import EVALUATIONS, tuning
 from mapet.cli.probe import Probe, room
@@ -11,6 +12,9 @@ from mapet.errors import MapetError
 from mapet.recipe import Machine
 from mapet.tuning import RANDOM
 
+if TYPE_CHECKING:
+    from mapet.data.source import Source
+
 
 def look_ahead(plan: Plan, machine: Machine) -> None:
     """Find what no evaluation of the plan could do.
@@ -18,20 +22,21 @@ def look_ahead(plan: Plan, machine: Machine) -> None:
     Raises:
         MapetError: pictures without labels, too few of a class, or a fine-tuning that does not fit them.
     """
-    _labels(plan)
-    _room(plan)
+    from mapet.data.source import train_and_test
+
+    train, test = train_and_test(plan.labelled)
+    _labels(plan, train)
+    _room(plan, min(len(train), plan.eval_limit or len(train)) + len(test))
     if "finetune" in plan.measures:
         _tuning(plan, machine)
 
 
-def _labels(plan: Plan) -> None:
+def _labels(plan: Plan, source: "Source") -> None:
     import torch
 
-    from mapet.data.source import train_and_test
     from mapet.evals.fewshot import SHOTS
     from mapet.feed import chosen
 
-    source, _ = train_and_test(plan.labelled)
     if not source.classes:
         raise MapetError(f"{source.name} has no labels: give --eval-data, a folder with one sub-folder per class.")
     if len(source.classes) < 2:
@@ -47,15 +52,12 @@ def _labels(plan: Plan) -> None:
         )
 
 
-def _room(plan: Plan) -> None:
+def _room(plan: Plan, pictures: int) -> None:
     """Features are held in memory."""
     import torch
 
     from mapet.assemble import build_encoder
-    from mapet.data.source import train_and_test
 
-    train, test = map(len, train_and_test(plan.labelled))
-    pictures = min(train, plan.eval_limit or train) + test
     pools = {name: pool for name in plan.evaluate if (pool := EVALUATIONS[name].pool)}
     for arm, (name, pool) in product(_encoders(plan), pools.items()):
         with torch.device("meta"):
