@@ -1,12 +1,16 @@
 """A file for one process alone, until that process lets go or ends, however it ends."""
 
+import os
 from pathlib import Path
 from typing import IO, BinaryIO
+from weakref import WeakSet
 
 try:
     import fcntl
 except ImportError:  # a system without such locks
     fcntl = None  # type: ignore[assignment]
+
+_ours: WeakSet[BinaryIO] = WeakSet()
 
 
 def hold(file: IO[str] | IO[bytes], *, wait: bool) -> None:
@@ -27,6 +31,8 @@ def hold(file: IO[str] | IO[bytes], *, wait: bool) -> None:
 def locked(path: Path) -> BinaryIO:
     """The file ``path``, which no other process is given while this one is open; its content is left alone.
 
+    A fork of this process does not have it: a worker that outlives this process keeps nothing locked.
+
     Raises:
         BlockingIOError: another one has it.
     """
@@ -36,4 +42,14 @@ def locked(path: Path) -> BinaryIO:
     except BlockingIOError:
         file.close()
         raise
+    _ours.add(file)
     return file
+
+
+def _leave_to_parent() -> None:
+    for file in _ours:
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)

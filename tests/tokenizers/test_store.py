@@ -295,8 +295,10 @@ def test_what_else_lies_among_the_parts_is_left_alone(tmp_path: Path) -> None:
     store = filled(tmp_path / "store")
     part_of(store, 1).append(names(2, 5), rows(2, seed=1))
     (store.folder / "parts" / ".DS_Store").touch()
+    (store.folder / "parts" / "2").mkdir()  # of a process that was killed before it wrote its header
     merge(store)
     assert len(store) == 7
+    assert not list(store.folder.glob("parts*"))
 
 
 def test_a_header_without_patches_is_damaged(tmp_path: Path) -> None:

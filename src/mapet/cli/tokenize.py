@@ -133,9 +133,12 @@ def tokenize(
     _require_fitting(tokenizer, folder, recipe)
     require_shown(pictures.source, [tokenizer.view])
     say(_line(tokenizer))
-    _opened(out, tokenizer, pictures)
-    with Stages(shown=crew.leads) as stages:
-        count = encode(tokenizer.to(pick_device(machine.accelerator)), out, pictures, stages)
+    store = _opened(out, tokenizer, pictures)
+    try:
+        with Stages(shown=crew.leads) as stages:
+            count = encode(tokenizer.to(pick_device(machine.accelerator)), store, pictures, stages)
+    finally:
+        store.release()
     if seconds := stages.seconds["tokens"]:
         say(f"tokens    {count:,} pictures in {clock(seconds)}, {count / seconds:,.0f} pictures/s")
     return TokenStore.open(out)
@@ -148,8 +151,8 @@ def fit_codebook(
     fit(recipe, Pictures(source, places, machine, bad), folder, grid=recipe.grid)
 
 
-def encode(tokenizer: "AnyTokenizer", out: Path, pictures: Pictures, stages: Stages) -> int:
-    """Write the tokens of all pictures that the store in ``out`` lacks, and give their number over all processes.
+def encode(tokenizer: "AnyTokenizer", store: "TokenStore", pictures: Pictures, stages: Stages) -> int:
+    """Write the tokens of all pictures that the store lacks, and give their number over all processes.
 
     Several processes append each to a part of its own, and the first brings the parts together in the end.
     """
@@ -158,10 +161,8 @@ def encode(tokenizer: "AnyTokenizer", out: Path, pictures: Pictures, stages: Sta
     from mapet.data.augment import to_float
     from mapet.engine.world import pick_device
     from mapet.tokenizers.parts import merge, part_of
-    from mapet.tokenizers.store import TokenStore
 
     crew, source, device = pictures.crew, pictures.source, pick_device(pictures.machine.accelerator)
-    store = TokenStore.open(out)
     mine = crew.share(_lacking(store, pictures))
     target, done = part_of(store, crew.rank) if crew.count > 1 else store, 0
     for images, index in pictures.decoded(tokenizer.view, mine):
@@ -169,7 +170,8 @@ def encode(tokenizer: "AnyTokenizer", out: Path, pictures: Pictures, stages: Sta
         target.append([source.key(place) for place in index.tolist()], tokens)
         done += len(index)
         stages("tokens", done, len(mine))
-    target.release()
+    if target is not store:
+        target.release()
     pictures.settle()
     if crew.leads:
         merge(store)
@@ -178,8 +180,11 @@ def encode(tokenizer: "AnyTokenizer", out: Path, pictures: Pictures, stages: Sta
     return int(crew.sum(torch.tensor([done])))
 
 
-def _opened(out: Path, tokenizer: "AnyTokenizer", pictures: Pictures) -> None:
-    """Create the store or see that it is this tokenizer's, and bring in what an interrupted call left in parts."""
+def _opened(out: Path, tokenizer: "AnyTokenizer", pictures: Pictures) -> "TokenStore":
+    """The new store, or this tokenizer's that was begun, with what an interrupted call left in parts.
+
+    The first process keeps all others from writing there, until it releases the store or ends.
+    """
     from mapet.tokenizers.parts import merge
     from mapet.tokenizers.store import TokenStore
 
@@ -192,8 +197,10 @@ def _opened(out: Path, tokenizer: "AnyTokenizer", pictures: Pictures) -> None:
             tokenizer=tokenizer.hash,
             extra={"data": pictures.source.name},
         )
+        store.reserve()
         merge(store)
     pictures.settle()
+    return store if pictures.crew.leads else TokenStore.open(out)
 
 
 def _lacking(store: "TokenStore", pictures: Pictures) -> "Tensor":

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from shutil import rmtree
 
-from mapet.tokenizers.store import TokenStore
+from mapet.tokenizers.store import HEADER, TokenStore
 
 PARTS, MERGED = "parts", "parts.merged"
 ROWS = 1 << 16  # moved at a time
@@ -25,15 +25,16 @@ def part_of(store: TokenStore, rank: int) -> TokenStore:
 def merge(store: TokenStore) -> None:
     """Move the rows of all parts into the store, by one process while none appends.
 
-    A row that is there already stays as it is, so that this may be interrupted and repeated at any moment.
+    A row that is there already stays as it is, so that this may be interrupted and repeated at any moment. A part that
+    got no header has no rows.
 
     Raises:
         MapetError: a part that is damaged, of other tokens, or still written by another process.
     """
     folder, done = store.folder / PARTS, store.folder / MERGED
     rmtree(done, ignore_errors=True)
-    ranks = sorted(path.name for path in folder.glob("*") if path.name.isdecimal())
-    parts = [part_of(store, int(rank)) for rank in ranks]
+    ranks = sorted(path.parent.name for path in folder.glob(f"*/{HEADER}"))
+    parts = [part_of(store, int(rank)) for rank in ranks if rank.isdecimal()]
     for part in parts:
         part.reserve()
     for part in parts:
