@@ -9,7 +9,9 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from mapet.cli import main
 from mapet.engine.run import Run
@@ -50,11 +52,39 @@ class Forked:
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
+    def wait_for_stop(self) -> None:
+        """Until it has stopped, as ``stopping`` makes it do."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        self.code = None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
+        assert self.code is None, self.err.read_text()
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
     def wait(self) -> tuple[int, str, str]:
         """The exit code, and what was said on the two streams."""
         if self.code is None:
             self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.code, self.out.read_text(), self.err.read_text()
+
+
+def stopping(
+    owner: Any, name: str, number: int, work: Callable[[], int | None], ranks: tuple[int, ...] = (0, 1)
+) -> Callable[[], int | None]:
+    """``work`` for a process of its own, which stops, as by Ctrl-Z, before the ``number``-th call of ``owner.name``."""
+    plain, numbers = getattr(owner, name), count(1)
+
+    def counted(*given: Any, **named: Any) -> Any:
+        if next(numbers) == number:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return plain(*given, **named)
+
+    def stopped() -> int | None:
+        if int(os.environ.get("RANK", "0")) in ranks:
+            setattr(owner, name, counted)
+        return work()
+
+    return stopped
 
 
 def pair(folder: Path, *arguments: str) -> list[Forked]:

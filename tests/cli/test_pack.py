@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from mapet.cli import main
+from mapet.data import packing
 from mapet.data.source import held_out, open_source
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.store import TokenStore
-from processes import Forked
+from processes import Forked, stopping
 
 COUNT = 150
 SMALL = ["--model", "custom", "--embed-dim", "8", "--depth", "1", "--num-heads", "1", "--batch-size", "8"]
@@ -60,14 +61,12 @@ def command(many, out, form="uint8"):
 
 @pytest.fixture
 def begun(many, tmp_path, monkeypatch):
-    """A process that packs a picture at a time, somewhere on its way, and its folder."""
+    """A process that packs a picture at a time, stopped on its way, and its folder."""
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("mapet.data.packing.AT_ONCE", 1)
-        process = Forked(tmp_path, *command(many, out))
-    while not (out / "pictures.bin").exists() or (out / "pictures.bin").stat().st_size < 40 * 768:
-        assert not process.ended()
-        time.sleep(0.002)
+        patch.setattr(packing, "AT_ONCE", 1)
+        process = Forked(tmp_path, work=stopping(packing, "write_from", 40, partial(main, command(many, out))))
+    process.wait_for_stop()
     return process, out
 
 
@@ -95,6 +94,7 @@ def test_killed_at_any_moment_it_goes_on(many, begun, tmp_path, capsys):
 def test_ctrl_c_tells_how_to_go_on(many, begun):
     process, out = begun
     os.kill(process.pid, signal.SIGINT)
+    process.go_on()
     code, said, complaints = process.wait()
     assert (code, complaints) == (130, "")
     assert f"go on with: mapet pack {many} --out {out} --size 16" in said
@@ -105,6 +105,7 @@ def test_two_processes_do_not_pack_into_one_folder(many, begun, capsys):
     process, out = begun
     assert main(command(many, out)) == 2
     assert "Another process is packing" in capsys.readouterr().err
+    process.go_on()
     assert process.wait()[0] == 0
     assert main(command(many, out)) == 0
 

@@ -1,9 +1,7 @@
 """``mapet tokenize``: one row of tokens a picture, whatever stopped it in between and on however many processes."""
 
-import os
 import shutil
-import signal
-import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,10 +14,11 @@ from mapet.data.bad import BadPictures, listed
 from mapet.data.source import open_source
 from mapet.feed import tokenized
 from mapet.recipe import Machine, Model, Recipe, Tokenizer
+from mapet.tokenizers import store as stores
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqkd import VQKD
-from processes import Forked, finished, pair
+from processes import Forked, crowd, finished, pair, stopping
 
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
 FIT = [*STUDENT, "--teacher", "pixels", "--codes", "12", "--iterations", "2"]
@@ -57,16 +56,6 @@ def assert_equal(one, other):
     assert not list(other.glob("parts*"))
 
 
-def size(path):
-    return path.stat().st_size if path.exists() else 0
-
-
-def wait_for(rows, folders, processes):
-    while all(size(folder / "keys.txt") < 8 * rows for folder in folders):
-        assert not any(process.ended() for process in processes)
-        time.sleep(0.002)
-
-
 def test_the_tokens_are_the_tokenizer_s(many, whole):
     store, tokenizer = TokenStore.open(whole), load_tokenizer(whole / "tokenizer")
     assert (store.vocabulary, store.grid, store.tokenizer) == (12, (4, 4), tokenizer.hash)
@@ -89,11 +78,12 @@ def test_tells_its_pace_and_nothing_twice(many, whole, tmp_path, capsys):
 @pytest.mark.parametrize("rows", [1, 90, 250])
 def test_killed_at_any_moment_it_goes_on(many, whole, tmp_path, rows):
     out = tmp_path / "tokens"
-    process = Forked(tmp_path, *again(many, whole, out, "--batch-size", "1"))
-    wait_for(rows, [out], [process])
+    work = partial(main, again(many, whole, out, "--batch-size", "1"))
+    process = Forked(tmp_path, work=stopping(stores, "write_from", 2 * rows, work))
+    process.wait_for_stop()
     process.kill()
     assert process.wait()[0] == -9
-    assert len(TokenStore.open(out)) < COUNT
+    assert len(TokenStore.open(out)) == rows - 1
     assert main(again(many, whole, out)) == 0
     assert_equal(whole, out)
 
@@ -102,15 +92,16 @@ def test_killed_at_any_moment_it_goes_on(many, whole, tmp_path, rows):
 def test_one_of_two_processes_is_killed(many, whole, tmp_path, victim):
     """The other ends with a line of its own; then one process finishes what two began, and two what one began."""
     out = tmp_path / "tokens"
-    processes = pair(tmp_path / "said", *again(many, whole, out, "--batch-size", "1"))
-    wait_for(40, [out / "parts" / str(victim)], processes)
+    work = partial(main, again(many, whole, out, "--batch-size", "1"))
+    processes = crowd(tmp_path / "said", 2, stopping(TokenStore, "append", 41, work, (victim,)))
+    processes[victim].wait_for_stop()
     processes[victim].kill()
     code, _, said = processes[1 - victim].wait()
     assert processes[victim].wait()[0] == -9
     assert (code, said.count("\n")) == (2, 1), said
     assert "Another of the 2 processes ended" in said
     begun = [len(TokenStore.open(out / "parts" / str(rank))) for rank in range(2)]
-    assert 40 <= begun[victim] < COUNT // 2 == begun[1 - victim]
+    assert (begun[victim], begun[1 - victim]) == (40, COUNT // 2)
     if victim:
         assert main(again(many, whole, out)) == 0
     else:
@@ -118,18 +109,26 @@ def test_one_of_two_processes_is_killed(many, whole, tmp_path, victim):
     assert_equal(whole, out)
 
 
-@pytest.mark.parametrize("double", [False, True], ids=["one", "pair"])
-def test_the_same_command_given_twice_at_once_writes_once(many, whole, tmp_path, double, capsys):
+@pytest.mark.parametrize(
+    ("ranks", "owner", "name", "number"),
+    [
+        ((0,), TokenStore, "append", 1),
+        ((0,), TokenStore, "append", 100),
+        ((0, 1), TokenStore, "append", 1),
+        ((0, 1), TokenStore, "append", 100),
+        ((1,), stores, "replace_file", 1),
+    ],
+    ids=["one-ready", "one-writes", "pair-ready", "pair-writes", "pair-half-ready"],
+)
+def test_the_same_command_given_twice_at_once_writes_once(many, whole, tmp_path, capsys, ranks, owner, name, number):
     out = tmp_path / "tokens"
-    command = again(many, whole, out, "--batch-size", "1")
-    processes = pair(tmp_path, *command) if double else [Forked(tmp_path, *command)]
-    while not (out / ("parts" if double else "keys.txt")).exists():
-        assert not any(process.ended() for process in processes)
-    for process in processes:
-        os.kill(process.pid, signal.SIGSTOP)
+    work = stopping(owner, name, number, partial(main, again(many, whole, out, "--batch-size", "1")), ranks)
+    processes = [Forked(tmp_path, work=work)] if ranks == (0,) else crowd(tmp_path, 2, work)
+    for rank in ranks:
+        processes[rank].wait_for_stop()
     assert main(again(many, whole, out)) == 2
-    for process in processes:
-        os.kill(process.pid, signal.SIGCONT)
+    for rank in ranks:
+        processes[rank].go_on()
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "Another process is writing tokens into" in message
