@@ -186,6 +186,16 @@ def test_a_folder_is_one_comparison_s(tmp_path):
         Ledger.begin(tmp_path / "other" / "file", plan)
 
 
+@pytest.mark.parametrize("seeds", [3, 4], ids=["same", "grown"])
+def test_a_comparison_is_one_process_s(tmp_path, seeds):
+    ledger = Ledger.begin(tmp_path / "out", planned(seeds=3))
+    with ledger.alone(), pytest.raises(MapetError, match="Another process is working on the comparison in"):
+        Ledger.begin(tmp_path / "out", planned(seeds=seeds))
+    assert read(tmp_path / "out" / PLAN, Plan).seeds == 3
+    with Ledger.begin(tmp_path / "out", planned(seeds=seeds)).alone():
+        assert read(tmp_path / "out" / PLAN, Plan).seeds == seeds
+
+
 def test_a_comparison_grows_and_never_shrinks(tmp_path):
     plan = planned(objectives=("mim", "mae"), seeds=2, evaluate=("knn",))
     assert grown(tmp_path, plan) == plan

@@ -1,9 +1,13 @@
 """A file for one process alone, until that process lets go or ends, however it ends."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 from weakref import WeakSet
+
+from mapet.errors import MapetError
 
 try:
     import fcntl
@@ -44,6 +48,21 @@ def locked(path: Path) -> BinaryIO:
         raise
     _ours.add(file)
     return file
+
+
+@contextmanager
+def alone(path: Path, doing: str) -> Iterator[None]:
+    """Keep ``path`` from all other processes meanwhile.
+
+    Raises:
+        MapetError: another one has it, which is ``doing`` something there.
+    """
+    try:
+        file = locked(path)
+    except BlockingIOError:
+        raise MapetError(f"Another process is {doing} {path.parent}: let it end, or end it.") from None
+    with file:
+        yield
 
 
 def _leave_to_parent() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from mapet.cli.probe import Probe
 from mapet.comparison.ledger import Ledger
 from mapet.engine.run import Run, load_checkpoint
 from mapet.hashing import below
-from mapet.recipe import fair, load
+from mapet.recipe import fair, load, read
+from mapet.tuning import Tuning
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
@@ -191,6 +193,35 @@ def test_killed_at_five_moments_it_ends_as_if_it_had_not_been(pictures, two, tmp
     assert_equal(out, two)
 
 
+def test_a_folder_that_was_moved_goes_on(pictures, tmp_path, monkeypatch):
+    """Stopped in a pre-training, moved, stopped in a fine-tuning, moved: the same end as without."""
+    tuning = tmp_path / "tuning.yaml"
+    tuning.write_text("optimization: {epochs: 2, batch_size: 8}\naugmentation: {auto_augment: null}\n")
+    asked = ["--objectives", "mim", "--seeds", "1", "--evaluate", "finetune", "--tuning", str(tuning)]
+    assert main(arguments(pictures, tmp_path / "whole", *asked)) == 0
+    append, left = Run.append_metrics, [4]
+
+    def broken(run, rows):
+        append(run, rows)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    place = tmp_path / "0"
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "append_metrics", broken)
+        with pytest.raises(Killed):
+            main(arguments(pictures, place, *asked))
+        for left[0] in (6, 0):
+            place = place.rename(tmp_path / f"{place.name}0")
+            with pytest.raises(Killed) if left[0] else nullcontext():
+                main(["compare", "--resume", str(place)])
+    assert (place / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+    pretrained, tuned = (Run(place / "runs" / f"mim-2epochs-seed0{end}").recipe for end in ("", "-finetune"))
+    assert load(pretrained).tokens == str(tmp_path / "00" / "tokens"), "it was done there"
+    assert read(tuned, Tuning).start == str(place / "runs" / "mim-2epochs-seed0")
+
+
 def test_a_real_kill_in_the_middle_of_a_run(pictures, two, tmp_path):
     out = tmp_path / "out"
     last = out / "runs" / next(path.name for path in (two / "runs").iterdir() if path.name.startswith("mae-2"))
@@ -340,5 +371,7 @@ def test_the_folder_of_another_comparison_is_refused(pictures, five, capsys):
     assert message.count("\n") == 1
     assert main(["compare", "--resume", str(pictures)]) == 2
     assert "holds no comparison" in capsys.readouterr().err
+    with Ledger(five).alone():
+        assert main(["compare", "--resume", str(five)]) == 2
+    assert "Another process is working on the comparison in" in capsys.readouterr().err
     assert (five / "results.csv").read_bytes() == before
-    assert Ledger(five).folder == five

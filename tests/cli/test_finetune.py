@@ -163,6 +163,14 @@ def test_fine_tuning_goes_on_from_a_fine_tuning(pictures, whole, tmp_path, capsy
     assert main(["finetune", str(whole), "--out", str(tmp_path / "three-ft"), *options, "--fresh-head"]) == 0
 
 
+def test_a_fine_tuning_is_trained_by_one_command_at_a_time(whole, capsys):
+    before = (whole / "provenance.json").read_bytes()
+    with Run(whole).alone():
+        assert main(["finetune", "--resume", str(whole)]) == 2
+    assert "Another process is training in" in capsys.readouterr().err
+    assert (whole / "provenance.json").read_bytes() == before
+
+
 def test_other_labels_on_resume_are_refused(pictures, tmp_path, capsys):
     mine = shutil.copytree(pictures, tmp_path / "mine")
     assert main(arguments(mine, tmp_path / "run", "--epochs", "1")) == 0

@@ -214,6 +214,28 @@ def test_a_folder_in_use_is_refused(pictures, tokens, whole, capsys):
     assert Run(whole).metrics.read_bytes() == before
 
 
+def test_a_run_is_trained_by_one_command_at_a_time(pictures, tokens, whole, capsys):
+    files = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    with Run(whole).alone():
+        for command in (["pretrain", "--resume", str(whole)], arguments(pictures, tokens, whole, "--overwrite")):
+            assert main(command) == 2
+            message = capsys.readouterr().err
+            assert f"Another process is training in {whole}" in message
+            assert message.count("\n") == 1
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize("ready", ["tokens", "tokenizer"])
+def test_settings_of_a_fit_beside_what_is_ready_are_refused(pictures, tokens, tmp_path, capsys, ready):
+    folder = tokens if ready == "tokens" else tokens / "tokenizer"
+    options = ["--data", str(pictures), f"--{ready}", str(folder), "--out", str(tmp_path / "run"), *SMALL]
+    assert main(["pretrain", *options, "--fit-pictures", "8"]) == 2
+    message = capsys.readouterr().err
+    assert f"--fit-pictures is for a codebook that is fitted, not for what --{ready} names" in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_tokens_of_another_grid_are_refused(pictures, tokens, tmp_path, capsys):
     assert main(arguments(pictures, tokens, tmp_path / "run", "--patch-size", "2")) == 2
     message = capsys.readouterr().err

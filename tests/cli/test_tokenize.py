@@ -192,7 +192,7 @@ def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):
         (["--samples", "100"], "samples None, and 100 is asked for"),
         (["--fit-pictures", "9"], "fit_pictures None, and 9 is asked for"),
         (["--mode", "stream"], "mode sample, and stream is asked for"),
-        (["--tokenizer", "absent"], "--teacher is for a codebook that is fitted, and --tokenizer names a ready one"),
+        (["--tokenizer", "absent"], "--teacher is for a codebook that is fitted, not for what --tokenizer names"),
         (["--batch-size", "0"], "--batch-size"),
     ],
 )

@@ -25,6 +25,18 @@ def test_overwrite_clears_an_earlier_run(tmp_path):
     assert not Run.create(tmp_path / "run", overwrite=True).metrics.exists()
 
 
+def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path):
+    run = Run.create(tmp_path / "run")
+    run.recipe.write_text("data: x\n")
+    with run.alone():
+        for second in (lambda: Run.create(run.folder, overwrite=True), lambda: Run(run.folder).alone().__enter__()):
+            with pytest.raises(MapetError, match=f"Another process is training in {run.folder}: let it end, or end it"):
+                second()
+        assert run.recipe.is_file()
+    with run.alone():
+        pass
+
+
 def test_not_a_run(tmp_path):
     with pytest.raises(MapetError, match="holds no run"):
         Run.open(tmp_path)

@@ -3,12 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mapet.checks import OWN
 from mapet.cli.options import listed, parse, positional, say, take
 from mapet.comparison.plan import Cell, Plan
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Recipe, read
+
+if TYPE_CHECKING:
+    from mapet.comparison.ledger import Ledger
+    from mapet.comparison.plan import Arm
 
 ABOUT = """Train objectives under one setting, measure them, and write one table with seeds.
 
@@ -137,12 +142,11 @@ def compare(plan: Plan, out: Path, machine: Machine | None = None) -> None:
         MapetError: settings, pictures, labels or tokens that do not fit, or a folder of something else.
         Stopped: a signal came; calling again goes on.
     """
-    from mapet.cli.comparing import ahead, cells, evaluations, writing
+    from mapet.cli.comparing import ahead, evaluations
     from mapet.cli.comparing.tokens import with_tokens
     from mapet.cli.inputs import look_ahead
     from mapet.comparison.ledger import Ledger, grown
-    from mapet.comparison.plan import arms, budgeted, check_names, unique
-    from mapet.engine.screen import clock
+    from mapet.comparison.plan import arms, check_names
 
     machine = machine or Machine()
     check_names("evaluate", plan.evaluate, evaluations.EVALUATIONS)
@@ -153,7 +157,17 @@ def compare(plan: Plan, out: Path, machine: Machine | None = None) -> None:
         if arm.method in plan.objectives:
             look_ahead(arm.recipe, machine)
     ledger = Ledger.begin(out, plan)
-    budgets = budgeted(plan, with_tokens(plan, asked, out, machine, say), cells.macs, cells.images)
+    with ledger.alone():
+        _fill(ledger, plan, with_tokens(plan, asked, out, machine, say), machine)
+
+
+def _fill(ledger: "Ledger", plan: Plan, ready: "list[Arm]", machine: Machine) -> None:
+    """Train and measure all cells of these arms, whose tokens are there, and write the tables."""
+    from mapet.cli.comparing import cells, writing
+    from mapet.comparison.plan import budgeted, unique
+    from mapet.engine.screen import clock
+
+    budgets = budgeted(plan, ready, cells.macs, cells.images)
     every = unique(cell for own in budgets.values() for cell in own)
     for line in plan_lines(plan, budgets, every):
         say(writing.wrapped(line))

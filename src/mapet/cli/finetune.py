@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mapet.cli.lessons import evaluate, lessons, look_ahead, record
 from mapet.cli.options import parse, positional, say, take
 from mapet.cli.pretrain import again, stoppable
-from mapet.cli.running import batch_line, require_unchanged, teller
+from mapet.cli.running import batch_line, require_unchanged, teller, training_in
 from mapet.errors import MapetError
 from mapet.recipe import Machine, read, save
 from mapet.tuning import RANDOM, Tuning, protocol
@@ -150,18 +150,8 @@ def resume(
 
 
 def _go(run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str], None]) -> "Run":
-    from mapet.engine.world import first_process, joined
-
     tell = teller(run, say)
-    if first_process():
-        run.write_provenance()
-    with joined(
-        accelerator=machine.accelerator,
-        devices=machine.devices,
-        num_nodes=machine.num_nodes,
-        precision=t.precision,
-        strategy=machine.strategy,
-    ) as fabric:
+    with training_in(run, machine, t.precision) as fabric:
         stream = lessons(run, t, machine, fabric)
         _tell_plan(tell, run, t, machine, stream)
         whole = t.optimization.epochs

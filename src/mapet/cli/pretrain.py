@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.inputs import feed, look_ahead, make_ready
 from mapet.cli.options import changed, parse, say, take
-from mapet.cli.running import batch_line, require_unchanged, teller
+from mapet.cli.running import batch_line, require_unchanged, teller, training_in
+from mapet.cli.tokenize import require_one_way
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Recipe, load, save
 
@@ -46,9 +47,12 @@ def command(arguments: list[str]) -> int:
         machine = _machine(folder, arguments)
         return stoppable(lambda: resume(folder, machine), again(folder, machine))
     name, arguments = take(arguments, "--recipe")
-    o = parse(Options(recipe=named_recipe(name)), arguments, "pretrain", ABOUT)
+    given = named_recipe(name)
+    o = parse(Options(recipe=given), arguments, "pretrain", ABOUT)
     if not o.recipe.data or not o.out:
         raise MapetError("mapet pretrain needs --data (a folder of pictures, or cifar10) and --out (a folder).")
+    ready = "tokens" if o.recipe.tokens else "tokenizer" if o.recipe.tokenizer.tokenizer else None
+    require_one_way(o.recipe.tokenizer, given.tokenizer, ready)
     recipe = anchored(o.recipe)
     return stoppable(lambda: pretrain(recipe, o.out, o.machine, overwrite=o.overwrite), again(o.out, o.machine))
 
@@ -141,19 +145,8 @@ def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[
 
 
 def _go(run: "Run", recipe: Recipe, machine: Machine, say: Callable[[str], None]) -> "Run":
-    from mapet.engine.world import first_process, joined
-
     tell = teller(run, say)
-    if first_process():
-        run.write_provenance()
-        make_ready(run, recipe, machine, tell)
-    with joined(
-        accelerator=machine.accelerator,
-        devices=machine.devices,
-        num_nodes=machine.num_nodes,
-        precision=recipe.precision,
-        strategy=machine.strategy,
-    ) as fabric:
+    with training_in(run, machine, recipe.precision, lambda: make_ready(run, recipe, machine, tell)) as fabric:
         return _train(run, recipe, machine, fabric, tell)
 
 

@@ -1,12 +1,14 @@
 """What the verbs that train share: the log beside the screen, and what a run must keep from its beginning."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mapet.errors import MapetError
 from mapet.recipe import Machine, diff
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
     from torch import Tensor
 
     from mapet.data.source import Source
@@ -23,6 +25,38 @@ def teller(run: "Run", say: Callable[[str], None]) -> Callable[[str], None]:
             run.write_log(line)
 
     return tell
+
+
+@contextmanager
+def training_in(
+    run: "Run", machine: Machine, precision: str, prepare: Callable[[], object] = lambda: None
+) -> Iterator["Fabric"]:
+    """The processes that train in the run's folder, from which the first keeps all others away.
+
+    Args:
+        run: its recipe is written.
+        machine: which processes.
+        precision: of the training.
+        prepare: done by the first process before they meet.
+
+    Raises:
+        MapetError: another process trains there, or as ``world``.
+    """
+    from mapet.engine.world import first_process, joined
+
+    leads = first_process()
+    with run.alone() if leads else nullcontext():
+        if leads:
+            run.write_provenance()
+            prepare()
+        with joined(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            num_nodes=machine.num_nodes,
+            precision=precision,
+            strategy=machine.strategy,
+        ) as fabric:
+            yield fabric
 
 
 def require_unchanged(folder: str, before: Any, after: Any) -> None:

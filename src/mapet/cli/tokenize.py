@@ -1,17 +1,17 @@
 """``mapet tokenize``: one visual token per patch for every picture, on disk."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.cli.options import changed, parse, positional, say, silent
+from mapet.cli.options import parse, positional, say, silent
 from mapet.cli.pictures import BATCH, Pictures
 from mapet.cli.stages import Stages
 from mapet.cli.tokenizer.fit import describe, fit, fitting
 from mapet.crew import ALONE, Crew
 from mapet.errors import MapetError
-from mapet.recipe import Machine, Model, Recipe, Tokenizer
+from mapet.recipe import Machine, Model, Recipe, Tokenizer, diff
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ def command(arguments: list[str]) -> int:
         )
     if o.batch_size < 1:
         raise MapetError("--batch-size does not fit: it must be at least 1.")
-    _require_one_way(o.tokenizer)
+    require_one_way(o.tokenizer, Tokenizer(), "tokenizer" if o.tokenizer.tokenizer else None)
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
     machine = Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
@@ -84,11 +84,19 @@ def command(arguments: list[str]) -> int:
     return 0
 
 
-def _require_one_way(t: Tokenizer) -> None:
-    """Refuse settings of a fit beside a ready tokenizer, on which they would have no effect."""
-    if t.tokenizer and (words := changed(replace(t, tokenizer=None, teacher_weights=None))):
+def require_one_way(asked: Tokenizer, default: Tokenizer, ready: str | None) -> None:
+    """Refuse settings of a fit beside what is ready, on which they would have no effect.
+
+    Args:
+        asked: what was asked for.
+        default: what holds without a word.
+        ready: the option that names what is ready; None: nothing is.
+    """
+    own = {"tokenizer", "teacher_weights"}  # of a ready tokenizer, whose teacher may need them
+    if ready and (names := [name for name in diff(asked, default) if name not in own]):
+        option = names[0].replace("_", "-")
         raise MapetError(
-            f"{words[0]} is for a codebook that is fitted, and --tokenizer names a ready one: leave one out."
+            f"--{option} is for a codebook that is fitted, not for what --{ready} names: leave one of them out."
         )
 
 

@@ -8,6 +8,7 @@ scores/        one JSON file a cell: its cost and every finished evaluation
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mapet.comparison.plan import Cell, Plan
 from mapet.disk import replace_file
 from mapet.errors import MapetError
+from mapet.lock import alone
 from mapet.recipe import diff, read, save
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 PLAN = "compare.yaml"
 LISTS = ("objectives", "baselines", "evaluate", "budget")  # a cell's result does not hang on its neighbours
 GROWING = (*LISTS, "seeds")
+PLACES = {"tokens", "tokenizer.tokenizer", "start"}  # that may lie in the comparison's folder
 LABELLED = ("eval_data", "eval_limit")  # what scores hang on, and runs do not
 
 
@@ -37,16 +40,29 @@ class Ledger:
         """The folder of this plan, made if need be; one that holds a comparison goes on with it ``grown``.
 
         Raises:
-            MapetError: it holds something other than a comparison.
+            MapetError: it holds something other than a comparison, or another process works on that.
         """
+        ledger = cls(folder)
         taken = folder.exists() and (
             not folder.is_dir() or any(path.name != f"{PLAN}.part" for path in folder.iterdir())
         )
-        if taken and not (folder / PLAN).is_file():
+        if (folder / PLAN).is_file():
+            with ledger.alone():
+                if read(folder / PLAN, Plan) == plan:
+                    return ledger
+        elif taken:
             raise MapetError(f"{folder} is not empty and holds no comparison: give another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         save(plan, folder / PLAN)
-        return cls(folder)
+        return ledger
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other processes from working on this comparison meanwhile.
+
+        Raises:
+            MapetError: one does.
+        """
+        return alone(self.folder / PLAN, "working on the comparison in")
 
     def run(self, cell: Cell) -> Path:
         """The run's folder."""
@@ -70,6 +86,12 @@ class Ledger:
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / "scores" / f"{cell.name}.json"
+
+
+def follow(settings: Any, path: Path) -> None:
+    """Let a run's recipe at ``path`` name its tokens and its start where they are, after the folder was moved."""
+    if PLACES.issuperset(other := diff(read(path, type(settings)), settings)) and other:
+        save(settings, path)
 
 
 def grown(folder: Path, plan: Plan) -> Plan:

@@ -8,7 +8,6 @@ how many pictures are there: theirs are on the disk before it counts them. So a 
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
@@ -40,6 +39,7 @@ from mapet.data.picture import BadPicture
 from mapet.data.source import Source
 from mapet.disk import encoded, replace_file, write_from
 from mapet.errors import MapetError, nearest
+from mapet.lock import alone
 from mapet.view import View
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def pack(folder: Path, source: Source, packing: Packing, *, workers: int = 0, ma
     Raises:
         MapetError: too many bad pictures, a damaged folder, or one that another process is packing into.
     """
-    with _alone(folder):
+    with alone(folder / KEYS, "packing into"):
         done, header = packed_count(folder), read_header(folder)
         yield done
         if header["complete"]:
@@ -165,22 +165,6 @@ def pack(folder: Path, source: Source, packing: Packing, *, workers: int = 0, ma
             done += len(sizes)
             yield done
         replace_file(folder / HEADER, json.dumps({**header, "complete": True}, indent=1) + "\n")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse to share the folder with another process that packs into it, where the system can tell."""
-    try:
-        from fcntl import LOCK_EX, LOCK_NB, lockf
-    except ImportError:
-        yield
-        return
-    with (folder / KEYS).open("r+b") as file:  # a lock of this process alone: its workers do not inherit it
-        try:
-            lockf(file, LOCK_EX | LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise MapetError(f"Another process is packing into {folder}: let it end, or end it.") from None
-        yield
 
 
 def _require_pixels(folder: Path, size: int) -> None:

@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor
 from mapet.disk import replace_file
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_file, write_parts
 from mapet.errors import MapetError
+from mapet.lock import alone
 from mapet.versions import versions
 
 VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
@@ -49,7 +51,8 @@ class Run:
         """A new run in an empty or absent folder.
 
         Raises:
-            MapetError: the folder is not empty; only a folder that holds an earlier run is ever overwritten.
+            MapetError: the folder is not empty; only a folder that holds an earlier run is ever overwritten, and none
+                in which another process trains.
         """
         run = cls(folder)
         if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
@@ -60,6 +63,8 @@ class Run:
                 )
             if not run.recipe.is_file():
                 raise MapetError(f"{run.folder} holds no run, so --overwrite does not delete it: give another --out.")
+            with run.alone():
+                pass
             shutil.rmtree(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
         return run
@@ -75,6 +80,14 @@ class Run:
         if not run.recipe.is_file():
             raise MapetError(f"{run.folder} holds no run: there is no recipe.yaml in it.")
         return run
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other processes from training in this folder meanwhile.
+
+        Raises:
+            MapetError: one does.
+        """
+        return alone(self.recipe, "training in")
 
     def write_provenance(self) -> None:
         """Which command made this with which versions on which machine, in ``provenance.json``; never overwritten."""

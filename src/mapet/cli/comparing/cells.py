@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.comparing.evaluations import EVALUATIONS, Subject, clear, tuned, tuning
 from mapet.cli.options import silent
-from mapet.comparison.ledger import Ledger
+from mapet.comparison.ledger import Ledger, follow
 from mapet.comparison.plan import Arm, Cell, Plan
 from mapet.recipe import Machine, Recipe
 
@@ -95,6 +95,7 @@ def _run(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> "Run":
     every = max(1, round(plan.knn_every * images(cell.recipe) / step))
     kept = replace(machine, save_every=every) if plan.knn_every else machine
     if Run(folder).recipe.is_file():
+        follow(cell.recipe, Run(folder).recipe)
         return resume(folder, kept, say=silent)
     clear(folder)
     return pretrain(cell.recipe, folder, kept, say=silent)

@@ -167,10 +167,12 @@ def tuned(t: "Tuning", folder: Path, machine: Machine) -> "dict[str, Score]":
 
     from mapet.cli.finetune import finetune, resume
     from mapet.cli.options import silent
+    from mapet.comparison.ledger import follow
     from mapet.engine.run import Run
     from mapet.evals.score import Score
 
     if Run(folder).recipe.is_file():
+        follow(t, Run(folder).recipe)
         run = resume(folder, machine, say=silent)
     else:
         clear(folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say, take
 from mapet.cli.pretrain import again, stoppable
-from mapet.cli.running import require_unchanged, teller
+from mapet.cli.running import require_unchanged, teller, training_in
 from mapet.cli.tokenizer.training import Training
 from mapet.cli.tokenizer.vqkd_parts import build_objective, build_optim, build_pairs, look_ahead, require_same, start
 from mapet.errors import MapetError
@@ -109,14 +109,9 @@ def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[
 
 def _go(run: "Run", t: Training, machine: Machine, teacher: "Features", say: Callable[[str], None]) -> "Run":
     from mapet.engine.fit import fit
-    from mapet.engine.world import first_process, joined
 
     tell = teller(run, say)
-    if first_process():
-        run.write_provenance()
-    with joined(
-        accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.num_nodes, precision=t.precision
-    ) as fabric:
+    with training_in(run, machine, t.precision) as fabric:
         pairs = build_pairs(run, t, machine, teacher, fabric)
         objective = build_objective(t, teacher.width, fabric)
         _tell_plan(tell, t, pairs, objective)
