@@ -77,6 +77,24 @@ def test_a_case_that_fails_leaves_the_others(tmp_path, capsys, monkeypatch):
     assert "failed    RuntimeError: no kernel" in capsys.readouterr().out
 
 
+def test_products_that_fail_leave_the_steps(tmp_path, capsys, monkeypatch):
+    real, calls = rates.measure, []
+
+    def failing(*given, **named):
+        calls.append(given)
+        if len(calls) == 1:
+            raise RuntimeError("no such product")
+        return real(*given, **named)
+
+    monkeypatch.setattr(rates, "measure", failing)
+    found = bench(out=tmp_path / "bench", code=2)
+    assert found["failed"] == {"float32 products (width 16)": "RuntimeError: no such product"}
+    assert len(found["rows"]) == 1
+    assert found["rows"][0]["share"] > 0
+    assert found["rates"] == []
+    assert "failed    float32 products (width 16): RuntimeError: no such product" in capsys.readouterr().out
+
+
 LOST = "DataLoader worker (pid 1) is killed by signal: Bus error."
 
 

@@ -146,9 +146,3 @@ def require_devices(devices: int, case: Case, device: torch.device) -> None:
         raise MapetError(f"--scaling {devices} does not fit: it must divide the batch of {case.batch}.")
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise MapetError(f"--scaling {devices} does not fit: this machine has {torch.cuda.device_count()} GPUs.")
-
-
-def rates_of(recipes: Sequence[Recipe], device: torch.device) -> list[rates.Rates]:
-    """The machine's rates for each width and precision among the recipes."""
-    asked = dict.fromkeys((width(recipe), recipe.precision) for recipe in recipes)
-    return [rates.measure(*one, device) for one in asked]

@@ -69,7 +69,6 @@ class Options:
 def command(arguments: list[str]) -> int:
     """Parse, measure, write."""
     from mapet.bench.machine import provenance
-    from mapet.bench.measure import rates_of
     from mapet.bench.report import begin
     from mapet.engine.world import pick_device
 
@@ -81,9 +80,7 @@ def command(arguments: list[str]) -> int:
     look_ahead(every, how, device)
     report = begin(Path(o.out), provenance(device))
     say(_wrapped(f"machine   {report.about['machine']}"))
-    report.rates = rates_of([case.recipe for case in every], device)
-    for one in report.rates:
-        say(f"peak      {one.peak / 1e12:.4g} TFLOP/s of {one.precision} products (width {one.width})")
+    _rate(every, device, report)
     for case in every:
         _measure(case, how, device, report)
     say(f"\nwritten   bench.json, bench.md in {report.folder}")
@@ -181,6 +178,22 @@ def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> 
             require_devices(devices, case, device)
         if "transformers" in case.rivals:
             installed()
+
+
+def _rate(every: "list[Case]", device: "torch.device", report: "Report") -> None:
+    """The machine's rates for each width and precision of the cases, onto the screen and into the report."""
+    from mapet.bench.measure import width
+    from mapet.bench.rates import measure
+
+    for one, precision in dict.fromkeys((width(case.recipe), case.recipe.precision) for case in every):
+        what = f"{precision} products (width {one})"
+        try:
+            rates = measure(one, precision, device)
+        except Exception as error:  # of torch or a GPU: the steps may work all the same
+            say(_wrapped(f"failed    {what}: {report.fail(what, error)}"))
+            continue
+        report.rates = [*report.rates, rates]
+        say(f"peak      {rates.peak / 1e12:.4g} TFLOP/s of {what}")
 
 
 def _measure(case: "Case", how: "Settings", device: "torch.device", report: "Report") -> None:
