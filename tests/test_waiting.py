@@ -4,17 +4,14 @@ The imitation refuses by itself to tell values that lie on it; copies to it are 
 """
 
 from dataclasses import replace
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.data._utils.pin_memory import pin_memory as pinned_by_loader
 
+from imitation import COUNT, CUDA, SIDE, Gpu, feeding, on_host, small
 from mapet.assemble import build_objective
 from mapet.data import decode
 from mapet.data.bad import BadPictures
@@ -22,52 +19,8 @@ from mapet.data.decode import Batch
 from mapet.data.device import to_device
 from mapet.data.loader import Shuffled
 from mapet.data.source import open_source
-from mapet.feed import Feed, Stored
 from mapet.method.order import STRATEGIES
-from mapet.recipe import Model
-from mapet.recipes import find
 from mapet.view import View
-
-CUDA, SIDE, COUNT = torch.device("cuda"), 32, 6
-MODEL = Model("custom", embed_dim=32, depth=3, num_heads=2, image_size=SIDE, patch_size=8, drop_path=0.3)
-
-
-class Gpu(TorchDispatchMode):
-    """While it lasts, "cuda" is an imitation; ``copies`` to and from it are noted, ``waits`` are those that block."""
-
-    def __init__(self, monkeypatch):
-        super().__init__()
-        self.fake, self.copies, self.waits = FakeTensorMode(allow_non_fake_inputs=True), [], []
-        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: self.pinned(tensor))
-
-    def pinned(self, tensor):
-        """A copy that knows that it is pinned."""
-        assert tensor.device.type == "cpu"
-        copy = self.fake.from_tensor(tensor.detach().clone())
-        copy.is_pinned_here = True
-        return copy
-
-    def __enter__(self):
-        self.fake.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.fake.__exit__(*error)
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        result = operation(*args, **kwargs)
-        given, made = (
-            [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor)] for tree in ((args, kwargs), result)
-        )
-        # A CPU's scalar goes into a kernel as an argument, unless it is copied.
-        cpu = [x for x in given + made if x.device.type == "cpu" and (x.dim() or "copy" in str(operation))]
-        if cpu and any(x.device.type == "cuda" for x in given + made):
-            self.copies.append(str(operation))
-            if not (kwargs.get("non_blocking") and all(getattr(x, "is_pinned_here", False) for x in cpu)):
-                self.waits.append((str(operation), [tuple(x.shape) for x in cpu]))
-        return result
 
 
 @pytest.fixture
@@ -75,36 +28,9 @@ def gpu(monkeypatch):
     return Gpu(monkeypatch)
 
 
-def on_host(function):
-    """``function`` with real numbers, of which the imitation knows none."""
-
-    def run(*args):
-        with unset_fake_temporarily():
-            return function(*args)
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def source(pictures):
     return open_source(str(pictures))
-
-
-def small(name):
-    """A recipe's own settings with a little model; its colours are jittered."""
-    return replace(find(name), model=MODEL, color_jitter=0.4)
-
-
-def feeding(recipe, source, monkeypatch):
-    """A feed of ``recipe`` for the imitation, its tokens from a store, and a decoded batch."""
-    length = recipe.grid[0] * recipe.grid[1]
-    tokens = np.zeros((len(source), length), np.uint16)
-    store = SimpleNamespace(vocabulary=8, tokenizer="", tokens=tokens, rows=lambda keys: np.arange(len(keys)))
-    stored = Stored(store, source, np.arange(len(source)))
-    order = recipe.objective.order
-    monkeypatch.setitem(STRATEGIES, order, on_host(STRATEGIES[order]))
-    batch = Batch(torch.zeros((COUNT, 3, SIDE, SIDE), dtype=torch.uint8), torch.arange(COUNT), 1)
-    return Feed(recipe, None, on_host(stored), CUDA), batch
 
 
 def test_the_imitation_sees_what_waits(gpu):
@@ -136,7 +62,7 @@ def test_a_batch_is_handed_over_without_waiting(gpu, source, monkeypatch, method
     with gpu:
         given = feed.prepared(batch)
     assert {tensor.device.type for tensor in given.values()} == {"cuda"}
-    assert len(gpu.copies) == 5  # pictures, places, tokens, orders, and the channels' means and deviations
+    assert len(gpu.copies) == 7  # pictures, jitter (two), keys, tokens, orders, and channels' means and deviations
     assert gpu.waits == []
 
 

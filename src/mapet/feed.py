@@ -16,7 +16,7 @@ from mapet.data.device import to_device
 from mapet.data.loader import Shuffled, Stream
 from mapet.data.source import Source
 from mapet.errors import MapetError
-from mapet.hashing import hashed
+from mapet.hashing import exact, hashed
 from mapet.method.order import STRATEGIES
 from mapet.recipe import Recipe
 from mapet.tokenizers.store import TokenStore
@@ -137,17 +137,17 @@ class Feed(Stream):
         """One batch as ``images`` (B, 3, H, W) normalised, ``tokens`` (B, L), ``order`` (B, 1 + L) and ``key`` (B,).
 
         Colours are jittered in the student's images alone: the tokens are of the picture as it is. Nothing here waits
-        for a GPU, so the host prepares a batch while the step before it still runs; orders are made by the host.
+        for a GPU, so the host prepares a batch while the step before it still runs; all chance is drawn by the host.
         """
-        recipe, index = self.recipe, to_device(batch.index, self.device)
+        recipe, chance = self.recipe, (self.recipe.seed, batch.epoch, batch.index)
         images = to_float(batch.images, self.device)
-        images = normalize(jitter(images, recipe.color_jitter, recipe.seed, batch.epoch, index))
-        order = STRATEGIES[recipe.objective.order](recipe.grid, recipe.hidden, recipe.seed, batch.epoch, batch.index)
+        images = normalize(jitter(images, recipe.color_jitter, *chance))
+        order = STRATEGIES[recipe.objective.order](recipe.grid, recipe.hidden, *chance)
         return {
             "images": images,
             "tokens": to_device(self.tokens(batch), self.device),
             "order": to_device(order, self.device),
-            "key": hashed(recipe.seed, KEY, batch.epoch, index),
+            "key": to_device(hashed(recipe.seed, KEY, batch.epoch, batch.index), exact(self.device)),
         }
 
     def chance(self) -> float | None:

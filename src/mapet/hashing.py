@@ -16,6 +16,7 @@ Bits = TypeVar("Bits", int, Tensor)
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, as a signed 64-bit integer
 FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
 SECOND = -7723592293110705685  # 0x94D049BB133111EB
+NARROW = frozenset({"mps"})  # kinds of devices that lack a part of 64-bit arithmetic
 
 
 def hashed(*keys: int | Tensor) -> Tensor:
@@ -43,6 +44,15 @@ def below(bound: int | Tensor, *keys: int | Tensor) -> Tensor:
 def upper(*keys: int | Tensor) -> Tensor:
     """The upper half of ``hashed``: int64 in [0, 2**32)."""
     return _shift(hashed(*keys), 32)
+
+
+def exact(device: torch.device | str) -> torch.device:
+    """Where 64 bits are computed for what lies on ``device``: there, or on the CPU beside Apple's GPU, MPS.
+
+    That has no float64, and not all operations on int64.
+    """
+    device = torch.device(device)
+    return torch.device("cpu") if device.type in NARROW else device
 
 
 def _mix(bits: Bits) -> Bits:

@@ -19,7 +19,7 @@ from mapet.engine.optim import Optim, adamw, layer_scale, scheduled
 from mapet.engine.run import Run, load_checkpoint, parts, prefixed
 from mapet.errors import MapetError
 from mapet.evals.finetune import FineTuning
-from mapet.hashing import hashed
+from mapet.hashing import exact, hashed
 from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier, Encoder
 from mapet.recipe import read
@@ -166,8 +166,8 @@ class Lessons(Stream):
         images = normalize(to_float(batch.images, self.device))
         images = self.erase(images, batch.epoch, batch.index)
         images, targets = self.mix(images, to_device(self.labels[batch.index], self.device), step)
-        key = hashed(self.seed, KEY, batch.epoch, to_device(batch.index[: len(images)], self.device))
-        return {"images": images, "targets": targets, "key": key}
+        key = hashed(self.seed, KEY, batch.epoch, batch.index[: len(images)])
+        return {"images": images, "targets": targets, "key": to_device(key, exact(self.device))}
 
 
 class Until:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mapet.data.device import to_device
 from mapet.errors import MapetError
-from mapet.hashing import fraction, hashed
+from mapet.hashing import exact, fraction, hashed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,7 +39,7 @@ def jitter(images: Tensor, strength: float, seed: int, epoch: int, index: Tensor
         raise MapetError(f"Colour jitter of {strength} makes no sense: choose 0 (none) or more, the paper has 0.4.")
     if strength == 0:
         return images
-    factors, order = jitter_plan(strength, seed, epoch, to_device(index, images.device))
+    factors, order = (to_device(part, images.device) for part in jitter_plan(strength, seed, epoch, index))
     for operation in order.unbind(1):
         factor = factors.gather(1, operation[:, None])
         images = _adjust(images, operation.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1))
@@ -60,6 +60,7 @@ def _adjust(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
     red, green, blue = images.chunk(3, dim=1)
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue
     # In float64 the mean is, once rounded, the same for every way of splitting the batch and the sum.
-    mean = grey.mean((1, 2, 3), keepdim=True, dtype=torch.float64).to(grey.dtype)
+    wide = torch.float64 if exact(grey.device) == grey.device else grey.dtype
+    mean = grey.mean((1, 2, 3), keepdim=True, dtype=wide).to(grey.dtype)
     other = torch.where(operation == CONTRAST, mean, grey) * (operation != BRIGHTNESS)
     return torch.lerp(other, images, factor).clamp_(0, 1)

@@ -228,7 +228,7 @@ def _agree(encoder: Encoder, model: nn.Module) -> None:
     """Shapes do not tell of other activations or norms: one image of noise does."""
     device = next(model.parameters()).device
     shape = torch.Size((1, encoder.in_chans, *encoder.img_size))
-    image = fraction(0, torch.arange(shape.numel(), device=device)).view(shape).float() * 4 - 2
+    image = (fraction(0, torch.arange(shape.numel())).view(shape).float() * 4 - 2).to(device)
     training = model.training
     expected = model.eval().forward_features(image)  # type: ignore[operator]
     model.train(training)

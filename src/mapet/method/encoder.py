@@ -239,10 +239,11 @@ def survival(blocks: nn.ModuleList, rate: float, samples: int, key: Tensor | Non
     if not rate or not blocks.training:
         return [None] * len(blocks)
     device = next(blocks.parameters()).device
-    rates = torch.linspace(0, rate, len(blocks), device=device)[:, None, None]
-    branch = torch.arange(2 * len(blocks), device=device).view(-1, 2, 1)
-    chance = torch.rand(len(blocks), 2, samples, device=device) if key is None else fraction(key, branch)
-    return (((chance >= rates) / (1 - rates))[..., None, None]).unbind()
+    place = device if key is None else key.device
+    rates = torch.linspace(0, rate, len(blocks), device=place)[:, None, None]
+    branch = torch.arange(2 * len(blocks), device=place).view(-1, 2, 1)
+    chance = torch.rand(len(blocks), 2, samples, device=place) if key is None else fraction(key, branch)
+    return (((chance >= rates) / (1 - rates))[..., None, None]).to(device).unbind()
 
 
 def stream(key: Tensor | None, number: int) -> Tensor | None:

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from mapet.crew import Crew
 from mapet.errors import MapetError, nearest
-from mapet.hashing import hashed
+from mapet.hashing import exact, hashed
 from mapet.tokenizers.kmeans import METRICS, KMeans, kmeans
 from mapet.tokenizers.nearest import CELLS, PRECISIONS
 from mapet.tokenizers.pool import Pool
@@ -148,7 +148,7 @@ def _pool(stream: FeatureStream, places: Tensor, f: Fitting, crew: Crew, tell: P
         sample.add(features, index)
         done += len(index)
         tell("features", done, len(sample.places))
-    pool = sample.pool("cpu" if stream.device.type == "mps" else stream.device)  # MPS has no float64 for the sums
+    pool = sample.pool(exact(stream.device))
     _require(pool.total, f.codes, places, teacher)
     for part in pool.slices if f.metric == "cosine" else ():
         pool.vectors[part] = normalize(pool.vectors[part])

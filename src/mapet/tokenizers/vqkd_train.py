@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, mse_loss
 
-from mapet.hashing import hashed
+from mapet.hashing import exact, hashed
 from mapet.tokenizers.kmeans import kmeans
 from mapet.tokenizers.quantizer import Reduce, alone, drawn, moved, tally
 from mapet.tokenizers.seeding import sampled
@@ -114,6 +114,7 @@ class VQKDTraining(nn.Module):
             MapetError: fewer patches than codes.
         """
         unit = torch.cat([self.network.unit(images).flatten(0, 1) for images in batches])
+        unit = unit.to(exact(unit.device))
         first = sampled(unit, self.network.vocabulary, self.seed)
         found = kmeans(unit, first, iterations=ITERATIONS, metric="cosine")
         self.network.codes.copy_(found.centroids)
@@ -152,13 +153,14 @@ class VQKDTraining(nn.Module):
         """Move the codes by all that the forward passes in training mode since the last update have seen."""
         if not self._seen:
             return
-        unit, tokens, index = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        place = exact(self.usage.device)
+        unit, tokens, index = (torch.cat(parts).to(place) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
-        codes, usage = self.network.codes, self.usage
+        codes, usage = self.network.codes.to(place), self.usage.to(place)
         table = self.reduce(tally(unit.flatten(0, 1), tokens.flatten(), len(codes)), "sum")
         codes, usage = moved(codes, usage, table, self.decay)
-        patch = torch.arange(unit.shape[1], device=unit.device)
-        keys = hashed(self.seed, RESTART, self.steps, index[:, None], patch).flatten()
+        patch = torch.arange(unit.shape[1], device=place)
+        keys = hashed(self.seed, RESTART, self.steps.to(place), index[:, None], patch).flatten()
         found, there = drawn(unit.flatten(0, 1), keys, len(codes), self.reduce)
         dead = (usage < self.restart * usage.mean()) & there
         self.network.codes.copy_(torch.where(dead[:, None], found, codes))

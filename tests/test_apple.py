@@ -1,0 +1,75 @@
+"""Training on Apple's GPU, which has no float64 and no shifts of int64: torch's imitation of another stands for it."""
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from imitation import COUNT, CUDA, SIDE, Gpu, feeding, small
+from mapet import hashing
+from mapet.assemble import build_objective
+from mapet.data.source import open_source
+from mapet.hashing import exact, hashed
+from mapet.tokenizers import vqkd_train
+from mapet.tokenizers.vqkd import VQKD
+
+
+class Apple(Gpu):
+    """It refuses what is wide."""
+
+    def __init__(self, monkeypatch):
+        super().__init__(monkeypatch)
+        monkeypatch.setattr(hashing, "NARROW", {CUDA.type})
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = super().__torch_dispatch__(operation, types, args, kwargs)
+        for tensor in tree_leaves(result):
+            wide = {torch.float64, torch.int64} if "shift" in str(operation) else {torch.float64}
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == CUDA.type and tensor.dtype in wide:
+                raise TypeError(f"{operation} of {tensor.dtype}")
+        return result
+
+
+@pytest.fixture
+def apple(monkeypatch):
+    return Apple(monkeypatch)
+
+
+def test_the_imitation_refuses_what_is_wide(apple):
+    with apple:
+        there = torch.arange(4).to(CUDA)
+        for wide in (there.double, lambda: there.float().mean(dtype=torch.float64), lambda: hashed(there)):
+            with pytest.raises(TypeError):
+                wide()
+        assert there.to(exact(CUDA)).double().device.type == "cpu"
+
+
+@pytest.mark.parametrize("method", ["", "beit-", "beit2-", "cae-", "mae-"])
+def test_a_step_of_every_objective(apple, pictures, monkeypatch, method):
+    recipe = small(f"in1k-{method}vit-base")
+    objective = build_objective(recipe, 8).train()
+    feed, batch = feeding(recipe, open_source(str(pictures)), monkeypatch)
+    with apple:
+        objective.to(CUDA)
+        given = feed.prepared(batch)
+        assert objective(**given)["loss"].device.type == CUDA.type
+    assert given["key"].device.type == "cpu"
+
+
+def test_the_codes_of_vqkd_move_on_the_cpu(apple, monkeypatch):
+    """Counts (of which the imitation knows none) stand for those of ``tally``."""
+    network = VQKD(image_size=SIDE, patch_size=8, embed_dim=16, depth=1, num_heads=2, codes=5, code_dim=4)
+    training = vqkd_train.VQKDTraining(network, width=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    places = []
+
+    def tally(unit, tokens, codes):
+        places.append(unit.device.type)
+        return unit.double().new_zeros(codes, unit.shape[1] + 1)
+
+    monkeypatch.setattr(vqkd_train, "tally", tally)
+    with apple:
+        training.to(CUDA)
+        seen = torch.rand(COUNT, 16, 4), torch.zeros(COUNT, 16, dtype=torch.int64), torch.arange(COUNT)
+        training._seen.append(tuple(part.to(CUDA) for part in seen))
+        training.update()
+    assert places == ["cpu"]
+    assert network.codes.device.type == training.usage.device.type == CUDA.type
