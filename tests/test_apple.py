@@ -1,7 +1,12 @@
 """Training on Apple's GPU, which has no float64 and no shifts of int64: torch's imitation of another stands for it."""
 
+from functools import cache
+from pathlib import Path
+
 import pytest
 import torch
+import torchgen
+import yaml
 from torch.utils._pytree import tree_leaves
 
 from imitation import COUNT, CUDA, SIDE, Gpu, feeding, small
@@ -13,8 +18,24 @@ from mapet.tokenizers import vqkd_train
 from mapet.tokenizers.vqkd import VQKD
 
 
+@cache
+def operations():
+    """Torch's own table of its operations, by name."""
+    path = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
+    entries = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {entry["func"].partition("(")[0]: entry for entry in entries}
+
+
+def has_kernel(name):
+    """Whether there is one for Apple's GPU, or one that is made of other operations."""
+    entry = operations()[name]
+    if "structured_delegate" in entry:
+        return has_kernel(entry["structured_delegate"])
+    return "dispatch" not in entry or any("MPS" in keys or "Composite" in keys for keys in entry["dispatch"])
+
+
 class Apple(Gpu):
-    """It refuses what is wide."""
+    """It refuses what is wide, and what has no kernel."""
 
     def __init__(self, monkeypatch):
         super().__init__(monkeypatch)
@@ -23,6 +44,9 @@ class Apple(Gpu):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(operation, types, args, kwargs)
         for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == CUDA.type:
+                name = operation.name().removeprefix("aten::")
+                assert name == "prim::device" or has_kernel(name), name
             wide = {torch.float64, torch.int64} if "shift" in str(operation) else {torch.float64}
             if isinstance(tensor, torch.Tensor) and tensor.device.type == CUDA.type and tensor.dtype in wide:
                 raise TypeError(f"{operation} of {tensor.dtype}")
@@ -41,6 +65,8 @@ def test_the_imitation_refuses_what_is_wide(apple):
             with pytest.raises(TypeError):
                 wide()
         assert there.to(exact(CUDA)).double().device.type == "cpu"
+        with pytest.raises(AssertionError, match="_cdist_backward"):
+            torch.ops.aten._cdist_backward(*torch.rand(3, 2, 2, device=CUDA), 2.0, torch.rand(2, 2, device=CUDA))
 
 
 @pytest.mark.parametrize("method", ["", "beit-", "beit2-", "cae-", "mae-"])
