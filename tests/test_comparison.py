@@ -174,32 +174,48 @@ def test_what_makes_no_sense_is_one_line(wrong, said):
     assert "\n" not in str(error.value)
 
 
+def begin(folder, plan):
+    with Ledger.begun(folder, plan) as ledger:
+        return ledger
+
+
 def test_a_folder_is_one_comparison_s(tmp_path):
     plan = planned(vary=("groups=1,3",))
-    Ledger.begin(tmp_path / "out", plan)
+    begin(tmp_path / "out", plan)
     assert read(tmp_path / "out" / PLAN, Plan) == plan
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
     with pytest.raises(MapetError, match="holds no comparison"):
-        Ledger.begin(tmp_path / "other", plan)
+        begin(tmp_path / "other", plan)
     with pytest.raises(MapetError, match="holds no comparison"):
-        Ledger.begin(tmp_path / "other" / "file", plan)
+        begin(tmp_path / "other" / "file", plan)
 
 
 @pytest.mark.parametrize("seeds", [3, 4], ids=["same", "grown"])
 def test_a_comparison_is_one_process_s(tmp_path, seeds):
-    ledger = Ledger.begin(tmp_path / "out", planned(seeds=3))
-    with ledger.alone(), pytest.raises(MapetError, match="Another process is working on the comparison in"):
-        Ledger.begin(tmp_path / "out", planned(seeds=seeds))
-    assert read(tmp_path / "out" / PLAN, Plan).seeds == 3
-    with Ledger.begin(tmp_path / "out", planned(seeds=seeds)).alone():
-        assert read(tmp_path / "out" / PLAN, Plan).seeds == seeds
+    out, plan = tmp_path / "out", planned(seeds=3)
+    refused = pytest.raises(MapetError, match="Another process is working on the comparison in")
+    with Ledger.begun(out, plan), refused, Ledger.begun(out, replace(plan, seeds=seeds)):
+        pass
+    assert read(out / PLAN, Plan).seeds == 3
+    with Ledger.begun(out, replace(plan, seeds=seeds)):
+        assert read(out / PLAN, Plan).seeds == seeds
+
+
+def test_what_grew_meanwhile_is_not_lost(tmp_path):
+    out, plan = tmp_path / "out", planned(objectives=("mim",))
+    begin(out, plan)
+    mine = grown(out, replace(plan, seeds=9))
+    begin(out, grown(out, replace(plan, objectives=("mae",))))
+    with pytest.raises(MapetError, match="has grown since this command began: give it again"):
+        begin(out, mine)
+    assert read(out / PLAN, Plan).objectives == ("mim", "mae")
 
 
 def test_a_comparison_grows_and_never_shrinks(tmp_path):
     plan = planned(objectives=("mim", "mae"), seeds=2, evaluate=("knn",))
     assert grown(tmp_path, plan) == plan
-    Ledger.begin(tmp_path / "out", plan)
+    begin(tmp_path / "out", plan)
     asked = replace(plan, objectives=("pet", "mae"), seeds=1, evaluate=("linear",), budget=("compute",))
     whole = grown(tmp_path / "out", asked)
     assert whole == replace(
@@ -207,14 +223,14 @@ def test_a_comparison_grows_and_never_shrinks(tmp_path):
     )
     with pytest.raises(MapetError, match=r"with recipe\.seed = 5, and 6 is asked"):
         grown(tmp_path / "out", replace(plan, recipe=replace(RECIPE, seed=6)))
-    Ledger.begin(tmp_path / "pixels", planned(objectives=("mae",)))
+    begin(tmp_path / "pixels", planned(objectives=("mae",)))
     with pytest.raises(MapetError, match="with objectives = mae, and mim is asked"):
         grown(tmp_path / "pixels", planned(objectives=("mim",)))  # mae's runs know of no tokens
 
 
 def test_a_setting_changes_as_long_as_nothing_hangs_on_it(tmp_path):
     plan = planned(objectives=("mim",), seeds=1)
-    ledger, (cell,) = Ledger.begin(tmp_path, plan), counted(plan)["epochs"]
+    ledger, (cell,) = begin(tmp_path, plan), counted(plan)["epochs"]
     tuned = replace(plan, tuning=Tuning(drop_path=0.5))
     ledger.note(cell, "cost", {"steps": 3})
     for other in (tuned, replace(plan, eval_limit=7), replace(plan, eval_data="y")):
@@ -230,7 +246,7 @@ def test_a_setting_changes_as_long_as_nothing_hangs_on_it(tmp_path):
 
 def test_results_are_read_back_from_the_folder_bit_by_bit(tmp_path):
     plan = planned(objectives=("mim", "mae"), evaluate=("knn",), seeds=3)
-    ledger, found = Ledger.begin(tmp_path / "out", plan), counted(plan)
+    ledger, found = begin(tmp_path / "out", plan), counted(plan)
     third = 1 / 3
     for number, cell in enumerate(found["epochs"][:-1]):
         score = Score(third + number / 100, 0.1, 0.9, 10)

@@ -1,10 +1,10 @@
-"""A file for one process alone, until that process lets go or ends, however it ends."""
+"""A folder for one process alone, until that process lets go or ends, however it ends."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, BinaryIO
+from socket import gethostname
+from typing import IO, Self
 from weakref import WeakSet
 
 from mapet.errors import MapetError
@@ -14,55 +14,103 @@ try:
 except ImportError:  # a system without such locks
     fcntl = None  # type: ignore[assignment]
 
-_ours: WeakSet[BinaryIO] = WeakSet()
+LOCK = ".lock"  # a file of its own: those with content are replaced, and read by others
+
+_ours: WeakSet[IO[bytes]] = WeakSet()
 
 
-def hold(file: IO[str] | IO[bytes], *, wait: bool) -> None:
+def hold(file: IO[bytes], *, wait: bool) -> None:
     """Let no other process hold the open ``file`` until it is closed; nothing where the system has no such locks.
 
     Raises:
         BlockingIOError: another one holds it, and this one does not ``wait``.
     """
-    if fcntl is not None:
-        try:
+    try:
+        if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise
-        except OSError:  # this file system has none
-            return
+    except (BlockingIOError, PermissionError):  # the latter on some network file systems
+        raise BlockingIOError from None
+    except OSError:  # this file system has none
+        return
 
 
-def locked(path: Path) -> BinaryIO:
-    """The file ``path``, which no other process is given while this one is open; its content is left alone.
+class Lock:
+    """Keeps the other processes that ask for it out of a folder until ``release``.
 
-    A fork of this process does not have it: a worker that outlives this process keeps nothing locked.
+    A folder that is not there is made, and removed again when nothing has come into it. The file ``.lock`` says who
+    holds it; where a process ended without a word the file stays, and keeps nobody out. A fork of this process does not
+    have the lock, so neither does a worker that outlives this process.
 
     Raises:
-        BlockingIOError: another one has it.
+        MapetError: another process has it, which is ``doing`` something in the folder.
     """
-    file = path.open("r+b")
-    try:
-        hold(file, wait=False)
-    except BlockingIOError:
+
+    def __init__(self, folder: Path, doing: str) -> None:
+        self.path, self._made = folder / LOCK, not folder.exists()
+        try:
+            self._file = _held(self.path) if fcntl is not None else None
+        except BlockingIOError as holder:
+            raise MapetError(
+                f"Another process is {doing} {folder}{holder.strerror or ''}: let it end, or end it."
+            ) from None
+
+    def release(self) -> None:
+        """Let others in; a second time does nothing."""
+        if self._file is not None and not self._file.closed:
+            if _is_at(self._file, self.path):
+                self.path.unlink()
+            self._file.close()
+            if self._made:
+                with suppress(OSError):  # it is not empty
+                    self.path.parent.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def _held(path: Path) -> IO[bytes] | None:
+    """The lock's file; None where nothing can be written, which whoever writes next is told.
+
+    Raises:
+        BlockingIOError: another process has it; ``strerror`` says which, where that can be read.
+    """
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+b")
+        except OSError:
+            return None
+        try:
+            hold(file, wait=False)
+        except BlockingIOError:
+            with file:
+                raise BlockingIOError(0, _holder(file)) from None
+        if _is_at(file, path):  # and was not removed by its holder in between
+            break
         file.close()
-        raise
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {gethostname()}".encode())
+    file.flush()
     _ours.add(file)
     return file
 
 
-@contextmanager
-def alone(path: Path, doing: str) -> Iterator[None]:
-    """Keep ``path`` from all other processes meanwhile.
-
-    Raises:
-        MapetError: another one has it, which is ``doing`` something there.
-    """
+def _holder(file: IO[bytes]) -> str:
     try:
-        file = locked(path)
-    except BlockingIOError:
-        raise MapetError(f"Another process is {doing} {path.parent}: let it end, or end it.") from None
-    with file:
-        yield
+        file.seek(0)
+        return f" ({file.read().decode()})"
+    except OSError:  # some file systems let nobody else read what is locked
+        return ""
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _leave_to_parent() -> None:

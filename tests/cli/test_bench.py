@@ -77,22 +77,28 @@ def test_a_case_that_fails_leaves_the_others(tmp_path, capsys, monkeypatch):
     assert "failed    RuntimeError: no kernel" in capsys.readouterr().out
 
 
-def test_products_that_fail_leave_the_steps(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("fails", [range(1, 100), range(1, 2), range(3, 4)], ids=["always", "first", "between"])
+def test_products_that_fail_leave_the_steps(tmp_path, capsys, monkeypatch, fails):
+    """First the machine is measured, then each of the two rounds."""
     real, calls = rates.measure, []
 
     def failing(*given, **named):
         calls.append(given)
-        if len(calls) == 1:
+        if len(calls) in fails:
             raise RuntimeError("no such product")
         return real(*given, **named)
 
     monkeypatch.setattr(rates, "measure", failing)
     found = bench(out=tmp_path / "bench", code=2)
-    assert found["failed"] == {"float32 products (width 16)": "RuntimeError: no such product"}
-    assert len(found["rows"]) == 1
-    assert found["rows"][0]["share"] > 0
-    assert found["rates"] == []
-    assert "failed    float32 products (width 16): RuntimeError: no such product" in capsys.readouterr().out
+    assert len(calls) == 3
+    assert set(found["failed"].values()) == {"RuntimeError: no such product"}
+    (row,) = found["rows"]
+    assert row["images_per_second"] > 0
+    assert (row["share"] is None) == (3 in fails)
+    assert (row["predicted"] is None) == (2 in fails)
+    assert len(found["rates"]) == (1 not in fails)
+    assert "no such product" in capsys.readouterr().out
+    assert "| mapet | custom | 4 |" in (tmp_path / "bench" / "bench.md").read_text()
 
 
 LOST = "DataLoader worker (pid 1) is killed by signal: Bus error."

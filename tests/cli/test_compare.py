@@ -16,9 +16,9 @@ import torch
 from mapet.cli import main
 from mapet.cli.comparing import cells
 from mapet.cli.probe import Probe
-from mapet.comparison.ledger import Ledger
 from mapet.engine.run import Run, load_checkpoint
 from mapet.hashing import below
+from mapet.lock import Lock
 from mapet.recipe import fair, load, read
 from mapet.tuning import Tuning
 
@@ -31,7 +31,8 @@ TWO = ["--objectives", "mim,mae", "--seeds", "1", "--knn-every", "1", "--budget"
 
 
 def arguments(pictures, out, *more):
-    return ["compare", "--data", str(pictures), "--out", str(out), *SMALL, *FIT, *more]
+    fit = [] if {"--tokens", "--tokenizers"} & set(more) and "--codes" not in more else FIT
+    return ["compare", "--data", str(pictures), "--out", str(out), *SMALL, *fit, *more]
 
 
 def rows(folder, name="results.csv"):
@@ -326,6 +327,8 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--vary", "groups=1,99"], "hidden patches"),
         (["--vary"], "--vary needs a value"),
         (["--tokens", "TOKENS", "--patch-size", "8"], "grid"),
+        (["--tokens", "TOKENS", "--codes", "9"], "is for a codebook that is fitted, not for what --tokens names"),
+        (["--tokenizers", "a,b", "--codes", "9"], "is for a codebook that is fitted, not for what --tokenizers names"),
         (["--eval-data", "FLAT"], "no labels"),
         (["--devices", "2"], "one device"),
         (["in1k-vit-base", "in1k-vit-tiny"], "one RECIPE"),
@@ -371,7 +374,7 @@ def test_the_folder_of_another_comparison_is_refused(pictures, five, capsys):
     assert message.count("\n") == 1
     assert main(["compare", "--resume", str(pictures)]) == 2
     assert "holds no comparison" in capsys.readouterr().err
-    with Ledger(five).alone():
+    with Lock(five, "working on the comparison in"):
         assert main(["compare", "--resume", str(five)]) == 2
     assert "Another process is working on the comparison in" in capsys.readouterr().err
     assert (five / "results.csv").read_bytes() == before

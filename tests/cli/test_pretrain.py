@@ -229,6 +229,9 @@ def test_a_run_is_trained_by_one_command_at_a_time(pictures, tokens, whole, caps
 def test_settings_of_a_fit_beside_what_is_ready_are_refused(pictures, tokens, tmp_path, capsys, ready):
     folder = tokens if ready == "tokens" else tokens / "tokenizer"
     options = ["--data", str(pictures), f"--{ready}", str(folder), "--out", str(tmp_path / "run"), *SMALL]
+    if ready == "tokens":
+        assert main(["pretrain", *options, "--teacher-weights", "8.pth"]) == 2
+        assert "--teacher-weights is for a codebook that is fitted" in capsys.readouterr().err
     assert main(["pretrain", *options, "--fit-pictures", "8"]) == 2
     message = capsys.readouterr().err
     assert f"--fit-pictures is for a codebook that is fitted, not for what --{ready} names" in message

@@ -25,16 +25,16 @@ def test_overwrite_clears_an_earlier_run(tmp_path):
     assert not Run.create(tmp_path / "run", overwrite=True).metrics.exists()
 
 
-def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path):
+def test_a_folder_is_locked_while_it_is_overwritten(tmp_path):
     run = Run.create(tmp_path / "run")
     run.recipe.write_text("data: x\n")
     with run.alone():
-        for second in (lambda: Run.create(run.folder, overwrite=True), lambda: Run(run.folder).alone().__enter__()):
-            with pytest.raises(MapetError, match=f"Another process is training in {run.folder}: let it end, or end it"):
-                second()
-        assert run.recipe.is_file()
-    with run.alone():
-        pass
+        with pytest.raises(MapetError, match=f"Another process is training in {run.folder}"):
+            Run(run.folder).alone()
+        assert Run.create(run.folder, overwrite=True).folder == run.folder
+        with pytest.raises(MapetError, match="Another process is training in"):
+            Run(run.folder).alone()
+        assert Run.create(run.folder).folder == run.folder, "a lock is no content"
 
 
 def test_not_a_run(tmp_path):

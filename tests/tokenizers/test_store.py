@@ -194,6 +194,7 @@ def test_parts_become_rows_of_the_store_once(tmp_path: Path) -> None:
     part_of(store, 0).append(names(3, 5), rows(11)[5:8])
     part_of(store, 1).append(names(3, 8), rows(11)[8:])
     merge(store)
+    store.release()
     assert torch.equal(TokenStore.open(tmp_path).gather(names(11))[5:], rows(11)[5:])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.txt", "store.json", "tokens.bin"]
     merge(store)
@@ -234,7 +235,7 @@ def test_a_merge_that_is_killed_anywhere_is_completed_by_the_next(tmp_path: Path
 
 def test_a_second_writer_is_refused_while_the_first_is_there(tmp_path: Path) -> None:
     first, second = filled(tmp_path, 2), TokenStore.create(tmp_path, **SAME)
-    with pytest.raises(MapetError, match=r"Another process is writing tokens into .*: wait until it has ended"):
+    with pytest.raises(MapetError, match=r"Another process is writing tokens into .*: let it end, or end it"):
         second.append(names(1, 5), rows(1))
     first.append(names(1, 2), rows(3)[2:])
     assert len(TokenStore.open(tmp_path)) == 3

@@ -83,13 +83,14 @@ def _timed(
     seen: list[rates.Rates] = []
     rate = partial(rates.measure, width(case.recipe), case.recipe.precision, fabric.device, rows=batch_rows(case))
 
-    def look() -> float:
-        seen.append(rate())
-        return seen[-1].peak
+    def look() -> float | None:
+        found = attempt(f"products of {batch_rows(case)} rows", rate, note)
+        seen.extend([found] if found else [])
+        return found.peak if found else None
 
     rows = []
     for runner, own in zip(runners, alternate(runners, how.rounds, fabric.device, look), strict=True):
-        about = _counted(case, rates.median(seen)) if runner.name == OURS else {}
+        about = _counted(case, seen) if runner.name == OURS else {}
         rows.append(row.of(case, runner.name, own, memory=runner.memory, threads=torch.get_num_threads(), **about))
     yield from ((one, False) for one in rows)
     for runner, one in zip(runners, rows, strict=True):
@@ -119,12 +120,15 @@ def batch_rows(case: Case) -> int:
     return case.batch * objective.work().states // (encoder.embed_dim * len(encoder.blocks))
 
 
-def _counted(case: Case, known: rates.Rates) -> dict[str, object]:
-    """What ours costs, and what it should take."""
+def _counted(case: Case, seen: Sequence[rates.Rates]) -> dict[str, object]:
+    """What ours costs, and what it should take where the machine's rates were seen."""
     with torch.device("meta"):
         objective = build_objective(case.recipe, case.vocabulary)
-    parts = predict.parts(objective, case.batch, known)
-    return {"flop": 2.0 * objective.macs(training=True), "predicted": sum(parts.values()), "parts": parts}
+    flop = 2.0 * objective.macs(training=True)
+    if not seen:
+        return {"flop": flop}
+    parts = predict.parts(objective, case.batch, rates.median(seen))
+    return {"flop": flop, "predicted": sum(parts.values()), "parts": parts}
 
 
 def scaled(case: Case, how: Settings, device: torch.device, note: Note) -> Iterator[row.Row]:

@@ -136,6 +136,7 @@ class Row:
 
 def of(case: Case, contestant: str, timings: Sequence[Timing], **figures: Any) -> Row:
     """The row of a contestant from its rounds."""
+    peaks = [one.peak for one in timings if one.peak is not None]
     return Row(
         objective=case.recipe.objective.objective,
         model=case.recipe.model.model,
@@ -148,7 +149,7 @@ def of(case: Case, contestant: str, timings: Sequence[Timing], **figures: Any) -
         passes=[one.passes.wall for one in timings],
         step_processor=[one.step.processor for one in timings],
         passes_processor=[one.passes.processor for one in timings],
-        peak=[one.peak for one in timings if one.peak is not None],
+        peak=peaks if len(peaks) == len(timings) else [],
         **figures,
     )
 

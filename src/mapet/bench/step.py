@@ -71,7 +71,7 @@ def _allocated(device: torch.device) -> int:
 class Timing(NamedTuple):
     """Means of the steps of one round: the whole step, and its forward and backward pass alone.
 
-    ``peak`` is what the machine's fastest product did right after it, in FLOP/s; None where that was not asked.
+    ``peak`` is what the machine's fastest product did right after it, in FLOP/s; None where that is not known.
     """
 
     step: Spent
@@ -80,7 +80,7 @@ class Timing(NamedTuple):
 
 
 def alternate(
-    runners: Sequence[Runner], rounds: int, device: torch.device, peak: Callable[[], float] | None = None
+    runners: Sequence[Runner], rounds: int, device: torch.device, peak: Callable[[], float | None] | None = None
 ) -> list[list[Timing]]:
     """``rounds`` timings of each runner; every round has all of them in turn, and on all processes as many steps.
 
@@ -95,7 +95,7 @@ def alternate(
     return [list(column) for column in zip(*turns, strict=True)]
 
 
-def _round(runner: Runner, steps: int, device: torch.device, peak: Callable[[], float] | None = None) -> Timing:
+def _round(runner: Runner, steps: int, device: torch.device, peak: Callable[[], float | None] | None = None) -> Timing:
     laps = Laps(device)
     synchronize(device)
     laps.mark()

@@ -75,6 +75,7 @@ def command(arguments: list[str]) -> int:
 def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
     from mapet.cli.finetune import named_tuning
     from mapet.cli.pretrain import anchored, named_recipe
+    from mapet.cli.tokenize import require_one_way
 
     varied, arguments = _all(arguments, "--vary")
     words, rest = positional(arguments, Options())
@@ -85,6 +86,9 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
     o = parse(Options(recipe=recipe), rest, "compare RECIPE", ABOUT)
     if not o.recipe.data or not o.out:
         raise MapetError("mapet compare needs --data (a folder of pictures, or cifar10) and --out (a folder).")
+    t = o.recipe.tokenizer
+    ready = {"tokens": o.recipe.tokens, "tokenizer": t.tokenizer, "tokenizers": o.tokenizers}
+    require_one_way(t, recipe.tokenizer, next((option for option, folder in ready.items() if folder), None))
     plan = Plan(
         objectives=listed(o.objectives),
         baselines=listed(o.baselines),
@@ -156,8 +160,7 @@ def compare(plan: Plan, out: Path, machine: Machine | None = None) -> None:
     for arm in asked:
         if arm.method in plan.objectives:
             look_ahead(arm.recipe, machine)
-    ledger = Ledger.begin(out, plan)
-    with ledger.alone():
+    with Ledger.begun(out, plan) as ledger:
         _fill(ledger, plan, with_tokens(plan, asked, out, machine, say), machine)
 
 

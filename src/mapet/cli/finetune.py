@@ -120,13 +120,15 @@ def finetune(
     from mapet.engine.world import first_process
     from mapet.supervise import begin
 
-    machine = machine or Machine()
-    if first_process():
-        classifier, about = look_ahead(t, machine)
-        run = Run.create(out, overwrite=overwrite)
-        save(t, run.recipe)
-        begin(run, classifier, t, about)
-    return _go(Run(out), t, machine, evaluate_every, say)
+    run, machine = Run(out), machine or Machine()
+    ahead = look_ahead(t, machine) if first_process() else None
+
+    def prepare() -> None:
+        save(t, Run.create(out, overwrite=overwrite).recipe)
+        if ahead is not None:
+            begin(run, ahead[0], t, ahead[1])
+
+    return _go(run, t, machine, evaluate_every, say, prepare)
 
 
 def resume(
@@ -138,20 +140,24 @@ def resume(
 ) -> "Run":
     """Go on with the fine-tuning in ``folder`` from its last checkpoint; raises as ``finetune``."""
     from mapet.engine.run import Run
-    from mapet.engine.world import first_process
     from mapet.supervise import begin
 
     run, machine = Run.open(folder), machine or Machine()
     t = read(run.recipe, Tuning)
-    if first_process() and not run.last.exists():
-        classifier, about = look_ahead(t, machine)
-        begin(run, classifier, t, about)
-    return _go(run, t, machine, evaluate_every, say)
+
+    def prepare() -> None:
+        if not run.last.exists():
+            classifier, about = look_ahead(t, machine)
+            begin(run, classifier, t, about)
+
+    return _go(run, t, machine, evaluate_every, say, prepare)
 
 
-def _go(run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str], None]) -> "Run":
+def _go(
+    run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str], None], prepare: Callable[[], object]
+) -> "Run":
     tell = teller(run, say)
-    with training_in(run, machine, t.precision) as fabric:
+    with training_in(run, machine, t.precision, prepare) as fabric:
         stream = lessons(run, t, machine, fabric)
         _tell_plan(tell, run, t, machine, stream)
         whole = t.optimization.epochs

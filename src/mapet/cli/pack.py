@@ -111,21 +111,23 @@ def pack(
         say: is told each line for the screen.
 
     Raises:
-        MapetError: no pictures, another pack or other files in ``out``, a disk that is too small, or too many bad
-            pictures.
+        MapetError: no pictures, another pack or other files in ``out``, a disk that is too small, too many bad
+            pictures, or another process that packs there.
     """
     from mapet.data.packing import Packing, begin
     from mapet.data.source import SPLITS, divided, open_source
+    from mapet.lock import LOCK, Lock
 
     packing, out, workers = packing or Packing(), Path(absolute(str(out))), _workers() if workers is None else workers
     o = Options(out=str(out), form=packing.form, size=packing.size, quality=packing.quality, limit=limit, seed=seed)
     parts = {out / split: open_source(data, split) for split in SPLITS} if divided(data) else {out: open_source(data)}
-    _require_free(out, set() if out in parts else {folder.name for folder in parts})
+    _require_free(out, set() if out in parts else {folder.name for folder in parts} | {LOCK})
     chosen = {folder: _chosen(source, limit, seed) for folder, source in parts.items()}
-    for folder, source in parts.items():
-        begin(folder, chosen[folder], packing, {"source": source.name, "command": again(data, o)})
-    for folder, source in chosen.items():
-        _pack(folder, source, packing, workers, max_bad, say)
+    with Lock(out, "packing into"):
+        for folder, source in parts.items():
+            begin(folder, chosen[folder], packing, {"source": source.name, "command": again(data, o)})
+        for folder, source in chosen.items():
+            _pack(folder, source, packing, workers, max_bad, say)
     say(f"packed    use it as --data {shlex.quote(str(out))}")
 
 

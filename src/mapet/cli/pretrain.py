@@ -132,8 +132,7 @@ def pretrain(
     machine = machine or Machine()
     if first_process():
         look_ahead(recipe, machine)
-        save(recipe, Run.create(out, overwrite=overwrite).recipe)
-    return _go(Run(out), recipe, machine, say)
+    return _go(Run(out), recipe, machine, say, lambda: save(recipe, Run.create(out, overwrite=overwrite).recipe))
 
 
 def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[[str], None] = say) -> "Run":
@@ -144,9 +143,20 @@ def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[
     return _go(run, load(run.recipe), machine or Machine(), say)
 
 
-def _go(run: "Run", recipe: Recipe, machine: Machine, say: Callable[[str], None]) -> "Run":
+def _go(
+    run: "Run",
+    recipe: Recipe,
+    machine: Machine,
+    say: Callable[[str], None],
+    begin: Callable[[], object] = lambda: None,
+) -> "Run":
     tell = teller(run, say)
-    with training_in(run, machine, recipe.precision, lambda: make_ready(run, recipe, machine, tell)) as fabric:
+
+    def prepare() -> None:
+        begin()
+        make_ready(run, recipe, machine, tell)
+
+    with training_in(run, machine, recipe.precision, prepare) as fabric:
         return _train(run, recipe, machine, fabric, tell)
 
 

@@ -34,7 +34,7 @@ def training_in(
     """The processes that train in the run's folder, from which the first keeps all others away.
 
     Args:
-        run: its recipe is written.
+        run: begun, or to be begun by ``prepare``.
         machine: which processes.
         precision: of the training.
         prepare: done by the first process before they meet.
@@ -47,8 +47,8 @@ def training_in(
     leads = first_process()
     with run.alone() if leads else nullcontext():
         if leads:
-            run.write_provenance()
             prepare()
+            run.write_provenance()
         with joined(
             accelerator=machine.accelerator,
             devices=machine.devices,

@@ -1,6 +1,7 @@
 """``mapet tokenize``: one visual token per patch for every picture, on disk."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from mapet.data.bad import BadPictures
     from mapet.data.source import Source
+    from mapet.lock import Lock
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.tokenizer import Tokenizer as AnyTokenizer
 
@@ -92,7 +94,7 @@ def require_one_way(asked: Tokenizer, default: Tokenizer, ready: str | None) -> 
         default: what holds without a word.
         ready: the option that names what is ready; None: nothing is.
     """
-    own = {"tokenizer", "teacher_weights"}  # of a ready tokenizer, whose teacher may need them
+    own = {"tokenizer", "teacher_weights"} if ready == "tokenizer" else {"tokenizer"}  # its teacher may need them
     if ready and (names := [name for name in diff(asked, default) if name not in own]):
         option = names[0].replace("_", "-")
         raise MapetError(
@@ -125,31 +127,36 @@ def tokenize(
     Raises:
         MapetError: no pictures, a teacher that cannot give the recipe's grid, too many bad pictures, other tokens.
     """
-    from mapet.data.decode import require_shown
     from mapet.engine.screen import clock
     from mapet.engine.world import pick_device
-    from mapet.tokenizers.store import TokenStore
+    from mapet.lock import Lock
+    from mapet.tokenizers.store import WRITING, TokenStore
+
+    pictures = Pictures.of(recipe, machine, out, crew, batch_size)
+    out.mkdir(parents=True, exist_ok=True)
+    with Lock(out, WRITING) if crew.leads else nullcontext() as lock, Stages(shown=crew.leads) as stages:
+        tokenizer = _tokenizer(recipe, out, pictures, say)
+        store = _opened(out, tokenizer, pictures, lock)
+        count = encode(tokenizer.to(pick_device(machine.accelerator)), store, pictures, stages)
+    if seconds := stages.seconds["tokens"]:
+        say(f"tokens    {count:,} pictures in {clock(seconds)}, {count / seconds:,.0f} pictures/s")
+    return TokenStore.open(out)
+
+
+def _tokenizer(recipe: Recipe, out: Path, pictures: Pictures, say: Callable[[str], None]) -> "AnyTokenizer":
+    """The recipe's tokenizer, or the codebook in ``out``, which is fitted there if need be."""
+    from mapet.data.decode import require_shown
     from mapet.tokenizers.tokenizer import load_tokenizer
 
     own, named = out / "tokenizer", recipe.tokenizer.tokenizer
-    pictures = Pictures.of(recipe, machine, out, crew, batch_size)
-    out.mkdir(parents=True, exist_ok=True)
-    if not named and not _there(own, crew):
+    if not named and not _there(own, pictures.crew):
         fit(recipe, pictures, own, grid=recipe.grid, say=say)
     folder = Path(named or own)
     tokenizer = load_tokenizer(folder, teacher_weights=recipe.tokenizer.teacher_weights)
     _require_fitting(tokenizer, folder, recipe)
     require_shown(pictures.source, [tokenizer.view])
     say(_line(tokenizer))
-    store = _opened(out, tokenizer, pictures)
-    try:
-        with Stages(shown=crew.leads) as stages:
-            count = encode(tokenizer.to(pick_device(machine.accelerator)), store, pictures, stages)
-    finally:
-        store.release()
-    if seconds := stages.seconds["tokens"]:
-        say(f"tokens    {count:,} pictures in {clock(seconds)}, {count / seconds:,.0f} pictures/s")
-    return TokenStore.open(out)
+    return tokenizer
 
 
 def fit_codebook(
@@ -188,10 +195,10 @@ def encode(tokenizer: "AnyTokenizer", store: "TokenStore", pictures: Pictures, s
     return int(crew.sum(torch.tensor([done])))
 
 
-def _opened(out: Path, tokenizer: "AnyTokenizer", pictures: Pictures) -> "TokenStore":
+def _opened(out: Path, tokenizer: "AnyTokenizer", pictures: Pictures, lock: "Lock | None") -> "TokenStore":
     """The new store, or this tokenizer's that was begun, with what an interrupted call left in parts.
 
-    The first process keeps all others from writing there, until it releases the store or ends.
+    The first process writes there, by the folder's ``lock``.
     """
     from mapet.tokenizers.parts import merge
     from mapet.tokenizers.store import TokenStore
@@ -205,7 +212,7 @@ def _opened(out: Path, tokenizer: "AnyTokenizer", pictures: Pictures) -> "TokenS
             tokenizer=tokenizer.hash,
             extra={"data": pictures.source.name},
         )
-        store.reserve()
+        store.reserve(lock)
         merge(store)
     pictures.settle()
     return store if pictures.crew.leads else TokenStore.open(out)

@@ -7,8 +7,8 @@ scores/        one JSON file a cell: its cost and every finished evaluation
 """
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from mapet.comparison.plan import Cell, Plan
 from mapet.disk import replace_file
 from mapet.errors import MapetError
-from mapet.lock import alone
+from mapet.lock import LOCK, Lock
 from mapet.recipe import diff, read, save
 
 if TYPE_CHECKING:
+    from mapet.engine.run import Run
     from mapet.evals.score import Score
 
 PLAN = "compare.yaml"
@@ -36,33 +37,28 @@ class Ledger:
         self.folder = folder
 
     @classmethod
-    def begin(cls, folder: Path, plan: Plan) -> "Ledger":
-        """The folder of this plan, made if need be; one that holds a comparison goes on with it ``grown``.
+    @contextmanager
+    def begun(cls, folder: Path, plan: Plan) -> Iterator["Ledger"]:
+        """The folder of this plan, for this process alone; it is made if need be.
+
+        Args:
+            folder: new, empty, or of a comparison.
+            plan: as it is ``grown`` there.
 
         Raises:
-            MapetError: it holds something other than a comparison, or another process works on that.
+            MapetError: it holds something other than a comparison, another process works on that, or has just made it
+                grow.
         """
-        ledger = cls(folder)
-        taken = folder.exists() and (
-            not folder.is_dir() or any(path.name != f"{PLAN}.part" for path in folder.iterdir())
-        )
-        if (folder / PLAN).is_file():
-            with ledger.alone():
-                if read(folder / PLAN, Plan) == plan:
-                    return ledger
-        elif taken:
+        old = (PLAN, f"{PLAN}.part", LOCK)
+        taken = folder.exists() and (not folder.is_dir() or any(path.name not in old for path in folder.iterdir()))
+        if taken and not (folder / PLAN).is_file():
             raise MapetError(f"{folder} is not empty and holds no comparison: give another --out.")
-        folder.mkdir(parents=True, exist_ok=True)
-        save(plan, folder / PLAN)
-        return ledger
-
-    def alone(self) -> AbstractContextManager[None]:
-        """Keep other processes from working on this comparison meanwhile.
-
-        Raises:
-            MapetError: one does.
-        """
-        return alone(self.folder / PLAN, "working on the comparison in")
+        with Lock(folder, "working on the comparison in"):
+            if grown(folder, plan) != plan:
+                raise MapetError(f"{folder} has grown since this command began: give it again.")
+            folder.mkdir(parents=True, exist_ok=True)
+            save(plan, folder / PLAN)
+            yield cls(folder)
 
     def run(self, cell: Cell) -> Path:
         """The run's folder."""
@@ -88,10 +84,15 @@ class Ledger:
         return self.folder / "scores" / f"{cell.name}.json"
 
 
-def follow(settings: Any, path: Path) -> None:
-    """Let a run's recipe at ``path`` name its tokens and its start where they are, after the folder was moved."""
-    if PLACES.issuperset(other := diff(read(path, type(settings)), settings)) and other:
-        save(settings, path)
+def follow(settings: Any, run: "Run") -> None:
+    """Let a run's recipe name its tokens and its start where they are, after the folder was moved.
+
+    Raises:
+        MapetError: another process trains there.
+    """
+    with run.alone():
+        if PLACES.issuperset(other := diff(read(run.recipe, type(settings)), settings)) and other:
+            save(settings, run.recipe)
 
 
 def grown(folder: Path, plan: Plan) -> Plan:

@@ -39,7 +39,7 @@ from mapet.data.picture import BadPicture
 from mapet.data.source import Source
 from mapet.disk import encoded, replace_file, write_from
 from mapet.errors import MapetError, nearest
-from mapet.lock import alone
+from mapet.lock import LOCK
 from mapet.view import View
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def begin(folder: Path, source: Source, packing: Packing, about: dict[str, Any])
     if (folder / HEADER).is_file():
         _require_same(folder, header)
         return
-    ours = {KEYS, LABELS, OFFSETS, f"{HEADER}.part"}
+    ours = {KEYS, LABELS, OFFSETS, f"{HEADER}.part", LOCK}
     if folder.exists() and (other := sorted(set(os.listdir(folder)) - ours)):
         raise MapetError(f"{folder} is not empty (it holds {other[0]}): give another --out.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,25 +146,26 @@ def begin(folder: Path, source: Source, packing: Packing, about: dict[str, Any])
 def pack(folder: Path, source: Source, packing: Packing, *, workers: int = 0, max_bad: float = 0.01) -> Iterator[int]:
     """Pack what is missing in a begun folder, and yield how many pictures are done, at first and after each group.
 
+    By one process at a time: who calls this sees to that.
+
     Raises:
-        MapetError: too many bad pictures, a damaged folder, or one that another process is packing into.
+        MapetError: too many bad pictures, or a damaged folder.
     """
-    with alone(folder / KEYS, "packing into"):
-        done, header = packed_count(folder), read_header(folder)
+    done, header = packed_count(folder), read_header(folder)
+    yield done
+    if header["complete"]:
+        return
+    offsets = np.load(folder / OFFSETS, mmap_mode="r+")
+    _require_pixels(folder, int(offsets[done]))
+    bad = BadPictures(len(source), max_bad, folder / BAD)
+    groups = (_raw if packing.form == RawPack.form else _jpegs)(source, packing, done, workers, bad)
+    for sizes, content in groups:
+        write_from(folder / PICTURES, int(offsets[done]), content)
+        offsets[done + 1 : done + 1 + len(sizes)] = offsets[done] + np.cumsum(sizes)
+        offsets.flush()
+        done += len(sizes)
         yield done
-        if header["complete"]:
-            return
-        offsets = np.load(folder / OFFSETS, mmap_mode="r+")
-        _require_pixels(folder, int(offsets[done]))
-        bad = BadPictures(len(source), max_bad, folder / BAD)
-        groups = (_raw if packing.form == RawPack.form else _jpegs)(source, packing, done, workers, bad)
-        for sizes, content in groups:
-            write_from(folder / PICTURES, int(offsets[done]), content)
-            offsets[done + 1 : done + 1 + len(sizes)] = offsets[done] + np.cumsum(sizes)
-            offsets.flush()
-            done += len(sizes)
-            yield done
-        replace_file(folder / HEADER, json.dumps({**header, "complete": True}, indent=1) + "\n")
+    replace_file(folder / HEADER, json.dumps({**header, "complete": True}, indent=1) + "\n")
 
 
 def _require_pixels(folder: Path, size: int) -> None:

@@ -18,8 +18,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ from torch import Tensor
 from mapet.disk import replace_file
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_file, write_parts
 from mapet.errors import MapetError
-from mapet.lock import alone
+from mapet.lock import LOCK, Lock
 from mapet.versions import versions
 
 VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
@@ -51,11 +50,10 @@ class Run:
         """A new run in an empty or absent folder.
 
         Raises:
-            MapetError: the folder is not empty; only a folder that holds an earlier run is ever overwritten, and none
-                in which another process trains.
+            MapetError: the folder is not empty; only a folder that holds an earlier run is ever overwritten.
         """
         run = cls(folder)
-        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+        if run.folder.exists() and (not run.folder.is_dir() or any(run._content())):
             if not overwrite:
                 raise MapetError(
                     f"{run.folder} is not empty. Go on with it by --resume {run.folder}, "
@@ -63,9 +61,8 @@ class Run:
                 )
             if not run.recipe.is_file():
                 raise MapetError(f"{run.folder} holds no run, so --overwrite does not delete it: give another --out.")
-            with run.alone():
-                pass
-            shutil.rmtree(run.folder)
+            for path in sorted(run._content(), key=lambda path: path == run.recipe):  # it makes the rest a run's
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         run.folder.mkdir(parents=True, exist_ok=True)
         return run
 
@@ -81,13 +78,16 @@ class Run:
             raise MapetError(f"{run.folder} holds no run: there is no recipe.yaml in it.")
         return run
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Keep other processes from training in this folder meanwhile.
+    def alone(self) -> Lock:
+        """Keep other processes from training in this folder.
 
         Raises:
             MapetError: one does.
         """
-        return alone(self.recipe, "training in")
+        return Lock(self.folder, "training in")
+
+    def _content(self) -> Iterator[Path]:
+        return (path for path in self.folder.iterdir() if path.name != LOCK)
 
     def write_provenance(self) -> None:
         """Which command made this with which versions on which machine, in ``provenance.json``; never overwritten."""

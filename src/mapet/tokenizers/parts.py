@@ -35,16 +35,24 @@ def merge(store: TokenStore) -> None:
     rmtree(done, ignore_errors=True)
     ranks = sorted(path.parent.name for path in folder.glob(f"*/{HEADER}"))
     parts = [part_of(store, int(rank)) for rank in ranks if rank.isdecimal()]
-    for part in parts:
-        part.reserve()
-    for part in parts:
-        for keys in _batches(part.keys()):
-            new = [key for key, missing in zip(keys, store.missing(keys), strict=True) if missing]
-            if new:
-                store.append(new, part.gather(new))
+    try:
+        for part in parts:
+            part.reserve()
+        for part in parts:
+            _append(store, part)
+    finally:
+        for part in parts:
+            part.release()
     if folder.exists():
         folder.rename(done)
         rmtree(done, ignore_errors=True)  # what a network file system still holds open goes with the next call
+
+
+def _append(store: TokenStore, part: TokenStore) -> None:
+    for keys in _batches(part.keys()):
+        new = [key for key, missing in zip(keys, store.missing(keys), strict=True) if missing]
+        if new:
+            store.append(new, part.gather(new))
 
 
 def _batches(keys: Iterator[str]) -> Iterator[list[str]]:

@@ -2,8 +2,8 @@
 
 A folder of ``tokens.bin`` (little-endian uint16, N × L), ``keys.txt`` (one key a line) and ``store.json`` (header).
 A row counts when it is complete in ``tokens.bin`` and its line is complete in ``keys.txt``; whatever lies behind the
-last such row, as a kill may leave it, is not read and is cut off by the next ``append``. Whoever appends has a lock on
-the header, so that a second writer is refused and not mixed in.
+last such row, as a kill may leave it, is not read and is cut off by the next ``append``. Whoever appends has the
+folder's lock, so that a second writer is refused and not mixed in.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ from torch import Tensor
 
 from mapet.disk import encoded, read_json, replace_file, write_from
 from mapet.errors import MapetError
-from mapet.lock import locked
+from mapet.lock import Lock
 from mapet.tokenizers.keyindex import KeyIndex
 from mapet.view import View
 
 FORMAT = "mapet tokens 1"
 BATCH = 1 << 16  # keys looked up at a time
 TOKENS, KEYS, HEADER = "tokens.bin", "keys.txt", "store.json"
+WRITING = "writing tokens into"  # what a lock is for
 
 
 class TokenStore:
@@ -55,7 +56,7 @@ class TokenStore:
         self.length = self.grid[0] * self.grid[1]
         self._index, self._tokens = KeyIndex(), self._mapped(0)
         self._end_of_keys = 0
-        self._lock: BinaryIO | None = None
+        self._lock: Lock | None = None
         self._sizes = self._found()
         self._recover()
 
@@ -120,18 +121,16 @@ class TokenStore:
         self._sizes = (len(self) * 2 * self.length, self._end_of_keys)
         self._tokens = self._mapped(len(self))
 
-    def reserve(self) -> None:
+    def reserve(self, lock: Lock | None = None) -> None:
         """Keep all others from appending, until ``release`` or the end of this process; ``append`` does so by itself.
+
+        Args:
+            lock: of the folder, where the caller has it.
 
         Raises:
             MapetError: another process writes here, or has written since the store was opened.
         """
-        try:
-            self._lock = self._lock or locked(self.folder / HEADER)
-        except BlockingIOError:
-            raise MapetError(
-                f"Another process is writing tokens into {self.folder}: wait until it has ended."
-            ) from None
+        self._lock = self._lock or lock or Lock(self.folder, WRITING)
         if self._found() != self._sizes:
             raise MapetError(
                 f"Another process has written into {self.folder} since this one began: give the same command again."
@@ -140,7 +139,7 @@ class TokenStore:
     def release(self) -> None:
         """Let others append; who opened the store before that must open it again."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
         self._lock = None
 
     def __contains__(self, key: str) -> bool:

@@ -95,7 +95,7 @@ def _run(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> "Run":
     every = max(1, round(plan.knn_every * images(cell.recipe) / step))
     kept = replace(machine, save_every=every) if plan.knn_every else machine
     if Run(folder).recipe.is_file():
-        follow(cell.recipe, Run(folder).recipe)
+        follow(cell.recipe, Run(folder))
         return resume(folder, kept, say=silent)
     clear(folder)
     return pretrain(cell.recipe, folder, kept, say=silent)

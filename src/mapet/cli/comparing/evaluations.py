@@ -172,7 +172,7 @@ def tuned(t: "Tuning", folder: Path, machine: Machine) -> "dict[str, Score]":
     from mapet.evals.score import Score
 
     if Run(folder).recipe.is_file():
-        follow(t, Run(folder).recipe)
+        follow(t, Run(folder))
         run = resume(folder, machine, say=silent)
     else:
         clear(folder)

@@ -88,14 +88,13 @@ def train(
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
     """
     from mapet.engine.run import Run
-    from mapet.engine.world import first_process
 
     machine = machine or Machine()
     teacher = look_ahead(training, machine)
     training = replace(training, teacher=teacher.source)  # a folder by its absolute path
-    if first_process():
-        save(training, Run.create(out, overwrite=overwrite).recipe)
-    return _go(Run(out), training, machine, teacher, say)
+    return _go(
+        Run(out), training, machine, teacher, say, lambda: save(training, Run.create(out, overwrite=overwrite).recipe)
+    )
 
 
 def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[[str], None] = say) -> "Run":
@@ -107,11 +106,18 @@ def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[
     return _go(run, training, machine, look_ahead(training, machine), say)
 
 
-def _go(run: "Run", t: Training, machine: Machine, teacher: "Features", say: Callable[[str], None]) -> "Run":
+def _go(
+    run: "Run",
+    t: Training,
+    machine: Machine,
+    teacher: "Features",
+    say: Callable[[str], None],
+    begin: Callable[[], object] = lambda: None,
+) -> "Run":
     from mapet.engine.fit import fit
 
     tell = teller(run, say)
-    with training_in(run, machine, t.precision) as fabric:
+    with training_in(run, machine, t.precision, begin) as fabric:
         pairs = build_pairs(run, t, machine, teacher, fabric)
         objective = build_objective(t, teacher.width, fabric)
         _tell_plan(tell, t, pairs, objective)
