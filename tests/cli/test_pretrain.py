@@ -17,7 +17,7 @@ from PIL import Image
 
 from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
-from processes import Forked, crowd, finished, free_port, wait_for_step
+from processes import Forked, crowd, finished, free_port, stopping, wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
@@ -223,6 +223,20 @@ def test_a_run_is_trained_by_one_command_at_a_time(pictures, tokens, whole, caps
             assert f"Another process is training in {whole}" in message
             assert message.count("\n") == 1
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == files
+
+
+def test_a_run_is_begun_by_one_command(pictures, tokens, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = arguments(pictures, tokens, out, "--epochs", "1")
+    process = Forked(tmp_path, work=stopping(Run, "create", 1, partial(main, command)))
+    process.wait_for_stop()
+    for more in ([], ["--overwrite"]):
+        assert main([*command, *more]) == 2
+        assert f"Another process is training in {out} (process {process.pid} on" in capsys.readouterr().err
+    process.go_on()
+    finished([process])
+    assert len(rows(out)) == Run(out).completed > 0
+    assert not (out / ".lock").exists()
 
 
 @pytest.mark.parametrize("ready", ["tokens", "tokenizer"])
