@@ -11,6 +11,7 @@ from mapet.errors import MapetError
 from mapet.method.predict import TokenPrediction
 from mapet.recipe import Machine, Model, Objective, Optimization, Recipe, diff, fair, load, save, settings
 from mapet.recipes import catalogue
+from mapet.tuning import Tuning
 
 
 @pytest.mark.parametrize("name", catalogue())
@@ -43,6 +44,14 @@ def test_a_wrong_file_is_explained_in_one_line(tmp_path, text, said):
         load(tmp_path / "r.yaml")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("name", ["lr", "base_lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "clip_grad"])
+def test_rates_are_numbers(name, number):
+    for kind in (Recipe, Tuning):
+        with pytest.raises(MapetError, match=f"--{name.replace('_', '-')} does not fit: it must be at least 0"):
+            kind(optimization=Optimization(**{name: number}))
 
 
 def test_settings_that_change_results_and_those_that_must_not_are_apart():

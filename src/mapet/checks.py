@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mapet.errors import MapetError, nearest
 
 if TYPE_CHECKING:
-    from mapet.recipe import Recipe
+    from mapet.recipe import Optimization, Recipe
 
 MODELS = ("vit_tiny", "vit_small", "vit_base", "vit_large", "custom")
 OBJECTIVES = ("mapet", "pet", "mim", "cae", "mae")
@@ -76,11 +76,17 @@ def check(recipe: "Recipe") -> None:
         ("hflip", not (recipe.tokens and recipe.hflip), FIXED),
         ("color-jitter", 0 <= recipe.color_jitter <= 1, "0 … 1"),
         ("epochs", 0 < z.epochs < inf, "above 0"),
-        ("warmup-epochs", z.warmup_epochs >= 0, "at least 0"),
+        *((option, rate is None or 0 <= rate < inf, "at least 0") for option, rate in rates(z).items()),
         ("ema-decay", z.ema_decay is None or 0 < z.ema_decay < 1, "between 0 and 1"),
     ):
         if not fits:
             raise MapetError(f"--{option} does not fit: it must be {wanted}.")
+
+
+def rates(optimization: "Optimization") -> dict[str, float | None]:
+    """The settings of an optimisation that may be any number from 0 on, by their option."""
+    names = ("lr", "base_lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "clip_grad")
+    return {name.replace("_", "-"): getattr(optimization, name) for name in names}
 
 
 def _objective_rules(recipe: "Recipe") -> list[tuple[str, bool, str]]:
@@ -100,5 +106,5 @@ def _objective_rules(recipe: "Recipe") -> list[tuple[str, bool, str]]:
         ("decoder-num-heads", (width is None) == (heads is None), "given together with --decoder-embed-dim"),
         ("decoder-embed-dim", wide > 0 and not wide % 4, "divisible by 4, as --embed-dim for cae without it"),
         ("decoder-num-heads", not (width or 0) % (heads or 1), "a divisor of --decoder-embed-dim"),
-        ("alignment-weight", o.alignment_weight >= 0, "at least 0"),
+        ("alignment-weight", 0 <= o.alignment_weight < inf, "at least 0"),
     ]

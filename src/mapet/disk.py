@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from mapet.errors import MapetError
+from mapet.lock import LOCK
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
@@ -26,6 +28,18 @@ def write_from(path: Path, start: int, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def require_free(folder: Path, ours: Collection[str] = ()) -> None:
+    """Refuse a folder for results that is a file, or holds something other than ``ours`` and a lock.
+
+    Raises:
+        MapetError: with what it holds.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise MapetError(f"{folder} is a file: give another --out.")
+    if other := sorted({path.name for path in folder.glob("*")} - {*ours, LOCK}):
+        raise MapetError(f"{folder} is not empty (it holds {other[0]}): give another --out.")
 
 
 def encoded(key: str) -> bytes:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar
 
-from mapet.checks import MODELS, POSITIONS, PRECISIONS
+from mapet.checks import MODELS, POSITIONS, PRECISIONS, rates
 from mapet.errors import MapetError, nearest
 from mapet.recipe import FORBID_UNKNOWN, Optimization
 
@@ -168,15 +168,15 @@ def check(t: Tuning) -> None:
         *((name.replace("_", "-"), 0 <= getattr(a, name) <= 1, "0 … 1") for name in shares),
         ("scale", 0 < a.scale[0] <= a.scale[1] <= 1, "two numbers, 0 < low ≤ high ≤ 1"),
         ("ratio", 0 < a.ratio[0] <= a.ratio[1], "two numbers, 0 < low ≤ high"),
-        ("mixup", a.mixup >= 0, "at least 0"),
-        ("cutmix", a.cutmix >= 0, "at least 0"),
+        ("mixup", 0 <= a.mixup < inf, "at least 0"),
+        ("cutmix", 0 <= a.cutmix < inf, "at least 0"),
         ("smoothing", 0 <= a.smoothing < 1, "at least 0 and below 1"),
         ("init-values", b.init_values is None or b.init_values >= 0, "at least 0"),
         ("drop-path", 0 <= t.drop_path < 1, "at least 0 and below 1"),
         ("layer-decay", 0 < t.layer_decay <= 1, "above 0 and at most 1"),
         ("crop-pct", 0 < t.crop_pct <= 1, "above 0 and at most 1"),
         ("epochs", 0 < o.epochs < inf, "above 0"),
-        ("warmup-epochs", o.warmup_epochs >= 0, "at least 0"),
+        *((option, rate is None or 0 <= rate < inf, "at least 0") for option, rate in rates(o).items()),
         ("betas", all(0 <= beta < 1 for beta in o.betas), "two numbers of at least 0 and below 1"),
         ("ema-decay", o.ema_decay is None or 0 < o.ema_decay < 1, "between 0 and 1"),
     ):

@@ -124,5 +124,5 @@ def _kind(path: Path, error: Exception) -> str:
     elif start.startswith((b"PK", b"\x80")):
         kind = "a damaged file, a TorchScript archive, or a pickle of more than tensors"
     else:
-        kind = f'a damaged file, or one of another kind (it begins with "{start.decode("ascii", "backslashreplace")}")'
+        kind = f"a damaged file, or one of another kind (it begins with {start.decode('latin-1')!a})"
     return f"{kind}, and {WANTED} is wanted."

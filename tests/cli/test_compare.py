@@ -339,7 +339,7 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--objective", "mim"], "--objectives"),
         (["--decoder-depth", "2"], "--vary decoder-depth=VALUE"),
         (["--no-normalize-pixels"], "--vary normalize-pixels=VALUE"),
-        (["--evaluate", "finetune"], "--tuning does not fit: "),
+        (["--evaluate", "finetune"], "lower --batch-size, in the FILE.yaml of --tuning"),
         (["--baselines", "scratch"], "fewer than one batch of 256"),
         (["--evaluate", "finetune", "--tuning", "BACKBONE"], "--tuning has model"),
         (["--evaluate", "fewshot", "--eval-limit", "12"], "needs 10: raise --eval-limit"),

@@ -195,6 +195,19 @@ def test_bad_pictures_are_left_out(place, inspect, undrawn):
     assert found(place / "bad")["health"]["pictures"] == 48
 
 
+def test_pictures_in_the_place_of_figures_are_left_alone(place, inspect, undrawn):
+    """A folder of photos, or one among the pictures that are looked at."""
+    photos = shutil.copytree(place / "labelled", place / "photos")
+    picture = next(photos.rglob("*.png")).rename(photos / "codes.png")
+    before = picture.read_bytes()
+    for data, out, said in (("labelled", "photos", "is not empty"), ("labelled", "labelled/look", "lies in labelled")):
+        code, _, error = inspect("book", data, "--out", out)
+        assert (code, error.count("\n")) == (2, 1)
+        assert said in error
+    assert picture.read_bytes() == before
+    assert not (place / "labelled" / "look").exists()
+
+
 MISTAKES = {
     ("book",): "needs a tokenizer's folder and pictures",
     ("book", "labelled", "more"): "needs a tokenizer's folder and pictures",

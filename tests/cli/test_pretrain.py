@@ -122,6 +122,23 @@ def test_stopped_politely_tells_how_to_go_on(pictures, tokens, whole, tmp_path, 
     assert_equal(whole, out)
 
 
+def test_stopped_before_anything_is_there(pictures, tokens, tmp_path, monkeypatch, capsys):
+    """The command that is told works: not one that goes on with a run that was not begun."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    for place, said in (
+        ("look_ahead", "the same command"),
+        ("make_ready", f"mapet pretrain --resume {tmp_path / 'out'}"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"mapet.cli.pretrain.{place}", stopped)
+            assert main(arguments(pictures, tokens, tmp_path / "out")) == 130
+        assert f"go on with: {said}" in capsys.readouterr().out
+        assert (tmp_path / "out").exists() == (place == "make_ready")
+
+
 def test_the_recipe_of_a_run_trains_the_same_again(whole, tmp_path):
     again = tmp_path / "again"
     assert main(["pretrain", "--recipe", str(whole / "recipe.yaml"), "--out", str(again)]) == 0

@@ -152,14 +152,16 @@ def test_two_processes_list_unreadable_pictures_together(many, whole, tmp_path, 
     assert not list((tmp_path / "tokens").glob("bad-pictures.txt.*"))
 
 
-def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path):
+def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path, capsys):
     mixed, out = shutil.copytree(many, tmp_path / "mixed"), tmp_path / "tokens"
     for name in ("003.png", "300.png"):
         (mixed / name).write_bytes(b"")
     recipe = Recipe(data=str(mixed), model=Model(image_size=16, patch_size=4))
     source, places = open_source(str(mixed)), torch.arange(COUNT)
     for names in (["003.png", "300.png"], ["300.png"], []):
+        capsys.readouterr()
         assert main(again(mixed, whole, out)) == 0
+        assert (f"{len(names)} of 400 pictures cannot be used: " in capsys.readouterr().out) == bool(names)
         ledger = out / "bad-pictures.txt"
         assert sorted(listed(ledger)) == names
         assert ledger.exists() == bool(names)
@@ -169,6 +171,34 @@ def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path):
         assert len(bad) == len(names)
         if names:
             shutil.copy(many / names[0], mixed / names[0])
+
+
+@pytest.mark.parametrize("verb", [["tokenize"], ["tokenizer", "fit"]], ids=" ".join)
+def test_a_folder_of_something_else_is_left_alone(many, tmp_path, capsys, verb):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(many / "000.png", tmp_path / "photos")
+    for out, said in (("photos", "is not empty (it holds 000.png)"), ("photos/000.png", "is a file")):
+        assert main([*verb, str(many), "--out", str(tmp_path / out), *FIT]) == 2
+        assert said in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["000.png"]
+
+
+def test_a_stopped_one_goes_on_by_the_same_command(many, whole, tmp_path, capsys, monkeypatch):
+    append, left = TokenStore.append, [100]
+
+    def stopped(*given):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        append(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenStore, "append", stopped)
+        assert main(again(many, whole, tmp_path / "tokens", "--batch-size", "1")) == 130
+    assert "go on with: the same command" in capsys.readouterr().out
+    assert len(TokenStore.open(tmp_path / "tokens")) == 99
+    assert main(again(many, whole, tmp_path / "tokens", "--batch-size", "1")) == 0
+    assert_equal(whole, tmp_path / "tokens")
 
 
 def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):

@@ -72,8 +72,8 @@ def test_vqgan(tmp_path, capsys):
         ((VQKD, "--kind", "dalle", "--out", "new"), 'lack "blocks.input.w"'),
         (("absent.pth", "--kind", "dalle", "--out", "new"), "There is no weights file absent.pth"),
         (("encoder.pkl", "--kind", "dalle", "--out", "new"), "more than tensors"),
-        ((DALLE, "--kind", "dalle", "--out", "used"), "used exists and is not empty"),
-        ((DALLE, "--kind", "dalle", "--out", "used/file"), "used/file exists"),
+        ((DALLE, "--kind", "dalle", "--out", "used"), "used is not empty (it holds file): give another --out"),
+        ((DALLE, "--kind", "dalle", "--out", "used/file"), "used/file is a file: give another --out"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, said):

@@ -9,13 +9,18 @@ from mapet.engine.run import Run, load_checkpoint
 from mapet.errors import MapetError
 
 
-def test_a_folder_in_use_is_refused_with_both_ways_out(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+def test_a_folder_in_use_is_refused_with_the_ways_out(tmp_path):
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(MapetError, match="is not empty and holds no run: give another --out"):
+            Run.create(tmp_path, overwrite=overwrite)
+        with pytest.raises(MapetError, match="is a file: give another --out"):
+            Run.create(thesis, overwrite=overwrite)
+    assert thesis.read_text() == "years of work"
+    Run.create(tmp_path / "run").recipe.write_text("data: x\n")
     with pytest.raises(MapetError, match=r"--resume .*--overwrite"):
-        Run.create(tmp_path)
-    with pytest.raises(MapetError, match="holds no run"):
-        Run.create(tmp_path, overwrite=True)
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+        Run.create(tmp_path / "run")
 
 
 def test_overwrite_clears_an_earlier_run(tmp_path):

@@ -15,11 +15,11 @@ VERBS = {
     "knn": "k-nearest-neighbour accuracy of an encoder",
     "linear": "linear-probe accuracy of an encoder",
     "attentive": "attentive-probe accuracy of an encoder",
-    "fewshot": "accuracy of an encoder from few labelled pictures of each class",
+    "fewshot": "accuracy of an encoder from few labelled pictures a class",
     "finetune": "train an encoder on as a classifier, and its accuracy",
-    "compare": "several objectives under one setting: a table with seeds, and figures",
+    "compare": "several objectives under one setting: a table, and figures",
     "export": "write an encoder for other libraries",
-    "bench": "how fast a training step is here, and how near to the machine's limit",
+    "bench": "how fast a training step is here, and the machine's limit",
     "show": "draw a recipe's attention pattern and count its cost",
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.checks import OWN
-from mapet.cli.options import listed, parse, positional, say, take
+from mapet.cli.options import listed, parse, positional, require_outside, say, take
 from mapet.comparison.plan import Cell, Plan
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Recipe, read
@@ -69,7 +69,7 @@ def command(arguments: list[str]) -> int:
         plan, out, machine = _asked(arguments)
     if machine.processes > 1:
         raise MapetError("mapet compare trains one run after another on one device: leave --devices out.")
-    return stoppable(lambda: compare(plan, out, machine), again(str(out), machine, "compare"))
+    return stoppable(lambda: compare(plan, out, machine), again(str(out), machine, "compare"), out)
 
 
 def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
@@ -153,6 +153,8 @@ def compare(plan: Plan, out: Path, machine: Machine | None = None) -> None:
     from mapet.comparison.plan import arms, check_names
 
     machine = machine or Machine()
+    require_outside(out, plan.recipe.data)
+    require_outside(out, plan.eval_data)
     check_names("evaluate", plan.evaluate, evaluations.EVALUATIONS)
     plan = grown(out, plan)
     asked = arms(plan)

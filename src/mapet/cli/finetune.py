@@ -53,7 +53,9 @@ def command(arguments: list[str]) -> int:
     if folder is not None:
         o = _resumed(folder, arguments)
         every, machine = o.evaluate_every, o.machine
-        return stoppable(lambda: resume(folder, machine, evaluate_every=every), _again(folder, machine, every))
+        return stoppable(
+            lambda: resume(folder, machine, evaluate_every=every), _again(folder, machine, every), Path(folder)
+        )
     name, arguments = take(arguments, "--recipe")
     words, rest = positional(arguments, Options())
     o = parse(Options(tuning=named_tuning(name)), rest, "finetune FROM", ABOUT)
@@ -64,6 +66,7 @@ def command(arguments: list[str]) -> int:
     return stoppable(
         lambda: finetune(t, o.out, o.machine, overwrite=o.overwrite, evaluate_every=o.evaluate_every),
         _again(o.out, o.machine, o.evaluate_every),
+        Path(o.out),
     )
 
 
@@ -166,6 +169,8 @@ def _go(
         for end, epoch in sorted(ends.items()):
             if run.completed <= end <= stream.steps:
                 _stage(run, t, machine, fabric, stream, epoch, end, tell)
+        if note := stream.shuffled.bad.note():
+            tell(f"note      {note}")
         tell(f"done      step {stream.steps} → {run.folder}")
         return run
 

@@ -40,7 +40,7 @@ def look_ahead(t: Tuning, machine: Machine) -> "tuple[Classifier, dict[str, Any]
 
     source, tests = train_and_test(t.data)
     if not source.classes:
-        raise MapetError(f"{source.name} has no labels: give --data, a folder with one sub-folder per class.")
+        raise MapetError(f"{source.name} has no labels: give --data, a folder with sub-folders, one per class.")
     batch = t.optimization.batch_size
     require_batch(source, t.limit, batch)
     processes = machine.processes

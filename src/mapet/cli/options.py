@@ -6,6 +6,7 @@ import sys
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
 from math import inf
+from pathlib import Path
 from textwrap import fill
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -46,7 +47,7 @@ def parse(default: T, arguments: list[str], verb: str, description: str) -> T:
     except SystemExit as end:
         if not end.code:
             raise
-        raise MapetError(f"{_one_line(said.getvalue())} See mapet {verb} --help.") from None
+        raise MapetError(f"{_one_line(said.getvalue()).removesuffix('.')}. See mapet {verb} --help.") from None
 
 
 def names(value: Any) -> set[str]:
@@ -111,6 +112,16 @@ def changed(options: Any) -> list[str]:
         if (value := getattr(options, one.name)) != one.default:
             words += [f"--{one.name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return words
+
+
+def require_outside(out: Path, data: str | None) -> None:
+    """Refuse a folder for figures among the pictures ``data``, of which they would become some.
+
+    Raises:
+        MapetError: both are named.
+    """
+    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise MapetError(f"{out} lies in {data}, and its figures would become pictures there: give another --out.")
 
 
 def _values(options: Any) -> dict[str, float]:

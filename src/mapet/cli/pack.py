@@ -1,6 +1,5 @@
 """``mapet pack``: every picture decoded once, into a folder that loads fast."""
 
-import os
 import shlex
 import time
 from collections.abc import Callable
@@ -116,12 +115,14 @@ def pack(
     """
     from mapet.data.packing import Packing, begin
     from mapet.data.source import SPLITS, divided, open_source
-    from mapet.lock import LOCK, Lock
+    from mapet.disk import require_free
+    from mapet.lock import Lock
 
     packing, out, workers = packing or Packing(), Path(absolute(str(out))), _workers() if workers is None else workers
     o = Options(out=str(out), form=packing.form, size=packing.size, quality=packing.quality, limit=limit, seed=seed)
     parts = {out / split: open_source(data, split) for split in SPLITS} if divided(data) else {out: open_source(data)}
-    _require_free(out, set() if out in parts else {folder.name for folder in parts} | {LOCK})
+    if out not in parts:  # else the packing itself looks
+        require_free(out, [folder.name for folder in parts])
     chosen = {folder: _chosen(source, limit, seed) for folder, source in parts.items()}
     with Lock(out, "packing into"):
         for folder, source in parts.items():
@@ -164,12 +165,6 @@ def _chosen(source: "Source", limit: int | None, seed: int) -> "Source":
     if limit is None or limit >= len(source):
         return source
     return Subset(source, array("q", chosen(source, limit, seed).numpy().tobytes()), "chosen")
-
-
-def _require_free(out: Path, ours: set[str]) -> None:
-    """Refuse a folder that holds something beside the splits ``ours``; of none, the packing itself looks."""
-    if ours and out.is_dir() and (other := sorted(set(os.listdir(out)) - ours)):
-        raise MapetError(f"{out} is not empty (it holds {other[0]}): give another --out.")
 
 
 def _workers() -> int:

@@ -82,17 +82,8 @@ class Pictures:
 
     def forget(self, usable: Callable[[str], bool]) -> None:
         """Take off the list, by the first process, what was mended: the keys that are ``usable`` now."""
-        from mapet.data.bad import listed
-        from mapet.disk import encoded, replace_file
-
-        path = self.bad.path
-        if path is None or not self.crew.leads or not (known := listed(path)):
-            return
-        left = {key: reason for key, reason in known.items() if not usable(key)}
-        if len(left) < len(known):
-            replace_file(path, encoded("".join(f"{key}\t{reason}\n" for key, reason in left.items())))
-        if not left:
-            path.unlink()
+        if self.crew.leads:
+            self.bad.forget(usable)
 
     def settle(self) -> None:
         """Bring the lists of all processes, and of those of an interrupted call, into one.

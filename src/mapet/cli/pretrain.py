@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def command(arguments: list[str]) -> int:
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
         machine = _machine(folder, arguments)
-        return stoppable(lambda: resume(folder, machine), again(folder, machine))
+        return stoppable(lambda: resume(folder, machine), again(folder, machine), Path(folder))
     name, arguments = take(arguments, "--recipe")
     given = named_recipe(name)
     o = parse(Options(recipe=given), arguments, "pretrain", ABOUT)
@@ -54,11 +55,15 @@ def command(arguments: list[str]) -> int:
     ready = "tokens" if o.recipe.tokens else "tokenizer" if o.recipe.tokenizer.tokenizer else None
     require_one_way(o.recipe.tokenizer, given.tokenizer, ready)
     recipe = anchored(o.recipe)
-    return stoppable(lambda: pretrain(recipe, o.out, o.machine, overwrite=o.overwrite), again(o.out, o.machine))
+    train = partial(pretrain, recipe, o.out, o.machine, overwrite=o.overwrite)
+    return stoppable(train, again(o.out, o.machine), Path(o.out))
 
 
-def stoppable(train: Callable[[], object], again: str) -> int:
-    """0 when ``train`` ends; 128 + the signal's number when it is stopped, and the command that goes on is told."""
+def stoppable(train: Callable[[], object], again: str, folder: Path | None = None) -> int:
+    """0 when ``train`` ends; 128 + the signal's number when it is stopped, and the command that goes on is told.
+
+    That is ``again``, or where nothing is in the ``folder`` yet the same command.
+    """
     from mapet.engine.world import Stopped
 
     try:
@@ -67,7 +72,8 @@ def stoppable(train: Callable[[], object], again: str) -> int:
         say(f"stopped   after step {stopped.step}; go on with: {again}")
         return 128 + stopped.number
     except KeyboardInterrupt:
-        say(f"stopped   before the next step; go on with: {again}")
+        begun = folder is None or any((folder / name).exists() for name in ("recipe.yaml", "compare.yaml"))
+        say(f"stopped   before the next step; go on with: {again if begun else 'the same command'}")
         return 130
     return 0
 
@@ -189,6 +195,8 @@ def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell:
         grad_checkpointing=machine.grad_checkpointing,
         describe=figures,
     )
+    if note := stream.shuffled.bad.note():
+        tell(f"note      {note}")
     tell(f"done      {_last_line(run, chance)} → {run.folder}")
     return run
 

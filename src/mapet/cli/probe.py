@@ -1,11 +1,11 @@
 """What k-NN and the probes share: an encoder, labelled pictures, and a printed result."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mapet.cli.options import parse, positional, say
+from mapet.cli.options import parse, positional, say, silent
 from mapet.cli.scores import entries, write
 from mapet.cli.start import KINDS, Start, headless, opened, untrained
 from mapet.errors import MapetError, nearest
@@ -100,7 +100,7 @@ def probed(probe: Probe, verb: str, pool: str) -> Probed:
     start, data = _subject(probe, verb)
     if out := _scores(probe, start):
         entries(out)  # so that what is no list of scores is told before the work
-    train, test, classes = labelled_features(start.encoder, data, start.seed, probe, pool)
+    train, test, classes = labelled_features(start.encoder, data, start.seed, probe, pool, say)
     say(f"encoder   {start.origin}; {data}: {len(train[1]):,} training, {len(test[1]):,} test pictures")
     if train[0].ndim == 2:
         say(f"features  {train[0].shape[1]} wide, of effective rank {effective_rank(train[0]):.1f}")
@@ -126,11 +126,16 @@ def _subject(probe: Probe, verb: str) -> tuple[Start, str]:
 
 
 def labelled_features(
-    encoder: "Encoder", data: str, seed: int, probe: Probe, pool: str = "avg"
+    encoder: "Encoder",
+    data: str,
+    seed: int,
+    probe: Probe,
+    pool: str = "avg",
+    tell: Callable[[str], None] = silent,
 ) -> "tuple[Labelled, Labelled, int]":
     """Features (N, …, F) and labels (N,) of both splits of ``data``, and the number of classes.
 
-    ``seed`` draws the training pictures where ``probe`` limits them.
+    ``seed`` draws the training pictures where ``probe`` limits them; ``tell`` is told of unreadable ones.
 
     Raises:
         MapetError: ``data`` has no labels, or features that take more than ``probe.memory``.
@@ -143,7 +148,7 @@ def labelled_features(
 
     splits = train_and_test(data)
     if not splits[0].classes:
-        raise MapetError(f"{splits[0].name} has no labels: give --data, a folder with one sub-folder per class.")
+        raise MapetError(f"{splits[0].name} has no labels: give --data, a folder with sub-folders, one per class.")
     limits, found = (probe.limit, None), []
     wanted = [chosen(source, limit, seed) for source, limit in zip(splits, limits, strict=True)]
     if (needed := room(encoder, pool, count := sum(map(len, wanted)))) > probe.memory:
@@ -155,6 +160,8 @@ def labelled_features(
         bad = BadPictures(len(places), probe.max_bad)
         batches = _batches(source, places, encoder, probe, bad)
         found.append(features(encoder, batches, pool=pool, device=pick_device(probe.accelerator)))
+        if note := bad.note():
+            tell(f"note      {note}")
     return found[0], found[1], len(splits[0].classes)
 
 

@@ -62,6 +62,8 @@ def training_in(
 def require_unchanged(folder: str, before: Any, after: Any) -> None:
     """Refuse settings other than those that the run in ``folder`` was begun with."""
     for name, (was, asked) in diff(before, after).items():
+        if name == "data":
+            raise MapetError(f"{folder} was begun with the pictures {was}: put them, or a link to them, there again.")
         raise MapetError(
             f"{folder} was begun with {name} = {was}, so it cannot go on with {asked}: leave the option out, "
             "or begin a new run in another --out."

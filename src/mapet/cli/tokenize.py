@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say, silent
-from mapet.cli.pictures import BATCH, Pictures
+from mapet.cli.pictures import BATCH, LEDGER, Pictures
 from mapet.cli.stages import Stages
 from mapet.cli.tokenizer.fit import describe, fit, fitting
 from mapet.crew import ALONE, Crew
@@ -81,7 +81,11 @@ def command(arguments: list[str]) -> int:
     machine = Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
     with crew(o.accelerator) as together:
         tell = say if together.leads else silent
-        store = tokenize(recipe, Path(o.out), machine, say=tell, crew=together, batch_size=o.batch_size)
+        try:
+            store = tokenize(recipe, Path(o.out), machine, say=tell, crew=together, batch_size=o.batch_size)
+        except KeyboardInterrupt:
+            tell("stopped   what was written stays; go on with: the same command")
+            return 130
         tell(f"{len(store):,} pictures × {store.grid[0] * store.grid[1]} tokens in {o.out}")
     return 0
 
@@ -133,6 +137,8 @@ def tokenize(
     from mapet.tokenizers.store import WRITING, TokenStore
 
     pictures = Pictures.of(recipe, machine, out, crew, batch_size)
+    if crew.leads:
+        _require_free(out)
     out.mkdir(parents=True, exist_ok=True)
     with Lock(out, WRITING) if crew.leads else nullcontext() as lock, Stages(shown=crew.leads) as stages:
         tokenizer = _tokenizer(recipe, out, pictures, say)
@@ -140,7 +146,20 @@ def tokenize(
         count = encode(tokenizer.to(pick_device(machine.accelerator)), store, pictures, stages)
     if seconds := stages.seconds["tokens"]:
         say(f"tokens    {count:,} pictures in {clock(seconds)}, {count / seconds:,.0f} pictures/s")
+    if note := pictures.bad.note():
+        say(f"note      {note}")
     return TokenStore.open(out)
+
+
+def _require_free(out: Path) -> None:
+    """Refuse a folder that neither holds tokens nor was begun for them."""
+    from mapet.disk import require_free
+    from mapet.tokenizers.store import HEADER, KEYS, TOKENS
+    from mapet.tokenizers.tokenizer import NEXT, PART
+
+    if not (out / HEADER).exists() and not (out / "tokenizer").exists():
+        ledgers = (path.name for path in out.glob(f"{LEDGER}*"))
+        require_free(out, (HEADER + ".part", KEYS, TOKENS, PART, NEXT, "seeds", *ledgers))
 
 
 def _tokenizer(recipe: Recipe, out: Path, pictures: Pictures, say: Callable[[str], None]) -> "AnyTokenizer":

@@ -1,9 +1,10 @@
 """The ledger of pictures that could not be used: each counted once, listed, and bounded."""
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from mapet.disk import encoded
+from mapet.disk import encoded, replace_file
 from mapet.errors import MapetError
 from mapet.lock import hold
 
@@ -50,15 +51,31 @@ class BadPictures:
                 file.write(encoded(f"{key}\t{self._reasons[key]}\n"))
             self._reasons |= others
 
+    def forget(self, usable: Callable[[str], bool]) -> None:
+        """Take off the list what was mended: the keys that are ``usable`` now."""
+        known = len(self)
+        self._reasons = {key: reason for key, reason in self._reasons.items() if not usable(key)}
+        if self.path and len(self) < known:
+            replace_file(self.path, encoded("".join(f"{key}\t{reason}\n" for key, reason in self._reasons.items())))
+            if not self._reasons:
+                self.path.unlink()
+
+    def note(self) -> str | None:
+        """One line that names the first of them; None where there are none."""
+        return f"{self._count()}: {self._examples()}" if self._reasons else None
+
     def _too_many(self) -> str:
-        examples = ", ".join(f"{key} ({reason})" for key, reason in islice(self._reasons.items(), 3))
-        more = ", …" if len(self) > 3 else ""
-        where = f" All are listed in {self.path}." if self.path else ""
         remedy = "Mend or remove them and delete that list" if self.path else "Mend or remove them"
-        return (
-            f"{len(self)} of {self.total} pictures cannot be used, more than the {self.limit:.2%} allowed: "
-            f"{examples}{more}.{where} {remedy}, or raise --max-bad."
-        )
+        allowed = f"more than the {self.limit:.2%} allowed"
+        return f"{self._count()}, {allowed}: {self._examples()} {remedy}, or raise --max-bad."
+
+    def _count(self) -> str:
+        return f"{len(self)} of {self.total} pictures cannot be used"
+
+    def _examples(self) -> str:
+        examples = ", ".join(f"{key} ({reason})" for key, reason in islice(self._reasons.items(), 3))
+        where = f" These are listed in {self.path}." if self.path else ""
+        return f"{examples}{', …' if len(self) > 3 else ''}.{where}"
 
 
 def listed(path: Path) -> dict[str, str]:

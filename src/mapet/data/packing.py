@@ -6,7 +6,6 @@ how many pictures are there: theirs are on the disk before it counts them. So a 
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -37,9 +36,8 @@ from mapet.data.packed import (
 )
 from mapet.data.picture import BadPicture
 from mapet.data.source import Source
-from mapet.disk import encoded, replace_file, write_from
+from mapet.disk import encoded, replace_file, require_free, write_from
 from mapet.errors import MapetError, nearest
-from mapet.lock import LOCK
 from mapet.view import View
 
 if TYPE_CHECKING:
@@ -131,9 +129,7 @@ def begin(folder: Path, source: Source, packing: Packing, about: dict[str, Any])
     if (folder / HEADER).is_file():
         _require_same(folder, header)
         return
-    ours = {KEYS, LABELS, OFFSETS, f"{HEADER}.part", LOCK}
-    if folder.exists() and (other := sorted(set(os.listdir(folder)) - ours)):
-        raise MapetError(f"{folder} is not empty (it holds {other[0]}): give another --out.")
+    require_free(folder, (KEYS, LABELS, OFFSETS, f"{HEADER}.part"))
     folder.mkdir(parents=True, exist_ok=True)
     _require_room(folder, packing, len(source))
     with (folder / KEYS).open("wb") as file:

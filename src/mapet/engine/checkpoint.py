@@ -45,7 +45,9 @@ class Checkpoint:
                 step = self._open(file, step)
             self.step = int(step or 0)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise MapetError(f"{path} is not a readable checkpoint ({error}): give a run's folder.") from error
+            raise MapetError(
+                f"{path} is not a readable checkpoint ({error}): restore it, or begin the run anew."
+            ) from error
         self.shapes = {name: _whole([shape for _, shape in pieces]) for name, pieces in self._pieces.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:

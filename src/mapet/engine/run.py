@@ -54,13 +54,14 @@ class Run:
         """
         run = cls(folder)
         if run.folder.exists() and (not run.folder.is_dir() or any(run._content())):
+            if not run.recipe.is_file():
+                kind = "is not empty and holds no run" if run.folder.is_dir() else "is a file"
+                raise MapetError(f"{run.folder} {kind}: give another --out.")
             if not overwrite:
                 raise MapetError(
                     f"{run.folder} is not empty. Go on with it by --resume {run.folder}, "
                     "or give another --out, or start afresh with --overwrite."
                 )
-            if not run.recipe.is_file():
-                raise MapetError(f"{run.folder} holds no run, so --overwrite does not delete it: give another --out.")
             for path in sorted(run._content(), key=lambda path: path == run.recipe):  # it makes the rest a run's
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         run.folder.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ class Meter:
 
     def update(self, done: int, text: str = "") -> None:
         """Show that ``done`` units are finished."""
-        line = f"{self.label} {100 * done // self.total:3d} %  {text}  {self.left(done)} left".replace("    ", "  ")
+        line = f"{self.label} {100 * done // self.total:3d} %  {self.left(done)} left  {text}".rstrip()
         self.shown, self.marks = time.monotonic(), MARKS * done // self.total
         if self.console.is_terminal:
             self.live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)

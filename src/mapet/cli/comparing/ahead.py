@@ -38,7 +38,7 @@ def _labels(plan: Plan, source: "Source") -> None:
     from mapet.feed import chosen
 
     if not source.classes:
-        raise MapetError(f"{source.name} has no labels: give --eval-data, a folder with one sub-folder per class.")
+        raise MapetError(f"{source.name} has no labels: give --eval-data, a folder with sub-folders, one per class.")
     if len(source.classes) < 2:
         raise MapetError(f"{source.name} has one class, which leaves nothing to tell apart: give other --eval-data.")
     places = chosen(source, plan.eval_limit, plan.recipe.seed)
@@ -85,4 +85,4 @@ def _tuning(plan: Plan, machine: Machine) -> None:
         try:
             look_ahead(tuning(plan, Cell(arm, 0, arm.recipe.optimization.epochs), RANDOM), machine)
         except MapetError as error:
-            raise MapetError(f"--tuning does not fit: {error}") from error
+            raise MapetError(f"finetune does not fit: {str(error)[:-1]}, in the FILE.yaml of --tuning.") from error

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say, silent
-from mapet.cli.pictures import BATCH, Pictures
+from mapet.cli.pictures import BATCH, LEDGER, Pictures
 from mapet.cli.stages import Stages
 from mapet.crew import Crew
+from mapet.disk import require_free
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Model, Recipe, Tokenizer
 
@@ -81,6 +82,8 @@ def command(arguments: list[str]) -> int:
         tell = say if together.leads else silent
         out.mkdir(parents=True, exist_ok=True)
         fit(recipe, pictures, out, grid=o.grid or recipe.grid, say=tell)
+        if note := pictures.bad.note():
+            tell(f"note      {note}")
         tell(f"saved     {out}")
     return 0
 
@@ -105,6 +108,11 @@ def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Machine]:
     out = Path(o.out)
     if (out / "tokenizer.json").exists() and not o.overwrite:
         raise MapetError(f"{out} holds a tokenizer already: give another --out, or replace it with --overwrite.")
+    if not (out / "tokenizer.json").exists():
+        from mapet.tokenizers.tokenizer import NEXT, PART
+
+        ledgers = (path.name for path in out.glob(f"{LEDGER}*"))
+        require_free(out, (PART, NEXT, *ledgers))
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
     return out, recipe, Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)

@@ -54,10 +54,10 @@ def bring(file: Path, out: Path, options: Options) -> "Network":
     Raises:
         MapetError: a folder in use, a file that is not weights, other weights, an image size that does not fit.
     """
+    from mapet.disk import require_free
     from mapet.weights import read_weights
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MapetError(f"{out} exists and is not empty: give another --out.")
+    require_free(out)
     weights = read_weights(file)
     try:
         network = build(weights, options)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.cli.options import parse, positional
+from mapet.cli.options import parse, positional, require_outside, say
 from mapet.errors import MapetError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ PATCH = 32  # pixels of a patch in the figures, at least
 EXAMPLES, REACH, INCHES = 10, 2, 1.25  # patches a code, neighbours on each side, size of a patch with neighbours
 MAPS = 6  # pictures beside their tokens
 MOST_CODES = 100  # that one figure shows
+FOUND = "inspect.json"
 CODES, PICTURES = 0x4943, 0x4953  # salts
 
 
@@ -95,7 +96,7 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
 
     from mapet.cli.tokenizer import findings
     from mapet.data.source import open_source
-    from mapet.disk import replace_file
+    from mapet.disk import replace_file, require_free
     from mapet.feed import chosen
     from mapet.tokenizers.health import Health
 
@@ -103,8 +104,9 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
         raise MapetError("--limit does not fit: it must be at least 1.")
     tokenizer = _loaded(folder, o.teacher_weights, o)
     out = Path(o.out) if o.out else folder / "inspect"
-    if out.exists() and not out.is_dir():
-        raise MapetError(f"{out} is a file: give --out a folder.")
+    if not (out / FOUND).exists():
+        require_free(out)
+    require_outside(out, data)
     asked = _asked(o, tokenizer.vocabulary)
     other = _loaded(Path(o.against), o.against_teacher_weights, o) if o.against else None
     if other is not None:
@@ -122,7 +124,7 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
     found |= findings.verdict(health)
     out.mkdir(parents=True, exist_ok=True)
     names = draw(tokenizer, source, seen, asked, out, o)
-    replace_file(out / "inspect.json", json.dumps(found, indent=1) + "\n")
+    replace_file(out / FOUND, json.dumps(found, indent=1) + "\n")
     findings.line("saved", f"inspect.json, {', '.join(names)} in {out}")
     return found
 
@@ -169,6 +171,8 @@ def _batches(
             done += len(batch.index)
             if meter.due(done):
                 meter.update(done)
+    if note := bad.note():
+        say(f"note      {note}")
 
 
 def draw(tokenizer: "Tokenizer", source: "Source", seen: Seen, asked: list[int], out: Path, o: Options) -> list[str]:

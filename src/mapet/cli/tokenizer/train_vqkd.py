@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +47,15 @@ def command(arguments: list[str]) -> int:
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
         machine = _machine(folder, arguments)
-        return stoppable(lambda: resume(folder, machine), again(folder, machine, *VERB))
+        return stoppable(lambda: resume(folder, machine), again(folder, machine, *VERB), Path(folder))
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenizer train-vqkd DATA", ABOUT)
     data = [*words, *filter(None, [o.training.data])]
     if len(data) != 1 or not o.out:
         raise MapetError("mapet tokenizer train-vqkd needs pictures and a folder: DATA --out FOLDER.")
     training = _anchored(replace(o.training, data=data[0]))
-    return stoppable(lambda: train(training, o.out, o.machine, overwrite=o.overwrite), again(o.out, o.machine, *VERB))
+    begin = partial(train, training, o.out, o.machine, overwrite=o.overwrite)
+    return stoppable(begin, again(o.out, o.machine, *VERB), Path(o.out))
 
 
 def _anchored(t: Training) -> Training:
