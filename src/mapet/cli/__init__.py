@@ -29,7 +29,7 @@ def usage() -> str:
     verbs = "\n".join(f"  {verb:<12}{what}" for verb, what in VERBS.items())
     return (
         "usage: mapet VERB [options]\n\n"
-        "Pre-train vision transformers on unlabelled pictures by predicting visual tokens.\n\n"
+        "Pre-train vision transformers on unlabelled pictures by predicting tokens.\n\n"
         f"{verbs}\n\nmapet VERB --help lists a verb's options."
     )
 
