@@ -76,17 +76,18 @@ def check(recipe: "Recipe") -> None:
         ("hflip", not (recipe.tokens and recipe.hflip), FIXED),
         ("color-jitter", 0 <= recipe.color_jitter <= 1, "0 … 1"),
         ("epochs", 0 < z.epochs < inf, "above 0"),
-        *((option, rate is None or 0 <= rate < inf, "at least 0") for option, rate in rates(z).items()),
+        *rate_rules(z),
         ("ema-decay", z.ema_decay is None or 0 < z.ema_decay < 1, "between 0 and 1"),
     ):
         if not fits:
             raise MapetError(f"--{option} does not fit: it must be {wanted}.")
 
 
-def rates(optimization: "Optimization") -> dict[str, float | None]:
-    """The settings of an optimisation that may be any number from 0 on, by their option."""
+def rate_rules(optimization: "Optimization") -> list[tuple[str, bool, str]]:
+    """The settings of an optimisation that may be any number from 0 on: option, whether it fits, what is wanted."""
     names = ("lr", "base_lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "clip_grad")
-    return {name.replace("_", "-"): getattr(optimization, name) for name in names}
+    rates = {name.replace("_", "-"): getattr(optimization, name) for name in names}
+    return [(option, rate is None or 0 <= rate < inf, "at least 0") for option, rate in rates.items()]
 
 
 def _objective_rules(recipe: "Recipe") -> list[tuple[str, bool, str]]:

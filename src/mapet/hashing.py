@@ -32,7 +32,7 @@ def hashed(*keys: int | Tensor) -> Tensor:
 
 
 def fraction(*keys: int | Tensor) -> Tensor:
-    """``hashed`` as float64 in [0, 1), exact to 53 bits on every device."""
+    """``hashed`` as float64 in [0, 1), exact to 53 bits on every device that has float64."""
     return _shift(hashed(*keys), 11).double() * 2.0**-53
 
 

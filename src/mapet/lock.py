@@ -47,12 +47,7 @@ class Lock:
 
     def __init__(self, folder: Path, doing: str) -> None:
         self.path, self._made = folder / LOCK, not folder.exists()
-        try:
-            self._file = _held(self.path) if fcntl is not None else None
-        except BlockingIOError as holder:
-            raise MapetError(
-                f"Another process is {doing} {folder}{holder.strerror or ''}: let it end, or end it."
-            ) from None
+        self._file = _held(self.path, doing) if fcntl is not None else None
 
     def release(self) -> None:
         """Let others in; a second time does nothing."""
@@ -71,12 +66,8 @@ class Lock:
         self.release()
 
 
-def _held(path: Path) -> IO[bytes] | None:
-    """The lock's file; None where nothing can be written, which whoever writes next is told.
-
-    Raises:
-        BlockingIOError: another process has it; ``strerror`` says which, where that can be read.
-    """
+def _held(path: Path, doing: str) -> IO[bytes] | None:
+    """The lock's file; None where nothing can be written, which whoever writes next is told. Raises as ``Lock``."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +78,8 @@ def _held(path: Path) -> IO[bytes] | None:
             hold(file, wait=False)
         except BlockingIOError:
             with file:
-                raise BlockingIOError(0, _holder(file)) from None
+                who = _holder(file)
+            raise MapetError(f"Another process is {doing} {path.parent}{who}: let it end, or end it.") from None
         if _is_at(file, path):  # and was not removed by its holder in between
             break
         file.close()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar
 
-from mapet.checks import MODELS, POSITIONS, PRECISIONS, rates
+from mapet.checks import MODELS, POSITIONS, PRECISIONS, rate_rules
 from mapet.errors import MapetError, nearest
 from mapet.recipe import FORBID_UNKNOWN, Optimization
 
@@ -176,7 +176,7 @@ def check(t: Tuning) -> None:
         ("layer-decay", 0 < t.layer_decay <= 1, "above 0 and at most 1"),
         ("crop-pct", 0 < t.crop_pct <= 1, "above 0 and at most 1"),
         ("epochs", 0 < o.epochs < inf, "above 0"),
-        *((option, rate is None or 0 <= rate < inf, "at least 0") for option, rate in rates(o).items()),
+        *rate_rules(o),
         ("betas", all(0 <= beta < 1 for beta in o.betas), "two numbers of at least 0 and below 1"),
         ("ema-decay", o.ema_decay is None or 0 < o.ema_decay < 1, "between 0 and 1"),
     ):

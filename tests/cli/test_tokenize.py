@@ -15,6 +15,7 @@ from mapet.data.source import open_source
 from mapet.feed import tokenized
 from mapet.recipe import Machine, Model, Recipe, Tokenizer
 from mapet.tokenizers import store as stores
+from mapet.tokenizers import tokenizer as tokenizers
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqkd import VQKD
@@ -85,6 +86,18 @@ def test_killed_at_any_moment_it_goes_on(many, whole, tmp_path, rows):
     assert process.wait()[0] == -9
     assert len(TokenStore.open(out)) == rows - 1
     assert main(again(many, whole, out)) == 0
+    assert_equal(whole, out)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_killed_while_the_codebook_is_saved_it_goes_on(many, whole, tmp_path, number):
+    out = tmp_path / "tokens"
+    command = ["tokenize", str(many), "--out", str(out), *FIT]
+    process = Forked(tmp_path, work=stopping(tokenizers, "replace_file", number, partial(main, command)))
+    process.wait_for_stop()
+    process.kill()
+    assert process.wait()[0] == -9
+    assert main(command) == 0
     assert_equal(whole, out)
 
 

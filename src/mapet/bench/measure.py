@@ -81,10 +81,11 @@ def _timed(
     runners: Sequence[Runner], case: Case, fabric: "Fabric", how: Settings, note: Note
 ) -> Iterator[tuple[row.Row, bool]]:
     seen: list[rates.Rates] = []
-    rate = partial(rates.measure, width(case.recipe), case.recipe.precision, fabric.device, rows=batch_rows(case))
+    count = batch_rows(case)
+    rate = partial(rates.measure, width(case.recipe), case.recipe.precision, fabric.device, rows=count)
 
     def look() -> float | None:
-        found = attempt(f"products of {batch_rows(case)} rows", rate, note)
+        found = attempt(f"products of {count} rows", rate, note)
         seen.extend([found] if found else [])
         return found.peak if found else None
 

@@ -1,6 +1,7 @@
 """``mapet bench``: how fast a training step is here, beside other formulations of it and what the machine could do."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from textwrap import wrap
@@ -182,18 +183,19 @@ def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> 
 
 def _rate(every: "list[Case]", device: "torch.device", report: "Report") -> None:
     """The machine's rates for each width and precision of the cases, onto the screen and into the report."""
-    from mapet.bench.measure import width
+    from mapet.bench.measure import attempt, width
     from mapet.bench.rates import measure
+
+    def note(what: str, error: Exception) -> None:
+        say(_wrapped(f"failed    {what}: {report.fail(what, error)}"))
 
     for one, precision in dict.fromkeys((width(case.recipe), case.recipe.precision) for case in every):
         what = f"{precision} products (width {one})"
-        try:
-            rates = measure(one, precision, device)
-        except Exception as error:  # of torch or a GPU: the steps may work all the same
-            say(_wrapped(f"failed    {what}: {report.fail(what, error)}"))
-            continue
-        report.rates = [*report.rates, rates]
-        say(f"peak      {rates.peak / 1e12:.4g} TFLOP/s of {what}")
+        if rates := attempt(
+            what, partial(measure, one, precision, device), note
+        ):  # else the steps may work all the same
+            report.rates = [*report.rates, rates]
+            say(f"peak      {rates.peak / 1e12:.4g} TFLOP/s of {what}")
 
 
 def _measure(case: "Case", how: "Settings", device: "torch.device", report: "Report") -> None:

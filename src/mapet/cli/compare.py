@@ -88,7 +88,7 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
         raise MapetError("mapet compare needs --data (a folder of pictures, or cifar10) and --out (a folder).")
     t = o.recipe.tokenizer
     ready = {"tokens": o.recipe.tokens, "tokenizer": t.tokenizer, "tokenizers": o.tokenizers}
-    require_one_way(t, recipe.tokenizer, next((option for option, folder in ready.items() if folder), None))
+    require_one_way(t, recipe.tokenizer, **ready)
     plan = Plan(
         objectives=listed(o.objectives),
         baselines=listed(o.baselines),

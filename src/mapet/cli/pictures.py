@@ -1,6 +1,6 @@
 """The pictures that a verb goes through, each process its share, and the ledger of those that cannot be read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
 BATCH = 64  # pictures that a teacher or a tokenizer sees at a time
 LEDGER = "bad-pictures.txt"
+
+
+def require_free(folder: Path, ours: Iterable[str]) -> None:
+    """Refuse a folder for results that holds something other than ``ours`` and the ledgers of an interrupted call.
+
+    Raises:
+        MapetError: with what it holds.
+    """
+    from mapet import disk
+
+    disk.require_free(folder, (*ours, *(path.name for path in folder.glob(f"{LEDGER}*"))))
 
 
 @dataclass(frozen=True)
@@ -79,11 +90,6 @@ class Pictures:
         for batch in decode(self.source, [view], groups, workers=workers, bad=self.bad):
             if len(batch.index):
                 yield batch.images, batch.index
-
-    def forget(self, usable: Callable[[str], bool]) -> None:
-        """Take off the list, by the first process, what was mended: the keys that are ``usable`` now."""
-        if self.crew.leads:
-            self.bad.forget(usable)
 
     def settle(self) -> None:
         """Bring the lists of all processes, and of those of an interrupted call, into one.

@@ -52,8 +52,8 @@ def command(arguments: list[str]) -> int:
     o = parse(Options(recipe=given), arguments, "pretrain", ABOUT)
     if not o.recipe.data or not o.out:
         raise MapetError("mapet pretrain needs --data (a folder of pictures, or cifar10) and --out (a folder).")
-    ready = "tokens" if o.recipe.tokens else "tokenizer" if o.recipe.tokenizer.tokenizer else None
-    require_one_way(o.recipe.tokenizer, given.tokenizer, ready)
+    t = o.recipe.tokenizer
+    require_one_way(t, given.tokenizer, tokens=o.recipe.tokens, tokenizer=t.tokenizer)
     recipe = anchored(o.recipe)
     train = partial(pretrain, recipe, o.out, o.machine, overwrite=o.overwrite)
     return stoppable(train, again(o.out, o.machine), Path(o.out))

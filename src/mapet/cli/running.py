@@ -28,9 +28,7 @@ def teller(run: "Run", say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @contextmanager
-def training_in(
-    run: "Run", machine: Machine, precision: str, prepare: Callable[[], object] = lambda: None
-) -> Iterator["Fabric"]:
+def training_in(run: "Run", machine: Machine, precision: str, prepare: Callable[[], object]) -> Iterator["Fabric"]:
     """The processes that train in the run's folder, from which the first keeps all others away.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say, silent
-from mapet.cli.pictures import BATCH, LEDGER, Pictures
+from mapet.cli.pictures import BATCH, Pictures, require_free
 from mapet.cli.stages import Stages
 from mapet.cli.tokenizer.fit import describe, fit, fitting
 from mapet.crew import ALONE, Crew
@@ -75,7 +75,7 @@ def command(arguments: list[str]) -> int:
         )
     if o.batch_size < 1:
         raise MapetError("--batch-size does not fit: it must be at least 1.")
-    require_one_way(o.tokenizer, Tokenizer(), "tokenizer" if o.tokenizer.tokenizer else None)
+    require_one_way(o.tokenizer, Tokenizer(), tokenizer=o.tokenizer.tokenizer)
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
     machine = Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
@@ -90,14 +90,15 @@ def command(arguments: list[str]) -> int:
     return 0
 
 
-def require_one_way(asked: Tokenizer, default: Tokenizer, ready: str | None) -> None:
+def require_one_way(asked: Tokenizer, default: Tokenizer, **folders: str | None) -> None:
     """Refuse settings of a fit beside what is ready, on which they would have no effect.
 
     Args:
         asked: what was asked for.
         default: what holds without a word.
-        ready: the option that names what is ready; None: nothing is.
+        folders: what is ready, by the option that names it; nothing is where none is given.
     """
+    ready = next((option for option, folder in folders.items() if folder), None)
     own = {"tokenizer", "teacher_weights"} if ready == "tokenizer" else {"tokenizer"}  # its teacher may need them
     if ready and (names := [name for name in diff(asked, default) if name not in own]):
         option = names[0].replace("_", "-")
@@ -153,13 +154,11 @@ def tokenize(
 
 def _require_free(out: Path) -> None:
     """Refuse a folder that neither holds tokens nor was begun for them."""
-    from mapet.disk import require_free
     from mapet.tokenizers.store import HEADER, KEYS, TOKENS
-    from mapet.tokenizers.tokenizer import NEXT, PART
+    from mapet.tokenizers.tokenizer import PART
 
     if not (out / HEADER).exists() and not (out / "tokenizer").exists():
-        ledgers = (path.name for path in out.glob(f"{LEDGER}*"))
-        require_free(out, (HEADER + ".part", KEYS, TOKENS, PART, NEXT, "seeds", *ledgers))
+        require_free(out, (f"{HEADER}.part", KEYS, TOKENS, f"tokenizer.{PART}"))
 
 
 def _tokenizer(recipe: Recipe, out: Path, pictures: Pictures, say: Callable[[str], None]) -> "AnyTokenizer":
@@ -209,7 +208,7 @@ def encode(tokenizer: "AnyTokenizer", store: "TokenStore", pictures: Pictures, s
     pictures.settle()
     if crew.leads:
         merge(store)
-        pictures.forget(store.__contains__)
+        pictures.bad.forget(store.__contains__)
         _require_complete(store, pictures)
     return int(crew.sum(torch.tensor([done])))
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say, silent
-from mapet.cli.pictures import BATCH, LEDGER, Pictures
+from mapet.cli.pictures import BATCH, Pictures, require_free
 from mapet.cli.stages import Stages
 from mapet.crew import Crew
-from mapet.disk import require_free
 from mapet.errors import MapetError
 from mapet.recipe import Machine, Model, Recipe, Tokenizer
 
@@ -111,8 +110,7 @@ def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Machine]:
     if not (out / "tokenizer.json").exists():
         from mapet.tokenizers.tokenizer import NEXT, PART
 
-        ledgers = (path.name for path in out.glob(f"{LEDGER}*"))
-        require_free(out, (PART, NEXT, *ledgers))
+        require_free(out, (PART, NEXT))
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
     return out, recipe, Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
