@@ -1,12 +1,12 @@
 """What a recipe's names and numbers must be."""
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mapet.errors import MapetError, nearest
 
 if TYPE_CHECKING:
-    from mapet.recipe import Optimization, Recipe
+    from mapet.recipe import Recipe
 
 MODELS = ("vit_tiny", "vit_small", "vit_base", "vit_large", "custom")
 OBJECTIVES = ("mapet", "pet", "mim", "cae", "mae")
@@ -83,10 +83,10 @@ def check(recipe: "Recipe") -> None:
             raise MapetError(f"--{option} does not fit: it must be {wanted}.")
 
 
-def rate_rules(optimization: "Optimization") -> list[tuple[str, bool, str]]:
-    """The settings of an optimisation that may be any number from 0 on: option, whether it fits, what is wanted."""
+def rate_rules(settings: Any) -> list[tuple[str, bool, str]]:
+    """Those of an optimisation's settings that may be any number from 0 on: option, whether it fits, what is wanted."""
     names = ("lr", "base_lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "clip_grad")
-    rates = {name.replace("_", "-"): getattr(optimization, name) for name in names}
+    rates = {name.replace("_", "-"): getattr(settings, name) for name in names if hasattr(settings, name)}
     return [(option, rate is None or 0 <= rate < inf, "at least 0") for option, rate in rates.items()]
 
 

@@ -142,6 +142,8 @@ def test_pixels_can_teach(pictures, tmp_path):
         (["--teacher-stage", "9"], "no stage 9"),
         (["--teacher-output", "head"], 'gives no "head" at stage 3'),
         (["--batch-size", "64"], "--batch-size"),
+        (["--lr", "nan"], "--lr does not fit: it must be at least 0"),
+        (["--weight-decay", "inf"], "--weight-decay does not fit: it must be at least 0"),
         (["--strategy", "fsdp"], "--strategy fsdp"),
         (["--codes", "1000"], "--codes"),
         (["--patch-size", "5"], "--image-size 16"),

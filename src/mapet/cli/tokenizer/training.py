@@ -1,9 +1,10 @@
 """All settings of a VQ-KD training that change its result."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
-from mapet.checks import PRECISIONS
+from mapet.checks import PRECISIONS, rate_rules
 from mapet.errors import MapetError, nearest
 from mapet.recipe import FORBID_UNKNOWN
 
@@ -111,12 +112,12 @@ def check(t: Training) -> None:
         ("codes", 2 <= t.codes <= 65536, "2 … 65536"),
         ("patch-size", not t.image_size % max(1, t.patch_size), f"a divisor of --image-size {t.image_size}"),
         ("num-heads", not t.embed_dim % max(1, t.num_heads), f"a divisor of --embed-dim {t.embed_dim}"),
-        ("commitment", t.commitment >= 0, "at least 0"),
+        ("commitment", 0 <= t.commitment < inf, "at least 0"),
         ("decay", 0 < t.decay < 1, "between 0 and 1"),
         ("restart", 0 <= t.restart < 0.5, "at least 0 and below 0.5"),
         ("scale", 0 < low <= high <= 1, "two numbers, 0 < low ≤ high ≤ 1"),
         ("hflip", 0 <= t.hflip <= 1, "0 … 1"),
-        ("warmup-epochs", t.warmup_epochs >= 0, "at least 0"),
+        *rate_rules(t),
         ("betas", all(0 <= beta < 1 for beta in t.betas), "two numbers of at least 0 and below 1"),
     ):
         if not fits:
