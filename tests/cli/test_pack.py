@@ -180,7 +180,7 @@ def test_a_share_held_out_of_a_pack_is_that_of_the_original(pictures, packed):
         (["pack", "DATA", "--out", "OUT", "--limit", "0"], "--limit"),
         (["pack", "DATA", "--out", "OUT", "--workers", "-1"], "--workers"),
         (["pack", "DATA", "--out", "OUT", "--max-bad", "2"], "--max-bad"),
-        (["pack", "DATA", "--out", "DATA"], "is not empty"),
+        (["pack", "DATA", "--out", "DATA"], "which is to be written: give another --out"),
         (["pack", "DATA", "--out", "PACKED"], "size 16, and not 224"),
         (["pack", "PACKED", "--out", "OUT"], "16 x 16"),
         (["tokenize", "PACKED", "--out", "OUT", "--tokenizer", "TOKENS", "--image-size", "32"], "grid"),

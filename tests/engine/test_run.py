@@ -27,7 +27,11 @@ def test_overwrite_clears_an_earlier_run(tmp_path):
     run = Run.create(tmp_path / "run")
     run.recipe.write_text("data: x\n")
     run.append_metrics([{"step": 1, "loss": 2.0}])
-    assert not Run.create(tmp_path / "run", overwrite=True).metrics.exists()
+    new = Run.create(tmp_path / "run", overwrite=True)
+    assert not new.metrics.exists()
+    assert list(new.folder.glob(".mapet-replaced/metrics.csv")), "until the new one trains"
+    new.append_metrics([{"step": 1, "loss": 3.0}])
+    assert {path.name for path in new.folder.iterdir()} == {".mapet", "metrics.csv"}
 
 
 def test_a_folder_is_locked_while_it_is_overwritten(tmp_path):
@@ -39,7 +43,9 @@ def test_a_folder_is_locked_while_it_is_overwritten(tmp_path):
         assert Run.create(run.folder, overwrite=True).folder == run.folder
         with pytest.raises(MapetError, match="Another process is training in"):
             Run(run.folder).alone()
-        assert Run.create(run.folder).folder == run.folder, "a lock is no content"
+        run.append_metrics([{"step": 1, "loss": 2.0}])
+        run.metrics.unlink()
+        assert Run.create(run.folder).folder == run.folder, "neither a lock nor a mark is content"
 
 
 def test_not_a_run(tmp_path):

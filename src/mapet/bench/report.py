@@ -92,8 +92,9 @@ def begin(folder: Path, about: Mapping[str, Any]) -> Report:
     Raises:
         MapetError: the folder holds a report already.
     """
-    if (folder / JSON).exists():
-        raise MapetError(f"{folder} holds a {JSON} already: give another --out.")
+    for name in (JSON, MARKDOWN):
+        if (folder / name).exists():
+            raise MapetError(f"{folder} holds a {name} already: give another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     return Report(folder, about)
 

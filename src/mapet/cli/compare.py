@@ -9,6 +9,7 @@ from mapet.checks import OWN
 from mapet.cli.options import listed, parse, positional, require_outside, say, take
 from mapet.comparison.plan import Cell, Plan
 from mapet.errors import MapetError
+from mapet.owned import require_apart
 from mapet.recipe import Machine, Recipe, read
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def command(arguments: list[str]) -> int:
 
 def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
     from mapet.cli.finetune import named_tuning
-    from mapet.cli.pretrain import anchored, named_recipe
+    from mapet.cli.pretrain import anchored, is_file, named_recipe
     from mapet.cli.tokenize import require_one_way
 
     varied, arguments = _all(arguments, "--vary")
@@ -87,6 +88,11 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
     if not o.recipe.data or not o.out:
         raise MapetError("mapet compare needs --data (a folder of pictures, or cifar10) and --out (a folder).")
     t = o.recipe.tokenizer
+    require_apart(o.out, RECIPE=words[0] if words and is_file(words[0]) else None, tuning=o.tuning)
+    require_apart(o.out, data=o.recipe.data, eval_data=o.eval_data, tokens=o.recipe.tokens, tokenizer=t.tokenizer)
+    require_apart(o.out, teacher=t.teacher, teacher_weights=t.teacher_weights)
+    for folder in listed(o.tokenizers):
+        require_apart(o.out, tokenizers=folder)
     ready = {"tokens": o.recipe.tokens, "tokenizer": t.tokenizer, "tokenizers": o.tokenizers}
     require_one_way(t, recipe.tokenizer, **ready)
     plan = Plan(

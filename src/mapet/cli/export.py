@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.cli.options import parse, say
 from mapet.errors import MapetError, nearest
+from mapet.owned import require_apart
 
 if TYPE_CHECKING:
     from mapet.method.encoder import Encoder
@@ -22,7 +23,7 @@ class Options:
     out: str | None = None
     """Folder to write; None: RUN/export/timm."""
     overwrite: bool = False
-    """Replace an earlier export there."""
+    """Replace an earlier export there; nothing but files of mapet is deleted."""
 
 
 def command(arguments: list[str]) -> int:
@@ -51,11 +52,12 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> Path:
     ``timm.create_model("local-dir:OUT", pretrained=True)`` loads it.
 
     Raises:
-        MapetError: no run or checkpoint, or a folder in use.
+        MapetError: no run or checkpoint, or a folder in use or around the run.
     """
     from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
     from mapet.interop.timm import to_timm
 
+    require_apart(out, FROM=run)
     encoder, notes, crop_pct = _classifier(run) if _fine_tuned(run) else _encoder(run)
     return to_timm(
         encoder, out, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_pct=crop_pct, notes=notes, overwrite=overwrite

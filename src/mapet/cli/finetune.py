@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.lessons import evaluate, lessons, look_ahead, record
 from mapet.cli.options import parse, positional, say, take
-from mapet.cli.pretrain import again, stoppable
-from mapet.cli.running import batch_line, require_unchanged, teller, training_in
+from mapet.cli.pretrain import again, is_file, stoppable
+from mapet.cli.running import batch_line, reopened, require_unchanged, teller, training_in
 from mapet.errors import MapetError
+from mapet.owned import require_apart
 from mapet.recipe import Machine, read, save
 from mapet.tuning import RANDOM, Tuning, protocol
 
@@ -36,7 +37,7 @@ class Options:
     out: str = ""
     """Folder for the run; must be empty or absent."""
     overwrite: bool = False
-    """Delete the run that is in the folder and start afresh."""
+    """Replace the run that is in the folder once this one trains; nothing but files of mapet is deleted."""
     evaluate_every: int = 0
     """Test every so many epochs, beside the end; 0: at the end alone."""
     tuning: Tuning = field(default_factory=Tuning)
@@ -62,6 +63,7 @@ def command(arguments: list[str]) -> int:
     start = words or [o.tuning.start]
     if len(start) != 1 or not (start[0] and o.tuning.data and o.out):
         raise MapetError("mapet finetune needs what to start from, pictures and a folder: FROM --data DATA --out OUT.")
+    require_apart(o.out, recipe=name if is_file(name) else None)
     t = _anchored(replace(o.tuning, start=start[0]))
     return stoppable(
         lambda: finetune(t, o.out, o.machine, overwrite=o.overwrite, evaluate_every=o.evaluate_every),
@@ -74,7 +76,7 @@ def named_tuning(name: str | None) -> Tuning:
     """Settings by name or YAML file; the defaults without either."""
     if name is None:
         return Tuning()
-    if name.endswith((".yaml", ".yml")):
+    if is_file(name):
         return read(name, Tuning)
     from mapet.recipes.finetune import find
 
@@ -96,9 +98,7 @@ def _again(folder: str, machine: Machine, every: int) -> str:
 
 def _resumed(folder: str, arguments: list[str]) -> Options:
     """The options to go on with; the settings must be those that the run was begun with."""
-    from mapet.engine.run import Run
-
-    t = read(Run.open(folder).recipe, Tuning)
+    t = read(reopened(folder).recipe, Tuning)
     o = parse(Options(tuning=t), arguments, "finetune", ABOUT)
     require_unchanged(folder, t, o.tuning)
     return o
@@ -124,6 +124,7 @@ def finetune(
     from mapet.supervise import begin
 
     run, machine = Run(out), machine or Machine()
+    require_apart(out, data=t.data, FROM=t.start)
     ahead = look_ahead(t, machine) if first_process() else None
 
     def prepare() -> None:
@@ -142,10 +143,9 @@ def resume(
     say: Callable[[str], None] = say,
 ) -> "Run":
     """Go on with the fine-tuning in ``folder`` from its last checkpoint; raises as ``finetune``."""
-    from mapet.engine.run import Run
     from mapet.supervise import begin
 
-    run, machine = Run.open(folder), machine or Machine()
+    run, machine = reopened(folder, say), machine or Machine()
     t = read(run.recipe, Tuning)
 
     def prepare() -> None:

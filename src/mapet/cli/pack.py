@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say
 from mapet.errors import MapetError
+from mapet.owned import require_apart
 
 if TYPE_CHECKING:
     from mapet.data.packing import Packing
@@ -64,6 +65,7 @@ def command(arguments: list[str]) -> int:
         if not fits:
             raise MapetError(f"--{option} does not fit: it must be {wanted}.")
     packing = Packing(o.form, o.size, o.quality)
+    require_apart(absolute(o.out), data=data)
     try:
         pack(data, o.out, packing, limit=o.limit, seed=o.seed, workers=o.workers, max_bad=o.max_bad)
     except KeyboardInterrupt:

@@ -1,12 +1,12 @@
 """The pictures that a verb goes through, each process its share, and the ledger of those that cannot be read."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.crew import ALONE, Crew
-from mapet.recipe import Machine, Recipe
+from mapet.recipe import Machine, Recipe, Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,15 +19,32 @@ BATCH = 64  # pictures that a teacher or a tokenizer sees at a time
 LEDGER = "bad-pictures.txt"
 
 
-def require_free(folder: Path, ours: Iterable[str]) -> None:
-    """Refuse a folder for results that holds something other than ``ours`` and the ledgers of an interrupted call.
+def require_free(folder: Path) -> None:
+    """Refuse a folder that neither holds tokens nor was begun for them.
 
     Raises:
         MapetError: with what it holds.
     """
     from mapet import disk
+    from mapet.tokenizers.store import HEADER, KEYS, TOKENS
+    from mapet.tokenizers.tokenizer import PART
 
-    disk.require_free(folder, (*ours, *(path.name for path in folder.glob(f"{LEDGER}*"))))
+    if not (folder / HEADER).exists() and not (folder / "tokenizer").exists():
+        ours = (f"{HEADER}.part", KEYS, TOKENS, f"tokenizer.{PART}")
+        disk.require_free(folder, (*ours, *(path.name for path in folder.glob(f"{LEDGER}*"))))
+
+
+def require_apart(out: str, data: str, t: Tokenizer) -> None:
+    """Refuse a folder for results that holds what is read; the tokenizer that an earlier call fitted there may be.
+
+    Raises:
+        MapetError: both are named.
+    """
+    from mapet import owned
+
+    own = t.tokenizer and Path(t.tokenizer).expanduser().resolve() == Path(out, "tokenizer").resolve()
+    owned.require_apart(out, data=data, tokenizer=None if own else t.tokenizer)
+    owned.require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
 
 
 @dataclass(frozen=True)
@@ -51,12 +68,10 @@ class Pictures:
     batch_size: int = BATCH
 
     @classmethod
-    def of(
-        cls, recipe: Recipe, machine: Machine, folder: Path, crew: Crew, batch_size: int = BATCH, *, fresh: bool = False
-    ) -> "Pictures":
+    def of(cls, recipe: Recipe, machine: Machine, folder: Path, crew: Crew, batch_size: int = BATCH) -> "Pictures":
         """The pictures of a recipe; the unreadable ones are listed in ``folder``, which must be there when one comes.
 
-        A list that is there is continued, or deleted where ``fresh``.
+        A list that is there is continued.
 
         Raises:
             MapetError: no pictures there.
@@ -67,10 +82,6 @@ class Pictures:
 
         source = open_source(recipe.data)
         places = chosen(source, recipe.limit, recipe.seed)
-        if fresh:
-            for old in folder.glob(f"{LEDGER}*") if crew.leads else ():
-                old.unlink()
-            crew.wait()
         ledger = folder / (LEDGER if crew.leads else f"{LEDGER}.{crew.rank}")
         return cls(source, places, machine, BadPictures(len(places), machine.max_bad, ledger), crew, batch_size)
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.inputs import feed, look_ahead, make_ready
 from mapet.cli.options import changed, parse, say, take
-from mapet.cli.running import batch_line, require_unchanged, teller, training_in
+from mapet.cli.running import Undone, batch_line, reopened, require_unchanged, teller, training_in
 from mapet.cli.tokenize import require_one_way
 from mapet.errors import MapetError
+from mapet.owned import require_apart
 from mapet.recipe import Machine, Recipe, load, save
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Options:
     out: str = ""
     """Folder for the run; must be empty or absent."""
     overwrite: bool = False
-    """Delete the run that is in the folder and start afresh."""
+    """Replace the run that is in the folder once this one trains; nothing but files of mapet is deleted."""
     recipe: Recipe = field(default_factory=Recipe)
     machine: Machine = field(default_factory=Machine)
 
@@ -52,6 +53,7 @@ def command(arguments: list[str]) -> int:
     o = parse(Options(recipe=given), arguments, "pretrain", ABOUT)
     if not o.recipe.data or not o.out:
         raise MapetError("mapet pretrain needs --data (a folder of pictures, or cifar10) and --out (a folder).")
+    require_apart(o.out, recipe=name if is_file(name) else None)
     t = o.recipe.tokenizer
     require_one_way(t, given.tokenizer, tokens=o.recipe.tokens, tokenizer=t.tokenizer)
     recipe = anchored(o.recipe)
@@ -71,8 +73,10 @@ def stoppable(train: Callable[[], object], again: str, folder: Path | None = Non
     except Stopped as stopped:
         say(f"stopped   after step {stopped.step}; go on with: {again}")
         return 128 + stopped.number
-    except KeyboardInterrupt:
-        begun = folder is None or any((folder / name).exists() for name in ("recipe.yaml", "compare.yaml"))
+    except KeyboardInterrupt as end:
+        begun = folder is None or (
+            not isinstance(end, Undone) and any((folder / name).exists() for name in ("recipe.yaml", "compare.yaml"))
+        )
         say(f"stopped   before the next step; go on with: {again if begun else 'the same command'}")
         return 130
     return 0
@@ -99,18 +103,21 @@ def named_recipe(name: str | None) -> Recipe:
     """A recipe by name or YAML file; the defaults without either."""
     if name is None:
         return Recipe()
-    if name.endswith((".yaml", ".yml")):
+    if is_file(name):
         return load(name)
     from mapet.recipes import find
 
     return find(name)
 
 
+def is_file(name: str | None) -> bool:
+    """Whether settings are named by a file of theirs."""
+    return name is not None and name.endswith((".yaml", ".yml"))
+
+
 def _machine(folder: str, arguments: list[str]) -> Machine:
     """The machine settings to go on with; whatever else is given must be what the run was begun with."""
-    from mapet.engine.run import Run
-
-    recipe = load(Run.open(folder).recipe)
+    recipe = load(reopened(folder).recipe)
     o = parse(Options(recipe=recipe), arguments, "pretrain", ABOUT)
     require_unchanged(folder, recipe, o.recipe)
     return o.machine
@@ -135,7 +142,9 @@ def pretrain(
     from mapet.engine.run import Run
     from mapet.engine.world import first_process
 
-    machine = machine or Machine()
+    machine, t = machine or Machine(), recipe.tokenizer
+    require_apart(out, data=recipe.data, tokens=recipe.tokens, tokenizer=t.tokenizer)
+    require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
     if first_process():
         look_ahead(recipe, machine)
     return _go(Run(out), recipe, machine, say, lambda: save(recipe, Run.create(out, overwrite=overwrite).recipe))
@@ -143,9 +152,7 @@ def pretrain(
 
 def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[[str], None] = say) -> "Run":
     """Go on with the run in ``folder`` from its last checkpoint; raises as ``pretrain``."""
-    from mapet.engine.run import Run
-
-    run = Run.open(folder)
+    run = reopened(folder, say)
     return _go(run, load(run.recipe), machine or Machine(), say)
 
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mapet.cli.options import say
 from mapet.errors import MapetError
+from mapet.owned import RUN, is_aside, put_back
 from mapet.recipe import Machine, diff
 
 if TYPE_CHECKING:
@@ -27,9 +30,34 @@ def teller(run: "Run", say: Callable[[str], None]) -> Callable[[str], None]:
     return tell
 
 
+class Undone(KeyboardInterrupt):
+    """Ctrl-C came before a new run began to train, and the earlier one has its place again."""
+
+
+def reopened(folder: str | Path, say: Callable[[str], None] = say) -> "Run":
+    """The run to go on with; what an ``--overwrite`` that was killed had put aside has its place again first.
+
+    Raises:
+        MapetError: no run, another process that trains there, or several processes before what was put aside.
+    """
+    from mapet.engine.run import Run
+    from mapet.engine.world import launched
+
+    run = Run(folder)
+    if is_aside(run.folder):
+        if launched().count > 1:
+            raise MapetError(f"{run.folder} was being overwritten when that was killed: go on with one process first.")
+        with run.alone():
+            put_back(run.folder, RUN)
+        say(f"restored  {run.folder}: the run that was there before an --overwrite which was killed")
+    return Run.open(folder)
+
+
 @contextmanager
 def training_in(run: "Run", machine: Machine, precision: str, prepare: Callable[[], object]) -> Iterator["Fabric"]:
     """The processes that train in the run's folder, from which the first keeps all others away.
+
+    An earlier run that was put aside has its place again when this ends before the first step.
 
     Args:
         run: begun, or to be begun by ``prepare``.
@@ -39,11 +67,12 @@ def training_in(run: "Run", machine: Machine, precision: str, prepare: Callable[
 
     Raises:
         MapetError: another process trains there, or as ``world``.
+        Undone: Ctrl-C came before the first step, and an earlier run has its place again.
     """
     from mapet.engine.world import first_process, joined
 
     leads = first_process()
-    with run.alone() if leads else nullcontext():
+    with run.alone() if leads else nullcontext(), _undone(run) if leads else nullcontext():
         if leads:
             prepare()
             run.write_provenance()
@@ -55,6 +84,17 @@ def training_in(run: "Run", machine: Machine, precision: str, prepare: Callable[
             strategy=machine.strategy,
         ) as fabric:
             yield fabric
+
+
+@contextmanager
+def _undone(run: "Run") -> Iterator[None]:
+    """Give what is put aside its place again where something fails."""
+    try:
+        yield
+    except BaseException as error:
+        if put_back(run.folder, RUN) and isinstance(error, KeyboardInterrupt):
+            raise Undone from None
+        raise
 
 
 def require_unchanged(folder: str, before: Any, after: Any) -> None:

@@ -20,7 +20,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
         found = json.loads(path.read_bytes()) if path.is_file() else None
     except ValueError:
         found = None
-    if not isinstance(found, list):
+    if not isinstance(found, list) or not all(isinstance(one, dict) and "protocol" in one for one in found):
         raise MapetError(f"{path} is no list of scores: move it away, or name another file.")
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say, silent
-from mapet.cli.pictures import BATCH, Pictures, require_free
+from mapet.cli.pictures import BATCH, Pictures, require_apart, require_free
 from mapet.cli.stages import Stages
 from mapet.cli.tokenizer.fit import describe, fit, fitting
 from mapet.crew import ALONE, Crew
@@ -76,6 +76,7 @@ def command(arguments: list[str]) -> int:
     if o.batch_size < 1:
         raise MapetError("--batch-size does not fit: it must be at least 1.")
     require_one_way(o.tokenizer, Tokenizer(), tokenizer=o.tokenizer.tokenizer)
+    require_apart(o.out, data, o.tokenizer)
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
     machine = Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
@@ -139,7 +140,7 @@ def tokenize(
 
     pictures = Pictures.of(recipe, machine, out, crew, batch_size)
     if crew.leads:
-        _require_free(out)
+        require_free(out)
     out.mkdir(parents=True, exist_ok=True)
     with Lock(out, WRITING) if crew.leads else nullcontext() as lock, Stages(shown=crew.leads) as stages:
         tokenizer = _tokenizer(recipe, out, pictures, say)
@@ -150,15 +151,6 @@ def tokenize(
     if note := pictures.bad.note():
         say(f"note      {note}")
     return TokenStore.open(out)
-
-
-def _require_free(out: Path) -> None:
-    """Refuse a folder that neither holds tokens nor was begun for them."""
-    from mapet.tokenizers.store import HEADER, KEYS, TOKENS
-    from mapet.tokenizers.tokenizer import PART
-
-    if not (out / HEADER).exists() and not (out / "tokenizer").exists():
-        require_free(out, (f"{HEADER}.part", KEYS, TOKENS, f"tokenizer.{PART}"))
 
 
 def _tokenizer(recipe: Recipe, out: Path, pictures: Pictures, say: Callable[[str], None]) -> "AnyTokenizer":

@@ -9,13 +9,13 @@ seconds.json       how long the steps up to the last checkpoint took
 checkpoints/       last.safetensors, and step-*.safetensors as often as asked; of sharded weights, folders of that name
 classifier.json    of a fine-tuning: the shape of the classifier, and its classes
 bad-pictures.txt   pictures that could not be read, if there were any
+.mapet             that the folder is a run's, so that it may be overwritten
 """
 
 import csv
 import json
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +28,21 @@ from mapet.disk import replace_file
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_file, write_parts
 from mapet.errors import MapetError
 from mapet.lock import LOCK, Lock
+from mapet.owned import (
+    A_RUN,
+    ASIDE,
+    MARK,
+    RUN,
+    RUNS,
+    drop,
+    is_aside,
+    is_marked,
+    mark,
+    put_aside,
+    put_back,
+    require_ours,
+    tree_of,
+)
 from mapet.versions import versions
 
 VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
@@ -49,10 +64,14 @@ class Run:
     def create(cls, folder: str | Path, *, overwrite: bool = False) -> "Run":
         """A new run in an empty or absent folder.
 
+        An earlier one is put aside with ``overwrite``, and deleted with the first row of metrics. What another call
+        had put aside and did not delete has its place again first.
+
         Raises:
-            MapetError: the folder is not empty; only a folder that holds an earlier run is ever overwritten.
+            MapetError: the folder is not empty; only files that mapet wrote are ever overwritten.
         """
         run = cls(folder)
+        put_back(run.folder, RUN)
         if run.folder.exists() and (not run.folder.is_dir() or any(run._content())):
             if not run.recipe.is_file():
                 kind = "is not empty and holds no run" if run.folder.is_dir() else "is a file"
@@ -62,9 +81,9 @@ class Run:
                     f"{run.folder} is not empty. Go on with it by --resume {run.folder}, "
                     "or give another --out, or start afresh with --overwrite."
                 )
-            for path in sorted(run._content(), key=lambda path: path == run.recipe):  # it makes the rest a run's
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        run.folder.mkdir(parents=True, exist_ok=True)
+            require_ours(run.folder, RUNS)
+            put_aside(run.folder, tree_of(run.folder, RUNS))
+        mark(run.folder, A_RUN)
         return run
 
     @classmethod
@@ -76,7 +95,8 @@ class Run:
         """
         run = cls(folder)
         if not run.recipe.is_file():
-            raise MapetError(f"{run.folder} holds no run: there is no recipe.yaml in it.")
+            aside = f"; an earlier one was put aside into {run.folder / ASIDE}" if is_aside(run.folder) else ""
+            raise MapetError(f"{run.folder} holds no run: there is no recipe.yaml in it{aside}.")
         return run
 
     def alone(self) -> Lock:
@@ -88,7 +108,9 @@ class Run:
         return Lock(self.folder, "training in")
 
     def _content(self) -> Iterator[Path]:
-        return (path for path in self.folder.iterdir() if path.name != LOCK)
+        """All but what a kill leaves before a run has a recipe."""
+        begun = {LOCK, f"{MARK}.part", f"{self.recipe.name}.part", *([MARK] if is_marked(self.folder, A_RUN) else [])}
+        return (path for path in self.folder.iterdir() if path.name not in begun)
 
     def write_provenance(self) -> None:
         """Which command made this with which versions on which machine, in ``provenance.json``; never overwritten."""
@@ -163,13 +185,15 @@ class Run:
         return float(noted["seconds"] * step / noted["step"])
 
     def append_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """One line a row; the header comes from the first."""
+        """One line a row; the header comes from the first, and with it an earlier run that was put aside is deleted."""
         fresh = not self.metrics.is_file() or not self.metrics.stat().st_size
         with self.metrics.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             if fresh:
                 writer.writeheader()
             writer.writerows(rows)
+        if fresh:
+            drop(self.folder)
 
     def trim_metrics(self, step: int) -> None:
         """Forget the rows after ``step``, and a line that was cut off in the middle."""

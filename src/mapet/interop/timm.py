@@ -4,7 +4,6 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mapet.errors import MapetError
 from mapet.hashing import fraction
 from mapet.method.encoder import SIZES, Classifier, Encoder
+from mapet.owned import AN_EXPORT, EXPORT, discard, is_export, stranger
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -60,25 +60,51 @@ def to_timm(
         part = Path(scratch) / target.name
         part.mkdir()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-        (part / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        (part / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt", **AN_EXPORT}))
         config = json.dumps(_config(encoder, mean, std, interpolation, crop_pct), indent=2)
         (part / CONFIG).write_text(config + "\n", encoding="utf-8")
         (part / CARD).write_text(_card(encoder, Path(folder), notes or {}), encoding="utf-8")
-        if target.exists():
-            rmtree(target)
-        part.rename(target)
+        _swap(part, target)
     return Path(folder)
 
 
 def _free(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder whose files are not ours to replace."""
+    """Refuse a folder whose files are not ours to replace; first mend what a kill left of an earlier swap."""
     if folder.exists() and not folder.is_dir():
         raise MapetError(f"{folder} is a file: name another folder.")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if strangers := sorted(names - {WEIGHTS, CONFIG, CARD}):
-        raise MapetError(f'{folder} holds "{strangers[0]}", which no export wrote: name another folder.')
-    if names and not overwrite:
+    full, old = folder.exists() and any(folder.iterdir()), _old(folder)
+    if is_export(old) and not full:
+        old.replace(folder)
+        full = True
+    elif is_export(old) and is_export(folder):
+        discard(old, EXPORT)
+    if full and (other := stranger(folder, EXPORT)):
+        raise MapetError(f'{folder} holds "{other.name}", which no export wrote: name another folder.')
+    if full and not is_export(folder):
+        raise MapetError(
+            f"{folder} holds a model without the mark of mapet's exports, so nothing there is replaced: "
+            "name another folder, or remove this one yourself."
+        )
+    if full and not overwrite:
         raise MapetError(f"{folder} already holds an export: name another folder, or replace it with --overwrite.")
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put the complete folder ``new`` in the place of ``target``, which is deleted only then."""
+    old = _old(target)
+    try:
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    discard(old, EXPORT)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _config(
@@ -88,6 +114,7 @@ def _config(
     size = next((name for name, size in SIZES.items() if size["embed_dim"] == encoder.embed_dim), "vit_base")
     return {
         "architecture": f"{size}_patch16_224",
+        **AN_EXPORT,
         "num_classes": encoder.num_classes,
         "num_features": encoder.embed_dim,
         "global_pool": encoder.global_pool,

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from mapet.disk import read_json, replace_file
 from mapet.errors import MapetError, nearest
+from mapet.owned import PAIR, discard
 from mapet.tokenizers.files import fingerprint
 from mapet.view import View
 
@@ -163,8 +163,8 @@ def write_folder(folder: Path, fields: Mapping[str, Any], tensors: Mapping[str, 
     """
     there = folder.exists()
     part = folder / PART if there else folder.with_name(f"{folder.name}.{PART}")
-    rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    discard(part, PAIR)
+    part.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     replace_file(part / TENSORS, save(plain))
     replace_file(part / FIELDS, json.dumps(fields, indent=2).encode())
@@ -178,7 +178,7 @@ def _settle(folder: Path) -> None:
     for name in (TENSORS, FIELDS):
         if (folder / NEXT / name).exists():
             (folder / NEXT / name).replace(folder / name)
-    rmtree(folder / NEXT, ignore_errors=True)
+    discard(folder / NEXT, PAIR)
 
 
 def _current(folder: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from mapet.cli.comparing.evaluations import EVALUATIONS, Subject, clear, tuned, tuning
+from mapet.cli.comparing.evaluations import EVALUATIONS, Subject, tuned, tuning
 from mapet.cli.options import silent
 from mapet.comparison.ledger import Ledger, follow
 from mapet.comparison.plan import Arm, Cell, Plan
@@ -97,7 +97,6 @@ def _run(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> "Run":
     if Run(folder).recipe.is_file():
         follow(cell.recipe, Run(folder))
         return resume(folder, kept, say=silent)
-    clear(folder)
     return pretrain(cell.recipe, folder, kept, say=silent)
 
 

@@ -175,15 +175,6 @@ def tuned(t: "Tuning", folder: Path, machine: Machine) -> "dict[str, Score]":
         follow(t, Run(folder))
         run = resume(folder, machine, say=silent)
     else:
-        clear(folder)
         run = finetune(t, folder, machine, say=silent)
     last: dict[str, Any] = json.loads((run.folder / "scores.json").read_text())[-1]
     return {name: Score(**score) for name, score in last.items() if isinstance(score, dict)}
-
-
-def clear(folder: Path) -> None:
-    """Remove what a kill left of a run that had not begun."""
-    import shutil
-
-    if folder.is_dir():
-        shutil.rmtree(folder)

@@ -10,16 +10,30 @@ plain sample, as ``--start sample`` does here; the default, k-means++, starts lo
 really used there is not told.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say, silent
-from mapet.cli.pictures import BATCH, Pictures, require_free
+from mapet.cli.pictures import BATCH, LEDGER, Pictures, require_apart
 from mapet.cli.stages import Stages
 from mapet.crew import Crew
+from mapet.disk import require_free
 from mapet.errors import MapetError
+from mapet.owned import (
+    A_TOKENIZER,
+    LISTS,
+    MARK,
+    TOKENIZERS,
+    drop,
+    is_marked,
+    mark,
+    put_aside,
+    put_back,
+    require_ours,
+)
 from mapet.recipe import Machine, Model, Recipe, Tokenizer
 
 if TYPE_CHECKING:
@@ -47,7 +61,7 @@ class Options:
     out: str = ""
     """Folder for the tokenizer."""
     overwrite: bool = False
-    """Replace the tokenizer that is in the folder."""
+    """Replace the tokenizer that is in the folder; nothing but files of mapet is deleted."""
     grid: tuple[int, int] | None = None
     """Rows and columns of patches, as many of either; None: those of the next two."""
     image_size: int = 224
@@ -76,15 +90,35 @@ def command(arguments: list[str]) -> int:
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenizer fit DATA", ABOUT)
     out, recipe, machine = _asked(o, words)
-    with crew(o.accelerator) as together:
-        pictures = Pictures.of(recipe, machine, out, together, o.batch_size, fresh=True)
+    with crew(o.accelerator) as together, _begun(out) if together.leads else nullcontext():
+        together.wait()
+        pictures = Pictures.of(recipe, machine, out, together, o.batch_size)
         tell = say if together.leads else silent
-        out.mkdir(parents=True, exist_ok=True)
         fit(recipe, pictures, out, grid=o.grid or recipe.grid, say=tell)
         if note := pictures.bad.note():
             tell(f"note      {note}")
         tell(f"saved     {out}")
     return 0
+
+
+@contextmanager
+def _begun(out: Path) -> Iterator[None]:
+    """The folder to write into. The list of images that an earlier fit could not read is deleted after this one.
+
+    The method ``save`` replaces the tokenizer itself, once the new one is complete beside it.
+    """
+    put_back(out, LISTS)
+    mark(out, A_TOKENIZER)
+    if any(out.glob(f"{LEDGER}*")):
+        put_aside(out, LISTS)
+    try:
+        yield
+    except BaseException:
+        put_back(out, LISTS)
+        if [path.name for path in out.iterdir()] == [MARK]:
+            (out / MARK).unlink()
+        raise
+    drop(out)
 
 
 def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Machine]:
@@ -105,15 +139,23 @@ def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Machine]:
             "give as many rows as columns."
         )
     out = Path(o.out)
-    if (out / "tokenizer.json").exists() and not o.overwrite:
-        raise MapetError(f"{out} holds a tokenizer already: give another --out, or replace it with --overwrite.")
-    if not (out / "tokenizer.json").exists():
-        from mapet.tokenizers.tokenizer import NEXT, PART
-
-        require_free(out, (PART, NEXT))
+    require_apart(o.out, data, o.tokenizer)
+    _require_free(out, o.overwrite)
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
     return out, recipe, Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
+
+
+def _require_free(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that is not ours to write into."""
+    from mapet.tokenizers.tokenizer import FIELDS, NEXT, PART
+
+    if (there := (out / FIELDS).exists()) and not overwrite:
+        raise MapetError(f"{out} holds a tokenizer already: give another --out, or replace it with --overwrite.")
+    if there or is_marked(out, A_TOKENIZER):
+        require_ours(out, TOKENIZERS)
+    else:
+        require_free(out, (PART, NEXT, f"{MARK}.part"))
 
 
 def fit(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say
 from mapet.errors import MapetError, nearest
+from mapet.owned import require_apart
 from mapet.versions import versions
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def bring(file: Path, out: Path, options: Options) -> "Network":
     from mapet.disk import require_free
     from mapet.weights import read_weights
 
+    require_apart(out, FILE=file)
     require_free(out)
     weights = read_weights(file)
     try:

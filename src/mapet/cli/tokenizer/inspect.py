@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.cli.options import parse, positional, require_outside, say
 from mapet.errors import MapetError
+from mapet.owned import require_apart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +105,8 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
         raise MapetError("--limit does not fit: it must be at least 1.")
     tokenizer = _loaded(folder, o.teacher_weights, o)
     out = Path(o.out) if o.out else folder / "inspect"
-    if not (out / FOUND).exists():
+    require_apart(out, FOLDER=folder, data=data)
+    if not _inspected(out):
         require_free(out)
     require_outside(out, data)
     asked = _asked(o, tokenizer.vocabulary)
@@ -127,6 +129,14 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
     replace_file(out / FOUND, json.dumps(found, indent=1) + "\n")
     findings.line("saved", f"inspect.json, {', '.join(names)} in {out}")
     return found
+
+
+def _inspected(out: Path) -> bool:
+    """Whether an earlier call wrote into the folder, whose figures are replaced then."""
+    try:
+        return {"tokenizer", "data", "health", "verdict"} <= set(json.loads((out / FOUND).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def look(tokenizer: "Tokenizer", source: "Source", places: "Tensor", o: Options) -> Seen:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say, take
 from mapet.cli.pretrain import again, stoppable
-from mapet.cli.running import require_unchanged, teller, training_in
+from mapet.cli.running import reopened, require_unchanged, teller, training_in
 from mapet.cli.tokenizer.training import Training
 from mapet.cli.tokenizer.vqkd_parts import build_objective, build_optim, build_pairs, look_ahead, require_same, start
 from mapet.errors import MapetError
+from mapet.owned import require_apart
 from mapet.recipe import Machine, read, save
 from mapet.versions import versions
 
@@ -37,7 +38,7 @@ class Options:
     out: str = ""
     """Folder for the run and the tokenizer; must be empty or absent."""
     overwrite: bool = False
-    """Delete the run that is in the folder and start afresh."""
+    """Replace the run that is in the folder once this one trains; nothing but files of mapet is deleted."""
     training: Training = field(default_factory=Training)
     machine: Machine = field(default_factory=Machine)
 
@@ -67,9 +68,7 @@ def _anchored(t: Training) -> Training:
 
 def _machine(folder: str, arguments: list[str]) -> Machine:
     """The machine settings to go on with; whatever else is given must be what the run was begun with."""
-    from mapet.engine.run import Run
-
-    training = read(Run.open(folder).recipe, Training)
+    training = read(reopened(folder).recipe, Training)
     o = parse(Options(training=training), arguments, "tokenizer train-vqkd", ABOUT)
     require_unchanged(folder, training, o.training)
     return o.machine
@@ -92,6 +91,7 @@ def train(
     from mapet.engine.run import Run
 
     machine = machine or Machine()
+    require_apart(out, data=training.data, teacher=training.teacher, teacher_weights=training.teacher_weights)
     teacher = look_ahead(training, machine)
     training = replace(training, teacher=teacher.source)  # a folder by its absolute path
     return _go(
@@ -101,9 +101,7 @@ def train(
 
 def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[[str], None] = say) -> "Run":
     """Go on with the run in ``folder`` from its last checkpoint; raises as ``train``."""
-    from mapet.engine.run import Run
-
-    run, machine = Run.open(folder), machine or Machine()
+    run, machine = reopened(folder, say), machine or Machine()
     training = read(run.recipe, Training)
     return _go(run, training, machine, look_ahead(training, machine), say)
 
