@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mapet.cli.pictures import Pictures
-from mapet.cli.tokenizer import findings
+from mapet.api import tokenizer_report as findings
+from mapet.api.images import Pictures
 from mapet.cli.tokenizer.inspect import Options, Seen, draw, look
-from mapet.data.bad import BadPictures
-from mapet.data.source import Source, open_source
-from mapet.recipe import Machine
+from mapet.config.recipe import Machine
+from mapet.data.dataset import Source, open_source
+from mapet.data.unreadable import BadPictures
 from mapet.tokenizers.codebook import Codebook
-from mapet.tokenizers.fitting import Fitting
+from mapet.tokenizers.codebook_fit import Fitting
 from mapet.tokenizers.health import Health
 from mapet.tokenizers.teacher import Features, Teacher, open_teacher
 from mapet.tokenizers.tokenizer import Tokenizer, load_tokenizer

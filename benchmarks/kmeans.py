@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mapet.tokenizers.kmeans import kmeans
-from mapet.tokenizers.seeding import sampled
+from mapet.tokenizers.kmeans_init import sampled
 
 TOLERANCE = 1e-3  # of the objectives, relative
 

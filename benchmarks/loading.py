@@ -30,13 +30,13 @@ import torch
 from PIL import Image
 
 from mapet.cli.pack import pack
-from mapet.data.bad import BadPictures
 from mapet.data.crop import Crops
+from mapet.data.dataset import Source, open_source
 from mapet.data.loader import Shuffled
 from mapet.data.packed import PICTURES
 from mapet.data.packing import Packing
-from mapet.data.source import Source, open_source
-from mapet.view import View
+from mapet.data.unreadable import BadPictures
+from mapet.utils.view import View
 
 WIDTH, HEIGHT, QUALITY, NOISE = 500, 375, 95, 12
 SCALE = (0.2, 1.0)  # of random crops

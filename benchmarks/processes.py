@@ -28,15 +28,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mapet.engine.distributed import joined
 from mapet.engine.fit import fit
 from mapet.engine.optim import Optim, adamw
 from mapet.engine.run import Run
-from mapet.engine.world import joined
-from mapet.hashing import fraction, hashed
 from mapet.method.encoder import SIZES, Encoder
 from mapet.method.order import uniform
 from mapet.method.pattern import mapet
 from mapet.method.predict import TokenPrediction
+from mapet.utils.rng import fraction, hashed
 
 VOCABULARY = 8192
 WARM = 2  # first steps of a launch that are not counted

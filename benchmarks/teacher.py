@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mapet.hashing import fraction
 from mapet.tokenizers.codebook import Codebook
-from mapet.tokenizers.fitting import Fitting
+from mapet.tokenizers.codebook_fit import Fitting
 from mapet.tokenizers.teacher import Teacher
-from mapet.view import View
+from mapet.utils.rng import fraction
+from mapet.utils.view import View
 
 SIZES, CODES = ((31, 200), (500, 400)), 64  # (width, height) of the odd pictures
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cifar10():
     """("cifar10" training source, test source); skips where the pictures cannot be had."""
-    from mapet.data.source import open_source
+    from mapet.data.dataset import open_source
 
     try:
         return open_source("cifar10", "train"), open_source("cifar10", "test")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mapet.crew import Crew
-from mapet.view import View
+from mapet.utils.process_group import Crew
+from mapet.utils.view import View
 
 
 class MeanColour(nn.Module):

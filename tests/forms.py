@@ -2,10 +2,10 @@
 
 import torch
 
-from mapet.assemble import build_objective
+from mapet.build.pretrain import build_objective
 from mapet.cli.export import export
+from mapet.config.recipe import Model, save
 from mapet.engine.run import Run, prefixed
-from mapet.recipe import Model, save
 
 MODEL = Model(model="custom", embed_dim=16, depth=2, num_heads=2, image_size=16, patch_size=4)
 

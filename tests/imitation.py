@@ -9,11 +9,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mapet.build.batches import Feed, Stored
+from mapet.config.recipe import Model
+from mapet.config.recipes import find
 from mapet.data.decode import Batch
-from mapet.feed import Feed, Stored
 from mapet.method.order import STRATEGIES
-from mapet.recipe import Model
-from mapet.recipes import find
 
 CUDA, SIDE, COUNT = torch.device("cuda"), 32, 6
 MODEL = Model("custom", embed_dim=32, depth=12, num_heads=2, image_size=SIDE, patch_size=8, drop_path=0.3)

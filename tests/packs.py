@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mapet.data.dataset import Source, open_source
 from mapet.data.packing import Packing, begin, pack
-from mapet.data.source import Source, open_source
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
 
 SIDE, COUNT, BROKEN = 12, 45, (3, 16, 44)
 RAW, JPEG = Packing("uint8", SIDE), Packing("jpeg", SIDE, 90)

@@ -10,12 +10,12 @@ import yaml
 from torch.utils._pytree import tree_leaves
 
 from imitation import COUNT, CUDA, SIDE, Gpu, feeding, small
-from mapet import hashing
-from mapet.assemble import build_objective
-from mapet.data.source import open_source
-from mapet.hashing import exact, hashed
+from mapet.build.pretrain import build_objective
+from mapet.data.dataset import open_source
 from mapet.tokenizers import vqkd_train
 from mapet.tokenizers.vqkd import VQKD
+from mapet.utils import rng as hashing
+from mapet.utils.rng import exact, hashed
 
 
 @cache

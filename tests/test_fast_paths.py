@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from mapet.assemble import build_objective
-from mapet.checks import OBJECTIVES
+from mapet.build.pretrain import build_objective
+from mapet.config.checks import OBJECTIVES
+from mapet.config.recipe import Model, Objective, Recipe
 from mapet.engine.memory import recompute
 from mapet.method.order import uniform
-from mapet.recipe import Model, Objective, Recipe
 from processes import Forked, finished
 
 VOCABULARY, BATCH = 32, 4

@@ -12,15 +12,15 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.data._utils.pin_memory import pin_memory as pinned_by_loader
 
 from imitation import COUNT, CUDA, SIDE, Gpu, feeding, on_host, small
-from mapet.assemble import build_objective
+from mapet.build.pretrain import build_objective
 from mapet.data import decode
-from mapet.data.bad import BadPictures
+from mapet.data.dataset import open_source
 from mapet.data.decode import Batch
 from mapet.data.device import to_device
 from mapet.data.loader import Shuffled
-from mapet.data.source import open_source
+from mapet.data.unreadable import BadPictures
 from mapet.method.order import STRATEGIES
-from mapet.view import View
+from mapet.utils.view import View
 
 
 @pytest.fixture

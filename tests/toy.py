@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from mapet.engine.optim import Optim, adamw, cosine
-from mapet.hashing import hashed
+from mapet.utils.rng import hashed
 
 
 class Toy(nn.Module):

@@ -26,8 +26,8 @@ from typing import Any
 
 from gpu_inside import INSIDE, Context
 from gpu_parts import PARTS, bench_report
-from mapet.bench.process import last_error
-from mapet.disk import replace_file
+from mapet.api.benchmark.process import last_error
+from mapet.utils.io import replace_file
 
 
 def ended(command: list[str], log: Path, environment: dict[str, str], seconds: float) -> int:
@@ -98,7 +98,7 @@ def begun(context: Context) -> dict[str, Any]:
     """The report so far, in a folder of an earlier call or a new one."""
     import torch
 
-    from mapet.bench.machine import provenance
+    from mapet.api.benchmark.hardware import provenance
 
     path = context.out / "gpu.json"
     earlier = json.loads(path.read_text()) if path.is_file() else {"parts": {}, "dry run": context.dry}

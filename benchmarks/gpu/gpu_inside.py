@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mapet.cli import VERBS
-from mapet.disk import replace_file
+from mapet.utils.io import replace_file
 
 DRAWN = "drawn"  # in the folder of the pictures, once all of them are there
 
@@ -51,9 +51,9 @@ def start_twice(context: Context) -> None:
     """A fresh process to its first step, with an empty cache of compiled code and then with what the first left."""
     from dataclasses import replace
 
-    from mapet.bench.case import Case
-    from mapet.bench.process import until_first_step
-    from mapet.recipe import Model, Optimization, Recipe
+    from mapet.api.benchmark.case import Case
+    from mapet.api.benchmark.process import until_first_step
+    from mapet.config.recipe import Model, Optimization, Recipe
 
     tiny = Model(model="custom", embed_dim=16, depth=1, num_heads=1, image_size=16, patch_size=8)
     recipe = Recipe(optimization=Optimization(batch_size=64), model=Model(model="vit_base"), precision="bfloat16")
@@ -68,7 +68,7 @@ def count_changes(context: Context) -> None:
     """The share of vectors whose nearest of 8192 centroids is another one with a faster product."""
     import torch
 
-    from mapet.tokenizers.nearest import assign
+    from mapet.tokenizers.assign import assign
 
     count, width, codes = (400, 8, 9) if context.dry else (200_000, 1024, 8192)
     generator = torch.Generator(context.device).manual_seed(0)
@@ -87,7 +87,7 @@ def weigh_attention(context: Context) -> None:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
     from torch.nn.functional import scaled_dot_product_attention
 
-    from mapet.bench.clock import timed
+    from mapet.api.benchmark.clock import timed
     from mapet.method.pattern import mapet
 
     pattern, (images, heads, width) = (mapet(16, 12), (2, 1, 16)) if context.dry else (mapet(196, 147), (64, 12, 64))

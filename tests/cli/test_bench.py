@@ -7,11 +7,11 @@ from statistics import median
 import pytest
 import torch
 
-from mapet.bench import measure, rates
-from mapet.bench.rates import Rates
-from mapet.bench.report import reason
+from mapet.api.benchmark import measure, rates
+from mapet.api.benchmark.rates import Rates
+from mapet.api.benchmark.report import reason
 from mapet.cli import main
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
 
 TINY = ["--model", "custom", "--embed-dim", "16", "--depth", "1", "--num-heads", "2", "--image-size", "16"]
 TINY += ["--patch-size", "4", "--accelerator", "cpu", "--vocabulary", "11", "--rounds", "2", "--batch-sizes", "4"]
@@ -26,7 +26,7 @@ def quick(monkeypatch):
         monkeypatch.setattr(rates, name, {"cpu": 32})
     monkeypatch.setattr(rates, "PARAMETERS", {"cpu": 1 << 16})
     monkeypatch.setattr(rates.measure, "__defaults__", (1e-3, None))
-    monkeypatch.setattr("mapet.bench.step.ROUND", {"cpu": 0.0})
+    monkeypatch.setattr("mapet.api.benchmark.step.ROUND", {"cpu": 0.0})
 
 
 def bench(*more, out, code=0):
@@ -243,8 +243,8 @@ def test_show_predicts_hours(tmp_path, capsys, monkeypatch):
 
     one = hours("--bench", str(path))
     assert hours("--bench", str(path), "--devices", "5") < one / 4
-    from mapet.assemble import build_objective
-    from mapet.recipe import Model, Recipe
+    from mapet.build.pretrain import build_objective
+    from mapet.config.recipe import Model, Recipe
 
     flop = 2 * build_objective(Recipe(model=Model()), 8192).macs(training=True) * 2000
     assert hours("--tflops", "0.001", "--devices", "2") == pytest.approx(flop / 2e9 / 3600, rel=0.01)

@@ -13,14 +13,14 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from mapet.api.compare import trials as cells
 from mapet.cli import main
-from mapet.cli.comparing import cells
 from mapet.cli.probe import Probe
+from mapet.config.finetune import Tuning
+from mapet.config.recipe import fair, load, read
 from mapet.engine.run import Run, load_checkpoint
-from mapet.hashing import below
-from mapet.lock import Lock
-from mapet.recipe import fair, load, read
-from mapet.tuning import Tuning
+from mapet.utils.lock import Lock
+from mapet.utils.rng import below
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 STUDENT = ["--image-size", "16", "--patch-size", "4"]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from mapet.build.finetune import load_classifier
 from mapet.cli import main
 from mapet.data.augment import normalize
-from mapet.data.source import train_and_test
+from mapet.data.dataset import train_and_test
 from mapet.engine.run import Run, load_checkpoint
-from mapet.supervise import load_classifier
-from mapet.view import View
+from mapet.utils.view import View
 from processes import wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mapet.api import tokenizer_report as findings
 from mapet.cli import main
-from mapet.cli.tokenizer import findings
-from mapet.data.bad import BadPictures
+from mapet.data.dataset import open_source
 from mapet.data.loader import in_order
-from mapet.data.source import open_source
+from mapet.data.unreadable import BadPictures
 from mapet.tokenizers.codebook import Codebook
 from mapet.tokenizers.dalle import DalleEncoder
 from mapet.tokenizers.health import Health
@@ -121,7 +121,7 @@ def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, mo
     """Of 30 of the 48 pictures; shown at the tokenizer's own size, so that they can be tokenized again."""
     shown = []
     monkeypatch.setattr("mapet.cli.tokenizer.inspect.PATCH", 1)
-    monkeypatch.setattr("mapet.report.codes.patch_rows", lambda rows, grid, size, out, **_: shown.extend(rows) or out)
+    monkeypatch.setattr("mapet.viz.codes.patch_rows", lambda rows, grid, size, out, **_: shown.extend(rows) or out)
     arguments = ("--limit", "30", "--codes", "3", "--show", "7,2", "--out", "shown")
     assert inspect("book", "labelled", *arguments)[0] == 0
     book = load_tokenizer(place / "book")

@@ -6,12 +6,12 @@ import json
 import pytest
 import torch
 
-from mapet.assemble import build_objective
-from mapet.checks import OBJECTIVES
+from mapet.build.pretrain import build_objective
 from mapet.cli import main
+from mapet.config.checks import OBJECTIVES
+from mapet.config.recipe import Objective, Recipe
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
-from mapet.recipe import Objective, Recipe
 
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
 MODEL = ["--model", "custom", "--embed-dim", "16", "--depth", "3", "--num-heads", "2", "--drop-path", "0.2", *STUDENT]

@@ -14,8 +14,8 @@ import torch
 from mapet.cli import main
 from mapet.cli.options import parse
 from mapet.cli.pretrain import Options, again
+from mapet.config.recipe import Machine, Recipe, Tokenizer
 from mapet.engine.run import Run, load_checkpoint
-from mapet.recipe import Machine, Recipe, Tokenizer
 from mapet.tokenizers.codebook import Codebook
 from processes import wait_for_step
 
@@ -180,7 +180,7 @@ def test_what_cannot_work_is_one_line_before_anything_is_written(
 
 
 def test_crops_and_tokenizer_survive_the_run_s_recipe(whole, tokenizer):
-    from mapet.recipe import load
+    from mapet.config.recipe import load
 
     recipe = load(Run(whole).recipe)
     assert (recipe.scale, recipe.ratio, recipe.hflip) == ((0.2, 1.0), (3 / 4, 4 / 3), 0.5)

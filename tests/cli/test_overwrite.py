@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 import mapet.cli.pretrain as pretraining
 from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
-from mapet.errors import MapetError
 from mapet.interop.timm import load_export
-from mapet.owned import ASIDE
 from mapet.tokenizers.tokenizer import load_tokenizer
+from mapet.utils.errors import MapetError
+from mapet.utils.owned import ASIDE
 from processes import Forked, stopping
 
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
@@ -299,7 +299,7 @@ def test_what_fails_before_the_first_step_leaves_the_earlier_one(pictures, folde
 def test_a_first_step_that_is_no_number_leaves_the_earlier_run(pictures, folder, monkeypatch):
     out = folder("pretrain")
     before = content(out)
-    monkeypatch.setattr("mapet.engine.journal.math.isfinite", lambda _: False)
+    monkeypatch.setattr("mapet.engine.metrics.math.isfinite", lambda _: False)
     assert main(pretrain(pictures, out, "--overwrite")) == 2
     assert content(out) == before
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mapet.cli import main
 from mapet.data import packing
-from mapet.data.source import held_out, open_source
+from mapet.data.dataset import held_out, open_source
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.store import TokenStore
 from processes import Forked, stopping

@@ -319,7 +319,7 @@ def test_probes_and_export_of_a_run(whole, tmp_path, capsys):
     assert "k-NN, k = 20" in text
     assert main(["export", str(whole), "--to", "timm", "--out", str(tmp_path / "export")]) == 0
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
-    from mapet.assemble import load_encoder
+    from mapet.build.pretrain import load_encoder
 
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(model.forward_features(images), load_encoder(whole)[0](images), atol=1e-5, rtol=0)
@@ -363,7 +363,7 @@ def test_bfloat16_stays_near_float32(pictures, tokens, whole, tmp_path):
 
 
 def test_a_moving_average_is_kept_and_probed(pictures, tokens, tmp_path):
-    from mapet.assemble import load_encoder
+    from mapet.build.pretrain import load_encoder
 
     assert main(arguments(pictures, tokens, tmp_path / "run", "--ema-decay", "0.9", "--epochs", "1")) == 0
     _, tensors = load_checkpoint(Run(tmp_path / "run").last)

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from forms import MODEL, in_all_forms, randomised
-from mapet.assemble import build_objective, load_encoder
+from mapet.build.finetune import begin, classifier_over
+from mapet.build.pretrain import build_objective, load_encoder
 from mapet.cli import main
 from mapet.cli.export import export
+from mapet.config.finetune import Tuning
+from mapet.config.recipe import Recipe, save
 from mapet.engine.run import Run, prefixed
 from mapet.evals.features import POOLS, UNPOOLED, features
 from mapet.method.encoder import Classifier, Encoder
-from mapet.recipe import Recipe, save
-from mapet.supervise import begin, classifier_over
-from mapet.tuning import Tuning
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_run_export_and_official_checkpoint_have_the_same_scores(forms, pictures
 
 
 def test_a_classifier_is_probed_by_the_features_that_its_head_reads(forms):
-    from mapet.cli.start import headless, opened
+    from mapet.api.encoders import headless, opened
 
     images = torch.randn(3, 3, 16, 16)
     classifier = opened(str(forms["tuned"]), None)
@@ -220,7 +220,7 @@ def test_what_only_a_run_knows_is_asked_of_the_others(forms, pictures, capsys):
 
 @pytest.mark.parametrize(("name", "seed"), [("run", 3), ("tuned", 3), ("export", 0), ("published.pth.tar", 0)])
 def test_the_limit_is_drawn_by_a_run_s_seed_and_elsewhere_by_0(forms, pictures, tmp_path, monkeypatch, name, seed):
-    from mapet import feed
+    from mapet.build import batches as feed
 
     seeds, chosen = set(), feed.chosen
     monkeypatch.setattr(feed, "chosen", lambda source, limit, seed: seeds.add(seed) or chosen(source, limit, seed))

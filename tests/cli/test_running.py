@@ -2,8 +2,8 @@
 
 import pytest
 
-from mapet.cli.running import batch_line
-from mapet.recipe import Machine
+from mapet.api.training import batch_line
+from mapet.config.recipe import Machine
 
 
 @pytest.mark.parametrize(

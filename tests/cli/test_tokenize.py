@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from mapet.build.batches import tokenized
 from mapet.cli import main
 from mapet.cli.tokenize import tokenize
-from mapet.data.bad import BadPictures, listed
-from mapet.data.source import open_source
-from mapet.feed import tokenized
-from mapet.recipe import Machine, Model, Recipe, Tokenizer
+from mapet.config.recipe import Machine, Model, Recipe, Tokenizer
+from mapet.data.dataset import open_source
+from mapet.data.unreadable import BadPictures, listed
 from mapet.tokenizers import store as stores
 from mapet.tokenizers import tokenizer as tokenizers
 from mapet.tokenizers.store import TokenStore

@@ -11,8 +11,8 @@ import torch
 
 from mapet.cli import main
 from mapet.cli.tokenizer.fit import Options, fitting
-from mapet.recipe import Recipe
-from mapet.tokenizers.fitting import STARTS
+from mapet.config.recipe import Recipe
+from mapet.tokenizers.codebook_fit import STARTS
 from mapet.tokenizers.tokenizer import load_tokenizer
 from processes import finished, pair
 

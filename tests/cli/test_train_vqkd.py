@@ -107,12 +107,12 @@ def test_teacher_and_tokenizer_see_the_same_part_of_a_picture(pictures):
     """A teacher that says the mean colour of each patch: the tokenizer's own pixels give nearly the same."""
     from lightning_fabric import Fabric
 
-    from mapet.data.bad import BadPictures
+    from mapet.build.vqkd import Pairs
     from mapet.data.crop import Crops
+    from mapet.data.dataset import open_source
     from mapet.data.loader import Shuffled
-    from mapet.data.source import open_source
-    from mapet.distill import Pairs
-    from mapet.view import View
+    from mapet.data.unreadable import BadPictures
+    from mapet.utils.view import View
 
     class MeanColour(torch.nn.Module):
         def forward(self, images):

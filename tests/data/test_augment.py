@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms.v2 import functional as reference
 
 from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD, jitter, jitter_plan, normalize, to_float
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
 
 ADJUST = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)
 

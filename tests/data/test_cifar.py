@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mapet.data import cifar
-from mapet.data.source import open_source
-from mapet.errors import MapetError
+from mapet.data.dataset import open_source
+from mapet.utils.errors import MapetError
 
 
 @pytest.fixture(scope="module")

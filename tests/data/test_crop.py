@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop, functional, transforms
 
 from mapet.data.crop import CROP, TRIES, Crop, Crops
-from mapet.hashing import fraction
-from mapet.view import Box, View
+from mapet.utils.rng import fraction
+from mapet.utils.view import Box, View
 
 SHAPES = [(32, 32), (40, 24), (24, 40), (333, 500), (500, 30), (30, 500), (2, 90), (90, 2), (1, 1)]  # width, height
 LAWS = [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.2, 0.9), (1.0, 1.0)), ((0.9, 1.0), (0.5, 2.0)), ((0.5, 0.5), (1.6, 3.0))]

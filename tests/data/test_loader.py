@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mapet.data.bad import BadPictures
 from mapet.data.crop import Crop, Crops
+from mapet.data.dataset import Source, open_source
 from mapet.data.decode import Batch
+from mapet.data.image import BadPicture
 from mapet.data.loader import Shuffled, in_memory, in_order
-from mapet.data.picture import BadPicture
-from mapet.data.source import Source, open_source
-from mapet.errors import MapetError
-from mapet.view import View
+from mapet.data.unreadable import BadPictures
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 
 VIEW, LARGER = View((6, 8)), View((9, 12), "lanczos")
 CROPS = Crops(5, (0.2, 1.0), hflip=0.5)

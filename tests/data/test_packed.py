@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from mapet.data.bad import BadPictures
 from mapet.data.crop import Crops
+from mapet.data.dataset import Source, Subset, open_source, train_and_test, unwrapped
 from mapet.data.decode import Batch, decode, require_shown
+from mapet.data.image import BadPicture
 from mapet.data.loader import Shuffled, in_order
 from mapet.data.packed import JpegPack, RawPack, open_pack
-from mapet.data.picture import BadPicture
 from mapet.data.policy import Centre, Policy
-from mapet.data.source import Source, Subset, open_source, train_and_test, unwrapped
-from mapet.errors import MapetError
-from mapet.view import View
+from mapet.data.unreadable import BadPictures
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 from packs import BROKEN, COUNT, RAW, SIDE, noise, one_line, packed_both, spoil_header, start
 
 VIEW = View((SIDE, SIDE))

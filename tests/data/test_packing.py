@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from mapet.data import packing as packing_module
+from mapet.data.dataset import Subset, open_source
 from mapet.data.packed import open_pack, packed_count
 from mapet.data.packing import Packing, begin, pack
-from mapet.data.source import Subset, open_source
-from mapet.disk import replace_file, write_from
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
+from mapet.utils.io import replace_file, write_from
 from packs import COUNT, JPEG, RAW, noise, one_line, packed, packed_both, start
 
 GROUP = 8

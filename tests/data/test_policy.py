@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mapet.data.bad import BadPictures
+from mapet.data.dataset import open_source
 from mapet.data.decode import decode
 from mapet.data.policy import Centre, Erasing, Mixing, Policy, posterize, seeded
-from mapet.data.source import open_source
-from mapet.errors import MapetError
-from mapet.view import View
+from mapet.data.unreadable import BadPictures
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 
 VIEW = View((16, 16))
 FULL = Policy(3, auto_augment="rand-m9-mstd0.5-inc1")

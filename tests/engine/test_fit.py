@@ -9,10 +9,10 @@ import torch
 from lightning_fabric import Fabric
 
 from mapet.engine import fit as loop
+from mapet.engine.distributed import Stopped
 from mapet.engine.fit import fit
 from mapet.engine.run import Run, load_checkpoint
-from mapet.engine.world import Stopped
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
 from toy import Numbers, Toy, optim
 
 

@@ -11,9 +11,9 @@ import torch
 from lightning_fabric import Fabric
 
 from mapet.engine import fit as loop
+from mapet.engine.distributed import first_process, joined
 from mapet.engine.fit import fit
 from mapet.engine.run import Run
-from mapet.engine.world import first_process, joined
 from processes import crowd, finished
 from toy import Numbers, Toy, optim
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from mapet.engine.run import Run, load_checkpoint
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
 
 
 def test_a_folder_in_use_is_refused_with_the_ways_out(tmp_path):

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
+from mapet.engine.distributed import first_process, joined
 from mapet.engine.fit import fit
 from mapet.engine.run import Run
-from mapet.engine.world import first_process, joined
 from toy import Numbers, Toy, optim
 
 

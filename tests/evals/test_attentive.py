@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mapet.errors import MapetError
 from mapet.evals.attentive import PROTOCOL, AttentiveProbe, attentive, train_probe
 from mapet.evals.linear import linear
+from mapet.utils.errors import MapetError
 
 
 def revealed(count, seed, classes=4, length=4, width=16):

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mapet.errors import MapetError
 from mapet.evals.beit_probe import BATCHES, EPOCHS, Heads, train_heads
-from mapet.evals.descent import loss
 from mapet.evals.linear import linear
 from mapet.evals.logistic import tenth
-from mapet.hashing import hashed
+from mapet.evals.sgd import loss
+from mapet.utils.errors import MapetError
+from mapet.utils.rng import hashed
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mapet.errors import MapetError
 from mapet.evals.features import POOLS, UNPOOLED, effective_rank, features
 from mapet.method.encoder import Encoder
+from mapet.utils.errors import MapetError
 
 
 def encoder(**settings):

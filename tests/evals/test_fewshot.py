@@ -7,9 +7,9 @@ import torch
 from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
 
-from mapet.errors import MapetError
 from mapet.evals.fewshot import PENALTY, drawn, fewshot, protocol
 from mapet.evals.linear import standardised
+from mapet.utils.errors import MapetError
 
 
 def clusters(count, classes, noise, seed, width=8):

@@ -9,24 +9,24 @@ from torch.nn import functional as F
 
 from forms import MODEL, in_all_forms, randomised
 from golden_numbers import FOLDER, Golden
-from mapet.assemble import build_objective
+from mapet.api.encoders import starting
+from mapet.build.finetune import Lessons, begin, classifier_over, load_classifier
+from mapet.build.pretrain import build_objective
 from mapet.cli.export import export
-from mapet.cli.start import starting
-from mapet.data.bad import BadPictures
+from mapet.config.finetune import Augmentation, Backbone, Tuning, protocol
+from mapet.config.recipe import Recipe, read, save, settings
+from mapet.config.recipes.finetune import catalogue
+from mapet.data.dataset import open_source
 from mapet.data.loader import Shuffled
 from mapet.data.policy import Policy
-from mapet.data.source import open_source
+from mapet.data.unreadable import BadPictures
 from mapet.engine.run import Run
-from mapet.errors import MapetError
 from mapet.evals.finetune import FineTuning, placed, standings
 from mapet.evals.score import place, share, tops
 from mapet.interop.checkpoint import load_checkpoint_encoder
 from mapet.method.encoder import Classifier, Encoder
-from mapet.recipe import Recipe, read, save, settings
-from mapet.recipes.finetune import catalogue
-from mapet.supervise import Lessons, begin, classifier_over, load_classifier
-from mapet.tuning import Augmentation, Backbone, Tuning, protocol
-from mapet.view import View
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -56,7 +56,7 @@ def test_run_export_and_official_checkpoint_start_from_the_same_logits(forms, si
 
 
 def test_the_encoder_is_taken_over_whole_and_the_mean_of_patches_is_read(forms):
-    from mapet.assemble import load_encoder
+    from mapet.build.pretrain import load_encoder
 
     model, (encoder, _, _) = started(forms["run"]), load_encoder(forms["run"])
     features = model.run(model.embed(IMAGES) + model.pos_embed)
@@ -147,7 +147,7 @@ def test_what_from_cannot_be(forms, tmp_path):
 
 
 def test_an_export_of_other_pictures_is_refused(forms, tmp_path):
-    from mapet.assemble import load_encoder
+    from mapet.build.pretrain import load_encoder
     from mapet.interop.timm import to_timm
 
     to_timm(load_encoder(forms["run"])[0], tmp_path / "other", mean=[0.5] * 3, std=[0.5] * 3)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from mapet.errors import MapetError
 from mapet.evals import knn as module
 from mapet.evals.knn import knn, protocol
+from mapet.utils.errors import MapetError
 
 CLASSES = 7
 

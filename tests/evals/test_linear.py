@@ -6,14 +6,14 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mapet.errors import MapetError
 from mapet.evals import logistic
 from mapet.evals.attentive import attentive
-from mapet.evals.descent import warm_cosine
 from mapet.evals.fewshot import fewshot
 from mapet.evals.knn import knn
 from mapet.evals.linear import PROTOCOLS, linear, standardised
 from mapet.evals.mae_probe import EPOCHS, WARMUP, Probe
+from mapet.evals.sgd import warm_cosine
+from mapet.utils.errors import MapetError
 
 POOLED = [name for name in PROTOCOLS if name != "beit"]
 

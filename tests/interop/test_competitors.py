@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from golden_numbers import Golden
-from mapet.errors import MapetError
 from mapet.interop.official import load_beit, load_cae, load_mae
 from mapet.method.order import take
+from mapet.utils.errors import MapetError
 
 OUTPUT, LOSS, GRADIENT = 2e-5, 1e-5, 2e-5  # float32 on a CPU; gradients: plus 1e-4 of the largest entry
 CAES = ("cae", "cae_proj")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from golden_numbers import FOLDER, Golden
-from mapet.errors import MapetError
 from mapet.interop.official import load_finetuned, load_pretraining
+from mapet.utils.errors import MapetError
 
 OUTPUT, LOSS, GRADIENT = 2e-5, 1e-5, 2e-5  # float32 on a CPU; gradients: plus 1e-4 of the largest entry
 

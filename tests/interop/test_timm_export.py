@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import nn
 
-from mapet.errors import MapetError
 from mapet.interop.timm import from_timm, loading_lines, to_timm
 from mapet.method.encoder import Classifier, Encoder
+from mapet.utils.errors import MapetError
 
 PLAIN = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SETTINGS = {

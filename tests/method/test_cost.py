@@ -5,8 +5,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mapet.method.aggregate import ClassAggregation
 from mapet.method.cae import CAE
+from mapet.method.cls_aggregation import ClassAggregation
 from mapet.method.cost import macs
 from mapet.method.encoder import SIZES, Encoder
 from mapet.method.mae import DECODERS, MAE

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from fitted import MeanColour, Shown, coloured
-from mapet.errors import MapetError
 from mapet.interop.timm import to_timm
 from mapet.method.encoder import Encoder
+from mapet.tokenizers.assign import assign
 from mapet.tokenizers.codebook import Codebook, perplexity, usage
-from mapet.tokenizers.fitting import Fitting
-from mapet.tokenizers.nearest import assign
+from mapet.tokenizers.codebook_fit import Fitting
 from mapet.tokenizers.pixels import Pixels
 from mapet.tokenizers.teacher import Features, Teacher, open_teacher
 from mapet.tokenizers.tokenizer import load_tokenizer
+from mapet.utils.errors import MapetError
 
 
 def fit(teacher: Features, images: Tensor, size: int = 7, **settings: Any) -> Codebook:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from golden_numbers import Golden
-from mapet.errors import MapetError
 from mapet.tokenizers.dalle import DalleEncoder
 from mapet.tokenizers.tokenizer import load_tokenizer
-from mapet.view import View
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 
 LOGITS = 1e-4  # float32 on a CPU
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mapet.errors import MapetError
+from mapet.tokenizers.assign import assign
 from mapet.tokenizers.codebook import Codebook
 from mapet.tokenizers.health import Distortion, Health, missed, nearest_patches, occurrence
-from mapet.tokenizers.nearest import assign
-from mapet.view import View
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 
 
 def chance(seed: int = 0) -> torch.Generator:

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fitted import together
-from mapet.crew import Crew
-from mapet.errors import MapetError
+from mapet.tokenizers.assign import assign
 from mapet.tokenizers.kmeans import kmeans
-from mapet.tokenizers.nearest import assign
-from mapet.tokenizers.pool import Pool
-from mapet.tokenizers.seeding import plus_plus, sampled
+from mapet.tokenizers.kmeans_init import plus_plus, sampled
+from mapet.tokenizers.vector_pool import Pool
+from mapet.utils.errors import MapetError
+from mapet.utils.process_group import Crew
 
 
 def clouds(count: int = 2000, width: int = 8, centres: int = 12, seed: int = 0) -> Tensor:

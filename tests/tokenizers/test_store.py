@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mapet import lock
-from mapet.errors import MapetError
 from mapet.tokenizers import parts
 from mapet.tokenizers import store as store_module
-from mapet.tokenizers.keyindex import KeyIndex
+from mapet.tokenizers.id_index import KeyIndex
 from mapet.tokenizers.parts import merge, part_of
 from mapet.tokenizers.store import TokenStore
-from mapet.view import View
+from mapet.utils import lock
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 from peak import memory, reset_peak
 
 WRITES = ((store_module, "write_from"), (parts, "rmtree"), (os, "unlink"), (os, "rmdir"), (os, "rename"))

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from mapet.errors import MapetError
 from mapet.interop.timm import to_timm
 from mapet.method.encoder import Encoder
 from mapet.tokenizers.teacher import Teacher, open_teacher
-from mapet.tokenizers.tower import stages
-from mapet.view import View
+from mapet.tokenizers.timm_backbone import stages
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 
 
 def pictures(teacher: Teacher, count: int = 2) -> torch.Tensor:

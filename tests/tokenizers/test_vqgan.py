@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, softmax
 
-from mapet.errors import MapetError
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqgan import VQGAN
-from mapet.view import View
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 
 OUTPUT = 2e-5  # float32 on a CPU, of features up to about 5
 CASES = {  # widths in units of 32 channels, blocks, levels with attention, gumbel, side

@@ -5,9 +5,9 @@ import torch
 from torch.nn.functional import normalize
 
 from golden_numbers import Golden
-from mapet.errors import MapetError
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqkd import VQKD, patches
+from mapet.utils.errors import MapetError
 
 OUTPUT = 2e-5  # float32 on a CPU
 SIZES = {"image_size": 48, "patch_size": 8, "heads": 4}

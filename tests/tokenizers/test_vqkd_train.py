@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import normalize
 
 from golden_numbers import Golden
-from mapet.errors import MapetError
 from mapet.tokenizers.quantizer import drawn, moved, tally
 from mapet.tokenizers.vqkd import VQKD
 from mapet.tokenizers.vqkd_train import VQKDTraining
+from mapet.utils.errors import MapetError
 
 OUTPUT, LOSS = 2e-5, 1e-5  # float32 on a CPU
 
@@ -232,10 +232,10 @@ def test_the_start_is_a_better_codebook_than_chance():
 def test_training_lowers_the_loss_and_uses_the_codes(pictures):
     """Real pictures, whose own pixels stand for a teacher: far better than untrained, and most codes are used."""
     from mapet.data.augment import to_float
-    from mapet.data.bad import BadPictures
+    from mapet.data.dataset import open_source
     from mapet.data.loader import in_memory
-    from mapet.data.source import open_source
-    from mapet.view import View
+    from mapet.data.unreadable import BadPictures
+    from mapet.utils.view import View
 
     source = open_source(str(pictures))
     images = to_float(in_memory(source, [View((8, 8))], bad=BadPictures(len(source)))[0][0])

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from mapet.errors import MapetError, nearest
+from mapet.utils.errors import MapetError, nearest
 
 VERBS = {
     "quickstart": "CIFAR-10 from nothing to a pre-trained encoder and its numbers",
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if arguments[0] == "--version":
-        from mapet.versions import versions
+        from mapet.utils.versions import versions
 
         print(f"mapet {versions(['mapet'])['mapet'] or 'from its source folder'}")
         return 0

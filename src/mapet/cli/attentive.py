@@ -19,7 +19,7 @@ class Options:
 def command(arguments: list[str]) -> int:
     """Parse, train the probe, print."""
     o = asked(Options(), arguments, "attentive", "Attentive-probe accuracy of a frozen encoder.")
-    from mapet.engine.world import pick_device
+    from mapet.engine.distributed import pick_device
     from mapet.evals.attentive import PROTOCOL, attentive
     from mapet.evals.checks import check_batch
 

@@ -8,15 +8,15 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import listed, parse, positional, say, take
-from mapet.errors import MapetError, nearest
-from mapet.recipe import Recipe, diff
+from mapet.config.recipe import Recipe, diff
+from mapet.utils.errors import MapetError, nearest
 
 if TYPE_CHECKING:
     import torch
 
-    from mapet.bench.case import Case
-    from mapet.bench.measure import Settings
-    from mapet.bench.report import Report
+    from mapet.api.benchmark.case import Case
+    from mapet.api.benchmark.measure import Settings
+    from mapet.api.benchmark.report import Report
 
 ABOUT = """Time a training step: images/s, memory, share of the machine's peak, and what was predicted.
 
@@ -69,9 +69,9 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, measure, write."""
-    from mapet.bench.machine import provenance
-    from mapet.bench.report import begin
-    from mapet.engine.world import pick_device
+    from mapet.api.benchmark.hardware import provenance
+    from mapet.api.benchmark.report import begin
+    from mapet.engine.distributed import pick_device
 
     o = _asked(arguments)
     device = pick_device("cpu" if o.accelerator == "auto" and not _has_cuda() else o.accelerator)
@@ -114,9 +114,9 @@ def cases(o: Options, device: "torch.device") -> "list[Case]":
     Raises:
         MapetError: a name or number that does not fit.
     """
-    from mapet.bench.case import Case
-    from mapet.checks import OBJECTIVES
-    from mapet.comparison.plan import check_names, for_method
+    from mapet.api.benchmark.case import Case
+    from mapet.api.compare.plan import check_names, for_method
+    from mapet.config.checks import OBJECTIVES
 
     r = o.recipe
     check_names("objectives", listed(o.objectives), OBJECTIVES)
@@ -147,8 +147,8 @@ def settings(o: Options) -> "Settings":
     Raises:
         MapetError: a number that does not fit.
     """
-    from mapet.bench.loading import Loading
-    from mapet.bench.measure import Settings
+    from mapet.api.benchmark.loading import Loading
+    from mapet.api.benchmark.measure import Settings
 
     for option, fits, wanted in (
         ("rounds", o.rounds >= 1, "at least 1"),
@@ -168,9 +168,9 @@ def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> 
     Raises:
         MapetError: pictures, processes or a package that cannot be had.
     """
-    from mapet.bench.loading import feed
-    from mapet.bench.measure import require_devices
-    from mapet.bench.peers import installed
+    from mapet.api.benchmark.loading import feed
+    from mapet.api.benchmark.measure import require_devices
+    from mapet.api.benchmark.peers import installed
 
     for case in every:
         if how.loading is not None:
@@ -183,8 +183,8 @@ def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> 
 
 def _rate(every: "list[Case]", device: "torch.device", report: "Report") -> None:
     """The machine's rates for each width and precision of the cases, onto the screen and into the report."""
-    from mapet.bench.measure import attempt, width
-    from mapet.bench.rates import measure
+    from mapet.api.benchmark.measure import attempt, width
+    from mapet.api.benchmark.rates import measure
 
     def note(what: str, error: Exception) -> None:
         say(_wrapped(f"failed    {what}: {report.fail(what, error)}"))
@@ -200,9 +200,9 @@ def _rate(every: "list[Case]", device: "torch.device", report: "Report") -> None
 
 def _measure(case: "Case", how: "Settings", device: "torch.device", report: "Report") -> None:
     """The case's rows, onto the screen and into the files; whatever fails is noted, and the others go on."""
-    from mapet.bench.measure import measured
-    from mapet.bench.report import SCREEN, line, notes
-    from mapet.engine.world import world
+    from mapet.api.benchmark.measure import measured
+    from mapet.api.benchmark.report import SCREEN, line, notes
+    from mapet.engine.distributed import world
 
     def note(what: str, error: Exception) -> None:
         reason = report.fail(f"{case}{what and ', '}{what}", error)

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.checks import OWN
+from mapet.api.compare.plan import Cell, Plan
 from mapet.cli.options import listed, parse, positional, require_outside, say, take
-from mapet.comparison.plan import Cell, Plan
-from mapet.errors import MapetError
-from mapet.owned import require_apart
-from mapet.recipe import Machine, Recipe, read
+from mapet.config.checks import OWN
+from mapet.config.recipe import Machine, Recipe, read
+from mapet.utils.errors import MapetError
+from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
-    from mapet.comparison.ledger import Ledger
-    from mapet.comparison.plan import Arm
+    from mapet.api.compare.plan import Arm
+    from mapet.api.compare.results_folder import Ledger
 
 ABOUT = """Train objectives under one setting, measure them, and write one table with seeds.
 
@@ -138,7 +138,7 @@ def _absolute(data: str | None) -> str | None:
 
 
 def _begun(folder: Path) -> Plan:
-    from mapet.comparison.ledger import PLAN
+    from mapet.api.compare.results_folder import PLAN
 
     if not (folder / PLAN).is_file():
         raise MapetError(f"{folder} holds no comparison: there is no {PLAN} in it.")
@@ -152,11 +152,12 @@ def compare(plan: Plan, out: Path, machine: Machine | None = None) -> None:
         MapetError: settings, pictures, labels or tokens that do not fit, or a folder of something else.
         Stopped: a signal came; calling again goes on.
     """
-    from mapet.cli.comparing import ahead, evaluations
-    from mapet.cli.comparing.tokens import with_tokens
-    from mapet.cli.inputs import look_ahead
-    from mapet.comparison.ledger import Ledger, grown
-    from mapet.comparison.plan import arms, check_names
+    from mapet.api.compare import evaluations
+    from mapet.api.compare import validate as ahead
+    from mapet.api.compare.plan import arms, check_names
+    from mapet.api.compare.results_folder import Ledger, grown
+    from mapet.api.compare.tokens import with_tokens
+    from mapet.api.pretrain_inputs import look_ahead
 
     machine = machine or Machine()
     require_outside(out, plan.recipe.data)
@@ -174,9 +175,10 @@ def compare(plan: Plan, out: Path, machine: Machine | None = None) -> None:
 
 def _fill(ledger: "Ledger", plan: Plan, ready: "list[Arm]", machine: Machine) -> None:
     """Train and measure all cells of these arms, whose tokens are there, and write the tables."""
-    from mapet.cli.comparing import cells, writing
-    from mapet.comparison.plan import budgeted, unique
-    from mapet.engine.screen import clock
+    from mapet.api.compare import trials as cells
+    from mapet.api.compare import writing
+    from mapet.api.compare.plan import budgeted, unique
+    from mapet.engine.progress import clock
 
     budgets = budgeted(plan, ready, cells.macs, cells.images)
     every = unique(cell for own in budgets.values() for cell in own)
@@ -193,7 +195,7 @@ def _fill(ledger: "Ledger", plan: Plan, ready: "list[Arm]", machine: Machine) ->
 
 def plan_lines(plan: Plan, budgets: Mapping[str, Sequence[Cell]], every: Sequence[Cell]) -> list[str]:
     """What will be run, and in what the runs differ."""
-    from mapet.comparison.plan import differences
+    from mapet.api.compare.plan import differences
 
     lines = [f"runs      {len(every)} under {plan.seeds} seeds"]
     for budget, own in budgets.items():

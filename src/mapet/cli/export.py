@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.cli.options import parse, say
-from mapet.errors import MapetError, nearest
-from mapet.owned import require_apart
+from mapet.utils.errors import MapetError, nearest
+from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
     from mapet.method.encoder import Encoder
@@ -71,7 +71,7 @@ def _fine_tuned(run: Path) -> bool:
 
 
 def _encoder(run: Path) -> "tuple[Encoder, dict[str, Any], float]":
-    from mapet.assemble import load_encoder
+    from mapet.build.pretrain import load_encoder
 
     encoder, recipe, step = load_encoder(run)
     o = recipe.objective
@@ -79,9 +79,9 @@ def _encoder(run: Path) -> "tuple[Encoder, dict[str, Any], float]":
 
 
 def _classifier(run: Path) -> "tuple[Encoder, dict[str, Any], float]":
+    from mapet.build.finetune import load_classifier, shaped
+    from mapet.config.finetune import protocol
     from mapet.engine.run import Run
-    from mapet.supervise import load_classifier, shaped
-    from mapet.tuning import protocol
 
     (classifier, t, step), about = load_classifier(run), shaped(Run(run))[1]
     notes = {"protocol": protocol(t), "from": about["from"], "data": t.data, "steps": step}

@@ -6,20 +6,20 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.cli.lessons import evaluate, lessons, look_ahead, record
+from mapet.api.finetune_inputs import evaluate, lessons, look_ahead, record
+from mapet.api.training import batch_line, reopened, require_unchanged, teller, training_in
 from mapet.cli.options import parse, positional, say, take
 from mapet.cli.pretrain import again, is_file, stoppable
-from mapet.cli.running import batch_line, reopened, require_unchanged, teller, training_in
-from mapet.errors import MapetError
-from mapet.owned import require_apart
-from mapet.recipe import Machine, read, save
-from mapet.tuning import RANDOM, Tuning, protocol
+from mapet.config.finetune import RANDOM, Tuning, protocol
+from mapet.config.recipe import Machine, read, save
+from mapet.utils.errors import MapetError
+from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from mapet.build.finetune import Lessons
     from mapet.engine.run import Run
-    from mapet.supervise import Lessons
 
 ABOUT = """Train a classifier on labelled pictures, starting from FROM.
 
@@ -78,7 +78,7 @@ def named_tuning(name: str | None) -> Tuning:
         return Tuning()
     if is_file(name):
         return read(name, Tuning)
-    from mapet.recipes.finetune import find
+    from mapet.config.recipes.finetune import find
 
     return find(name)
 
@@ -119,9 +119,9 @@ def finetune(
         MapetError: a folder in use; settings, pictures, labels or a FROM that do not fit; a loss that is no number.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
     """
+    from mapet.build.finetune import begin
+    from mapet.engine.distributed import first_process
     from mapet.engine.run import Run
-    from mapet.engine.world import first_process
-    from mapet.supervise import begin
 
     run, machine = Run(out), machine or Machine()
     require_apart(out, data=t.data, FROM=t.start)
@@ -143,7 +143,7 @@ def resume(
     say: Callable[[str], None] = say,
 ) -> "Run":
     """Go on with the fine-tuning in ``folder`` from its last checkpoint; raises as ``finetune``."""
-    from mapet.supervise import begin
+    from mapet.build.finetune import begin
 
     run, machine = reopened(folder, say), machine or Machine()
     t = read(run.recipe, Tuning)
@@ -186,9 +186,9 @@ def _stage(
     tell: Callable[[str], None],
 ) -> None:
     """Train to step ``end``, that of ``epoch``, which continues exactly whatever came before, and test."""
+    from mapet.build.finetune import Until, build_optim, shaped
     from mapet.engine.fit import fit
     from mapet.evals.finetune import FineTuning
-    from mapet.supervise import Until, build_optim, shaped
 
     objective = FineTuning(shaped(run)[0])
     fit(
@@ -219,7 +219,7 @@ def _figures(recent: Mapping[str, float]) -> str:
 
 
 def _tell_plan(tell: Callable[[str], None], run: "Run", t: Tuning, machine: Machine, stream: "Lessons") -> None:
-    from mapet.supervise import shaped
+    from mapet.build.finetune import shaped
 
     classifier, about = shaped(run)
     millions = sum(p.numel() for p in classifier.parameters()) / 1e6

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mapet.cli.probe import Pooled, asked, check_pool, probed, report
-from mapet.errors import MapetError, nearest
+from mapet.utils.errors import MapetError, nearest
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Options:
 def command(arguments: list[str]) -> int:
     """Parse, train the probe, print."""
     o = asked(Options(), arguments, "linear", "Linear-probe accuracy of a frozen encoder.")
-    from mapet.engine.world import pick_device
+    from mapet.engine.distributed import pick_device
     from mapet.evals.features import POOLS, UNPOOLED
     from mapet.evals.linear import PROTOCOLS, linear
 

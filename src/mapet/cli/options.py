@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, TypeVar, get_args, get_origin
 
-from mapet.errors import MapetError, nearest
+from mapet.utils.errors import MapetError, nearest
 
 T = TypeVar("T")
 WIDTH = 79  # of descriptions in the help

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say
-from mapet.errors import MapetError
-from mapet.owned import require_apart
+from mapet.utils.errors import MapetError
+from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
+    from mapet.data.dataset import Source
     from mapet.data.packing import Packing
-    from mapet.data.source import Source
 
 ABOUT = """Decode every picture once, into a folder that loads fast: --data OUT then takes the place of --data DATA.
 
@@ -115,10 +115,10 @@ def pack(
         MapetError: no pictures, another pack or other files in ``out``, a disk that is too small, too many bad
             pictures, or another process that packs there.
     """
+    from mapet.data.dataset import SPLITS, divided, open_source
     from mapet.data.packing import Packing, begin
-    from mapet.data.source import SPLITS, divided, open_source
-    from mapet.disk import require_free
-    from mapet.lock import Lock
+    from mapet.utils.io import require_free
+    from mapet.utils.lock import Lock
 
     packing, out, workers = packing or Packing(), Path(absolute(str(out))), _workers() if workers is None else workers
     o = Options(out=str(out), form=packing.form, size=packing.size, quality=packing.quality, limit=limit, seed=seed)
@@ -138,10 +138,10 @@ def _pack(
     folder: Path, source: "Source", packing: "Packing", workers: int, max_bad: float, say: Callable[[str], None]
 ) -> None:
     """One folder, with its progress on the screen."""
-    from mapet.data.bad import listed
     from mapet.data.packed import BAD, PICTURES
     from mapet.data.packing import pack as packed
-    from mapet.engine.screen import Meter, clock
+    from mapet.data.unreadable import listed
+    from mapet.engine.progress import Meter, clock
 
     counts, began = packed(folder, source, packing, workers=workers, max_bad=max_bad), time.monotonic()
     first = done = next(counts)
@@ -161,8 +161,8 @@ def _chosen(source: "Source", limit: int | None, seed: int) -> "Source":
     """All pictures of the source, or some, without an object for each."""
     from array import array
 
-    from mapet.data.source import Subset
-    from mapet.feed import chosen
+    from mapet.build.batches import chosen
+    from mapet.data.dataset import Subset
 
     if limit is None or limit >= len(source):
         return source
@@ -171,7 +171,7 @@ def _chosen(source: "Source", limit: int | None, seed: int) -> "Source":
 
 def _workers() -> int:
     """Worker processes for the cores that this process may use; of one, none."""
-    from mapet.engine.world import cores
+    from mapet.engine.distributed import cores
 
     count = cores()
     return count if count > 1 else 0

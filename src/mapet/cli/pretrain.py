@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.cli.inputs import feed, look_ahead, make_ready
+from mapet.api.pretrain_inputs import feed, look_ahead, make_ready
+from mapet.api.training import Undone, batch_line, reopened, require_unchanged, teller, training_in
 from mapet.cli.options import changed, parse, say, take
-from mapet.cli.running import Undone, batch_line, reopened, require_unchanged, teller, training_in
 from mapet.cli.tokenize import require_one_way
-from mapet.errors import MapetError
-from mapet.owned import require_apart
-from mapet.recipe import Machine, Recipe, load, save
+from mapet.config.recipe import Machine, Recipe, load, save
+from mapet.utils.errors import MapetError
+from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -66,7 +66,7 @@ def stoppable(train: Callable[[], object], again: str, folder: Path | None = Non
 
     That is ``again``, or where nothing is in the ``folder`` yet the same command.
     """
-    from mapet.engine.world import Stopped
+    from mapet.engine.distributed import Stopped
 
     try:
         train()
@@ -105,7 +105,7 @@ def named_recipe(name: str | None) -> Recipe:
         return Recipe()
     if is_file(name):
         return load(name)
-    from mapet.recipes import find
+    from mapet.config.recipes import find
 
     return find(name)
 
@@ -139,8 +139,8 @@ def pretrain(
         MapetError: a folder in use, settings, pictures or tokens that do not fit, or a loss that is no number.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
     """
+    from mapet.engine.distributed import first_process
     from mapet.engine.run import Run
-    from mapet.engine.world import first_process
 
     machine, t = machine or Machine(), recipe.tokenizer
     require_apart(out, data=recipe.data, tokens=recipe.tokens, tokenizer=t.tokenizer)
@@ -174,7 +174,7 @@ def _go(
 
 
 def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: Callable[[str], None]) -> "Run":
-    from mapet.assemble import build_objective, build_optim
+    from mapet.build.pretrain import build_objective, build_optim
     from mapet.engine.fit import fit
 
     stream = feed(run, recipe, machine, fabric, tell)

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from mapet.api.encoders import KINDS, Start, headless, opened, untrained
+from mapet.api.scores import entries, write
 from mapet.cli.options import parse, positional, say, silent
-from mapet.cli.scores import entries, write
-from mapet.cli.start import KINDS, Start, headless, opened, untrained
-from mapet.errors import MapetError, nearest
+from mapet.utils.errors import MapetError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mapet.data.bad import BadPictures
-    from mapet.data.source import Source
+    from mapet.data.dataset import Source
+    from mapet.data.unreadable import BadPictures
     from mapet.evals.score import Score
     from mapet.method.encoder import Encoder
 
@@ -140,11 +140,11 @@ def labelled_features(
     Raises:
         MapetError: ``data`` has no labels, or features that take more than ``probe.memory``.
     """
-    from mapet.data.bad import BadPictures
-    from mapet.data.source import train_and_test
-    from mapet.engine.world import pick_device
+    from mapet.build.batches import chosen
+    from mapet.data.dataset import train_and_test
+    from mapet.data.unreadable import BadPictures
+    from mapet.engine.distributed import pick_device
     from mapet.evals.features import features
-    from mapet.feed import chosen
 
     splits = train_and_test(data)
     if not splits[0].classes:
@@ -179,9 +179,9 @@ def _batches(
 
     from mapet.data.augment import normalize, to_float
     from mapet.data.loader import in_order
-    from mapet.engine.screen import Meter
-    from mapet.engine.world import pick_device, pick_workers
-    from mapet.view import View
+    from mapet.engine.distributed import pick_device, pick_workers
+    from mapet.engine.progress import Meter
+    from mapet.utils.view import View
 
     workers, done = pick_workers(probe.workers, pick_device(probe.accelerator)), 0
     with Meter("features", len(places)) as meter:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import changed, parse, say
-from mapet.errors import MapetError
-from mapet.recipe import Machine, Optimization, Recipe, load
+from mapet.config.recipe import Machine, Optimization, Recipe, load
+from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
     from mapet.engine.run import Run
@@ -45,8 +45,8 @@ def command(arguments: list[str]) -> int:
 
 def sized(o: Options) -> Recipe:
     """The quickstart recipe for this machine: about four minutes on two CPU cores, 30 epochs of everything on a GPU."""
-    from mapet.engine.world import pick_device
-    from mapet.recipes.cifar10 import quickstart as small
+    from mapet.config.recipes.cifar10 import quickstart as small
+    from mapet.engine.distributed import pick_device
 
     recipe = replace(small(), seed=o.seed)
     if pick_device(o.accelerator).type == "cuda":
@@ -63,7 +63,7 @@ def quickstart(o: Options) -> None:
         MapetError: the pictures cannot be had, or a folder in use by something else.
         Stopped: a signal came; calling again goes on.
     """
-    from mapet.assemble import build_encoder, load_encoder
+    from mapet.build.pretrain import build_encoder, load_encoder
     from mapet.cli.export import export
     from mapet.cli.pretrain import pretrain, resume
     from mapet.engine.run import Run
@@ -102,11 +102,11 @@ def figures(run: "Run", recipe: Recipe) -> None:
     import numpy as np
     import torch
 
-    from mapet.data.source import open_source
-    from mapet.feed import chosen
-    from mapet.report.codes import code_patches, token_map
-    from mapet.report.figures import loss_curve
+    from mapet.build.batches import chosen
+    from mapet.data.dataset import open_source
     from mapet.tokenizers.store import TokenStore
+    from mapet.viz.codes import code_patches, token_map
+    from mapet.viz.figures import loss_curve
 
     source, store = open_source(recipe.data), TokenStore.open(run.folder / "tokens")
     places = chosen(source, recipe.limit, recipe.seed)[:SHOWN].tolist()

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mapet.cli.hours import Hours, foretold
+from mapet.api.estimate import Hours, foretold
 from mapet.cli.options import parse, positional, say, take
-from mapet.errors import MapetError
-from mapet.recipe import Recipe
+from mapet.config.recipe import Recipe
+from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
     from mapet.method.cae import CAE
@@ -51,7 +51,7 @@ def drawing(recipe: Recipe) -> str:
     if o.objective in PARTS:
         given, later = range(1 + SMALL - hidden), range(1 + SMALL - hidden, 1 + SMALL)
         return f"{about}in each part every row reads every row:\n{names}\n\n{PARTS[o.objective](given, later)}"
-    from mapet.assemble import objective_pattern
+    from mapet.build.pretrain import objective_pattern
 
     return f"{about}a line is a row, ■ a row that it reads:\n{names}\n\n{objective_pattern(o, SMALL, hidden)}"
 
@@ -92,7 +92,7 @@ def cost(recipe: Recipe, vocabulary: int) -> str:
     """Rows, multiply-accumulates and bytes of one image under the recipe itself."""
     import torch
 
-    from mapet.assemble import build_objective
+    from mapet.build.pretrain import build_objective
     from mapet.method.cost import macs
     from mapet.method.predict import TokenPrediction
 

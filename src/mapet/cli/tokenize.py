@@ -6,22 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mapet.api.images import BATCH, Pictures, require_apart, require_free
 from mapet.cli.options import parse, positional, say, silent
-from mapet.cli.pictures import BATCH, Pictures, require_apart, require_free
-from mapet.cli.stages import Stages
 from mapet.cli.tokenizer.fit import describe, fit, fitting
-from mapet.crew import ALONE, Crew
-from mapet.errors import MapetError
-from mapet.recipe import Machine, Model, Recipe, Tokenizer, diff
+from mapet.config.recipe import Machine, Model, Recipe, Tokenizer, diff
+from mapet.engine.stages import Stages
+from mapet.utils.errors import MapetError
+from mapet.utils.process_group import ALONE, Crew
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mapet.data.bad import BadPictures
-    from mapet.data.source import Source
-    from mapet.lock import Lock
+    from mapet.data.dataset import Source
+    from mapet.data.unreadable import BadPictures
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.tokenizer import Tokenizer as AnyTokenizer
+    from mapet.utils.lock import Lock
 
 LOOKED_UP = 1 << 16  # keys that are looked for in the store at a time
 ABOUT = """Write one visual token per patch for every picture.
@@ -64,7 +64,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, tokenize, tell what came out."""
-    from mapet.engine.world import crew
+    from mapet.engine.distributed import crew
 
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenize DATA", ABOUT)
@@ -133,10 +133,10 @@ def tokenize(
     Raises:
         MapetError: no pictures, a teacher that cannot give the recipe's grid, too many bad pictures, other tokens.
     """
-    from mapet.engine.screen import clock
-    from mapet.engine.world import pick_device
-    from mapet.lock import Lock
+    from mapet.engine.distributed import pick_device
+    from mapet.engine.progress import clock
     from mapet.tokenizers.store import WRITING, TokenStore
+    from mapet.utils.lock import Lock
 
     pictures = Pictures.of(recipe, machine, out, crew, batch_size)
     if crew.leads:
@@ -184,7 +184,7 @@ def encode(tokenizer: "AnyTokenizer", store: "TokenStore", pictures: Pictures, s
     import torch
 
     from mapet.data.augment import to_float
-    from mapet.engine.world import pick_device
+    from mapet.engine.distributed import pick_device
     from mapet.tokenizers.parts import merge, part_of
 
     crew, source, device = pictures.crew, pictures.source, pick_device(pictures.machine.accelerator)
@@ -273,9 +273,9 @@ def _require_fitting(tokenizer: "AnyTokenizer", folder: Path, recipe: Recipe) ->
     """Refuse a tokenizer that is not what the settings ask for; of one that was named, only grid and crop are asked."""
     from dataclasses import asdict
 
-    from mapet.feed import require_fitting
+    from mapet.build.batches import require_fitting
     from mapet.tokenizers.codebook import Codebook
-    from mapet.tokenizers.tower import exported
+    from mapet.tokenizers.timm_backbone import exported
 
     if recipe.tokenizer.tokenizer or not isinstance(tokenizer, Codebook):
         require_fitting(tokenizer, folder, recipe)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from mapet.data.device import to_device
-from mapet.errors import MapetError
-from mapet.hashing import exact, fraction, hashed
+from mapet.utils.errors import MapetError
+from mapet.utils.rng import exact, fraction, hashed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from mapet.hashing import fraction
-from mapet.view import Box, View
+from mapet.utils.rng import fraction
+from mapet.utils.view import Box, View
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mapet.data.bad import BadPictures
 from mapet.data.crop import Crop, Look, Looks
+from mapet.data.dataset import Source, unwrapped
+from mapet.data.image import BadPicture
 from mapet.data.packed import RawPack
-from mapet.data.picture import BadPicture
-from mapet.data.source import Source, unwrapped
-from mapet.view import View
+from mapet.data.unreadable import BadPictures
+from mapet.utils.view import View
 
 Group = tuple[int, Sequence[int]]  # an epoch and the places of the pictures that are decoded together
 

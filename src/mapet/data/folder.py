@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mapet.data.lines import Lines
-from mapet.data.picture import SUFFIXES, read_picture
-from mapet.errors import MapetError
+from mapet.data.image import SUFFIXES, read_picture
+from mapet.data.packed_strings import Lines
+from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
     from PIL import Image

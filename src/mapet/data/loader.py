@@ -7,14 +7,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mapet.data.bad import BadPictures
 from mapet.data.crop import Looks
+from mapet.data.dataset import Source
 from mapet.data.decode import Batch, Group, decode, require_shown
 from mapet.data.device import to_device
-from mapet.data.source import Source
-from mapet.errors import MapetError
-from mapet.hashing import hashed
-from mapet.view import View
+from mapet.data.unreadable import BadPictures
+from mapet.utils.errors import MapetError
+from mapet.utils.rng import hashed
+from mapet.utils.view import View
 
 SHUFFLE = 0x5F1E  # sets the keys of shuffling apart from all other draws with the same seed
 CHUNK = 64  # pictures that a worker decodes at a time on the way into memory

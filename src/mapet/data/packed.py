@@ -30,13 +30,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mapet.data.bad import listed
 from mapet.data.folder import HELD_OUT_NAMES
-from mapet.data.lines import LinesOf
-from mapet.data.picture import BadPicture, decode_picture
-from mapet.disk import read_json
-from mapet.errors import MapetError
-from mapet.view import View
+from mapet.data.image import BadPicture, decode_picture
+from mapet.data.packed_strings import LinesOf
+from mapet.data.unreadable import listed
+from mapet.utils.errors import MapetError
+from mapet.utils.io import read_json
+from mapet.utils.view import View
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from mapet.data.bad import BadPictures
+from mapet.data.dataset import Source
 from mapet.data.decode import Faults, Group, decode, loaded, noted, require_shown
+from mapet.data.image import BadPicture
 from mapet.data.packed import (
     BAD,
     FORMAT,
@@ -34,11 +35,10 @@ from mapet.data.packed import (
     packed_count,
     read_header,
 )
-from mapet.data.picture import BadPicture
-from mapet.data.source import Source
-from mapet.disk import encoded, replace_file, require_free, write_from
-from mapet.errors import MapetError, nearest
-from mapet.view import View
+from mapet.data.unreadable import BadPictures
+from mapet.utils.errors import MapetError, nearest
+from mapet.utils.io import encoded, replace_file, require_free, write_from
+from mapet.utils.view import View
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from mapet.data.augment import IMAGENET_MEAN
 from mapet.data.crop import Look
-from mapet.errors import MapetError
-from mapet.hashing import fraction, hashed
-from mapet.view import View
+from mapet.utils.errors import MapetError
+from mapet.utils.rng import fraction, hashed
+from mapet.utils.view import View
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mapet.disk import replace_file
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
+from mapet.utils.io import replace_file
 
 FORMAT = "mapet-checkpoint-1"
 INDEX = "index.json"

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from mapet.engine.checkpoint import Checkpoint
-from mapet.engine.journal import Journal
+from mapet.engine.distributed import Stopped, agreed, interruptible
+from mapet.engine.metrics import Journal
 from mapet.engine.optim import Optim, average
+from mapet.engine.progress import Meter
 from mapet.engine.run import Run, prefixed
-from mapet.engine.screen import Meter
-from mapet.engine.shard import fill, hand_over, mine, set_up, whole
-from mapet.engine.world import Stopped, agreed, interruptible
-from mapet.errors import MapetError
-from mapet.hashing import hashed
+from mapet.engine.sharding import fill, hand_over, mine, set_up, whole
+from mapet.utils.errors import MapetError
+from mapet.utils.rng import hashed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mapet.disk import replace_file
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_file, write_parts
-from mapet.errors import MapetError
-from mapet.lock import LOCK, Lock
-from mapet.owned import (
+from mapet.utils.errors import MapetError
+from mapet.utils.io import replace_file
+from mapet.utils.lock import LOCK, Lock
+from mapet.utils.owned import (
     A_RUN,
     ASIDE,
     MARK,
@@ -43,7 +43,7 @@ from mapet.owned import (
     require_ours,
     tree_of,
 )
-from mapet.versions import versions
+from mapet.utils.versions import versions
 
 VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
 

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapet.evals.checks import Labelled, check, check_batch
-from mapet.evals.descent import descend, normal, places, warm_cosine
 from mapet.evals.score import Score, tops
+from mapet.evals.sgd import descend, normal, places, warm_cosine
 
 PROTOCOL = "attentive, CAE's cross-attention block, batch norm and 90 epochs of SGD, patches of one view"
 EPOCHS, WARMUP = 90, 10

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mapet.evals.checks import Labelled
-from mapet.evals.descent import descend, normal, places
 from mapet.evals.logistic import tenth
 from mapet.evals.score import Score, share, tops
+from mapet.evals.sgd import descend, normal, places
 
 EPOCHS = 100
 BASE_RATE = 1e-3  # × batch / 256: 4e-3 at BEiT's batch of 1024

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mapet.errors import MapetError
+from mapet.utils.errors import MapetError
 
 Labelled = tuple[Tensor, Tensor]  # (N, F) or (N, …, F) float features, (N,) int64 labels
 CHUNK = 1024  # pictures checked at a time

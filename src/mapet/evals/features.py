@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mapet.errors import MapetError, nearest
+from mapet.utils.errors import MapetError, nearest
 
 POOLS = {  # (N, F) float32
     "avg": "mean of patches",

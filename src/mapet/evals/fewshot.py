@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mapet.errors import MapetError
 from mapet.evals import logistic
 from mapet.evals.checks import Labelled, check
 from mapet.evals.linear import standardised
 from mapet.evals.score import Score, mean, place
-from mapet.hashing import hashed
+from mapet.utils.errors import MapetError
+from mapet.utils.rng import hashed
 
 SHOTS = (1, 5, 10)
 DRAWS = 5

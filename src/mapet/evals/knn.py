@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mapet.errors import MapetError
 from mapet.evals.checks import Labelled, check
 from mapet.evals.features import POOLS
 from mapet.evals.score import Score, place, tops
+from mapet.utils.errors import MapetError
 
 CHUNK = 2**26  # similarities held at a time: 256 MiB of float32
 

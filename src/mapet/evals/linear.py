@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from mapet.errors import MapetError, nearest
 from mapet.evals import beit_probe, logistic, mae_probe
 from mapet.evals.checks import Labelled, check, check_batch
-from mapet.evals.descent import places
 from mapet.evals.score import Score, place, tops
+from mapet.evals.sgd import places
+from mapet.utils.errors import MapetError, nearest
 
 PROTOCOLS = {
     "quick": "linear, logistic regression by L-BFGS, penalty chosen on a held-out tenth",

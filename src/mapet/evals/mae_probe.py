@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapet.evals.checks import Labelled
-from mapet.evals.descent import descend, normal, warm_cosine
+from mapet.evals.sgd import descend, normal, warm_cosine
 
 EPOCHS, WARMUP = 90, 10
 BASE_RATE = 0.1  # × batch / 256: 6.4 at MAE's batch of 16384

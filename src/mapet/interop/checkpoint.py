@@ -10,7 +10,7 @@ from mapet.interop.competitors import load_beit, load_cae, load_mae
 from mapet.interop.fitting import VIT, dimensions, fitting, part
 from mapet.interop.official import load_finetuned, load_pretraining
 from mapet.method.encoder import Encoder
-from mapet.weights import extent, fill, read_weights
+from mapet.utils.weights import extent, fill, read_weights
 
 LOADERS: dict[str, tuple[Callable[..., Any], dict[str, int]]] = {
     "mask_positional_token": (load_pretraining, {}),

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mapet.errors import MapetError
 from mapet.interop.fitting import Size, beside, dimensions, fitting, hidden, part
 from mapet.method.cae import CAE
 from mapet.method.encoder import Encoder
 from mapet.method.mae import MAE
 from mapet.method.pattern import mim
 from mapet.method.predict import TokenPrediction
-from mapet.weights import count, extent, fill, named
+from mapet.utils.errors import MapetError
+from mapet.utils.weights import count, extent, fill, named
 
 CAE_NAMES = (
     (r"^pretext_neck\.norm\.", "regressor_norm."),

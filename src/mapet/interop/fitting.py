@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mapet.errors import MapetError
 from mapet.method.encoder import Encoder
-from mapet.weights import count, extent, named
+from mapet.utils.errors import MapetError
+from mapet.utils.weights import count, extent, named
 
 Size = int | tuple[int, int]
 VIT = "a vision transformer"

@@ -16,7 +16,7 @@ from mapet.interop.fitting import Size, beside, dimensions, fitting, hidden
 from mapet.method.encoder import Classifier, Encoder
 from mapet.method.pattern import mapet
 from mapet.method.predict import TokenPrediction
-from mapet.weights import extent, fill, named, read_weights
+from mapet.utils.weights import extent, fill, named, read_weights
 
 __all__ = ["load_beit", "load_cae", "load_finetuned", "load_mae", "load_pretraining"]
 

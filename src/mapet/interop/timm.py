@@ -12,10 +12,10 @@ from safetensors.torch import save
 from torch import nn
 
 from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from mapet.errors import MapetError
-from mapet.hashing import fraction
 from mapet.method.encoder import SIZES, Classifier, Encoder
-from mapet.owned import AN_EXPORT, EXPORT, discard, is_export, stranger
+from mapet.utils.errors import MapetError
+from mapet.utils.owned import AN_EXPORT, EXPORT, discard, is_export, stranger
+from mapet.utils.rng import fraction
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapet.method.cost import Counted, Work, block_work, embed_work, head_work
+from mapet.method.cross_entropy import score
 from mapet.method.encoder import Block, Encoder, LayerScale, Mlp, init_xavier, sincos, stream, survival, through
 from mapet.method.order import take
-from mapet.method.score import score
 
 TEACHER, REGRESSOR, DECODER = 1, 2, 3  # independent streams of each sample's chance
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mapet.hashing import hashed, upper
+from mapet.utils.rng import hashed, upper
 
 Grid = tuple[int, int]
 Strategy = Callable[[Grid, int, int, int, Tensor], Tensor]

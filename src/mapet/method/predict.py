@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapet.method.cost import Counted, Work, work
+from mapet.method.cross_entropy import score
 from mapet.method.encoder import Encoder, init_linear
 from mapet.method.order import take
 from mapet.method.pattern import Pattern
-from mapet.method.score import score
 
 
 class TokenPrediction(Counted, nn.Module):

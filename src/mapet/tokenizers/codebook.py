@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mapet.crew import ALONE, Crew
-from mapet.errors import MapetError
+from mapet.tokenizers.assign import assign
+from mapet.tokenizers.codebook_fit import Fitting, Pictures, Progress, clusters
 from mapet.tokenizers.files import fingerprint
-from mapet.tokenizers.fitting import Fitting, Pictures, Progress, clusters
 from mapet.tokenizers.kmeans import KMeans
-from mapet.tokenizers.nearest import assign
-from mapet.tokenizers.seeding import finite
+from mapet.tokenizers.kmeans_init import finite
 from mapet.tokenizers.teacher import Features, open_teacher
 from mapet.tokenizers.tokenizer import in_view, write_folder
-from mapet.versions import versions
+from mapet.utils.errors import MapetError
+from mapet.utils.process_group import ALONE, Crew
+from mapet.utils.versions import versions
 
 
 class Codebook(nn.Module):

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mapet.errors import MapetError
 from mapet.tokenizers.tokenizer import Network
-from mapet.view import View
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
 
 
 class Convolutional(Network):

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 from mapet.tokenizers.convolutional import Convolutional
 from mapet.tokenizers.tokenizer import in_view
-from mapet.weights import count, extent, fill
+from mapet.utils.weights import count, extent, fill
 
 GROUPS = (1, 2, 4, 8)  # widths, in units of n_hid; between two groups the picture is halved
 STRIDE = 8

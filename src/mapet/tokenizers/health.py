@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mapet.errors import MapetError
 from mapet.tokenizers.codebook import perplexity, usage
+from mapet.utils.errors import MapetError
 
 ENOUGH = 10  # patches a code before anything is judged: a code in even use is then missed once in e^10 = 22,000 times
 DEAD = 0.1  # of all codes: k-means leaves about none dead; of collapsing VQ codebooks, half and more are reported

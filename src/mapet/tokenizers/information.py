@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from mapet.hashing import hashed
+from mapet.utils.rng import hashed
 
 SHUFFLES = 8  # random pairings whose mean is what chance alone would show
 SHUFFLE, HELD_OUT = 0x5348, 0x484F  # salts

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mapet.errors import MapetError, nearest
-from mapet.hashing import hashed
-from mapet.tokenizers.nearest import CELLS, Nearest, assign, slices
-from mapet.tokenizers.pool import Pool
-from mapet.tokenizers.seeding import finite, require_enough
+from mapet.tokenizers.assign import CELLS, Nearest, assign, slices
+from mapet.tokenizers.kmeans_init import finite, require_enough
+from mapet.tokenizers.vector_pool import Pool
+from mapet.utils.errors import MapetError, nearest
+from mapet.utils.rng import hashed
 
 __all__ = ["METRICS", "KMeans", "assign", "kmeans", "unit"]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mapet.view import View
+from mapet.utils.view import View
 
 PIXELS = "pixels"
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mapet.hashing import below
+from mapet.utils.rng import below
 
 Reduce = Callable[[Tensor, str], Tensor]  # (tensor, "sum" or "min") → the same over all processes
 

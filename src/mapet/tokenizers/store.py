@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapet.disk import encoded, read_json, replace_file, write_from
-from mapet.errors import MapetError
-from mapet.lock import Lock
-from mapet.tokenizers.keyindex import KeyIndex
-from mapet.view import View
+from mapet.tokenizers.id_index import KeyIndex
+from mapet.utils.errors import MapetError
+from mapet.utils.io import encoded, read_json, replace_file, write_from
+from mapet.utils.lock import Lock
+from mapet.utils.view import View
 
 FORMAT = "mapet tokens 1"
 BATCH = 1 << 16  # keys looked up at a time

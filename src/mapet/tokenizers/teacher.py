@@ -7,11 +7,11 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from mapet.errors import MapetError, nearest
 from mapet.tokenizers.files import fingerprint
 from mapet.tokenizers.pixels import PIXELS, Pixels
-from mapet.tokenizers.tower import CONFIG, OFFLINE, OFFLINE_STAGE, build, exported, listing, stages
-from mapet.view import View
+from mapet.tokenizers.timm_backbone import CONFIG, OFFLINE, OFFLINE_STAGE, build, exported, listing, stages
+from mapet.utils.errors import MapetError, nearest
+from mapet.utils.view import View
 
 OUTPUTS = ("stage", "norm", "head")
 

@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mapet.disk import read_json, replace_file
-from mapet.errors import MapetError, nearest
-from mapet.owned import PAIR, discard
 from mapet.tokenizers.files import fingerprint
-from mapet.view import View
+from mapet.utils.errors import MapetError, nearest
+from mapet.utils.io import read_json, replace_file
+from mapet.utils.owned import PAIR, discard
+from mapet.utils.view import View
 
 KINDS = {
     "codebook": "codebook.Codebook",

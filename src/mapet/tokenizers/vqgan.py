@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention, silu
 
-from mapet.errors import MapetError
 from mapet.tokenizers.convolutional import Convolutional
 from mapet.tokenizers.kmeans import assign
 from mapet.tokenizers.tokenizer import in_view
-from mapet.weights import count, extent, fill
+from mapet.utils.errors import MapetError
+from mapet.utils.weights import count, extent, fill
 
 NORM_GROUPS = 32
 NEEDED = ("encoder.", "quant_conv.", "quantize.proj.", "quantize.embedding.weight")

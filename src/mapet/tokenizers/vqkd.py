@@ -13,11 +13,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mapet.errors import MapetError
 from mapet.tokenizers.kmeans import assign
 from mapet.tokenizers.tokenizer import Network, in_view
-from mapet.view import View
-from mapet.weights import count, extent, fill
+from mapet.utils.errors import MapetError
+from mapet.utils.view import View
+from mapet.utils.weights import count, extent, fill
 
 Pair = int | Sequence[int]
 USED = ("encoder.", "encode_task_layer.")

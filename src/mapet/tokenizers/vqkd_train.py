@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, mse_loss
 
-from mapet.hashing import exact, hashed
 from mapet.tokenizers.kmeans import kmeans
+from mapet.tokenizers.kmeans_init import sampled
 from mapet.tokenizers.quantizer import Reduce, alone, drawn, moved, tally
-from mapet.tokenizers.seeding import sampled
 from mapet.tokenizers.vqkd import VQKD, WHAT, Pair, joined, patches, task_layer, vit
-from mapet.weights import count, extent, fill
+from mapet.utils.rng import exact, hashed
+from mapet.utils.weights import count, extent, fill
 
 RESTART = 0x5651  # salt
 ITERATIONS = 10  # of the k-means that the codes start from

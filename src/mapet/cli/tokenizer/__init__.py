@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from mapet.errors import MapetError, nearest
+from mapet.utils.errors import MapetError, nearest
 
 VERBS = {
     "fit": "k-means over a frozen teacher's features (with CLIP: k-CLIP)",

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mapet.api.images import BATCH, LEDGER, Pictures, require_apart
 from mapet.cli.options import parse, positional, say, silent
-from mapet.cli.pictures import BATCH, LEDGER, Pictures, require_apart
-from mapet.cli.stages import Stages
-from mapet.crew import Crew
-from mapet.disk import require_free
-from mapet.errors import MapetError
-from mapet.owned import (
+from mapet.config.recipe import Machine, Model, Recipe, Tokenizer
+from mapet.engine.stages import Stages
+from mapet.utils.errors import MapetError
+from mapet.utils.io import require_free
+from mapet.utils.owned import (
     A_TOKENIZER,
     LISTS,
     MARK,
@@ -34,13 +34,13 @@ from mapet.owned import (
     put_back,
     require_ours,
 )
-from mapet.recipe import Machine, Model, Recipe, Tokenizer
+from mapet.utils.process_group import Crew
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mapet.tokenizers.codebook import Codebook
-    from mapet.tokenizers.fitting import Fitting
+    from mapet.tokenizers.codebook_fit import Fitting
 
 ABOUT = """Fit a codebook: k-means over a frozen teacher's features of all patches.
 
@@ -85,7 +85,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, fit, save, tell what came out."""
-    from mapet.engine.world import crew
+    from mapet.engine.distributed import crew
 
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenizer fit DATA", ABOUT)
@@ -167,7 +167,7 @@ def fit(
         MapetError: a teacher that cannot be had or cannot give the grid, too few or too many bad pictures, features
             that are not finite, too little memory.
     """
-    from mapet.engine.world import pick_device
+    from mapet.engine.distributed import pick_device
     from mapet.tokenizers.codebook import Codebook
     from mapet.tokenizers.teacher import open_teacher
 
@@ -208,7 +208,7 @@ def fit(
 
 def fitting(recipe: Recipe) -> "Fitting":
     """The settings of k-means in a recipe."""
-    from mapet.tokenizers.fitting import Fitting
+    from mapet.tokenizers.codebook_fit import Fitting
 
     t = recipe.tokenizer
     return Fitting(
@@ -233,7 +233,7 @@ def describe(book: "Codebook") -> str:
 
 def _some(places: "Tensor", recipe: Recipe) -> "Tensor":
     """The places of the pictures that the codebook is fitted on."""
-    from mapet.hashing import hashed
+    from mapet.utils.rng import hashed
 
     count = recipe.tokenizer.fit_pictures or len(places)
     return places[hashed(recipe.seed, 1, places).argsort(stable=True)[:count].sort().values]
@@ -243,7 +243,7 @@ def _figures(book: "Codebook", stages: Stages, crew: Crew) -> str:
     """What the last line tells: the objective, the codes in use, the time, and the pace of all processes together."""
     import torch
 
-    from mapet.engine.screen import clock
+    from mapet.engine.progress import clock
 
     story, read, seconds = book.provenance, stages.done["features"], stages.seconds["features"]
     whole = sum(stages.seconds.values())

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import parse, positional, say
-from mapet.errors import MapetError, nearest
-from mapet.owned import require_apart
-from mapet.versions import versions
+from mapet.utils.errors import MapetError, nearest
+from mapet.utils.owned import require_apart
+from mapet.utils.versions import versions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +55,8 @@ def bring(file: Path, out: Path, options: Options) -> "Network":
     Raises:
         MapetError: a folder in use, a file that is not weights, other weights, an image size that does not fit.
     """
-    from mapet.disk import require_free
-    from mapet.weights import read_weights
+    from mapet.utils.io import require_free
+    from mapet.utils.weights import read_weights
 
     require_apart(out, FILE=file)
     require_free(out)

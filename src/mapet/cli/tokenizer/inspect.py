@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.cli.options import parse, positional, require_outside, say
-from mapet.errors import MapetError
-from mapet.owned import require_apart
+from mapet.utils.errors import MapetError
+from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from mapet.data.source import Source
-    from mapet.report.codes import Row
+    from mapet.data.dataset import Source
     from mapet.tokenizers.health import Distortion
     from mapet.tokenizers.tokenizer import Tokenizer
-    from mapet.view import View
+    from mapet.utils.view import View
+    from mapet.viz.codes import Row
 
 BATCH = 64  # pictures that the tokenizer sees at a time
 PATCH = 32  # pixels of a patch in the figures, at least
@@ -95,11 +95,11 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
     """
     import torch
 
-    from mapet.cli.tokenizer import findings
-    from mapet.data.source import open_source
-    from mapet.disk import replace_file, require_free
-    from mapet.feed import chosen
+    from mapet.api import tokenizer_report as findings
+    from mapet.build.batches import chosen
+    from mapet.data.dataset import open_source
     from mapet.tokenizers.health import Health
+    from mapet.utils.io import replace_file, require_free
 
     if o.limit is not None and o.limit < 1:
         raise MapetError("--limit does not fit: it must be at least 1.")
@@ -168,10 +168,10 @@ def _batches(
 ) -> "Iterator[tuple[Tensor, Tensor]]":
     """Pictures (B, 3, H, W) float32 in [0, 1] on the device, and their places (B,)."""
     from mapet.data.augment import to_float
-    from mapet.data.bad import BadPictures
     from mapet.data.loader import in_order
-    from mapet.engine.screen import Meter
-    from mapet.engine.world import pick_device, pick_workers
+    from mapet.data.unreadable import BadPictures
+    from mapet.engine.distributed import pick_device, pick_workers
+    from mapet.engine.progress import Meter
 
     device, done, bad = pick_device(o.accelerator), 0, BadPictures(len(places), o.max_bad)
     workers = pick_workers(o.workers, device)
@@ -189,9 +189,9 @@ def draw(tokenizer: "Tokenizer", source: "Source", seen: Seen, asked: list[int],
     """Write the figures into ``out``, and return their names: codes, the first ``asked``; tokens; usage."""
     import torch
 
-    from mapet.hashing import hashed
-    from mapet.report.codes import patch_rows, token_map, usage_histogram
     from mapet.tokenizers.codebook import usage
+    from mapet.utils.rng import hashed
+    from mapet.viz.codes import patch_rows, token_map, usage_histogram
 
     counts = usage(seen.tokens, tokenizer.vocabulary)
     left = counts.index_fill(0, torch.tensor(asked, dtype=torch.int64), 0).nonzero().flatten()
@@ -212,8 +212,8 @@ def draw(tokenizer: "Tokenizer", source: "Source", seen: Seen, asked: list[int],
 
 def _row(source: "Source", view: "View", seen: Seen, code: int, patches: int) -> "Row":
     """The patches that stand best for a code, one a picture."""
-    from mapet.report.codes import Row, code_label
     from mapet.tokenizers.health import nearest_patches
+    from mapet.viz.codes import Row, code_label
 
     rows, patch = nearest_patches(seen.tokens, seen.rank, code, EXAMPLES)
     return Row(code_label(code, patches), _pictures(source, view, seen.places[rows]), patch.tolist())
@@ -235,7 +235,7 @@ def _enlarged(tokenizer: "Tokenizer") -> "View":
 
 
 def _loaded(folder: Path, weights: str | None, o: Options) -> "Tokenizer":
-    from mapet.engine.world import pick_device
+    from mapet.engine.distributed import pick_device
     from mapet.tokenizers.tokenizer import load_tokenizer
 
     return load_tokenizer(folder, teacher_weights=weights).to(pick_device(o.accelerator))

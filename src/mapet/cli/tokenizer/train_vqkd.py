@@ -6,18 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mapet.api.training import reopened, require_unchanged, teller, training_in
+from mapet.api.vqkd_inputs import build_objective, build_optim, build_pairs, look_ahead, require_same, start
 from mapet.cli.options import parse, positional, say, take
 from mapet.cli.pretrain import again, stoppable
-from mapet.cli.running import reopened, require_unchanged, teller, training_in
-from mapet.cli.tokenizer.training import Training
-from mapet.cli.tokenizer.vqkd_parts import build_objective, build_optim, build_pairs, look_ahead, require_same, start
-from mapet.errors import MapetError
-from mapet.owned import require_apart
-from mapet.recipe import Machine, read, save
-from mapet.versions import versions
+from mapet.config.recipe import Machine, read, save
+from mapet.config.vqkd import Training
+from mapet.utils.errors import MapetError
+from mapet.utils.owned import require_apart
+from mapet.utils.versions import versions
 
 if TYPE_CHECKING:
-    from mapet.distill import Pairs
+    from mapet.build.vqkd import Pairs
     from mapet.engine.run import Run
     from mapet.tokenizers.teacher import Features
     from mapet.tokenizers.vqkd_train import VQKDTraining
@@ -161,7 +161,7 @@ def _figures(recent: Mapping[str, float]) -> str:
 
 def _finish(run: "Run", objective: "VQKDTraining", pairs: "Pairs", tell: Callable[[str], None]) -> None:
     """Measure the tokenizer and write it beside the run's files."""
-    from mapet.distill import measure
+    from mapet.build.vqkd import measure
 
     found, tokenizer = measure(objective, pairs, MEASURED), objective.tokenizer()
     tokenizer.provenance = {

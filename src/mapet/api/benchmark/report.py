@@ -1,0 +1,218 @@
+"""The rows on a screen, as Markdown, and as JSON that can be read back."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+
+from mapet.api.benchmark.case import OURS
+from mapet.api.benchmark.process import last_error
+from mapet.api.benchmark.rates import Rates
+from mapet.api.benchmark.row import SCALING, Row, efficiency, over_ours
+from mapet.utils.errors import MapetError
+from mapet.utils.io import replace_file
+
+JSON, MARKDOWN = "bench.json", "bench.md"
+FORMAT = "mapet-bench-1"
+COLUMNS = {"images/s": 8, "ms/step": 9, "fwd+bwd": 8, "GiB": 6, "TFLOP/s": 8, "of peak": 7, "waiting": 7, "ratio": 6}
+SCREEN = " ".join([" " * 12, *(title.rjust(width) for title, width in COLUMNS.items())])
+LEGEND = (
+    "step: forward, backward, clipping and optimiser, median of the rounds (fwd+bwd: the first two alone)",
+    "memory: weights, gradients, optimiser's moments and a step at its peak, beyond what was there before",
+    "FLOP: two a multiply-accumulate of what is computed, forward and backward; of peak: over the fastest matrix "
+    "product of this machine in the same precision, measured after each round; median of the rounds",
+    "ratio: the other's step over ours (in brackets fwd+bwd, and in processor time); for scaling the efficiency",
+    "waiting: the share of the time with loading that the step alone does not take",
+    "predicted: the sum of the parts of a step, each at the rate of this machine (measured after each round, medians), "
+    "over the measured step",
+)
+
+
+@dataclass
+class Report:
+    """All of one call, and where it is written: whole after each row.
+
+    Attributes:
+        folder: of ``bench.json`` and ``bench.md``.
+        about: date, command, machine and versions.
+        rates: of the machine.
+        rows: so far.
+        failed: what could not be measured, a case or a part of one, and why.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    rates: Sequence[Rates] = ()
+    rows: list[Row] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def put(self, row: Row) -> None:
+        """Add a row, or let it take the place of what was known of it before, and write."""
+        place = next((n for n, one in enumerate(self.rows) if one.identity == row.identity), len(self.rows))
+        self.rows[place : place + 1] = [row]
+        self.write()
+
+    def fail(self, what: str, error: Exception) -> str:
+        """Note what could not be measured, and write; the reason, in one line."""
+        self.failed[what] = reason(error)
+        self.write()
+        return self.failed[what]
+
+    def write(self) -> None:
+        """Both files."""
+        plain = {
+            "format": FORMAT,
+            **self.about,
+            "rates": [vars(one) for one in self.rates],
+            "rows": [one.plain() for one in self.rows],
+            "failed": self.failed,
+        }
+        replace_file(self.folder / JSON, json.dumps(plain, indent=1) + "\n")
+        replace_file(self.folder / MARKDOWN, markdown(self))
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line, after its kind where it is not one that is meant for users."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = lines[: 2 if lines and lines[0].endswith(":") else 1]
+    if "Traceback (most recent call last)" in text:  # of another process
+        said = [*lines[:1], last_error(text)]
+    kind = [] if said and isinstance(error, MapetError | torch.OutOfMemoryError) else [f"{type(error).__name__}:"]
+    return shorten(" ".join([*kind, *said]).removesuffix(":"), 300)
+
+
+def begin(folder: Path, about: Mapping[str, Any]) -> Report:
+    """A report in a folder that is made if need be.
+
+    Raises:
+        MapetError: the folder holds a report already.
+    """
+    for name in (JSON, MARKDOWN):
+        if (folder / name).exists():
+            raise MapetError(f"{folder} holds a {name} already: give another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return Report(folder, about)
+
+
+def read_rates(path: Path) -> list[Rates]:
+    """The rates in a ``bench.json``.
+
+    Raises:
+        MapetError: no such file, or none of ``mapet bench``.
+    """
+    try:
+        found = json.loads(path.read_text())
+        return [Rates(**one) for one in found["rates"]]
+    except OSError as error:
+        raise MapetError(f"Cannot read {path}: {error.strerror}. Give a {JSON} that mapet bench wrote.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MapetError(f"{path} is no {JSON} of mapet bench.") from error
+
+
+def line(row: Row, rows: Sequence[Row]) -> str:
+    """One row for a screen, under ``SCREEN``."""
+    ratio = _ratio(row, rows)
+    cells = [
+        f"{row.images_per_second:.4g}",
+        f"{1e3 * row.seconds:.1f}",
+        f"{1e3 * row.passes_seconds:.1f}",
+        _cell(row.memory, lambda n: f"{n / 2**30:.2f}"),
+        _cell(row.flops, lambda n: f"{n / 1e12:.4g}"),
+        _cell(row.share, lambda n: f"{n:.1%}"),
+        _cell(row.waiting, lambda n: f"{n:.1%}"),
+        _cell(ratio, lambda n: f"{n:.2f}"),
+    ]
+    padded = (cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True))
+    return " ".join([f"{label(row):<12}", *padded]).rstrip()
+
+
+def notes(row: Row, rows: Sequence[Row]) -> list[str]:
+    """What the columns do not say of a row."""
+    said = []
+    if row.foretold is not None and row.predicted is not None:
+        parts = ", ".join(f"{name} {part / row.predicted:.0%}" for name, part in row.parts.items())
+        said.append(f"predicted {1e3 * row.predicted:.1f} ms, {row.foretold:.2f} of what was measured: {parts}")
+    if row.loading is not None:
+        said.append(f"with loading {row.batch / row.loading:.4g} images/s, {1e3 * row.loading:.1f} ms/step")
+    if row.contestant not in (OURS, SCALING):
+        told = {"fwd+bwd": "passes_seconds", "memory": "memory", "with loading": "loading"}
+        found = {name: over_ours(row, rows, figure) for name, figure in told.items()}
+        said.append("over ours: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.items() if ratio))
+    return said
+
+
+def label(row: Row) -> str:
+    """What a row is called."""
+    plural = "es" if row.devices > 1 else ""
+    return f"{row.devices} process{plural}" if row.contestant == SCALING else row.contestant
+
+
+def markdown(report: Report) -> str:
+    """One table over all cases, with what it was taken on and what it means."""
+    head = (
+        "objective",
+        "model",
+        "batch",
+        "precision",
+        "compiled",
+        "",
+        "images/s",
+        "ms/step (min … max)",
+        "fwd+bwd, ms",
+        "GiB",
+        "TFLOP/s",
+        "of peak",
+        "fwd+bwd",
+        "with loading, images/s",
+        "waiting",
+        "ratio (fwd+bwd; processor)",
+        "predicted",
+    )
+    lines = [head, ("---",) * len(head), *(_cells(row, report.rows) for row in report.rows)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    speeds = [
+        f"{one.precision}, width {one.width}: peak {one.peak / 1e12:.4g} TFLOP/s; a block's products "
+        f"{one.linear / 1e12:.4g}, attention {one.attention / 1e12:.4g}, masked {one.masked / 1e12:.4g} TFLOP/s"
+        for one in report.rates
+    ]
+    missing = [f"not measured: {case}: {reason}" for case, reason in report.failed.items()]
+    about = f"{report.about['date']}, {report.about['machine']}:\n`{report.about['command']}`"
+    return "\n\n".join([about, table, "\n".join(f"- {text}" for text in [*speeds, *missing, *LEGEND])]) + "\n"
+
+
+def _ratio(row: Row, rows: Sequence[Row]) -> float | None:
+    return efficiency(row, rows) if row.contestant == SCALING else over_ours(row, rows, "seconds")
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    ratio = _ratio(row, rows)
+    beside = [over_ours(row, rows, name) for name in ("passes_seconds", "passes_processor_seconds")]
+    brackets = f" ({'; '.join(f'{one:.2f}' for one in beside if one)})" if any(beside) else ""
+    return (
+        row.objective,
+        row.model,
+        f"{row.batch}" + (f" in {row.accumulate}" if row.accumulate > 1 else ""),
+        row.precision,
+        "yes" if row.compiled else "no",
+        label(row),
+        f"{row.images_per_second:.4g}",
+        f"{1e3 * row.seconds:.1f} ({1e3 * min(row.step):.1f} … {1e3 * max(row.step):.1f})",
+        f"{1e3 * row.passes_seconds:.1f}",
+        _cell(row.memory, lambda n: f"{n / 2**30:.2f}"),
+        _cell(row.flops, lambda n: f"{n / 1e12:.4g}"),
+        _cell(row.share, lambda n: f"{n:.1%}"),
+        _cell(row.passes_share, lambda n: f"{n:.1%}"),
+        _cell(row.loading, lambda n: f"{row.batch / n:.4g}"),
+        _cell(row.waiting, lambda n: f"{n:.1%}"),
+        _cell(ratio, lambda n: f"**{n:.2f}**") + brackets,
+        _cell(row.foretold, lambda n: f"{n:.2f}"),
+    )
+
+
+def _cell(value: float | None, text: Callable[[float], str]) -> str:
+    return "" if value is None else text(value)

@@ -1,0 +1,170 @@
+"""What was measured of one contestant: a line of the table, a record of the JSON."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mapet.api.benchmark.case import AGAINST, OURS, Case
+from mapet.api.benchmark.step import Timing
+
+DERIVED = (
+    "seconds",
+    "passes_seconds",
+    "images_per_second",
+    "flops",
+    "share",
+    "passes_share",
+    "waiting",
+    "foretold",
+    "foretold_processor",
+)
+SCALING = "scaling"  # in place of a contestant: ours in several processes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant in one case; seconds are of a step.
+
+    Attributes:
+        objective, model, batch, precision, compiled, accumulate: of the case.
+        contestant: "ours", or what it was measured against.
+        step: wall seconds of the whole step in each round.
+        passes: of its forward and backward pass alone.
+        step_processor, passes_processor: the same on this process's threads together.
+        memory: bytes that weights, gradients, optimiser and step take at the most; None where unknown.
+        flop: floating-point operations of our training step, per image; None for other contestants.
+        peak: floating-point operations a second of the fastest matrix product, right after each round; may be empty.
+        predicted: seconds that the step should take; None for other contestants.
+        parts: the predicted seconds by kind of work.
+        loading: seconds with loading from files; None where that was not measured.
+        devices: processes that shared the batch.
+        threads: of each process.
+    """
+
+    objective: str
+    model: str
+    batch: int
+    precision: str
+    compiled: bool
+    accumulate: int
+    contestant: str
+    step: list[float]
+    passes: list[float]
+    step_processor: list[float]
+    passes_processor: list[float]
+    memory: int | None = None
+    flop: float | None = None
+    peak: list[float] = field(default_factory=list)
+    predicted: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+    loading: float | None = None
+    devices: int = 1
+    threads: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """Median of the whole step."""
+        return statistics.median(self.step)
+
+    @property
+    def passes_seconds(self) -> float:
+        """Median of the forward and backward pass."""
+        return statistics.median(self.passes)
+
+    @property
+    def passes_processor_seconds(self) -> float:
+        """Median of the forward and backward pass on this process's threads together."""
+        return statistics.median(self.passes_processor)
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the whole step, without loading."""
+        return self.batch / self.seconds
+
+    @property
+    def flops(self) -> float | None:
+        """Floating-point operations a second of the whole step."""
+        return None if self.flop is None else self.flop * self.batch / self.seconds
+
+    @property
+    def share(self) -> float | None:
+        """Of the fastest matrix product's rate, by the whole step: the median of the rounds."""
+        return self._share(self.step)
+
+    @property
+    def passes_share(self) -> float | None:
+        """The same by the forward and backward pass alone."""
+        return self._share(self.passes)
+
+    def _share(self, seconds: Sequence[float]) -> float | None:
+        if self.flop is None or not self.peak:
+            return None
+        pairs = zip(seconds, self.peak, strict=True)
+        return statistics.median(self.flop * self.batch / (one * peak) for one, peak in pairs)
+
+    @property
+    def waiting(self) -> float | None:
+        """Share of the time with loading that the step alone does not take."""
+        return None if self.loading is None else max(0.0, 1 - self.seconds / self.loading)
+
+    @property
+    def foretold(self) -> float | None:
+        """Predicted over measured seconds."""
+        return None if self.predicted is None else self.predicted / self.seconds
+
+    @property
+    def foretold_processor(self) -> float | None:
+        """The same over the processor's seconds of a thread, which other work on the machine touches less."""
+        taken = statistics.median(self.step_processor) / self.threads
+        return self.predicted / taken if self.predicted is not None and taken else None
+
+    @property
+    def case(self) -> tuple[Any, ...]:
+        """What all contestants of one case share."""
+        return self.objective, self.model, self.batch, self.precision, self.compiled, self.accumulate
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What no other row of a report shares."""
+        return *self.case, self.contestant, self.devices
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it: the fields, and the figures that follow from them."""
+        return {**asdict(self), **{name: getattr(self, name) for name in DERIVED}}
+
+
+def of(case: Case, contestant: str, timings: Sequence[Timing], **figures: Any) -> Row:
+    """The row of a contestant from its rounds."""
+    peaks = [one.peak for one in timings if one.peak is not None]
+    return Row(
+        objective=case.recipe.objective.objective,
+        model=case.recipe.model.model,
+        batch=case.batch,
+        precision=case.recipe.precision,
+        compiled=case.compiled,
+        accumulate=case.accumulate,
+        contestant=contestant,
+        step=[one.step.wall for one in timings],
+        passes=[one.passes.wall for one in timings],
+        step_processor=[one.step.processor for one in timings],
+        passes_processor=[one.passes.processor for one in timings],
+        peak=peaks if len(peaks) == len(timings) else [],
+        **figures,
+    )
+
+
+def over_ours(row: Row, rows: Sequence[Row], figure: str) -> float | None:
+    """A contestant's figure over ours in the same case; None for ours itself, or where ours is not known."""
+    ours = next((one for one in rows if one.contestant == OURS and one.devices == 1 and one.case == row.case), None)
+    mine, theirs = getattr(row, figure), getattr(ours, figure, None)
+    return mine / theirs if row.contestant in AGAINST and mine and theirs else None
+
+
+def efficiency(row: Row, rows: Sequence[Row]) -> float | None:
+    """Images a second over those of as many times the fewest devices that the case was measured on."""
+    same = [one for one in rows if one.contestant == SCALING and one.case == row.case]
+    least = min(same, key=lambda one: one.devices, default=None)
+    if row.contestant != SCALING or least is None:
+        return None
+    return row.images_per_second / least.images_per_second * least.devices / row.devices

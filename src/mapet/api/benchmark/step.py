@@ -1,0 +1,124 @@
+"""The training step as ``fit`` does it, timed in alternating rounds."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mapet.api.benchmark.case import Case, Contestant
+from mapet.api.benchmark.clock import Laps, Spent, synchronize
+from mapet.engine.fit import backward, clip
+from mapet.engine.optim import adamw
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+WARM = 2  # first steps of each contestant, which do not count
+ROUND = {"cpu": 0.1, "cuda": 0.5}  # seconds that a round lasts at least, in as many steps as that takes
+
+
+class Runner:
+    """One contestant on the device, with its optimiser. The learning rate is 0, so that every step does the same.
+
+    Attributes:
+        name: the contestant's.
+        memory: bytes of a GPU at the most, beyond what was there before; None on a CPU, or after a single step.
+    """
+
+    def __init__(self, contestant: Contestant, case: Case, fabric: "Fabric", warm: int = WARM) -> None:
+        o = case.recipe.optimization
+        self.name, self.fabric, self.limit = contestant.name, fabric, o.clip_grad
+        self.accumulate = -(-case.accumulate // fabric.world_size)  # each process has a share of the batch
+        before = _allocated(fabric.device)
+        module = contestant.module.train()
+        optimizer = adamw(module, weight_decay=o.weight_decay, betas=o.betas, no_decay=o.no_decay)
+        self.model, self.optimizer = fabric.setup(torch.compile(module) if case.compiled else module, optimizer)
+        self.batch = {name: self._share(tensor).to(fabric.device) for name, tensor in contestant.batch.items()}
+        for _ in range(warm):
+            self.step()
+        self.memory = self._most(before) if warm > 1 else None
+
+    def step(self, batch: Mapping[str, Tensor] | None = None, laps: Laps | None = None) -> None:
+        """Forward, backward, clipping, optimiser; ``laps`` are marked between backward and clipping, and at the end."""
+        backward(self.fabric, self.model, self.batch if batch is None else batch, self.accumulate)
+        if laps:
+            laps.mark()
+        clip(self.fabric, self.model, self.optimizer, self.limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if laps:
+            laps.mark()
+
+    def _share(self, tensor: Tensor) -> Tensor:
+        """This process's part of a batch."""
+        return tensor.tensor_split(self.fabric.world_size)[self.fabric.global_rank]
+
+    def _most(self, before: int) -> int | None:
+        if self.fabric.device.type != "cuda":
+            return None
+        torch.cuda.reset_peak_memory_stats(self.fabric.device)
+        self.step()
+        return torch.cuda.max_memory_allocated(self.fabric.device) - before
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+class Timing(NamedTuple):
+    """Means of the steps of one round: the whole step, and its forward and backward pass alone.
+
+    ``peak`` is what the machine's fastest product did right after it, in FLOP/s; None where that is not known.
+    """
+
+    step: Spent
+    passes: Spent
+    peak: float | None = None
+
+
+def alternate(
+    runners: Sequence[Runner], rounds: int, device: torch.device, peak: Callable[[], float | None] | None = None
+) -> list[list[Timing]]:
+    """``rounds`` timings of each runner; every round has all of them in turn, and on all processes as many steps.
+
+    With ``peak`` the machine is measured beside each timing, as its speed may change from minute to minute.
+    """
+    once = [_round(runner, 1, device).step.wall for runner in runners]
+    steps = runners[0].fabric.broadcast([max(1, math.ceil(ROUND[device.type] / seconds)) for seconds in once])
+    turns = [
+        [_round(runner, count, device, peak) for runner, count in zip(runners, steps, strict=True)]
+        for _ in range(rounds)
+    ]
+    return [list(column) for column in zip(*turns, strict=True)]
+
+
+def _round(runner: Runner, steps: int, device: torch.device, peak: Callable[[], float | None] | None = None) -> Timing:
+    laps = Laps(device)
+    synchronize(device)
+    laps.mark()
+    for _ in range(steps):
+        runner.step(laps=laps)
+    spent = laps.spent()
+    passes, rest = _mean(spent[0::2]), _mean(spent[1::2])
+    return Timing(Spent(passes.wall + rest.wall, passes.processor + rest.processor), passes, peak() if peak else None)
+
+
+def _mean(spent: Sequence[Spent]) -> Spent:
+    return Spent(*(statistics.fmean(clock) for clock in zip(*spent, strict=True)))
+
+
+def over_stream(runner: Runner, stream: Iterable[Mapping[str, Tensor]], skip: int, steps: int) -> float:
+    """Wall seconds a step over ``stream``, whose first ``skip`` batches do not count; at most ``steps`` do."""
+    device, laps = runner.fabric.device, Laps(runner.fabric.device)
+    for number, batch in enumerate(stream):
+        if number == skip:
+            synchronize(device)
+            laps.mark()
+        runner.step(batch)
+        if number + 1 == skip + steps:
+            break
+    laps.mark()
+    return laps.spent()[0].wall / steps

@@ -1,0 +1,180 @@
+"""The evaluations of a comparison: each a function from a trained cell to its scores, under a protocol's name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mapet.api.compare.plan import Cell, Plan
+from mapet.cli.probe import Probe, labelled_features
+from mapet.config.recipe import Machine
+
+if TYPE_CHECKING:
+    from mapet.cli.probe import Labelled
+    from mapet.config.finetune import Backbone, Tuning
+    from mapet.evals.score import Score
+    from mapet.method.encoder import Encoder
+
+
+class Subject:
+    """A cell's encoder before the labelled pictures, which are the same for all cells and seeds.
+
+    Args:
+        encoder: trained, or at its start.
+        cell: whose encoder it is.
+        run: its run's folder.
+        plan: names the labelled pictures.
+        machine: how they are read.
+    """
+
+    def __init__(self, encoder: "Encoder", cell: Cell, run: Path, plan: Plan, machine: Machine) -> None:
+        self.encoder, self.cell, self.run, self.plan, self.machine = encoder, cell, run, plan, machine
+        self.known: dict[str, tuple[Labelled, Labelled, int]] = {}
+
+    def features(self, pool: str) -> "tuple[Labelled, Labelled, int]":
+        """Training and test features with labels, and the number of classes; computed once for each pool."""
+        if pool not in self.known:
+            m, p = self.machine, self.plan
+            probe = Probe(limit=p.eval_limit, accelerator=m.accelerator, workers=m.workers, max_bad=m.max_bad)
+            self.known = {
+                pool: labelled_features(self.encoder, p.labelled, p.recipe.seed, probe, pool)
+            }  # one at a time
+        return self.known[pool]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How an encoder is measured; ``pool`` says by which features, if by any."""
+
+    measure: "Callable[[Subject], Mapping[str, Score]]"
+    protocol: Callable[[Plan], str]
+    pool: str | None = None
+
+
+def _knn(subject: Subject) -> "Mapping[str, Score]":
+    from mapet.evals.knn import knn
+
+    train, test, classes = subject.features("avg")
+    return knn(train, test, classes=classes)
+
+
+def _knn_protocol(plan: Plan) -> str:
+    from mapet.evals.knn import protocol
+
+    return protocol()
+
+
+def _linear(name: str, pool: str) -> Evaluation:
+    def measure(subject: Subject) -> "Mapping[str, Score]":
+        from mapet.engine.distributed import pick_device
+        from mapet.evals.linear import linear
+
+        train, test, classes = subject.features(pool)
+        device = None if name == "quick" else pick_device(subject.machine.accelerator)
+        return linear(train, test, classes=classes, protocol=name, device=device)
+
+    def protocol(plan: Plan) -> str:
+        from mapet.evals.features import POOLS, UNPOOLED
+        from mapet.evals.linear import PROTOCOLS
+
+        return f"{PROTOCOLS[name]}, {(POOLS | UNPOOLED)[pool]}"
+
+    return Evaluation(measure, protocol, pool)
+
+
+def _attentive(subject: Subject) -> "Mapping[str, Score]":
+    from mapet.engine.distributed import pick_device
+    from mapet.evals.attentive import attentive
+
+    train, test, classes = subject.features("patches")
+    return attentive(train, test, classes=classes, device=pick_device(subject.machine.accelerator))
+
+
+def _attentive_protocol(plan: Plan) -> str:
+    from mapet.evals.attentive import PROTOCOL
+
+    return PROTOCOL
+
+
+def _fewshot(subject: Subject) -> "Mapping[str, Score]":
+    from mapet.evals.fewshot import fewshot
+
+    train, test, classes = subject.features("avg")
+    return fewshot(train, test, classes=classes)
+
+
+def _fewshot_protocol(plan: Plan) -> str:
+    from mapet.evals.features import POOLS
+    from mapet.evals.fewshot import protocol
+
+    return f"{protocol()}, {POOLS['avg']}"
+
+
+def _finetune(subject: Subject) -> "Mapping[str, Score]":
+    run = subject.run.with_name(f"{subject.run.name}-finetune")
+    return tuned(tuning(subject.plan, subject.cell, str(subject.run.absolute())), run, subject.machine)
+
+
+def _finetune_protocol(plan: Plan) -> str:
+    from mapet.config.finetune import protocol
+
+    return protocol(plan.tuning)
+
+
+EVALUATIONS = {
+    "knn": Evaluation(_knn, _knn_protocol, "avg"),
+    "linear": _linear("quick", "avg"),
+    "linear-mae": _linear("mae", "avg"),
+    "linear-beit": _linear("beit", "layers"),
+    "attentive": Evaluation(_attentive, _attentive_protocol, "patches"),
+    "fewshot": Evaluation(_fewshot, _fewshot_protocol, "avg"),
+    "finetune": Evaluation(_finetune, _finetune_protocol),
+}
+
+
+def tuning(plan: Plan, cell: Cell, start: str) -> "Tuning":
+    """The plan's fine-tuning from ``start``; under a limit each seed draws labelled pictures of its own."""
+    from mapet.config.finetune import RANDOM
+
+    t = replace(plan.tuning, start=start, data=plan.labelled, limit=plan.eval_limit, seed=cell.recipe.seed)
+    return replace(t, backbone=_backbone(cell, t.backbone.image_size)) if start == RANDOM else t
+
+
+def _backbone(cell: Cell, image_size: int | None) -> "Backbone":
+    """The shape of the cell's encoder, as fine-tuning from random numbers wants it told."""
+    from mapet.config.finetune import Backbone
+
+    m = cell.recipe.model
+    return Backbone(
+        image_size=image_size or m.image_size,
+        num_heads=m.num_heads,
+        model=m.model,
+        embed_dim=m.embed_dim,
+        depth=m.depth,
+        patch_size=m.patch_size,
+        init_values=m.init_values or 0.0,
+        pos_embed=m.pos_embed,
+    )
+
+
+def tuned(t: "Tuning", folder: Path, machine: Machine) -> "dict[str, Score]":
+    """The test scores of a fine-tuning in ``folder``, which is begun, gone on with or finished already.
+
+    Raises:
+        MapetError, Stopped: as ``finetune``.
+    """
+    import json
+
+    from mapet.api.compare.results_folder import follow
+    from mapet.cli.finetune import finetune, resume
+    from mapet.cli.options import silent
+    from mapet.engine.run import Run
+    from mapet.evals.score import Score
+
+    if Run(folder).recipe.is_file():
+        follow(t, Run(folder))
+        run = resume(folder, machine, say=silent)
+    else:
+        run = finetune(t, folder, machine, say=silent)
+    last: dict[str, Any] = json.loads((run.folder / "scores.json").read_text())[-1]
+    return {name: Score(**score) for name, score in last.items() if isinstance(score, dict)}

@@ -1,0 +1,132 @@
+"""One cell of a comparison after another: trained, measured, noted; whatever is noted already is skipped."""
+
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from mapet.api.compare.evaluations import EVALUATIONS, Subject, tuned, tuning
+from mapet.api.compare.plan import Arm, Cell, Plan
+from mapet.api.compare.results_folder import Ledger, follow
+from mapet.cli.options import silent
+from mapet.config.recipe import Machine, Recipe
+
+if TYPE_CHECKING:
+    from mapet.engine.run import Run
+    from mapet.method.encoder import Encoder
+
+
+def macs(arm: Arm) -> int:
+    """Multiply-accumulates of one image's training step: forward and backward."""
+    return _macs(arm)[1]
+
+
+def _macs(arm: Arm) -> tuple[int, int]:
+    """Of one image's forward pass, and of its training step."""
+    import torch
+
+    from mapet.build.pretrain import build_encoder, build_objective
+    from mapet.method import cost
+
+    with torch.device("meta"):
+        if arm.method in ("random", "scratch"):
+            forward = cost.macs(build_encoder(arm.recipe))
+            return forward, 3 * forward * (arm.method == "scratch")
+        objective = build_objective(arm.recipe, arm.vocabulary)
+    return objective.macs(), objective.macs(training=True)
+
+
+def images(recipe: Recipe) -> int:
+    """Pictures of one epoch: whole batches."""
+    count, batch = _count(recipe.data), recipe.optimization.batch_size
+    return min(count, recipe.limit or count) // batch * batch
+
+
+@cache
+def _count(data: str) -> int:
+    from mapet.data.dataset import open_source
+
+    return len(open_source(data))
+
+
+def finish(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> None:
+    """Train the cell and measure it, as far as that is not done.
+
+    Raises:
+        MapetError: as ``pretrain`` and the evaluations.
+        Stopped: a signal came; calling again goes on.
+    """
+    if "cost" not in ledger.known(cell):
+        _train(cell, plan, ledger, machine)
+    if plan.knn_every and cell.arm.method in plan.objectives:
+        _measure_curve(cell, plan, ledger, machine)
+    if cell.arm.method == "scratch":
+        return
+    wanted = [name for name in plan.evaluate if name != "finetune" or cell.arm.method != "random"]
+    missing = [name for name in wanted if name not in ledger.known(cell)]
+    if missing:
+        subject = Subject(_encoder(cell, ledger), cell, ledger.run(cell), plan, machine)
+        for name in missing:
+            ledger.note_scores(cell, name, EVALUATIONS[name].measure(subject))
+
+
+def _train(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> None:
+    from mapet.engine.distributed import pick_device
+    from mapet.engine.peak import forget_peak, peak
+
+    forward, training = _macs(cell.arm)
+    cost: dict[str, float] = {"macs": forward, "training_macs": training, "epochs": 0, "steps": 0, "images": 0}
+    if cell.arm.method == "random":
+        ledger.note(cell, "cost", {**cost, "seconds": None, "peak": None})
+        return
+    device = pick_device(machine.accelerator)
+    forget_peak(device)
+    run = _scratch(cell, plan, ledger, machine) if cell.arm.method == "scratch" else _run(cell, plan, ledger, machine)
+    steps = run.completed
+    settings = plan.tuning.optimization if cell.arm.method == "scratch" else cell.recipe.optimization
+    cost |= {"epochs": settings.epochs, "steps": steps, "images": steps * settings.batch_size}
+    ledger.note(cell, "cost", {**cost, "seconds": run.seconds(steps), "peak": peak(device)})
+
+
+def _run(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> "Run":
+    from mapet.cli.pretrain import pretrain, resume
+    from mapet.engine.run import Run
+
+    folder, step = ledger.run(cell), cell.recipe.optimization.batch_size
+    every = max(1, round(plan.knn_every * images(cell.recipe) / step))
+    kept = replace(machine, save_every=every) if plan.knn_every else machine
+    if Run(folder).recipe.is_file():
+        follow(cell.recipe, Run(folder))
+        return resume(folder, kept, say=silent)
+    return pretrain(cell.recipe, folder, kept, say=silent)
+
+
+def _scratch(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> "Run":
+    """Supervised training from random numbers, whose test scores are those of fine-tuning."""
+    from mapet.engine.run import Run
+
+    scores = tuned(tuning(plan, cell, "random"), ledger.run(cell), machine)
+    ledger.note_scores(cell, "finetune", scores)
+    return Run(ledger.run(cell))
+
+
+def _encoder(cell: Cell, ledger: Ledger) -> "Encoder":
+    from mapet.build.pretrain import build_encoder, load_encoder
+
+    return build_encoder(cell.recipe) if cell.arm.method == "random" else load_encoder(ledger.run(cell))[0]
+
+
+def _measure_curve(cell: Cell, plan: Plan, ledger: Ledger, machine: Machine) -> None:
+    """k-NN accuracy of every kept checkpoint, which is deleted then, and of the last."""
+    from mapet.build.pretrain import encoder_at
+    from mapet.engine.run import Run
+
+    last, end = Run(ledger.run(cell)).last, str(ledger.known(cell)["cost"]["steps"])
+    for path in [*sorted(last.parent.glob("step-*.safetensors")), last]:
+        step = end if path == last else str(int(path.stem.removeprefix("step-")))
+        curve = ledger.known(cell).get("curve", {})
+        if step not in curve:
+            encoder, _ = encoder_at(path, cell.recipe)
+            scores = EVALUATIONS["knn"].measure(Subject(encoder, cell, ledger.run(cell), plan, machine))
+            ledger.note(cell, "curve", {**curve, step: scores["top1"].value})
+        if path != last:
+            path.unlink()

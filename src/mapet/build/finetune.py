@@ -1,0 +1,181 @@
+"""Fine-tuning put together: the classifier over an encoder that it starts from, and what a training step is given."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mapet.config.finetune import Tuning
+from mapet.config.recipe import read
+from mapet.data.augment import normalize, to_float
+from mapet.data.decode import Batch
+from mapet.data.device import to_device
+from mapet.data.loader import Shuffled, Stream
+from mapet.data.policy import Erasing, Mixing
+from mapet.engine.fit import Batches
+from mapet.engine.optim import Optim, adamw, layer_scale, scheduled
+from mapet.engine.run import Run, load_checkpoint, parts, prefixed
+from mapet.evals.finetune import FineTuning
+from mapet.interop.timm import arguments
+from mapet.method.encoder import Classifier, Encoder
+from mapet.utils.errors import MapetError
+from mapet.utils.io import replace_file
+from mapet.utils.rng import exact, hashed
+
+KEY = 0xF17E  # salt
+HEAD = 0.001  # BEiT's factor of a new head's weights, drawn as a truncated normal 0.02; MAE's deviation is the same
+
+
+def classifier_over(found: Encoder, t: Tuning, classes: int) -> Classifier:
+    """A classifier with the weights of ``found``, at the tuning's image size and drop path.
+
+    The mean of the patches and a fresh norm feed a fresh head, drawn from the seed; where ``found`` has a head and the
+    tuning keeps it, its own pooling and norm stay too. Fixed positions become learned ones, as in MAE.
+
+    Raises:
+        MapetError: another number of classes than a head that is kept has, pictures that are not square RGB, or an
+            image size that the patches do not tile.
+    """
+    keeps, side = found.num_classes > 0 and not t.fresh_head, t.backbone.image_size or found.img_size[0]
+    _check(found, side, classes if keeps else found.num_classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(t.seed)
+        model = Classifier(
+            **{
+                **arguments(found),
+                "img_size": side,
+                "drop_path_rate": t.drop_path,
+                "global_pool": found.global_pool if keeps else "avg",
+                "num_classes": classes,
+            }
+        )
+    for parameter in model.head.parameters():
+        parameter.data *= HEAD
+    weights = dict(found.state_dict())
+    for name in [name for name in weights if not keeps and name.startswith(("head.", "norm."))]:
+        del weights[name]
+    weights["pos_embed"] = resampled(weights["pos_embed"], found.grid, model.grid)
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def _check(found: Encoder, side: int, classes: int) -> None:
+    (height, width), patch = found.img_size, found.patch_size
+    if found.num_classes != classes:
+        raise MapetError(
+            f"FROM was fine-tuned for {found.num_classes} classes, and the data have {classes}: "
+            "give --fresh-head to draw a new head."
+        )
+    if height != width or found.in_chans != 3:
+        raise MapetError(
+            f"FROM takes images of {found.in_chans} × {height} × {width}, and fine-tuning has square RGB pictures: "
+            "give another FROM."
+        )
+    if side % patch[0] or side % patch[1]:
+        raise MapetError(
+            f"--image-size {side} does not fit: FROM's patches of {patch[0]} × {patch[1]} pixels must tile the image."
+        )
+
+
+def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """(1, 1 + L, D) positions on another grid by timm's bicubic interpolation; that of CLS stays."""
+    from timm.layers import resample_abs_pos_embed
+
+    positions: Tensor = resample_abs_pos_embed(table, list(new), list(old))
+    return positions
+
+
+def begin(run: Run, classifier: Classifier, t: Tuning, about: Mapping[str, Any]) -> None:
+    """Write the classifier's shape with what is known ``about`` it, and as checkpoint 0 its weights.
+
+    From here on the run needs FROM no more.
+    """
+    head = {"drop_path_rate": classifier.drop_path_rate, "num_classes": classifier.num_classes}
+    shape = {**about, "model": {**arguments(classifier), **head}}
+    replace_file(run.classifier, json.dumps(shape, indent=1) + "\n")
+    objective = FineTuning(classifier)
+    averaged = [(name, p.clone()) for name, p in objective.named_parameters() if t.optimization.ema_decay]
+    run.save(0, {**prefixed("model", objective.state_dict().items()), **prefixed("ema", averaged)})
+
+
+def shaped(run: Run) -> tuple[Classifier, dict[str, Any]]:
+    """A classifier of the shape that a fine-tuning's folder tells, its weights arbitrary, and all that ``begin`` wrote.
+
+    Raises:
+        MapetError: no folder of a fine-tuning.
+    """
+    if not run.classifier.is_file():
+        raise MapetError(f"{run.folder} holds no fine-tuning: there is no {run.classifier.name} in it.")
+    content = json.loads(run.classifier.read_text())
+    return Classifier(**content["model"]), content
+
+
+def load_classifier(folder: str | Path) -> tuple[Classifier, Tuning, int]:
+    """The classifier of a fine-tuning's last checkpoint, its settings, and the steps it was trained for.
+
+    With a moving average in the checkpoint, that is what is loaded.
+
+    Raises:
+        MapetError: no fine-tuning, no checkpoint yet, or one that does not fit.
+    """
+    run = Run.open(folder)
+    classifier, _ = shaped(run)
+    if not run.last.exists():
+        raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
+    step, tensors = load_checkpoint(run.last)
+    try:
+        FineTuning(classifier).load_state_dict({**parts(tensors, "model"), **parts(tensors, "ema")})
+    except RuntimeError as error:
+        raise MapetError(f"{run.last} does not fit {run.classifier}: was one of them changed by hand?") from error
+    return classifier.eval(), read(run.recipe, Tuning), step
+
+
+def build_optim(t: Tuning, objective: FineTuning, batches: Batches) -> Optim:
+    """AdamW with layer decay under a warm-up cosine in steps; a warm-up longer than the run ends with it."""
+    o = t.optimization
+    optimizer = adamw(
+        objective,
+        weight_decay=o.weight_decay,
+        betas=o.betas,
+        no_decay=o.no_decay,
+        scale=layer_scale(len(objective.classifier.blocks), t.layer_decay),
+    )
+    lr = scheduled(batches, peak=t.lr, floor=o.min_lr, start=o.warmup_lr, warmup_epochs=o.warmup_epochs)
+    return Optim(optimizer, lr, o.clip_grad, o.ema_decay)
+
+
+class Lessons(Stream):
+    """The training stream of a fine-tuning: ``Shuffled`` pictures as arguments of ``FineTuning.forward``."""
+
+    def __init__(self, t: Tuning, shuffled: Shuffled, classes: int, device: torch.device) -> None:
+        a, self.seed, self.shuffled, self.device = t.augmentation, t.seed, shuffled, device
+        self.labels = torch.full((len(shuffled.source),), -1)
+        self.labels[shuffled.places] = torch.tensor([shuffled.source.label(i) for i in shuffled.places.tolist()])
+        self.erase = Erasing(t.seed, a.reprob, a.remode, a.recount)
+        self.mix = Mixing(t.seed, classes, a.mixup, a.cutmix, a.mixup_prob, a.mixup_switch_prob, a.smoothing)
+
+    def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
+        """The batches from step ``start`` on, on the device."""
+        return (self.prepared(step, batch) for step, batch in enumerate(self.shuffled(start), start))
+
+    def prepared(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """One batch as ``images`` (B, 3, H, W) normalised, ``targets`` (B, classes) and ``key`` (B,)."""
+        images = normalize(to_float(batch.images, self.device))
+        images = self.erase(images, batch.epoch, batch.index)
+        images, targets = self.mix(images, to_device(self.labels[batch.index], self.device), step)
+        key = hashed(self.seed, KEY, batch.epoch, batch.index[: len(images)])
+        return {"images": images, "targets": targets, "key": to_device(key, exact(self.device))}
+
+
+class Until:
+    """The first ``steps`` steps of a stream."""
+
+    def __init__(self, stream: Batches, steps: int) -> None:
+        self.stream, self.steps, self.steps_per_epoch = stream, steps, stream.steps_per_epoch
+
+    def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
+        """The batches from step ``start`` on."""
+        return (batch for _, batch in zip(range(start, self.steps), self.stream(start), strict=False))

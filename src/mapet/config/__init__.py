@@ -1,0 +1,1 @@
+"""Settings as dataclasses, their YAML form, and named recipes."""

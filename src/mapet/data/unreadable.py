@@ -1,0 +1,89 @@
+"""The ledger of pictures that could not be used: each counted once, listed, and bounded."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from mapet.utils.errors import MapetError
+from mapet.utils.io import encoded, replace_file
+from mapet.utils.lock import hold
+
+
+class BadPictures:
+    """Counts bad pictures by key and stops the work when they are more than ``limit`` of ``total``.
+
+    Used in main processes only. With ``path`` every new key is appended to that file as ``key<TAB>reason``; the file is
+    created by the first bad picture, and the keys that it already lists are known (and counted) on reopening. Several
+    processes may share it: each learns of the others' pictures with the next of its own.
+    """
+
+    def __init__(self, total: int, limit: float = 0.01, path: Path | None = None) -> None:
+        self.total = total
+        self.limit = limit
+        self.path = path
+        self._reasons = listed(path) if path else {}
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._reasons
+
+    def add(self, key: str, reason: str) -> None:
+        """Note one bad picture; a key that is known already changes nothing.
+
+        Raises:
+            MapetError: more than ``limit * total`` pictures are bad.
+        """
+        if key not in self._reasons:
+            self._reasons[key] = " ".join(reason.split())
+            if self.path:
+                self._list(self.path, key)
+        if len(self) > self.limit * self.total:
+            raise MapetError(self._too_many())
+
+    def _list(self, path: Path, key: str) -> None:
+        with path.open("a+b") as file:
+            hold(file, wait=True)
+            file.seek(0)
+            others = _parsed(file.read())
+            if key not in others:
+                file.write(encoded(f"{key}\t{self._reasons[key]}\n"))
+            self._reasons |= others
+
+    def forget(self, usable: Callable[[str], bool]) -> None:
+        """Take off the list what was mended: the keys that are ``usable`` now."""
+        known = len(self)
+        self._reasons = {key: reason for key, reason in self._reasons.items() if not usable(key)}
+        if self.path and len(self) < known:
+            replace_file(self.path, encoded("".join(f"{key}\t{reason}\n" for key, reason in self._reasons.items())))
+            if not self._reasons:
+                self.path.unlink()
+
+    def note(self) -> str | None:
+        """One line that names the first of them; None where there are none."""
+        return f"{self._count()}: {self._examples()}" if self._reasons else None
+
+    def _too_many(self) -> str:
+        remedy = "Mend or remove them and delete that list" if self.path else "Mend or remove them"
+        allowed = f"more than the {self.limit:.2%} allowed"
+        return f"{self._count()}, {allowed}: {self._examples()} {remedy}, or raise --max-bad."
+
+    def _count(self) -> str:
+        return f"{len(self)} of {self.total} pictures cannot be used"
+
+    def _examples(self) -> str:
+        examples = ", ".join(f"{key} ({reason})" for key, reason in islice(self._reasons.items(), 3))
+        where = f" These are listed in {self.path}." if self.path else ""
+        return f"{examples}{', …' if len(self) > 3 else ''}.{where}"
+
+
+def listed(path: Path) -> dict[str, str]:
+    """The reasons by key of a ledger's file; empty where there is none."""
+    return _parsed(path.read_bytes()) if path.is_file() else {}
+
+
+def _parsed(content: bytes) -> dict[str, str]:
+    lines = content.decode("utf-8", "surrogateescape").split("\n")
+    fields = (line.rpartition("\t") for line in lines)
+    return {key: reason for key, tab, reason in fields if tab}

@@ -1,0 +1,127 @@
+"""What is written down about each step: metrics.csv, TensorBoard, the pace; and a stop when it is no number."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from mapet.engine.run import Run
+from mapet.utils.errors import MapetError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+T = TypeVar("T")
+DELAY = 10  # steps whose figures may stay on an accelerator, so that a step never waits for them
+WINDOW = 50  # steps that ``recent`` averages
+
+
+class Journal:
+    """Collects each step's figures, averaged over the processes; the first process writes them.
+
+    On a CPU a step is checked before the weights move; elsewhere at most ``DELAY`` steps later, and always before a
+    checkpoint is written.
+    """
+
+    def __init__(self, run: Run, fabric: "Fabric", steps_per_epoch: int, start: int) -> None:
+        self.run, self.fabric, self.steps_per_epoch, self.good = run, fabric, steps_per_epoch, start
+        self.names: list[str] = []
+        self.pending: list[tuple[int, float, Tensor]] = []
+        self.rows: deque[dict[str, float]] = deque(maxlen=WINDOW)
+        self.delay = 1 if fabric.device.type == "cpu" else DELAY
+        self.images, self.waited, self.since = 0, 0.0, time.monotonic()
+        self.began = self.since - run.seconds(start)
+        self.writer: Any = None
+
+    def __enter__(self) -> Self:
+        if self.fabric.is_global_zero:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.run.trim_metrics(self.good)
+            self.writer = SummaryWriter(self.run.folder / "tensorboard", purge_step=self.good + 1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.writer:
+            self.writer.close()
+
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; the time that the step waits for them is counted."""
+        while True:
+            before = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.waited += time.monotonic() - before
+            yield batch
+
+    def record(self, step: int, lr: float, figures: Mapping[str, Tensor], images: int) -> None:
+        """Note one step's scalars; raises what ``flush`` raises."""
+        self.names = list(figures)
+        values = torch.stack([figure.detach().float() for figure in figures.values()])
+        self.pending.append((step, lr, values))
+        self.images += images * self.fabric.world_size
+        if len(self.pending) >= self.delay:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending.
+
+        Raises:
+            MapetError: a figure is NaN or infinite; the rows before it are written.
+        """
+        if not self.pending:
+            return
+        steps, rates, values = zip(*self.pending, strict=True)
+        self.pending = []
+        table = self.fabric.all_reduce(torch.stack(values), reduce_op="mean")
+        rows = [self._row(*entry) for entry in zip(steps, rates, table.tolist(), strict=True)]
+        bad = next((row for row in rows if not all(map(math.isfinite, row.values()))), None)
+        self._write(rows[: rows.index(bad)] if bad else rows)
+        if bad:
+            self._give_up(bad)
+
+    def recent(self) -> dict[str, float]:
+        """Mean figures of the last steps."""
+        return {name: sum(row[name] for row in self.rows) / len(self.rows) for name in self.rows[-1]}
+
+    def pace(self) -> str:
+        """Images per second and share of waiting for data, since the last call."""
+        seconds = time.monotonic() - self.since
+        text = f"{self.images / seconds:.0f} img/s  wait {100 * self.waited / seconds:.0f} %"
+        self.images, self.waited, self.since = 0, 0.0, time.monotonic()
+        return text
+
+    def note_time(self, step: int) -> None:
+        """Write down how long the steps so far took, those before an interruption included."""
+        if self.fabric.is_global_zero:
+            self.run.note_seconds(step, time.monotonic() - self.began)
+
+    def _row(self, step: int, lr: float, values: list[float]) -> dict[str, float]:
+        epoch = 1 + (step - 1) // self.steps_per_epoch
+        return {"step": step, "epoch": epoch, "lr": lr, **dict(zip(self.names, values, strict=True))}
+
+    def _write(self, rows: list[dict[str, float]]) -> None:
+        self.rows.extend(rows)
+        if rows and self.fabric.is_global_zero:
+            self.run.append_metrics(rows)
+            for row in rows:
+                for name in ("lr", *self.names):
+                    self.writer.add_scalar(name, row[name], row["step"])
+
+    def _give_up(self, row: dict[str, float]) -> None:
+        what = ", ".join(f"{name} {row[name]}" for name in self.names if not math.isfinite(row[name]))
+        saved = self.run.checkpoint
+        kept = f"The checkpoint of step {saved.step} is kept: {saved.path}." if saved else "None was saved yet."
+        raise MapetError(
+            f"Training stopped at step {int(row['step'])}: {what}. {kept} "
+            "Try a lower --lr, more --warmup-epochs or --precision float32."
+        )

@@ -1,0 +1,80 @@
+"""What the probes that are trained by gradient steps share: the steps, the start, the rate and the answers."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mapet.evals.score import place
+from mapet.utils.rng import fraction, hashed
+
+CHUNK = 1024  # pictures answered at a time
+
+
+def descend(
+    probe: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: tuple[Tensor, Tensor],
+    index: Tensor,
+    *,
+    epochs: int,
+    batch: int,
+    rate: Callable[[float], float],
+    key: tuple[int, int],
+) -> None:
+    """Lower the cross-entropy of ``probe``, summed over its heads, where it lies; then set it to eval mode.
+
+    Args:
+        probe: (B, …) features → (B, classes) scores, or (B, heads, classes).
+        optimizer: over its parameters.
+        data: (N, …) float features and (N,) int64 labels, on any device.
+        index: (M,) int64, the pictures to train on.
+        epochs: passes over them; what does not fill an epoch's last batch is left out.
+        batch: pictures a step, at most M.
+        rate: epochs done, with a fraction → learning rate.
+        key: keys of each epoch's order.
+    """
+    (features, labels), device = data, next(probe.parameters()).device
+    steps = len(index) // batch
+    probe.train()
+    for epoch in range(epochs):
+        order = index[hashed(*key, epoch, index).argsort()]
+        for step, rows in enumerate(order[: steps * batch].view(steps, batch)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate(epoch + step / steps)
+            optimizer.zero_grad()
+            loss(probe(features[rows].to(device)), labels[rows].to(device)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    probe.eval()
+
+
+def loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of (B, classes) or (B, heads, classes) scores: the mean over pictures, the sum over heads."""
+    heads = scores[0].numel() // scores.shape[-1]
+    return heads * F.cross_entropy(scores.flatten(0, -2), labels.repeat_interleave(heads))
+
+
+@torch.no_grad()
+def places(probe: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
+    """(N,) or (N, heads) int64 on the CPU: how many classes each head sets before a picture's right one."""
+    device, found = next(probe.parameters()).device, []
+    for features, labels in zip(*(torch.split(part, CHUNK) for part in data), strict=True):
+        scores = probe(features.to(device)).cpu()
+        answers = labels.cpu().repeat_interleave(scores[0].numel() // scores.shape[-1])
+        found.append(place(scores.flatten(0, -2), answers).view(scores.shape[:-1]))
+    return torch.cat(found)
+
+
+def normal(shape: tuple[int, ...], deviation: float, *key: int) -> nn.Parameter:
+    """Normal numbers about 0 of a standard deviation: a pure function of the keys."""
+    chance = fraction(*key, torch.arange(math.prod(shape))).clamp(min=2.0**-54)
+    return nn.Parameter(deviation * torch.special.ndtri(chance).float().view(shape))
+
+
+def warm_cosine(epoch: float, warmup: int, epochs: int) -> float:
+    """The factor of the learning rate: linear from 0 to 1 over the warm-up, then half a cosine down to 0."""
+    if epoch < warmup:
+        return epoch / warmup
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))

@@ -1,0 +1,1 @@
+"""What every room uses: random bits, files, locks, foreign weights, process groups."""

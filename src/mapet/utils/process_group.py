@@ -1,0 +1,58 @@
+"""Processes that share one piece of work without gradients: each takes its part, and sums are agreed on."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mapet.utils.errors import MapetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Crew:
+    """This process among ``count``; the default is one that works alone.
+
+    Attributes:
+        rank: from 0; the process of rank 0 writes what all of them make.
+        count: processes, joined through ``torch.distributed`` where there are several.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and talks."""
+        return self.rank == 0
+
+    def share(self, places: "Tensor") -> "Tensor":
+        """This process's part of ``places`` (N,): one of ``count`` contiguous parts, equal up to one."""
+        return places.tensor_split(self.count)[self.rank]
+
+    def sum(self, tensor: "Tensor") -> "Tensor":
+        """The sum over all processes, the same bits on each; ``tensor`` itself may be overwritten.
+
+        Raises:
+            MapetError: another process has ended.
+        """
+        if self.count > 1:
+            from torch.distributed import all_reduce
+
+            try:
+                all_reduce(tensor)
+            except RuntimeError:
+                raise MapetError(
+                    f"Another of the {self.count} processes ended, and its own message says why: "
+                    "mend that and give the same command again."
+                ) from None
+        return tensor
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        import torch
+
+        self.sum(torch.zeros(1))
+
+
+ALONE = Crew()

@@ -1,0 +1,103 @@
+"""Pictures of a run as PNG files: is it learning? And what all figures have in common."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapet.utils.errors import MapetError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = (
+    "#0072B2",
+    "#D55E00",
+    "#6E6E6E",
+)  # told apart by colour-blind readers (Okabe and Ito 2008)
+
+
+def loss_curve(metrics_csv: Path, out: Path, chance: float | None = None) -> Path:
+    """Loss and, where there is one, token accuracy over the steps: a light line, and its running mean on top.
+
+    Args:
+        metrics_csv: a header with ``step`` and ``loss``, and perhaps ``epoch`` and ``accuracy``.
+        out: the PNG file to write.
+        chance: accuracy of a guess, for instance the share of the most frequent token, drawn as a dashed line.
+
+    Raises:
+        MapetError: no such file, no rows, or no ``step`` or ``loss`` in them.
+    """
+    columns = _read(Path(metrics_csv))
+    panels = {"loss": "loss (nats per token)", "accuracy": "token accuracy (%)"}
+    shown = [name for name in panels if name in columns and not np.isnan(columns[name]).all()]
+    figure = blank(4.6 * len(shown), 3.4)
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
+        unit = 100 if name == "accuracy" else 1
+        _curve(axes, columns["step"], unit * columns[name])
+        if name == "accuracy" and chance is not None:
+            axes.axhline(unit * chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
+        axes.set(xlabel=_step_label(columns), ylabel=panels[name])
+        axes.legend(frameon=False)
+    return save(figure, out)
+
+
+def _read(path: Path) -> dict[str, NDArray[np.float64]]:
+    """The columns of a CSV file; what is empty or no number becomes NaN."""
+    if not path.is_file():
+        raise MapetError(f"There is no metrics file {path}: give the metrics.csv of a run folder.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"step", "loss"} <= rows[0].keys():
+        raise MapetError(f"{path} has no rows with step and loss: give the metrics.csv of a run with steps.")
+    return {name: np.array([_number(row[name]) for row in rows]) for name in rows[0] if name}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _curve(axes: "Axes", step: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+    single = len(step) == 1
+    axes.plot(step, values, color=BLUE, alpha=0.25, linewidth=0.8, marker="o" if single else None)
+    window = 1 + 2 * (len(step) // 50)
+    label = "each step" if window == 1 else f"mean of {window} steps"
+    axes.plot(step, _running_mean(values, window), color=BLUE, linewidth=1.6, label=label)
+
+
+def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """The mean of the ``window`` (odd) of (N,) values about each place, fewer at the ends; NaN counts as absent."""
+    known = ~np.isnan(values)
+    kernel = np.ones(window)
+    sums, counts = (
+        np.convolve(part, kernel)[window // 2 :][: len(values)] for part in (np.where(known, values, 0), known)
+    )
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0.5)
+    return means
+
+
+def _step_label(columns: dict[str, NDArray[np.float64]]) -> str:
+    epochs = columns.get("epoch", np.array([np.nan]))[-1]
+    return "step" if np.isnan(epochs) else f"step ({epochs:g} epoch{'s' if epochs != 1 else ''} in all)"
+
+
+def blank(width: float, height: float) -> "Figure":
+    """A figure of its own, in inches: no window and no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: "Figure", out: Path) -> Path:
+    """Write the figure as a PNG file of 100 dots an inch, its folder made if need be."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=100, format="png")
+    return Path(out)

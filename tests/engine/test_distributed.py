@@ -1,0 +1,98 @@
+"""Who started this process, and how many of it there are: torchrun, srun, or nobody."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mapet.cli import pack
+from mapet.engine.distributed import Launched, crew, first_process, launched, pick_workers, world
+from mapet.utils.errors import MapetError
+
+STEP = {"STEP_NUM_TASKS": "4", "NTASKS": "4", "NTASKS_PER_NODE": "2", "NNODES": "2", "PROCID": "3", "LOCALID": "1"}
+STEP |= {"NODEID": "1", "JOB_ID": "7", "NODELIST": "n[1-2]"}
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Sets the variables that srun gives a task, changed or left out (None) as asked."""
+
+    def set_up(**changes):
+        for name, value in {**STEP, **changes}.items():
+            if value is not None:
+                monkeypatch.setenv(f"SLURM_{name}", value)
+
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    return set_up
+
+
+def test_nobody_started_this_process(slurm):
+    assert launched() == Launched(1, 0, 0)
+    assert first_process()
+
+
+def test_a_task_of_srun(slurm):
+    slurm()
+    assert launched() == Launched(4, 3, 1)
+    assert not first_process()
+
+
+def test_torchrun_inside_a_task_of_srun(slurm, monkeypatch):
+    slurm()
+    for name, value in {"WORLD_SIZE": "8", "RANK": "5", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == Launched(8, 5, 2)
+
+
+@pytest.mark.parametrize("rank", [None, "0"])
+def test_a_shell_in_an_allocation_is_one_process(slurm, rank):
+    """salloc, or a batch script, without srun: as many tasks as asked for, and one process."""
+    slurm(STEP_NUM_TASKS=None, NTASKS_PER_NODE=None, PROCID=rank, LOCALID=rank, NODEID=rank)
+    assert world(accelerator="cpu").world_size == 1
+    assert first_process()
+    with crew("cpu") as alone:
+        assert (alone.rank, alone.count) == (0, 1)
+
+
+def test_two_processes_of_a_batch_script_without_srun(tmp_path):
+    """The second is started by Fabric and sees the script's variables: it must not take itself for a task of srun."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from mapet.engine.distributed import joined\n"
+        "with joined(accelerator='cpu', devices=2) as fabric:\n"
+        "    print(fabric.all_gather(fabric.global_rank).tolist(), flush=True)\n"
+    )
+    batch = {f"SLURM_{name}": value for name, value in {**STEP, "NTASKS": "2", "JOB_NAME": "train"}.items()}
+    alone = {name: value for name, value in batch.items() if name not in ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")}
+    environment = {**os.environ, **alone, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("[0, 1]") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "devices", "nodes", "said"),
+    [
+        ({}, 1, 1, "4 processes were started, but --devices 1 × --num-nodes 1 are 1"),
+        ({}, 4, 1, "2 nodes with 2 processes each, but --num-nodes is 1 and --devices 4"),
+        ({"NTASKS_PER_NODE": None}, 2, 2, "srun --ntasks-per-node"),
+        ({"NNODES": "4"}, 2, 2, "4 nodes"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_one_line(slurm, changes, devices, nodes, said):
+    slurm(**changes)
+    with pytest.raises(MapetError, match=said) as refused:
+        world(accelerator="cpu", devices=devices, num_nodes=nodes)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("given", "workers"), [(1, 1), (3, 3), (40, 8)])
+def test_as_many_workers_as_cores_that_may_be_used(given, workers, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 192)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(given), raising=False)
+    assert pick_workers(None, torch.device("cuda")) == workers
+    assert pick_workers(None, torch.device("cpu")) == 0
+    assert pack._workers() == (given if given > 1 else 0)

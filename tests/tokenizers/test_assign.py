@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch import Tensor
+
+from mapet.tokenizers import assign as nearest
+from mapet.tokenizers.assign import assign
+from mapet.utils.errors import MapetError
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("chunk", [None, 1, 77])
+def test_is_the_nearest_by_brute_force(precision: str, chunk: int | None) -> None:
+    vectors, centroids = noise(400, 8), noise(30, 8, seed=5)
+    labels, squared = assign(vectors, centroids, chunk, precision)
+    every = (vectors.double()[:, None] - centroids.double()).square().sum(2)
+    assert torch.equal(labels, every.argmin(1))
+    torch.testing.assert_close(squared.double(), every.min(1).values, rtol=1e-5, atol=1e-5)
+    assert (assign(centroids, centroids)[1] == 0).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_threads_share_the_work_and_leave_their_number_as_it_was(precision: str) -> None:
+    vectors, centroids, before = noise(1000, 24), noise(40, 24, seed=5), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = assign(vectors, centroids, 90, precision)
+        torch.set_num_threads(3)
+        shared = assign(vectors, centroids, 90, precision)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone[0], shared[0])
+    torch.testing.assert_close(alone[1], shared[1])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_threads_follow_the_mode_of_their_caller(mode) -> None:
+    vectors, centroids, before = noise(100, 8).requires_grad_(), noise(9, 8, seed=5), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        near = nearest.Nearest(centroids, 10)
+        plain = near(vectors)[0]
+        with mode():
+            assert torch.equal(near(vectors)[0], plain)
+            assert torch.equal(nearest.Nearest(centroids, 10)(vectors)[0], plain)
+        assert torch.equal(near(vectors)[0], plain)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("offset", [0.0, 20.0])
+@pytest.mark.parametrize("width", [16, 112])
+def test_fewer_digits_change_less_than_one_assignment_in_a_thousand(width: int, offset: float, monkeypatch) -> None:
+    """Means of two vectors as codes: most vectors have several codes almost as near. Ranking alone would not do."""
+    vectors = noise(8000, width).relu() ** 3 + offset  # few large values, as after a rectifier
+    centroids = vectors.view(2000, 4, width)[:, :2].mean(1)
+    exact = assign(vectors, centroids)[0]
+
+    def changed() -> float:
+        return float((assign(vectors, centroids, precision="bfloat16")[0] != exact).double().mean())
+
+    assert changed() < 0.001
+    monkeypatch.setattr(nearest, "CANDIDATES", 1)
+    assert changed() > 0.001
+
+
+def test_the_global_setting_of_products_comes_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        for wanted in ("highest", "high"):
+            torch.set_float32_matmul_precision(wanted)
+            cuda = torch.backends.cuda.matmul.fp32_precision
+            for precision in nearest.PRECISIONS:
+                assign(noise(5, 3), noise(2, 3), precision=precision)
+            assert torch.get_float32_matmul_precision() == wanted
+            assert torch.backends.cuda.matmul.fp32_precision == cuda
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_fewer_centroids_than_candidates() -> None:
+    vectors, centroids = noise(20, 4), noise(2, 4, seed=1)
+    assert torch.equal(assign(vectors, centroids, precision="bfloat16")[0], assign(vectors, centroids)[0])
+
+
+def test_an_unknown_precision_is_explained() -> None:
+    with pytest.raises(MapetError, match='Did you mean "bfloat16"'):
+        assign(noise(5, 3), noise(2, 3), precision="bf16")

@@ -1,0 +1,152 @@
+"""Files of weights: all honest forms are read, nothing in them is run, and the rest is told in one line."""
+
+import argparse
+import pickle
+import sys
+import types
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mapet.utils.errors import MapetError
+from mapet.utils.weights import fill, read_weights
+
+STATE = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.ones(2)}
+OTHER = {"conv.weight": torch.zeros(2, 3)}
+OLD = pytest.mark.parametrize("old", [False, True])  # PyTorch's two file formats
+
+
+def write(path: Path, content: Any, old: bool = False) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not old)
+    return path
+
+
+def same(found: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == STATE.keys() and all(torch.equal(found[name], STATE[name]) for name in STATE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"state_dict": STATE, "epoch": 3},
+        {"model": STATE, "optimizer": {"lr": 0.1}, "args": argparse.Namespace(lr=0.1)},
+        {f"module._orig_mod.{name}": tensor for name, tensor in STATE.items()},
+        {"model": STATE, "model_ema": OTHER},
+    ],
+)
+@OLD
+def test_state_dicts_are_found(tmp_path, content, old):
+    assert same(read_weights(write(tmp_path / "some.pth", content, old)))
+
+
+def test_safetensors_and_averages(tmp_path):
+    save_file(STATE, tmp_path / "some.safetensors")
+    assert same(read_weights(tmp_path / "some.safetensors"))
+    both = write(tmp_path / "both.pth", {"state_dict": OTHER, "state_dict_ema": STATE})
+    assert same(read_weights(both, ema=True))
+    assert not same(read_weights(both))
+
+
+@pytest.fixture
+def absent():
+    """Makes a class that a file may name while it is written; ``leave`` takes its module away before it is read."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def make(module: str, name: str, bases: tuple[type, ...] = ()):
+            cls = type(name, bases, {"__module__": module})
+            for part in accumulate(module.split("."), "{}.{}".format):
+                patch.setitem(sys.modules, part, types.ModuleType(part))
+            setattr(sys.modules[module], name, cls)
+            return cls
+
+        yield make, patch.undo
+
+
+@OLD
+def test_older_lightning_checkpoints(tmp_path, absent, old):
+    """They use a class as a key; taming-transformers' checkpoints are of that kind."""
+    make, leave = absent
+    callback = make("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+    score = torch.tensor(0.5)
+    content = {"state_dict": STATE, "callbacks": {callback: {"best_model_score": score}}}
+    path = write(tmp_path / "last.ckpt", content, old)
+    leave()
+    assert same(read_weights(path))
+
+
+@OLD
+def test_a_pickled_module_is_not_opened(tmp_path, absent, old):
+    make, leave = absent
+    path = write(tmp_path / "encoder.pkl", make("dall_e.encoder", "Encoder", (nn.Module,))(), old)
+    leave()
+    with pytest.raises(MapetError) as caught:
+        read_weights(path)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "more than tensors (dall_e.encoder.Encoder)" in said
+    assert "torch.load('encoder.pkl', weights_only=False)" in said
+    assert "save_file(module.state_dict()" in said
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@OLD
+def test_nothing_is_run(tmp_path, old):
+    path = write(tmp_path / "some.pth", {**STATE, "more": Malicious(tmp_path / "run")}, old)
+    with pytest.raises(MapetError, match=r"some\.pth cannot be read"):
+        read_weights(path)
+    assert not (tmp_path / "run").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty, and"),
+        (b"\x89PNG\r\n", "begins with"),
+        (b"PK\x03\x04 cut off", "a damaged file"),
+        (pickle.dumps(print, protocol=4), "a pickle of more than tensors, and"),
+        (STATE["conv.bias"], "other than a state dict"),
+        ({"epoch": 3}, "other than a state dict"),
+        ({"state_dict": {"epoch": 3}}, "other than a state dict"),
+        ({}, "other than a state dict"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, recwarn, content, said):
+    path = tmp_path / "some.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else write(path, content)
+    with pytest.raises(MapetError, match=said) as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+    assert not recwarn
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(MapetError, match="There is no weights file"):
+        read_weights(tmp_path / "absent.pth")
+    with pytest.raises(MapetError, match="There is no weights file"):
+        read_weights(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    layer = torch.nn.Linear(2, 2)
+    broken = {name: tensor.detach().clone() for name, tensor in layer.state_dict().items()}
+    broken["bias"][1] = torch.nan
+    with pytest.raises(MapetError, match='"bias" holds NaN'):
+        fill(layer, broken, "a layer")
+    assert layer.bias.isfinite().all()

@@ -1,0 +1,52 @@
+"""Figures are valid PNG files of a readable size, also for one step or gaps in the metrics."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mapet.utils.errors import MapetError
+from mapet.viz.figures import loss_curve
+
+HEADER = "step,epoch,loss,accuracy,lr"
+
+
+def size_of(path):
+    """(width, height) of a PNG that decodes and is not blank."""
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 1
+        return picture.size
+
+
+def metrics(folder, *rows, header=HEADER):
+    path = folder / "metrics.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("steps", [1, 2, 500])
+def test_loss_curve(tmp_path, steps):
+    rows = [f"{step},{1 + step // 100},{6 - step / 100},{step / 1000},0.001" for step in range(1, steps + 1)]
+    width, height = size_of(loss_curve(metrics(tmp_path, *rows), tmp_path / "new" / "loss.png", chance=0.01))
+    assert 800 <= width <= 1200
+    assert 300 <= height <= 500
+
+
+def test_loss_without_accuracy_is_one_panel(tmp_path):
+    path = metrics(tmp_path, "1,2.5,", "2,2.0,", header="step,loss,accuracy")
+    width, height = size_of(loss_curve(path, tmp_path / "loss.png", chance=0.1))
+    assert width < 2 * height
+
+
+def test_gaps_in_the_metrics_are_left_out(tmp_path):
+    path = metrics(tmp_path, "1,1,3.0,,0.1", "2,1,,0.1,0.1", "3,1,nan,0.2,0.1", "4,1,2.0,0.3,0.1")
+    size_of(loss_curve(path, tmp_path / "loss.png"))
+
+
+def test_metrics_that_are_none(tmp_path):
+    with pytest.raises(MapetError, match="no metrics file"):
+        loss_curve(tmp_path / "absent.csv", tmp_path / "loss.png")
+    with pytest.raises(MapetError, match="no rows"):
+        loss_curve(metrics(tmp_path), tmp_path / "loss.png")
+    with pytest.raises(MapetError, match="no rows with step and loss"):
+        loss_curve(metrics(tmp_path, "1,2", header="a,b"), tmp_path / "loss.png")
