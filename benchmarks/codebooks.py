@@ -1,7 +1,7 @@
 """Tokenizers side by side on CIFAR-10: what each costs to make, and how healthy and telling its tokens are.
 
-The teacher looks at every picture once, and all codebooks share its answers; VQ-KD is trained by its own command in a
-process of its own. Perplexity and the rest are over the tokens of all pictures, as in ``mapet tokenizer inspect``.
+The teacher looks at every image once, and all codebooks share its answers; VQ-KD is trained by its own command in a
+process of its own. Perplexity and the rest are over the tokens of all images, as in ``mapet tokenizer inspect``.
 
     python benchmarks/codebooks.py --out results/tokenizers
 """
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from mapet.api import tokenizer_report as findings
-from mapet.api.images import Pictures
+from mapet.api.images import ImagePass
 from mapet.cli.tokenizer.inspect import Options, Seen, draw, look
-from mapet.config.recipe import Machine
-from mapet.data.dataset import Source, open_source
-from mapet.data.unreadable import BadPictures
+from mapet.config.recipe import Runtime
+from mapet.data.dataset import ImageDataset, open_dataset
+from mapet.data.unreadable import UnreadableImages
 from mapet.tokenizers.codebook import Codebook
-from mapet.tokenizers.codebook_fit import Fitting
+from mapet.tokenizers.codebook_fit import KMeansSettings
 from mapet.tokenizers.health import Health
 from mapet.tokenizers.teacher import Features, Teacher, open_teacher
 from mapet.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -53,7 +53,7 @@ COLUMNS = {
 
 
 class Remembering(nn.Module):
-    """A teacher that is asked once for each picture."""
+    """A teacher that is asked once for each image."""
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Remembering(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """As the teacher's."""
-        keys = [blake2b(picture.numpy().data, digest_size=16).digest() for picture in images]
+        keys = [blake2b(image.numpy().data, digest_size=16).digest() for image in images]
         new = [place for place, key in enumerate(keys) if key not in self.known]
         if new:
             self.known |= zip((keys[place] for place in new), self.teacher(images[new]), strict=True)
@@ -90,30 +90,32 @@ def resident(name: str) -> float:
     return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def fitted(teacher: Features, pictures: Pictures, codes: int, metric: str) -> tuple[Codebook, dict[str, float]]:
+def fitted(teacher: Features, image_pass: ImagePass, codes: int, metric: str) -> tuple[Codebook, dict[str, float]]:
     """A codebook, and what k-means took once the features were there."""
-    settings, spent, told = Fitting(codes=codes, metric=metric), Spent(), dict[str, float]()
+    settings, spent, told = KMeansSettings(codes=codes, metric=metric), Spent(), dict[str, float]()
 
     def progress(what: str, done: int, total: int) -> None:
         if what == "features" and done == total:
             told.update(spent.so_far())
 
-    def decoded(places: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        return pictures.decoded(teacher.view, places)
+    def decoded(indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        return image_pass.decoded(teacher.view, indices)
 
-    book = Codebook.fit(teacher, decoded, pictures.places, settings, progress=progress)
+    book = Codebook.fit(teacher, decoded, image_pass.indices, settings, progress=progress)
     whole = spent.so_far()
     return book, {**whole, **{name: whole[name] - told[name] for name in ("seconds", "processor")}}
 
 
-def trained(codes: int, epochs: int, limit: int, folder: Path) -> tuple[Tokenizer, dict[str, float]]:
+def trained(codes: int, epochs: int, max_images: int, folder: Path) -> tuple[Tokenizer, dict[str, float]]:
     """A VQ-KD tokenizer, and what its process took; one that is there already is not trained again."""
     cost = folder.with_suffix(".json")
     if not cost.is_file():
         sizes = ["--image-size", "32", "--patch-size", str(PATCH), "--codes", str(codes), "--out", str(folder)]
         run = ["tokenizer", "train-vqkd", "cifar10", *sizes, *VQKD, *RATES, "--epochs", str(epochs)]
         began = time.monotonic()
-        process = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "mapet", *run, "--limit", str(limit)])
+        process = os.spawnv(
+            os.P_NOWAIT, sys.executable, [sys.executable, "-m", "mapet", *run, "--max-images", str(max_images)]
+        )
         _, status, usage = os.wait4(process, 0)
         if status:
             raise SystemExit(f"mapet {' '.join(run)} ended with {os.waitstatus_to_exitcode(status)}")
@@ -122,9 +124,9 @@ def trained(codes: int, epochs: int, limit: int, folder: Path) -> tuple[Tokenize
     return load_tokenizer(folder), json.loads(cost.read_text())
 
 
-def row(name: str, tokenizer: Tokenizer, spent: dict[str, float], source: Source, seen: Seen) -> dict[str, Any]:
+def row(name: str, tokenizer: Tokenizer, spent: dict[str, float], source: ImageDataset, seen: Seen) -> dict[str, Any]:
     """A line of the table."""
-    labels = torch.tensor([source.label(place) for place in seen.places.tolist()])
+    labels = torch.tensor([source.label(place) for place in seen.indices.tolist()])
     health = Health.of(seen.tokens, tokenizer.vocabulary)
     told = findings.labels(seen.tokens, labels, tokenizer.vocabulary, 0)
     distortion = seen.distortion.result()[1] if seen.distortion else None
@@ -152,22 +154,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizers, JSON and table")
     parser.add_argument("--codes", type=int, nargs="+", default=[512, 2048])
-    parser.add_argument("--limit", type=int, default=50_000, help="pictures")
+    parser.add_argument("--max-images", type=int, default=50_000, help="image_pass")
     parser.add_argument("--epochs", type=int, default=2, help="of VQ-KD")
-    parser.add_argument("--vqkd-limit", type=int, default=50_000, help="pictures that VQ-KD is trained on")
+    parser.add_argument("--vqkd-limit", type=int, default=50_000, help="images that VQ-KD is trained on")
     o = parser.parse_args()
     o.out.mkdir(parents=True, exist_ok=True)
-    source, places = open_source("cifar10"), torch.arange(o.limit)
-    pictures = Pictures(source, places, Machine(), BadPictures(o.limit))
+    source, indices = open_dataset("cifar10"), torch.arange(o.max_images)
+    image_pass = ImagePass(source, indices, Runtime(), UnreadableImages(o.max_images))
     teacher, spent = Remembering(Teacher("efficientnet_lite0", GRID)), Spent()
-    for images, _ in pictures.decoded(teacher.view, places):
+    for images, _ in image_pass.decoded(teacher.view, indices):
         teacher(images.float() / 255)
-    notes = [f"Features of {o.limit:,} pictures: {spent.so_far()['seconds']:,.0f} s, once for the first codebooks."]
+    notes = [f"Features of {o.max_images:,} images: {spent.so_far()['seconds']:,.0f} s, once for the first codebooks."]
     rows: list[dict[str, Any]] = []
 
     def add(name: str, made: tuple[Tokenizer, dict[str, float]]) -> None:
         tokenizer, cost = made
-        seen = look(tokenizer, source, places, Options())
+        seen = look(tokenizer, source, indices, Options())
         rows.append(row(name, tokenizer, cost, source, seen))
         out = o.out / f"{name.split(' on ')[0].replace(', ', '-').replace(' ', '-').lower()}-{tokenizer.vocabulary}"
         out.mkdir(exist_ok=True)
@@ -176,13 +178,13 @@ def main() -> None:
         (o.out / "table.md").write_text("\n".join([*notes, "", table(rows), ""]))
 
     notes.append(
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.runtime()}, {os.cpu_count()} cores, torch {torch.__version__}"
     )
     for codes in o.codes:
         for metric in ("euclidean", "cosine"):
-            add(f"k-means, {metric}", fitted(teacher, pictures, codes, metric))
+            add(f"k-means, {metric}", fitted(teacher, image_pass, codes, metric))
         pixels = open_teacher("pixels", GRID, patch_size=PATCH)
-        add("k-means, pixels", fitted(pixels, pictures, codes, "euclidean"))
+        add("k-means, pixels", fitted(pixels, image_pass, codes, "euclidean"))
     for codes in o.codes:
         name = f"VQ-KD, {o.epochs} epochs on {o.vqkd_limit:,}"
         add(name, trained(codes, o.epochs, o.vqkd_limit, o.out / f"trained-{codes}"))

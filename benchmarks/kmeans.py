@@ -118,7 +118,7 @@ def medians(rounds: dict[str, list[Round]], longer: float = 1.0) -> dict[str, An
     return found
 
 
-def machine(device: str) -> str:
+def runtime(device: str) -> str:
     """Processor, cores, threads, versions and load, in words."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -147,7 +147,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     o = arguments()
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine(o.device)}\n`{shlex.join(['python', *sys.argv])}`\n")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {runtime(o.device)}\n`{shlex.join(['python', *sys.argv])}`\n")
     rounds = compare(o)
     found = medians(rounds, o.iterations / o.faiss_iterations)
     print("\n| | wall, s | processor, s | peak memory beyond the vectors, GiB |\n|---|---|---|---|")
@@ -157,7 +157,7 @@ def main() -> None:
     print(f"\nfaiss / ours: **{found['faiss / ours']:.2f}**")
     if o.json:
         each = {name: [one._asdict() for one in all_rounds] for name, all_rounds in rounds.items()}
-        report = {"machine": machine(o.device), "settings": {**vars(o), "json": str(o.json)}, **found, "rounds": each}
+        report = {"machine": runtime(o.device), "settings": {**vars(o), "json": str(o.json)}, **found, "rounds": each}
         o.json.write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -1,10 +1,10 @@
 """Loading: images/s of a training stream from a folder of photographs, its packs, and memory or the device.
 
-Pictures of photographic size are made first: CIFAR-10 enlarged to 500 x 375, with seeded noise that gives a JPEG of
+Images of photographic size are made first: CIFAR-10 enlarged to 500 x 375, with seeded noise that gives a JPEG of
 quality 95 the size of a photograph's, about 110 KB (or give your own with --data). Both packs are made of them, and the
 first batch from the uint8 pack must equal that from the folder bit for bit before anything is timed. Rounds alternate
-over all ways of loading; each reads whole shuffled epochs, one where pictures are decoded and --epochs where they are
-not. Workers are started and ended within the time. The pictures are in the page cache (unless they do not fit), so this
+over all ways of loading; each reads whole shuffled epochs, one where images are decoded and --epochs where they are
+not. Workers are started and ended within the time. The images are in the page cache (unless they do not fit), so this
 is the price of decoding and copying, not of the disk.
 
     taskset -c 1 python benchmarks/loading.py --folder DIR
@@ -31,12 +31,12 @@ from PIL import Image
 
 from mapet.cli.pack import pack
 from mapet.data.crop import Crops
-from mapet.data.dataset import Source, open_source
+from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.loader import Shuffled
-from mapet.data.packed import PICTURES
+from mapet.data.packed import IMAGES
 from mapet.data.packing import Packing
-from mapet.data.unreadable import BadPictures
-from mapet.utils.view import View
+from mapet.data.unreadable import UnreadableImages
+from mapet.utils.view import CenterCropResize
 
 WIDTH, HEIGHT, QUALITY, NOISE = 500, 375, 95, 12
 SCALE = (0.2, 1.0)  # of random crops
@@ -56,31 +56,31 @@ class Round(NamedTuple):
 
 
 def photographs(folder: Path, count: int) -> None:
-    """Fill the folder with pictures, unless it has them already."""
-    source = open_source("cifar10")
+    """Fill the folder with images, unless it has them already."""
+    source = open_dataset("cifar10")
     folder.mkdir(parents=True, exist_ok=True)
     for place in range(count):
         path = folder / f"{place:05d}.jpg"
         if not path.exists():
-            picture = source.read(place).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+            image = source.read(place).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
             noise = np.random.default_rng(place).normal(0, NOISE, (HEIGHT, WIDTH, 3))
-            noisy = (np.asarray(picture) + noise).round().clip(0, 255).astype(np.uint8)
+            noisy = (np.asarray(image) + noise).round().clip(0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(path.with_suffix(".part"), "JPEG", quality=QUALITY)
             path.with_suffix(".part").replace(path)
 
 
-def packs(data: Path, folder: Path, size: int) -> dict[str, tuple[Source, float]]:
-    """Each source by name, with its bytes a picture."""
-    original = open_source(str(data))
-    found = {"folder": (original, sum(os.path.getsize(data / original.key(i)) for i in range(len(original))))}
+def packs(data: Path, folder: Path, size: int) -> dict[str, tuple[ImageDataset, float]]:
+    """Each source by name, with its bytes an image."""
+    original = open_dataset(str(data))
+    found = {"folder": (original, sum(os.path.getsize(data / original.image_id(i)) for i in range(len(original))))}
     for form in ("jpeg", "uint8"):
         out = folder / f"{form}-{size}"
         pack(str(data), out, Packing(form, size), workers=0, say=lambda line: print(line, file=sys.stderr))
-        found[f"{form} pack"] = (open_source(str(out)), (out / PICTURES).stat().st_size)
+        found[f"{form} pack"] = (open_dataset(str(out)), (out / IMAGES).stat().st_size)
     return {name: (source, size / len(source)) for name, (source, size) in found.items()}
 
 
-def ways(sources: dict[str, tuple[Source, float]], o: argparse.Namespace) -> Iterator[Way]:
+def ways(sources: dict[str, tuple[ImageDataset, float]], o: argparse.Namespace) -> Iterator[Way]:
     """All ways of loading that are compared."""
     for data, (source, _) in sources.items():
         for crops in (None, Crops(0, SCALE, hflip=0.5)):
@@ -95,12 +95,12 @@ def ways(sources: dict[str, tuple[Source, float]], o: argparse.Namespace) -> Ite
     yield Way(f"held on {o.device}", "centre", 0, held)
 
 
-def stream(source: Source, o: argparse.Namespace, **settings: Any) -> Shuffled:
-    default = {"batch_size": o.batch, "epochs": 1, "seed": 0, "bad": BadPictures(len(source)), "memory": 0}
-    return Shuffled(source, View((o.size, o.size)), **{**default, **settings})
+def stream(source: ImageDataset, o: argparse.Namespace, **settings: Any) -> Shuffled:
+    default = {"batch_size": o.batch, "epochs": 1, "seed": 0, "bad": UnreadableImages(len(source)), "memory": 0}
+    return Shuffled(source, CenterCropResize((o.size, o.size)), **{**default, **settings})
 
 
-def check_equal(sources: dict[str, tuple[Source, float]], o: argparse.Namespace) -> None:
+def check_equal(sources: dict[str, tuple[ImageDataset, float]], o: argparse.Namespace) -> None:
     ours, theirs = (next(stream(sources[name][0], o)()) for name in ("uint8 pack", "folder"))
     if not (torch.equal(ours.images, theirs.images) and torch.equal(ours.index, theirs.index)):
         sys.exit("the uint8 pack and the folder disagree")
@@ -130,7 +130,7 @@ def row(way: Way, size: float, rounds: list[Round]) -> dict[str, Any]:
     return {"data": way.data, "view": way.view, "workers": way.workers, "bytes": size, "rate": rate, "core": core}
 
 
-def machine(device: str) -> str:
+def runtime(device: str) -> str:
     """Processor, cores, threads, versions and load, in words."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -145,9 +145,9 @@ def machine(device: str) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="for the pictures and their packs; kept")
-    parser.add_argument("--data", type=Path, help="a folder of your own pictures in the place of those made here")
-    parser.add_argument("--pictures", type=int, default=512, help="how many are made")
+    parser.add_argument("--folder", type=Path, required=True, help="for the images and their packs; kept")
+    parser.add_argument("--data", type=Path, help="a folder of your own images in the place of those made here")
+    parser.add_argument("--images", type=int, default=512, help="how many are made")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=8, help="in a round, where nothing is decoded")
@@ -162,16 +162,16 @@ def main() -> None:
     o = arguments()
     data = o.data or o.folder / "photographs"
     if not o.data:
-        photographs(data, o.pictures)
+        photographs(data, o.images)
     sources = packs(data, o.folder, o.size)
     check_equal(sources, o)
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine(o.device)}\n`{shlex.join(['python', *sys.argv])}`\n")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {runtime(o.device)}\n`{shlex.join(['python', *sys.argv])}`\n")
     compared = list(ways(sources, o))
     rounds: list[list[Round]] = [[] for _ in compared]
     for _ in range(o.rounds):
         for way, each in zip(compared, rounds, strict=True):
             each.append(timed(way))
-    print("| pictures | view | workers | KB a picture | images/s | images/s per core, in processor time |")
+    print("| images | view | workers | KB an image | images/s | images/s per core, in processor time |")
     print("|---|---|---|---|---|---|")
     results = []
     for way, each in zip(compared, rounds, strict=True):
@@ -181,7 +181,7 @@ def main() -> None:
         results.append({**found, "rounds": [one._asdict() for one in each]})
     if o.json:
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(o).items()}
-        report = {"machine": machine(o.device), "settings": settings, "results": results}
+        report = {"machine": runtime(o.device), "settings": settings, "results": results}
         o.json.write_text(json.dumps(report, indent=1) + "\n")
 
 

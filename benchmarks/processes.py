@@ -36,7 +36,8 @@ from mapet.method.encoder import SIZES, Encoder
 from mapet.method.order import uniform
 from mapet.method.pattern import mapet
 from mapet.method.predict import TokenPrediction
-from mapet.utils.rng import fraction, hashed
+from mapet.utils.rng import random_bits
+from mapet.utils.rng import uniform as random_uniform
 
 VOCABULARY = 8192
 WARM = 2  # first steps of a launch that are not counted
@@ -68,10 +69,12 @@ class Batches:
         for step in range(self.steps):
             index = torch.arange(chosen.batch, device=device).tensor_split(world)[rank]
             pixels = torch.arange(3 * side**2, device=device)
-            images = fraction(1, step, index[:, None], pixels).float().view(-1, 3, side, side)
-            tokens = hashed(2, step, index[:, None], torch.arange(grid[0] ** 2, device=device)) % VOCABULARY
+            images = random_uniform(1, step, index[:, None], pixels).float().view(-1, 3, side, side)
+            tokens = random_bits(2, step, index[:, None], torch.arange(grid[0] ** 2, device=device)) % VOCABULARY
             order = uniform(grid, grid[0] ** 2 * 3 // 4, 0, step, index)
-            self.batches.append({"images": images, "tokens": tokens, "order": order, "key": hashed(3, step, index)})
+            self.batches.append(
+                {"images": images, "tokens": tokens, "order": order, "seed": random_bits(3, step, index)}
+            )
 
     def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
         """The batches; the device has finished the step before when the next is asked for."""
@@ -171,7 +174,7 @@ def middle(spent: list[Spent]) -> Spent:
     return Spent(*(statistics.median(clock) for clock in zip(*spent, strict=True)))
 
 
-def machine(chosen: argparse.Namespace) -> str:
+def runtime(chosen: argparse.Namespace) -> str:
     """Processor, cores that may be used, versions and load, in words."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -202,7 +205,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     chosen = arguments()
-    told = f"{datetime.now(UTC):%Y-%m-%d}, {machine(chosen)}\n`{shlex.join(['python', *sys.argv])}`"
+    told = f"{datetime.now(UTC):%Y-%m-%d}, {runtime(chosen)}\n`{shlex.join(['python', *sys.argv])}`"
     found = measure(chosen)
     print(f"\n{told}\n", *table(chosen, found), sep="\n", flush=True)
     if chosen.json:

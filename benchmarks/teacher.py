@@ -1,8 +1,8 @@
-"""Seconds and memory for the features of one picture, for any teacher, with random weights; then a codebook over it.
+"""Seconds and memory for the features of one image, for any teacher, with random weights; then a codebook over it.
 
-The codebook of 64 codes is fitted on two pictures of odd sizes, put into the teacher's view, and encodes them.
+The codebook of 64 codes is fitted on two images of odd sizes, put into the teacher's view, and encodes them.
 
-python benchmarks/teacher.py --teacher resnet50x64_clip.openai --grid 14 --pictures 4
+python benchmarks/teacher.py --teacher resnet50x64_clip.openai --grid 14 --images 4
 """
 
 import argparse
@@ -20,21 +20,21 @@ from PIL import Image
 from torch import Tensor
 
 from mapet.tokenizers.codebook import Codebook
-from mapet.tokenizers.codebook_fit import Fitting
+from mapet.tokenizers.codebook_fit import KMeansSettings
 from mapet.tokenizers.teacher import Teacher
-from mapet.utils.rng import fraction
-from mapet.utils.view import View
+from mapet.utils.rng import uniform
+from mapet.utils.view import CenterCropResize
 
-SIZES, CODES = ((31, 200), (500, 400)), 64  # (width, height) of the odd pictures
+SIZES, CODES = ((31, 200), (500, 400)), 64  # (width, height) of the odd images
 
 
-def measure(teacher: Teacher, pictures: int, batch: int) -> dict[str, float | str]:
-    """Seconds a picture (median of the batches, the first left out) and the process's peak memory."""
+def measure(teacher: Teacher, images: int, batch: int) -> dict[str, float | str]:
+    """Seconds an image (median of the batches, the first left out) and the process's peak memory."""
     loaded, (rows, columns) = peak(), teacher.grid
     shape = torch.Size((batch, 3, *teacher.view.size))
-    noise = fraction(0, torch.arange(shape.numel())).view(shape).float()
+    noise = uniform(0, torch.arange(shape.numel())).view(shape).float()
     seconds = []
-    for _ in range(1 + pictures // batch):
+    for _ in range(1 + images // batch):
         began = time.perf_counter()
         features = teacher(noise)
         seconds.append((time.perf_counter() - began) / batch)
@@ -44,18 +44,18 @@ def measure(teacher: Teacher, pictures: int, batch: int) -> dict[str, float | st
         "pixels": teacher.view.size[0],
         "features": f"{rows * columns} × {teacher.width}",
         "parameters": sum(p.numel() for p in teacher.parameters()),
-        "seconds a picture": statistics.median(seconds[1:]),
+        "seconds an image": statistics.median(seconds[1:]),
         "weights, GiB": loaded,
         "peak, GiB": peak(),
     }
 
 
 def cluster(teacher: Teacher) -> dict[str, float | int]:
-    """Processor seconds to fit a codebook on the odd pictures and to encode one, and the peak memory after that."""
+    """Processor seconds to fit a codebook on the odd images and to encode one, and the peak memory after that."""
     images = torch.stack([odd(size, teacher.view) for size in SIZES])
     began = time.process_time()
-    places = torch.arange(len(images))
-    book = Codebook.fit(teacher, lambda some: [(images[some], some)], places, Fitting(codes=CODES))
+    indices = torch.arange(len(images))
+    book = Codebook.fit(teacher, lambda some: [(images[some], some)], indices, KMeansSettings(codes=CODES))
     fitted = time.process_time()
     tokens = book.encode(images[:1].float() / 255)
     return {
@@ -67,10 +67,10 @@ def cluster(teacher: Teacher) -> dict[str, float | int]:
     }
 
 
-def odd(size: tuple[int, int], view: View) -> Tensor:
-    """A picture of noise (3, H, W) uint8, in the view."""
+def odd(size: tuple[int, int], view: CenterCropResize) -> Tensor:
+    """An image of noise (3, H, W) uint8, in the view."""
     width, height = size
-    noise = (fraction(1, torch.arange(width * height * 3)) * 256).byte().view(height, width, 3)
+    noise = (uniform(1, torch.arange(width * height * 3)) * 256).byte().view(height, width, 3)
     return torch.from_numpy(np.array(view(Image.fromarray(noise.numpy())))).permute(2, 0, 1)
 
 
@@ -83,15 +83,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="resnet50x64_clip.openai")
     parser.add_argument("--grid", type=int, default=14, help="patches a side")
-    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the result there too")
     o = parser.parse_args()
     teacher = Teacher(o.teacher, (o.grid, o.grid), pretrained=False)
-    found = measure(teacher, o.pictures, o.batch) | cluster(teacher)
+    found = measure(teacher, o.images, o.batch) | cluster(teacher)
     found |= {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": platform.machine(),
+        "machine": platform.runtime(),
         "threads": torch.get_num_threads(),
     }
     for key, value in found.items():

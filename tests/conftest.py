@@ -1,4 +1,4 @@
-"""Pictures for the tests: small ones made here, and CIFAR-10 where it can be had."""
+"""Images for the tests: small ones made here, and CIFAR-10 where it can be had."""
 
 import os
 import signal
@@ -22,9 +22,9 @@ def seeded():
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """A labelled folder: 2 classes of 24 pictures, stripes across or along on a coloured ground, sizes mixed."""
-    root = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """A labelled folder: 2 classes of 24 images, stripes across or along on a coloured ground, sizes mixed."""
+    root = tmp_path_factory.mktemp("images")
     chance = np.random.default_rng(0)
     for label, name in enumerate(("across", "along")):
         (root / name).mkdir()
@@ -38,10 +38,10 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cifar10():
-    """("cifar10" training source, test source); skips where the pictures cannot be had."""
-    from mapet.data.dataset import open_source
+    """("cifar10" training source, test source); skips where the images cannot be had."""
+    from mapet.data.dataset import open_dataset
 
     try:
-        return open_source("cifar10", "train"), open_source("cifar10", "test")
+        return open_dataset("cifar10", "train"), open_dataset("cifar10", "test")
     except MapetError as error:
         pytest.skip(str(error))

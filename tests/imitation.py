@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mapet.build.batches import Feed, Stored
+from mapet.build.batches import PretrainBatches, Stored
 from mapet.config.recipe import Model
 from mapet.config.recipes import find
 from mapet.data.decode import Batch
@@ -81,4 +81,4 @@ def feeding(recipe, source, monkeypatch):
     order = recipe.objective.order
     monkeypatch.setitem(STRATEGIES, order, on_host(STRATEGIES[order]))
     batch = Batch(torch.zeros((COUNT, 3, SIDE, SIDE), dtype=torch.uint8), torch.arange(COUNT), 1)
-    return Feed(recipe, None, on_host(stored), CUDA), batch
+    return PretrainBatches(recipe, None, on_host(stored), CUDA), batch

@@ -1,4 +1,4 @@
-"""Pictures of noise, three of them broken, and their packed folders."""
+"""Images of noise, three of them broken, and their packed folders."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapet.data.dataset import Source, open_source
+from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.packing import Packing, begin, pack
 from mapet.utils.errors import MapetError
 
@@ -16,8 +16,8 @@ SIDE, COUNT, BROKEN = 12, 45, (3, 16, 44)
 RAW, JPEG = Packing("uint8", SIDE), Packing("jpeg", SIDE, 90)
 
 
-def noise(root: Path) -> Source:
-    """Two classes of noise, wide, tall and small; three pictures cannot be read."""
+def noise(root: Path) -> ImageDataset:
+    """Two classes of noise, wide, tall and small; three images cannot be read."""
     chance = np.random.default_rng(0)
     for name in ("a", "ü"):
         (root / name).mkdir()
@@ -25,24 +25,24 @@ def noise(root: Path) -> Source:
         path = root / "aü"[number % 2] / f"{number:02d}.png"
         height, width = 6 + number % 5 * 4, 7 + number % 7 * 5
         Image.fromarray(chance.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
-    whole = open_source(str(root))
+    whole = open_dataset(str(root))
     for place in BROKEN:
-        (root / whole.key(place)).write_bytes(b"")
-    return open_source(str(root))
+        (root / whole.image_id(place)).write_bytes(b"")
+    return open_dataset(str(root))
 
 
-def start(source: Source, folder: Path, packing: Packing) -> Path:
+def start(source: ImageDataset, folder: Path, packing: Packing) -> Path:
     begin(folder, source, packing, {"source": source.name, "command": "mapet pack"})
     return folder
 
 
-def packed(source: Source, folder: Path, packing: Packing, **options: Any) -> Path:
-    counts = list(pack(start(source, folder, packing), source, packing, max_bad=0.5, **options))
+def packed(source: ImageDataset, folder: Path, packing: Packing, **options: Any) -> Path:
+    counts = list(pack(start(source, folder, packing), source, packing, max_bad_fraction=0.5, **options))
     assert counts[-1] == len(source)
     return folder
 
 
-def packed_both(source: Source, root: Path) -> dict[str, Path]:
+def packed_both(source: ImageDataset, root: Path) -> dict[str, Path]:
     """A folder of each form."""
     return {one.form: packed(source, root / one.form, one) for one in (RAW, JPEG)}
 

@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from imitation import COUNT, CUDA, SIDE, Gpu, feeding, small
 from mapet.build.pretrain import build_objective
-from mapet.data.dataset import open_source
+from mapet.data.dataset import open_dataset
 from mapet.tokenizers import vqkd_train
 from mapet.tokenizers.vqkd import VQKD
 from mapet.utils import rng as hashing
-from mapet.utils.rng import exact, hashed
+from mapet.utils.rng import exact, random_bits
 
 
 @cache
@@ -61,7 +61,7 @@ def apple(monkeypatch):
 def test_the_imitation_refuses_what_is_wide(apple):
     with apple:
         there = torch.arange(4).to(CUDA)
-        for wide in (there.double, lambda: there.float().mean(dtype=torch.float64), lambda: hashed(there)):
+        for wide in (there.double, lambda: there.float().mean(dtype=torch.float64), lambda: random_bits(there)):
             with pytest.raises(TypeError):
                 wide()
         assert there.to(exact(CUDA)).double().device.type == "cpu"
@@ -70,32 +70,32 @@ def test_the_imitation_refuses_what_is_wide(apple):
 
 
 @pytest.mark.parametrize("method", ["", "beit-", "beit2-", "cae-", "mae-"])
-def test_a_step_of_every_objective(apple, pictures, monkeypatch, method):
+def test_a_step_of_every_objective(apple, images, monkeypatch, method):
     recipe = small(f"in1k-{method}vit-base")
     objective = build_objective(recipe, 8).train()
-    feed, batch = feeding(recipe, open_source(str(pictures)), monkeypatch)
+    pretrain_batches, batch = feeding(recipe, open_dataset(str(images)), monkeypatch)
     with apple:
         objective.to(CUDA)
-        given = feed.prepared(batch)
+        given = pretrain_batches.prepared(batch)
         assert objective(**given)["loss"].device.type == CUDA.type
-    assert given["key"].device.type == "cpu"
+    assert given["seed"].device.type == "cpu"
 
 
 def test_the_codes_of_vqkd_move_on_the_cpu(apple, monkeypatch):
-    """Counts (of which the imitation knows none) stand for those of ``tally``."""
+    """Counts (of which the imitation knows none) stand for those of ``sum_by_code``."""
     network = VQKD(image_size=SIDE, patch_size=8, embed_dim=16, depth=1, num_heads=2, codes=5, code_dim=4)
     training = vqkd_train.VQKDTraining(network, width=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
-    places = []
+    indices = []
 
-    def tally(unit, tokens, codes):
-        places.append(unit.device.type)
+    def sum_by_code(unit, tokens, codes):
+        indices.append(unit.device.type)
         return unit.double().new_zeros(codes, unit.shape[1] + 1)
 
-    monkeypatch.setattr(vqkd_train, "tally", tally)
+    monkeypatch.setattr(vqkd_train, "sum_by_code", sum_by_code)
     with apple:
         training.to(CUDA)
         seen = torch.rand(COUNT, 16, 4), torch.zeros(COUNT, 16, dtype=torch.int64), torch.arange(COUNT)
         training._seen.append(tuple(part.to(CUDA) for part in seen))
         training.update()
-    assert places == ["cpu"]
+    assert indices == ["cpu"]
     assert network.codes.device.type == training.usage.device.type == CUDA.type

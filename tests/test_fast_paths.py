@@ -30,7 +30,7 @@ def batch(step):
         "images": torch.randn(BATCH, 3, 32, 32, generator=generator),
         "tokens": torch.randint(VOCABULARY, (BATCH, 16), generator=generator),
         "order": uniform((4, 4), 12, 0, 0, index),
-        "key": index,
+        "seed": index,
     }
 
 

@@ -14,13 +14,13 @@ from torch.utils.data._utils.pin_memory import pin_memory as pinned_by_loader
 from imitation import COUNT, CUDA, SIDE, Gpu, feeding, on_host, small
 from mapet.build.pretrain import build_objective
 from mapet.data import decode
-from mapet.data.dataset import open_source
+from mapet.data.dataset import open_dataset
 from mapet.data.decode import Batch
 from mapet.data.device import to_device
 from mapet.data.loader import Shuffled
-from mapet.data.unreadable import BadPictures
+from mapet.data.unreadable import UnreadableImages
 from mapet.method.order import STRATEGIES
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def gpu(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def source(pictures):
-    return open_source(str(pictures))
+def source(images):
+    return open_dataset(str(images))
 
 
 def test_the_imitation_sees_what_waits(gpu):
@@ -58,11 +58,11 @@ def test_the_imitation_sees_what_waits(gpu):
 def test_a_batch_is_handed_over_without_waiting(gpu, source, monkeypatch, method, order):
     recipe = small(f"in1k-{method}vit-base")
     recipe = replace(recipe, objective=replace(recipe.objective, order=order))
-    feed, batch = feeding(recipe, source, monkeypatch)
+    pretrain_batches, batch = feeding(recipe, source, monkeypatch)
     with gpu:
-        given = feed.prepared(batch)
+        given = pretrain_batches.prepared(batch)
     assert {tensor.device.type for tensor in given.values()} == {"cuda"}
-    assert len(gpu.copies) == 7  # pictures, jitter (two), keys, tokens, orders, and channels' means and deviations
+    assert len(gpu.copies) == 7  # images, jitter (two), keys, tokens, orders, and channels' means and deviations
     assert gpu.waits == []
 
 
@@ -71,10 +71,10 @@ def test_an_objective_copies_nothing(gpu, source, monkeypatch, method):
     """Stochastic depth and its streams beside the encoder's are drawn from the key where it lies."""
     recipe = small(f"in1k-{method}vit-base")
     objective = build_objective(recipe, 8).train()
-    feed, batch = feeding(recipe, source, monkeypatch)
+    pretrain_batches, batch = feeding(recipe, source, monkeypatch)
     with gpu:
         objective.to(CUDA)
-        given = feed.prepared(batch)
+        given = pretrain_batches.prepared(batch)
         gpu.copies.clear()
         objective(**given)
     assert gpu.copies == []
@@ -82,13 +82,19 @@ def test_an_objective_copies_nothing(gpu, source, monkeypatch, method):
 
 def test_pictures_held_on_a_gpu_are_looked_up_without_waiting(gpu, source):
     shuffled = Shuffled(
-        source, View((SIDE, SIDE)), batch_size=COUNT, epochs=1, seed=0, bad=BadPictures(len(source)), device=CUDA
+        source,
+        CenterCropResize((SIDE, SIDE)),
+        batch_size=COUNT,
+        epochs=1,
+        seed=0,
+        bad=UnreadableImages(len(source)),
+        device=CUDA,
     )
     images = torch.empty((len(source), 3, SIDE, SIDE), dtype=torch.uint8)
     with gpu:
-        shuffled._pictures = [to_device(images, CUDA)], on_host(torch.arange)(len(source))
+        shuffled._images = [to_device(images, CUDA)], on_host(torch.arange)(len(source))
         gpu.copies.clear()
-        gpu.fake.shape_env = ShapeEnv()  # lets it choose good pictures without knowing how many there are
+        gpu.fake.shape_env = ShapeEnv()  # lets it choose good images without knowing how many there are
         batch = shuffled._look_up(0, [3, 1, 2])
     assert batch.images.device.type == "cuda"
     assert len(gpu.copies) == 1
@@ -104,8 +110,8 @@ def test_decoded_pictures_are_pinned_for_a_gpu(source, monkeypatch, device, pin)
         return map(items.__getitem__, groups)
 
     monkeypatch.setattr(decode, "loaded", loaded)
-    settings = {"batch_size": COUNT, "epochs": 1, "seed": 0, "bad": BadPictures(len(source)), "memory": 0}
-    next(Shuffled(source, View((SIDE, SIDE)), device=device, **settings)())
+    settings = {"batch_size": COUNT, "epochs": 1, "seed": 0, "bad": UnreadableImages(len(source)), "memory": 0}
+    next(Shuffled(source, CenterCropResize((SIDE, SIDE)), device=device, **settings)())
     assert asked == [pin]
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from mapet.engine.optim import Optim, adamw, cosine
-from mapet.utils.rng import hashed
+from mapet.utils.rng import random_bits
 
 
 class Toy(nn.Module):
@@ -32,7 +32,7 @@ class Numbers:
         for step in range(start, self.steps):
             if step + 1 == self.at:
                 self.call()
-            x = (hashed(step, torch.arange(self.size)[:, None], torch.arange(6)) % 1000).float() / 1000
+            x = (random_bits(step, torch.arange(self.size)[:, None], torch.arange(6)) % 1000).float() / 1000
             if step + 1 == self.poison:
                 x[0, 0] = float("nan")
             part = slice(self.rank * self.size // self.world, (self.rank + 1) * self.size // self.world)

@@ -7,7 +7,7 @@
 Each part runs in a process of its own, with a time-out; ``gpu.json`` and ``gpu.md`` are written anew after each, so
 that a part that fails, or Ctrl-C, loses no other. What a part had written when it failed, or when its time was over,
 counts. Steps that have a bar come first. ``--out`` of an earlier call is gone on with: parts are replaced by their new
-figures. Pictures are drawn here: their contents do not matter. transformers' models have our weights.
+figures. Images are drawn here: their contents do not matter. transformers' models have our weights.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def measured(name: str, context: Context, seconds: float) -> dict[str, Any]:
         found["figures"] = [asdict(figure) for figure in part.figures(folder, context)]
     except Exception as error:  # whatever a process that was stopped has left
         failed = failed or f"{type(error).__name__}: {error}"
-    if not failed and not found["figures"] and name != "pictures":
+    if not failed and not found["figures"] and name != "images":
         failed = "no figure came out"
     if failed:
         found["failed"] = f"{failed} (see {log.name})"
@@ -134,7 +134,7 @@ def main() -> None:
         return
     report, end = begun(context), began + 60 * o.minutes
     for name in o.parts.split(","):
-        if name == "pictures" and "failed" not in report["parts"].get(name, {"failed": "not there yet"}):
+        if name == "images" and "failed" not in report["parts"].get(name, {"failed": "not there yet"}):
             continue
         left = min(PARTS[name].seconds * (10 if o.dry_run else 1), end - time.monotonic())
         late = {"about": PARTS[name].about, "figures": [], "failed": f"no time was left: --parts {name} measures it"}

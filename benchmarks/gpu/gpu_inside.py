@@ -12,7 +12,7 @@ from PIL import Image
 from mapet.cli import VERBS
 from mapet.utils.io import replace_file
 
-DRAWN = "drawn"  # in the folder of the pictures, once all of them are there
+DRAWN = "drawn"  # in the folder of the images, once all of them are there
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class Context:
 
 
 def draw_pictures(context: Context) -> None:
-    """Smooth pictures: JPEGs of 256 pixels, packed where this version packs, and PNGs of 32 pixels."""
+    """Smooth images: JPEGs of 256 pixels, packed where this version packs, and PNGs of 32 pixels."""
     chance, count = np.random.default_rng(0), 8 if context.dry else 2048
     for kind, side, ending in (("large", 256, "jpg"), ("small", 32, "png")):
-        folder = context.out / "pictures" / (f"{kind}-files" if kind == "large" and "pack" in VERBS else kind)
+        folder = context.out / "images" / (f"{kind}-files" if kind == "large" and "pack" in VERBS else kind)
         folder.mkdir(parents=True)
         for number in range(count):
             blocks = Image.fromarray(chance.integers(0, 256, (8, 8, 3), dtype=np.uint8))
             blocks.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.{ending}")
     if "pack" in VERBS:
-        source, packed = (str(context.out / "pictures" / name) for name in ("large-files", "large"))
+        source, packed = (str(context.out / "images" / name) for name in ("large-files", "large"))
         size = "32" if context.dry else "224"
         subprocess.run([sys.executable, "-m", "mapet", "pack", source, "--out", packed, "--size", size], check=True)
-    (context.out / "pictures" / DRAWN).touch()
+    (context.out / "images" / DRAWN).touch()
 
 
 def start_twice(context: Context) -> None:
@@ -115,7 +115,7 @@ def weigh_attention(context: Context) -> None:
 
 
 INSIDE = {
-    "pictures": draw_pictures,
+    "images": draw_pictures,
     "first": start_twice,
     "assignments": count_changes,
     "attention": weigh_attention,

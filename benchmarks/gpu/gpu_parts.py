@@ -45,10 +45,10 @@ def bench(context: Context, folder: str, *full: str, dry: tuple[str, ...] = ()) 
 
 
 def data(context: Context, kind: str) -> tuple[str, ...]:
-    """Options to load the drawn pictures: small ones are held on the device, large ones are not; none without them."""
-    if not (context.out / "pictures" / DRAWN).exists():
+    """Options to load the drawn images: small ones are held on the device, large ones are not; none without them."""
+    if not (context.out / "images" / DRAWN).exists():
         return ()
-    return ("--data", str(context.out / "pictures" / kind), "--memory", "2" if kind == "small" else "0")
+    return ("--data", str(context.out / "images" / kind), "--cache-gib", "2" if kind == "small" else "0")
 
 
 def bench_report(folder: Path) -> dict[str, Any]:
@@ -57,9 +57,9 @@ def bench_report(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {"rows": [], "failed": {}}
 
 
-def rows(folder: Path, contestant: str = "ours") -> list[dict[str, Any]]:
+def rows(folder: Path, implementation: str = "ours") -> list[dict[str, Any]]:
     """What was measured of a contestant."""
-    return [row for row in bench_report(folder)["rows"] if row["contestant"] == contestant]
+    return [row for row in bench_report(folder)["rows"] if row["implementation"] == implementation]
 
 
 def at_least(what: str, value: float, bar: float, unit: str) -> Figure:
@@ -127,7 +127,7 @@ def over_peer(name: str, bar: float) -> Callable[[Path, Context], list[Figure]]:
 
 def small_pictures(folder: Path, context: Context) -> list[Figure]:
     speeds = {row["batch"]: row["batch"] / row["loading"] for row in rows(folder) if row["loading"]}
-    what = "32-pixel pictures held on the device, ViT-Ti/4 MaPeT, batch {}, compiled"
+    what = "32-pixel images held on the device, ViT-Ti/4 MaPeT, batch {}, compiled"
     best = sorted(speeds, key=speeds.__getitem__)[-1:]
     return [at_least(what.format(batch), speeds[batch], 20_000, "images/s") for batch in best]
 
@@ -215,7 +215,7 @@ PARTS = {  # in this order: steps that have a bar first, in case that the time i
         lambda c: bench(c, "large", *model("vit_large", 64, *COMPILED)),
         share_of_peak("ViT-L/16", 0.55),
     ),
-    "pictures": Part("pictures to load", own("pictures"), lambda folder, context: [], 90),
+    "images": Part("images to load", own("images"), lambda folder, context: [], 90),
     "base-compiled": Part(
         "ViT-B/16, compiled",
         lambda c: bench(c, "base-compiled", *model("vit_base", 64, *COMPILED, *data(c, "large")), dry=data(c, "large")),

@@ -1,4 +1,4 @@
-"""Pre-train vision transformers on unlabelled pictures by predicting visual tokens.
+"""Pre-train vision transformers on unlabelled images by predicting visual tokens.
 
 Nouns and verbs by name; each is imported when it is first used.
 """
@@ -15,10 +15,10 @@ _HOMES = {
     "TokenStore": "tokenizers.store",
     "Teacher": "tokenizers.teacher",
     "load_tokenizer": "tokenizers.tokenizer",
-    "View": "utils.view",
+    "CenterCropResize": "utils.view",
     "Recipe": "config.recipe",
-    "Machine": "config.recipe",
-    "Tuning": "config.finetune",
+    "Runtime": "config.recipe",
+    "FinetuneRecipe": "config.finetune",
     "MapetError": "utils.errors",
     "Run": "engine.run",
     "fit": "engine.fit",

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mapet.api.compare.aggregate import RESULT, entries, results, written
-from mapet.api.compare.plan import Arm, Cell, Plan, arms, budgeted, differences, unique, with_settings
-from mapet.api.compare.results_folder import PLAN, Ledger, grown
+from mapet.api.compare.plan import Plan, Trial, Variant, arms, budgeted, differences, unique, with_settings
+from mapet.api.compare.results_folder import PLAN, ResultsFolder, merge_plans
 from mapet.api.compare.trials import macs
 from mapet.build.pretrain import build_objective
 from mapet.config.checks import OBJECTIVES
-from mapet.config.finetune import Tuning
+from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import Model, Objective, Optimization, Recipe, fair, read
 from mapet.evals.score import Score, mean
 from mapet.utils.errors import MapetError
@@ -89,7 +89,7 @@ def test_any_setting_varies_by_its_option_s_name():
     last = found[-1]
     assert last.setting == "lr=2e-3, drop-path=0.1, scale=0.2:1, codes=16"
     assert (last.recipe.lr, last.recipe.model.drop_path, last.recipe.scale) == (2e-3, 0.1, (0.2, 1.0))
-    assert Cell(last, 1, 10).name == "mim-lr2e-3-drop-path0.1-scale0.2_1-codes16-10epochs-seed6"
+    assert Trial(last, 1, 10).name == "mim-lr2e-3-drop-path0.1-scale0.2_1-codes16-10epochs-seed6"
     assert found[0].recipe.scale is None
 
 
@@ -104,7 +104,7 @@ def counted(plan, vocabulary=32):
 
 
 def images(recipe):
-    """Of an epoch of 48 pictures."""
+    """Of an epoch of 48 images."""
     return 48 // recipe.optimization.batch_size * recipe.optimization.batch_size
 
 
@@ -175,7 +175,7 @@ def test_what_makes_no_sense_is_one_line(wrong, said):
 
 
 def begin(folder, plan):
-    with Ledger.begun(folder, plan) as ledger:
+    with ResultsFolder.begun(folder, plan) as ledger:
         return ledger
 
 
@@ -195,18 +195,18 @@ def test_a_folder_is_one_comparison_s(tmp_path):
 def test_a_comparison_is_one_process_s(tmp_path, seeds):
     out, plan = tmp_path / "out", planned(seeds=3)
     refused = pytest.raises(MapetError, match="Another process is working on the comparison in")
-    with Ledger.begun(out, plan), refused, Ledger.begun(out, replace(plan, seeds=seeds)):
+    with ResultsFolder.begun(out, plan), refused, ResultsFolder.begun(out, replace(plan, seeds=seeds)):
         pass
     assert read(out / PLAN, Plan).seeds == 3
-    with Ledger.begun(out, replace(plan, seeds=seeds)):
+    with ResultsFolder.begun(out, replace(plan, seeds=seeds)):
         assert read(out / PLAN, Plan).seeds == seeds
 
 
 def test_what_grew_meanwhile_is_not_lost(tmp_path):
     out, plan = tmp_path / "out", planned(objectives=("mim",))
     begin(out, plan)
-    mine = grown(out, replace(plan, seeds=9))
-    begin(out, grown(out, replace(plan, objectives=("mae",))))
+    mine = merge_plans(out, replace(plan, seeds=9))
+    begin(out, merge_plans(out, replace(plan, objectives=("mae",))))
     with pytest.raises(MapetError, match="has grown since this command began: give it again"):
         begin(out, mine)
     assert read(out / PLAN, Plan).objectives == ("mim", "mae")
@@ -214,34 +214,34 @@ def test_what_grew_meanwhile_is_not_lost(tmp_path):
 
 def test_a_comparison_grows_and_never_shrinks(tmp_path):
     plan = planned(objectives=("mim", "mae"), seeds=2, evaluate=("knn",))
-    assert grown(tmp_path, plan) == plan
+    assert merge_plans(tmp_path, plan) == plan
     begin(tmp_path / "out", plan)
     asked = replace(plan, objectives=("pet", "mae"), seeds=1, evaluate=("linear",), budget=("compute",))
-    whole = grown(tmp_path / "out", asked)
+    whole = merge_plans(tmp_path / "out", asked)
     assert whole == replace(
         plan, objectives=("mim", "mae", "pet"), evaluate=("knn", "linear"), budget=("epochs", "compute")
     )
     with pytest.raises(MapetError, match=r"with recipe\.seed = 5, and 6 is asked"):
-        grown(tmp_path / "out", replace(plan, recipe=replace(RECIPE, seed=6)))
+        merge_plans(tmp_path / "out", replace(plan, recipe=replace(RECIPE, seed=6)))
     begin(tmp_path / "pixels", planned(objectives=("mae",)))
     with pytest.raises(MapetError, match="with objectives = mae, and mim is asked"):
-        grown(tmp_path / "pixels", planned(objectives=("mim",)))  # mae's runs know of no tokens
+        merge_plans(tmp_path / "pixels", planned(objectives=("mim",)))  # mae's runs know of no tokens
 
 
 def test_a_setting_changes_as_long_as_nothing_hangs_on_it(tmp_path):
     plan = planned(objectives=("mim",), seeds=1)
     ledger, (cell,) = begin(tmp_path, plan), counted(plan)["epochs"]
-    tuned = replace(plan, tuning=Tuning(drop_path=0.5))
+    tuned = replace(plan, tuning=FinetuneRecipe(drop_path=0.5))
     ledger.note(cell, "cost", {"steps": 3})
     for other in (tuned, replace(plan, eval_limit=7), replace(plan, eval_data="y")):
-        assert grown(tmp_path, other) == other
+        assert merge_plans(tmp_path, other) == other
     ledger.note_scores(cell, "knn", {"top1": mean([0.1, 0.2])})
-    assert grown(tmp_path, tuned) == tuned
+    assert merge_plans(tmp_path, tuned) == tuned
     with pytest.raises(MapetError, match="with eval_limit = None, and 7 is asked"):
-        grown(tmp_path, replace(plan, eval_limit=7))
+        merge_plans(tmp_path, replace(plan, eval_limit=7))
     ledger.run(cell).with_name(f"{cell.name}-finetune").mkdir(parents=True)
     with pytest.raises(MapetError, match=r"with tuning\.drop_path = 0\.1, and 0\.5 is asked"):
-        grown(tmp_path, tuned)
+        merge_plans(tmp_path, tuned)
 
 
 def test_results_are_read_back_from_the_folder_bit_by_bit(tmp_path):
@@ -269,4 +269,4 @@ def test_results_are_read_back_from_the_folder_bit_by_bit(tmp_path):
 
 
 def test_an_arm_is_told_by_method_and_setting():
-    assert Arm("mim", (("a", "1"), ("b", "2")), RECIPE).setting == "a=1, b=2"
+    assert Variant("mim", (("a", "1"), ("b", "2")), RECIPE).setting == "a=1, b=2"

@@ -1,4 +1,4 @@
-"""What benchmarks/loading.py compares shows the same pictures, at a tiny size. Nothing is timed."""
+"""What benchmarks/loading.py compares shows the same images, at a tiny size. Nothing is timed."""
 
 import importlib.util
 import json
@@ -20,17 +20,17 @@ def benchmark():
     return module
 
 
-def run(benchmark, monkeypatch, tmp_path, pictures, *options):
+def run(benchmark, monkeypatch, tmp_path, images, *options):
     report = tmp_path / "loading.json"
     settings = [f"--size={SIZE}", "--batch=16", "--rounds=2", "--epochs=2", "--device=cpu", f"--json={report}"]
-    given = [f"--folder={tmp_path}", f"--data={pictures}", *settings, *options]
+    given = [f"--folder={tmp_path}", f"--data={images}", *settings, *options]
     monkeypatch.setattr(sys, "argv", ["loading.py", *given])
     benchmark.main()
     return json.loads(report.read_text())["results"]
 
 
-def test_every_way_shows_every_picture(benchmark, monkeypatch, tmp_path, pictures, capsys):
-    results = run(benchmark, monkeypatch, tmp_path, pictures, "--workers", "0", "1")
+def test_every_way_shows_every_picture(benchmark, monkeypatch, tmp_path, images, capsys):
+    results = run(benchmark, monkeypatch, tmp_path, images, "--workers", "0", "1")
     shown = capsys.readouterr().out
     assert "| folder | random crops | 1 |" in shown
     assert "| uint8 pack | centre | none |" in shown
@@ -41,12 +41,12 @@ def test_every_way_shows_every_picture(benchmark, monkeypatch, tmp_path, picture
     assert len(results) == 2 * 2 * 2 + 2
 
 
-def test_a_pack_that_differs_is_not_timed(benchmark, monkeypatch, tmp_path, pictures):
-    run(benchmark, monkeypatch, tmp_path, pictures, "--workers", "0")
+def test_a_pack_that_differs_is_not_timed(benchmark, monkeypatch, tmp_path, images):
+    run(benchmark, monkeypatch, tmp_path, images, "--workers", "0")
     with (tmp_path / f"uint8-{SIZE}" / "pictures.bin").open("r+b") as file:
         file.write(bytes(3 * SIZE**2 * 48))
     with pytest.raises(SystemExit, match="disagree"):
-        run(benchmark, monkeypatch, tmp_path, pictures, "--workers", "0")
+        run(benchmark, monkeypatch, tmp_path, images, "--workers", "0")
 
 
 def test_photographs_are_made_once(benchmark, monkeypatch, tmp_path):
@@ -54,12 +54,12 @@ def test_photographs_are_made_once(benchmark, monkeypatch, tmp_path):
         def read(self, place):
             return Image.new("RGB", (32, 32), (place * 50, 90, 30))
 
-    monkeypatch.setattr(benchmark, "open_source", lambda name: Flat())
+    monkeypatch.setattr(benchmark, "open_dataset", lambda name: Flat())
     benchmark.photographs(tmp_path, 2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert sorted(before) == ["00000.jpg", "00001.jpg"]
-    with Image.open(tmp_path / "00001.jpg") as picture:
-        assert picture.size == (500, 375)
+    with Image.open(tmp_path / "00001.jpg") as image:
+        assert image.size == (500, 375)
     (tmp_path / "00001.jpg").unlink()
     benchmark.photographs(tmp_path, 2)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}

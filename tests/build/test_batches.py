@@ -1,4 +1,4 @@
-"""Tokens of a batch: stored and made as the pictures come, they are the same; and always of what the student sees."""
+"""Tokens of a batch: stored and made as the images come, they are the same; and always of what the student sees."""
 
 from dataclasses import replace
 
@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from mapet.build.batches import Feed, Online, Stored, require_fitting
+from mapet.build.batches import Online, PretrainBatches, Stored, require_fitting
 from mapet.config.recipe import Model, Recipe
 from mapet.data.augment import normalize, to_float
 from mapet.data.crop import Crops
-from mapet.data.dataset import open_source
+from mapet.data.dataset import open_dataset
 from mapet.data.decode import Batch
 from mapet.data.loader import Shuffled, in_order
-from mapet.data.unreadable import BadPictures
+from mapet.data.unreadable import UnreadableImages
 from mapet.tokenizers.codebook import Codebook
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.teacher import Teacher
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 CPU = torch.device("cpu")
 CROPS = Crops(0, (0.2, 1.0), hflip=0.5)
@@ -41,8 +41,8 @@ class Patches:
 
 
 @pytest.fixture(scope="module")
-def source(pictures):
-    return open_source(str(pictures))
+def source(images):
+    return open_dataset(str(images))
 
 
 def recipe_for(grid, patch_size=4, **settings):
@@ -52,20 +52,20 @@ def recipe_for(grid, patch_size=4, **settings):
 
 def stream(source, recipe, second=None, **options):
     side = recipe.model.image_size
-    settings = {"batch_size": 12, "epochs": 2, "seed": recipe.seed, "bad": BadPictures(len(source)), **options}
-    return Shuffled(source, View((side, side)), second=second, **settings)
+    settings = {"batch_size": 12, "epochs": 2, "seed": recipe.seed, "bad": UnreadableImages(len(source)), **options}
+    return Shuffled(source, CenterCropResize((side, side)), second=second, **settings)
 
 
 def online(source, recipe, tokenizer, **options):
-    return Feed(recipe, stream(source, recipe, tokenizer.view, **options), Online(tokenizer, CPU), CPU)
+    return PretrainBatches(recipe, stream(source, recipe, tokenizer.view, **options), Online(tokenizer, CPU), CPU)
 
 
 def stored(source, tokenizer, folder):
-    """The tokens of all pictures on disk, made 20 at a time."""
+    """The tokens of all images on disk, made 20 at a time."""
     about = {"grid": tokenizer.grid, "vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.hash}
     store = TokenStore.create(folder, view=tokenizer.view, **about)
-    for batch in in_order(source, tokenizer.view, 20, bad=BadPictures(len(source))):
-        store.append([source.key(i) for i in batch.index.tolist()], tokenizer.encode(to_float(batch.images)))
+    for batch in in_order(source, tokenizer.view, 20, bad=UnreadableImages(len(source))):
+        store.append([source.image_id(i) for i in batch.index.tolist()], tokenizer.encode(to_float(batch.images)))
     return Stored(store, source, torch.arange(len(source)))
 
 
@@ -80,35 +80,38 @@ def codebook(request, source):
     """A codebook over a real teacher for a student of 32 pixels, and the student's recipe."""
     grid, patch_size = request.param
     teacher = Teacher("efficientnet_lite0", (grid, grid))
-    batch = next(in_order(source, teacher.view, 16, bad=BadPictures(len(source))))
+    batch = next(in_order(source, teacher.view, 16, bad=UnreadableImages(len(source))))
     centroids = teacher(to_float(batch.images)).flatten(0, 1)[::4]
     return Codebook(teacher, centroids, "euclidean", {}), recipe_for(grid, patch_size)
 
 
 @pytest.mark.parametrize("options", [{}, {"memory": 0}])
 def test_stored_and_online_tokens_are_equal(source, codebook, tmp_path, options):
-    """Pictures of 24 × 32, 32 × 32 and 40 × 32 pixels; the student sees 32 × 32, the teacher 64 or 128."""
+    """Images of 24 × 32, 32 × 32 and 40 × 32 pixels; the student sees 32 × 32, the teacher 64 or 128."""
     book, recipe = codebook
     assert book.view.size[0] > recipe.model.image_size == 32
-    ready = Feed(recipe, stream(source, recipe), stored(source, book, tmp_path), CPU)
+    ready = PretrainBatches(recipe, stream(source, recipe), stored(source, book, tmp_path), CPU)
     assert same(ready(0), online(source, recipe, book, **options)(0))
     assert len(torch.cat([batch["tokens"] for batch in ready(0)]).unique()) > 32
 
 
 def test_stored_and_online_tokens_are_equal_where_one_view_serves_both(source, tmp_path):
-    recipe, tokenizer = recipe_for(4), Patches(View((16, 16)), (4, 4))
-    feed = online(source, recipe, tokenizer)
-    assert len(feed.shuffled.views) == 1
-    assert same(Feed(recipe, stream(source, recipe), stored(source, tokenizer, tmp_path), CPU)(0), feed(0))
+    recipe, tokenizer = recipe_for(4), Patches(CenterCropResize((16, 16)), (4, 4))
+    pretrain_batches = online(source, recipe, tokenizer)
+    assert len(pretrain_batches.shuffled.views) == 1
+    assert same(
+        PretrainBatches(recipe, stream(source, recipe), stored(source, tokenizer, tmp_path), CPU)(0),
+        pretrain_batches(0),
+    )
 
 
 def test_the_tokens_of_a_crop_are_those_of_the_cropped_picture(source, codebook):
     book, recipe = codebook
-    feed = online(source, replace(recipe, color_jitter=0.0), book, crops=CROPS, epochs=1)
-    for batch, given in zip(feed.shuffled(0), feed(0), strict=True):
+    pretrain_batches = online(source, replace(recipe, color_jitter=0.0), book, crops=CROPS, epochs=1)
+    for batch, given in zip(pretrain_batches.shuffled(0), pretrain_batches(0), strict=True):
         crops = CROPS(batch.epoch, batch.index.tolist())
-        cut = [picture.crop(crop.box(*picture.size)) for picture, crop in zip(read(source, batch), crops, strict=True)]
-        assert torch.equal(given["images"], normalize(shown(cut, crops, View((32, 32)))))
+        cut = [image.crop(crop.box(*image.size)) for image, crop in zip(read(source, batch), crops, strict=True)]
+        assert torch.equal(given["images"], normalize(shown(cut, crops, CenterCropResize((32, 32)))))
         assert torch.equal(given["tokens"], book.encode(shown(cut, crops, book.view)))
 
 
@@ -117,16 +120,16 @@ def read(source, batch):
 
 
 def shown(cut, crops, view):
-    """Whole pictures, stretched to the view's size and mirrored as their crops say: (B, 3, H, W) in [0, 1]."""
-    seen = [np.array(view(picture, (0, 0, *picture.size))) for picture in cut]
+    """Whole images, stretched to the view's size and mirrored as their crops say: (B, 3, H, W) in [0, 1]."""
+    seen = [np.array(view(image, (0, 0, *image.size))) for image in cut]
     mirrored = [pixels[:, ::-1] if crop.flip else pixels for pixels, crop in zip(seen, crops, strict=True)]
     return to_float(torch.from_numpy(np.stack(mirrored)).permute(0, 3, 1, 2))
 
 
-def by_picture(feed, start=0):
-    """What was made of each picture in each epoch, by (epoch, place)."""
+def by_picture(pretrain_batches, start=0):
+    """What was made of each image in each epoch, by (epoch, place)."""
     found = {}
-    for batch, given in zip(feed.shuffled(start), feed(start), strict=True):
+    for batch, given in zip(pretrain_batches.shuffled(start), pretrain_batches(start), strict=True):
         for row, place in enumerate(batch.index.tolist()):
             assert (batch.epoch, place) not in found
             found[batch.epoch, place] = (given["tokens"][row].tolist(), given["images"][row].sum().item())
@@ -134,7 +137,7 @@ def by_picture(feed, start=0):
 
 
 def test_batches_workers_processes_and_interruption_change_no_crop_and_no_token(source):
-    recipe, tokenizer = recipe_for(4), Patches(View((24, 24)), (4, 4))
+    recipe, tokenizer = recipe_for(4), Patches(CenterCropResize((24, 24)), (4, 4))
     whole = by_picture(online(source, recipe, tokenizer, crops=CROPS))
     assert len({tuple(tokens) for tokens, _ in whole.values()}) == len(whole) == 96
     for options in ({"batch_size": 4}, {"batch_size": 48}, {"workers": 2}):
@@ -153,7 +156,7 @@ def test_a_real_tokenizer_s_tokens_do_not_hang_on_the_batch_either(source, codeb
 
 
 def test_a_mirrored_picture_has_mirrored_tokens(source):
-    recipe, tokenizer = recipe_for(4, color_jitter=0.0), Patches(View((24, 24)), (4, 4))
+    recipe, tokenizer = recipe_for(4, color_jitter=0.0), Patches(CenterCropResize((24, 24)), (4, 4))
     plain, mirrored = (online(source, recipe, tokenizer, crops=Crops(0, (0.3, 0.9), hflip=p)) for p in (0.0, 1.0))
     for ours, theirs in zip(plain(0), mirrored(0), strict=True):
         assert torch.equal(ours["images"].flip(3), theirs["images"])
@@ -162,7 +165,7 @@ def test_a_mirrored_picture_has_mirrored_tokens(source):
 
 
 def test_colours_are_jittered_for_the_student_alone(source):
-    tokenizer = Patches(View((16, 16)), (4, 4))
+    tokenizer = Patches(CenterCropResize((16, 16)), (4, 4))
     calm, wild = (online(source, recipe_for(4, color_jitter=strength), tokenizer) for strength in (0.0, 1.0))
     for ours, theirs in zip(calm(0), wild(0), strict=True):
         assert torch.equal(ours["tokens"], theirs["tokens"])
@@ -170,11 +173,11 @@ def test_colours_are_jittered_for_the_student_alone(source):
 
 
 def test_chance_is_that_of_the_most_frequent_token(source, tmp_path):
-    recipe, tokenizer = recipe_for(4), Patches(View((24, 24)), (4, 4))
+    recipe, tokenizer = recipe_for(4), Patches(CenterCropResize((24, 24)), (4, 4))
     feeds = [online(source, recipe, tokenizer, batch_size=n, rank=r, world=r + 1) for n, r in ((12, 0), (48, 1))]
-    feeds.append(Feed(recipe, stream(source, recipe), stored(source, tokenizer, tmp_path), CPU))
+    feeds.append(PretrainBatches(recipe, stream(source, recipe), stored(source, tokenizer, tmp_path), CPU))
     counts = torch.cat([batch["tokens"].flatten() for batch in list(feeds[2](0))[:4]]).bincount()
-    assert [feed.chance() for feed in feeds] == [float(counts.max() / counts.sum())] * 3
+    assert [pretrain_batches.chance() for pretrain_batches in feeds] == [float(counts.max() / counts.sum())] * 3
     cropped = [online(source, recipe, tokenizer, crops=CROPS, batch_size=n).chance() for n in (12, 48)]
     assert cropped[0] == cropped[1] != feeds[0].chance()
 
@@ -188,8 +191,8 @@ def test_a_batch_without_a_picture_has_no_tokens(codebook):
 
 def test_a_tokenizer_of_another_grid_or_aspect_is_refused(tmp_path):
     recipe = recipe_for(4)
-    require_fitting(Patches(View((24, 24)), (4, 4)), tmp_path, recipe)
+    require_fitting(Patches(CenterCropResize((24, 24)), (4, 4)), tmp_path, recipe)
     with pytest.raises(MapetError, match=r"\(8, 8\).*\(4, 4\)"):
-        require_fitting(Patches(View((24, 24)), (8, 8)), tmp_path, recipe)
+        require_fitting(Patches(CenterCropResize((24, 24)), (8, 8)), tmp_path, recipe)
     with pytest.raises(MapetError, match="aspect"):
-        require_fitting(Patches(View((24, 48)), (4, 4)), tmp_path, recipe)
+        require_fitting(Patches(CenterCropResize((24, 48)), (4, 4)), tmp_path, recipe)

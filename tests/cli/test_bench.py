@@ -21,7 +21,7 @@ UNIT = Rates("cpu", "float32", 192, *([1e9] * 7))
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """A machine that is measured in no time; memory takes a process of its own (tests/bench/test_process.py)."""
-    monkeypatch.setattr(measure.process, "memory", lambda case, contestant, accelerator: 1 << 20)
+    monkeypatch.setattr(measure.process, "memory", lambda case, implementation, accelerator: 1 << 20)
     for name in ("ROWS", "SQUARE"):
         monkeypatch.setattr(rates, name, {"cpu": 32})
     monkeypatch.setattr(rates, "PARAMETERS", {"cpu": 1 << 16})
@@ -34,12 +34,12 @@ def bench(*more, out, code=0):
     return json.loads((out / "bench.json").read_text())
 
 
-def test_rows_of_every_case_with_loading_and_memory(pictures, tmp_path, capsys):
+def test_rows_of_every_case_with_loading_and_memory(images, tmp_path, capsys):
     out = tmp_path / "bench"
-    found = bench("--against", "dense", "--data", str(pictures), out=out)
+    found = bench("--against", "dense", "--data", str(images), out=out)
     screen = capsys.readouterr().out
     assert max(map(len, screen.splitlines()[1:-1])) <= 80
-    assert [(row["objective"], row["contestant"]) for row in found["rows"]] == [
+    assert [(row["objective"], row["implementation"]) for row in found["rows"]] == [
         ("mapet", "ours"),
         ("mapet", "dense"),
     ]
@@ -104,7 +104,7 @@ def test_products_that_fail_leave_the_steps(tmp_path, capsys, monkeypatch, fails
 LOST = "DataLoader worker (pid 1) is killed by signal: Bus error."
 
 
-def test_a_measurement_that_fails_leaves_what_was_timed(pictures, tmp_path, capsys, monkeypatch):
+def test_a_measurement_that_fails_leaves_what_was_timed(images, tmp_path, capsys, monkeypatch):
     real = measure.end_to_end
 
     def failing(runner, *how):
@@ -112,14 +112,14 @@ def test_a_measurement_that_fails_leaves_what_was_timed(pictures, tmp_path, caps
             raise RuntimeError(LOST)
         return real(runner, *how)
 
-    def killed(case, contestant, accelerator):
+    def killed(case, implementation, accelerator):
         raise MapetError("its process ended with -9")
 
     monkeypatch.setattr(measure, "end_to_end", failing)
     monkeypatch.setattr(measure.process, "memory", killed)
     out = tmp_path / "bench"
-    found = bench("--against", "dense", "--data", str(pictures), "--batch-sizes", "2,4", out=out, code=2)
-    assert [(row["batch"], row["contestant"]) for row in found["rows"]] == [
+    found = bench("--against", "dense", "--data", str(images), "--batch-sizes", "2,4", out=out, code=2)
+    assert [(row["batch"], row["implementation"]) for row in found["rows"]] == [
         (batch, name) for batch in (2, 4) for name in ("ours", "dense")
     ]
     assert [row["loading"] is None for row in found["rows"]] == [False, True] * 2
@@ -142,14 +142,14 @@ def test_a_contestant_that_cannot_run_leaves_the_others(tmp_path, monkeypatch):
 
     monkeypatch.setattr(measure, "Runner", failing)
     found = bench("--against", "dense", out=tmp_path / "bench", code=2)
-    assert [row["contestant"] for row in found["rows"]] == ["ours"]
+    assert [row["implementation"] for row in found["rows"]] == ["ours"]
     assert found["failed"] == {"mapet, custom, batch 4, float32, dense": "AssertionError"}
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MapetError("no pictures"), "no pictures"),
+        (MapetError("no images"), "no images"),
         (torch.OutOfMemoryError("CUDA out of memory.\nTry less."), "CUDA out of memory."),
         (RuntimeError("backend='inductor' raised:\nOSError: no compiler\n\nSet X=1"),
          "RuntimeError: backend='inductor' raised: OSError: no compiler"),
@@ -162,13 +162,13 @@ def test_a_reason_is_one_line(error, said):
     assert reason(error) == said
 
 
-def test_an_interruption_while_loading_keeps_what_was_timed(pictures, tmp_path, monkeypatch):
+def test_an_interruption_while_loading_keeps_what_was_timed(images, tmp_path, monkeypatch):
     def interrupted(*how):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measure, "end_to_end", interrupted)
-    found = bench("--against", "dense", "--data", str(pictures), out=tmp_path / "bench", code=130)
-    assert [(row["contestant"], row["loading"]) for row in found["rows"]] == [("ours", None), ("dense", None)]
+    found = bench("--against", "dense", "--data", str(images), out=tmp_path / "bench", code=130)
+    assert [(row["implementation"], row["loading"]) for row in found["rows"]] == [("ours", None), ("dense", None)]
 
 
 def test_an_interruption_keeps_the_rows(tmp_path, monkeypatch):
@@ -180,13 +180,13 @@ def test_an_interruption_keeps_the_rows(tmp_path, monkeypatch):
         return real(runners, *how)
 
     monkeypatch.setattr(measure, "alternate", interrupted)
-    found = bench("--batch-sizes", "2,4", "--micro-batch", "1", out=tmp_path / "bench", code=130)
+    found = bench("--batch-sizes", "2,4", "--micro-batch-size", "1", out=tmp_path / "bench", code=130)
     assert [(row["batch"], row["accumulate"]) for row in found["rows"]] == [(2, 2)]
 
 
 def test_processes_share_the_batch(tmp_path):
     found = bench("--scaling", "2", out=tmp_path / "bench")
-    assert [(row["contestant"], row["devices"]) for row in found["rows"][1:]] == [("scaling", 2)]
+    assert [(row["implementation"], row["devices"]) for row in found["rows"][1:]] == [("scaling", 2)]
     assert "| 2 processes |" in (tmp_path / "bench" / "bench.md").read_text()
 
 
@@ -213,9 +213,9 @@ def test_mistakes_are_told_before_anything_is_measured(arguments, said, tmp_path
     assert not (tmp_path / "bench").exists()
 
 
-def test_a_pack_of_another_size_is_refused_before_anything_is_measured(pictures, tmp_path, capsys):
+def test_a_pack_of_another_size_is_refused_before_anything_is_measured(images, tmp_path, capsys):
     pack = tmp_path / "pack"
-    assert main(["pack", str(pictures), "--out", str(pack), "--size", "32", "--workers", "0"]) == 0
+    assert main(["pack", str(images), "--out", str(pack), "--size", "32", "--workers", "0"]) == 0
     capsys.readouterr()
     assert main(["bench", *TINY, "--data", str(pack), "--out", str(tmp_path / "bench")]) == 2
     told = capsys.readouterr()
@@ -237,7 +237,7 @@ def test_show_predicts_hours(tmp_path, capsys, monkeypatch):
     assert "give --bench" in shown(capsys)
 
     def hours(*arguments):
-        text = shown(capsys, "--pictures", "1000", *arguments)
+        text = shown(capsys, "--images", "1000", *arguments)
         assert max(map(len, text.splitlines())) <= 80
         return float(text.split("hours")[1].split()[0])
 
@@ -254,16 +254,16 @@ def test_show_predicts_hours(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--tflops", "1"], "--pictures"),
+        (["--tflops", "1"], "--images"),
         (["--tflops", "1", "--measure"], "give one of them"),
         (["--bench", "absent.json"], "absent.json"),
         (["--devices", "0"], "--devices"),
-        (["--tflops", "1", "--pictures", "5"], "fewer than one batch"),
+        (["--tflops", "1", "--images", "5"], "fewer than one batch"),
     ],
 )
 def test_hours_that_cannot_be_told(arguments, said, capsys):
     assert (
-        main(["show", "--batch-size", "50", *(["--pictures", "99"] if "absent.json" in arguments else []), *arguments])
+        main(["show", "--batch-size", "50", *(["--images", "99"] if "absent.json" in arguments else []), *arguments])
         == 2
     )
     assert said in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``mapet compare``: five objectives on real pictures, killed and gone on with, and every mistake told in one line."""
+"""``mapet compare``: five objectives on real images, killed and gone on with, and every mistake told in one line."""
 
 import csv
 import json
@@ -16,11 +16,11 @@ import torch
 from mapet.api.compare import trials as cells
 from mapet.cli import main
 from mapet.cli.probe import Probe
-from mapet.config.finetune import Tuning
+from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import fair, load, read
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.lock import Lock
-from mapet.utils.rng import below
+from mapet.utils.rng import randint
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
@@ -30,9 +30,9 @@ FIT = ["--teacher", "pixels", "--codes", "16", "--iterations", "2"]
 TWO = ["--objectives", "mim,mae", "--seeds", "1", "--knn-every", "1", "--budget", "epochs,compute"]
 
 
-def arguments(pictures, out, *more):
+def arguments(images, out, *more):
     fit = [] if {"--tokens", "--tokenizers"} & set(more) and "--codes" not in more else FIT
-    return ["compare", "--data", str(pictures), "--out", str(out), *SMALL, *fit, *more]
+    return ["compare", "--data", str(images), "--out", str(out), *SMALL, *fit, *more]
 
 
 def rows(folder, name="results.csv"):
@@ -40,17 +40,17 @@ def rows(folder, name="results.csv"):
 
 
 @pytest.fixture(scope="module")
-def five(pictures, tmp_path_factory):
+def five(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared") / "five"
-    assert main(arguments(pictures, folder, "--seeds", "2", "--baselines", "random", "--evaluate", "knn,fewshot")) == 0
+    assert main(arguments(images, folder, "--seeds", "2", "--baselines", "random", "--evaluate", "knn,fewshot")) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def two(pictures, tmp_path_factory):
+def two(images, tmp_path_factory):
     """An unbroken comparison, to which the broken ones must be equal."""
     folder = tmp_path_factory.mktemp("compared") / "two"
-    assert main(arguments(pictures, folder, *TWO)) == 0
+    assert main(arguments(images, folder, *TWO)) == 0
     return folder
 
 
@@ -78,7 +78,7 @@ def test_five_objectives_come_to_one_table(five):
 
 
 def test_all_start_alike_and_see_the_same(five):
-    """Equal first weights and settings outside the objective, equal pictures in every step; tokens made once."""
+    """Equal first weights and settings outside the objective, equal images in every step; tokens made once."""
     folders = [five / "runs" / f"{method}-2epochs-seed0" for method in ("mapet", "pet", "mim", "cae", "mae")]
     recipes = [load(Run(folder).recipe) for folder in folders]
     assert not any(fair(recipes[0], recipe) for recipe in recipes)
@@ -95,7 +95,7 @@ def test_seeds_differ(five):
     assert not torch.equal(weights[0]["model/encoder.pos_embed"], weights[1]["model/encoder.pos_embed"])
 
 
-def test_what_is_done_is_not_done_again(pictures, five, monkeypatch, capsys):
+def test_what_is_done_is_not_done_again(images, five, monkeypatch, capsys):
     monkeypatch.setattr(cells, "_train", None)
     monkeypatch.setattr(cells, "Subject", None)
     before = (five / "results.csv").read_bytes()
@@ -107,33 +107,33 @@ def test_what_is_done_is_not_done_again(pictures, five, monkeypatch, capsys):
     assert max(map(len, shown.splitlines())) <= 80 + len(str(five))
 
 
-def test_it_grows_and_what_is_there_is_not_done_again(pictures, tmp_path, monkeypatch):
+def test_it_grows_and_what_is_there_is_not_done_again(images, tmp_path, monkeypatch):
     """Another objective, seed, measure and budget are added; what was there stays, byte for byte, and in the tables."""
     out = tmp_path / "grown"
-    assert main(arguments(pictures, out, "--objectives", "mim,mae", "--seeds", "1", "--evaluate", "knn")) == 0
+    assert main(arguments(images, out, "--objectives", "mim,mae", "--seeds", "1", "--evaluate", "knn")) == 0
     before = (out / "results.csv").read_text().splitlines()
     trained = []
     train = cells._train
     monkeypatch.setattr(cells, "_train", lambda cell, *given: trained.append(cell.name) or train(cell, *given))
     more = ["--objectives", "pet", "--seeds", "2", "--baselines", "random", "--budget", "compute"]
-    assert main(arguments(pictures, out, *more, "--evaluate", "linear")) == 0
+    assert main(arguments(images, out, *more, "--evaluate", "linear")) == 0
     assert not {"mim-2epochs-seed0", "mae-2epochs-seed0"} & set(trained)
     assert len(trained) == 2 * (3 + 2 + 1) - 2  # under equal compute mim is the measure; two were there
     assert set(before) < set((out / "results.csv").read_text().splitlines())
     found = {(row["budget"], row["method"], row["seed"], row["evaluation"]) for row in rows(out)}
     assert len(found) == 2 * 4 * 2 * 2
     assert main(["compare", "--resume", str(out)]) == 0
-    assert main(arguments(pictures, out, "--objectives", "mae", "--seeds", "1", "--evaluate", "knn")) == 0
+    assert main(arguments(images, out, "--objectives", "mae", "--seeds", "1", "--evaluate", "knn")) == 0
     assert len(trained) == 2 * (3 + 2 + 1) - 2
     assert {row["method"] for row in rows(out)} == {"mim", "mae", "pet", "random"}
 
 
-def test_every_evaluation_of_features_has_its_figures(pictures, tmp_path):
+def test_every_evaluation_of_features_has_its_figures(images, tmp_path):
     """Full protocols on one trained encoder and its start, each under its name in the table."""
     out = tmp_path / "out"
     asked = ["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot"]
     more = ["--objectives", "mim", "--seeds", "1", "--baselines", "random", "--evaluate", ",".join(asked)]
-    assert main(arguments(pictures, out, *more)) == 0
+    assert main(arguments(images, out, *more)) == 0
     found = {(row["method"], row["evaluation"]) for row in rows(out)}
     assert found == {(method, name) for method in ("mim", "random") for name in asked}
     table = (out / "table.md").read_text()
@@ -144,20 +144,20 @@ def test_every_evaluation_of_features_has_its_figures(pictures, tmp_path):
     assert notes["linear"] == ""
 
 
-def test_other_settings_of_finetune_as_long_as_nothing_is_tuned(pictures, tmp_path):
+def test_other_settings_of_finetune_as_long_as_nothing_is_tuned(images, tmp_path):
     out, tuning = tmp_path / "out", tmp_path / "tuning.yaml"
     asked = ["--objectives", "mae", "--seeds", "1", "--evaluate", "knn"]
-    assert main(arguments(pictures, out, *asked)) == 0
+    assert main(arguments(images, out, *asked)) == 0
     tuning.write_text("optimization: {epochs: 1, batch_size: 8}\naugmentation: {auto_augment: null}\n")
-    assert main(arguments(pictures, out, *asked[:4], "--evaluate", "finetune", "--tuning", str(tuning))) == 0
+    assert main(arguments(images, out, *asked[:4], "--evaluate", "finetune", "--tuning", str(tuning))) == 0
     assert [row["evaluation"] for row in rows(out)] == ["knn", "finetune"]
-    assert main(arguments(pictures, out, *asked)) == 2
+    assert main(arguments(images, out, *asked)) == 2
 
 
-def test_more_seeds_of_a_limit_have_tokens_too(pictures, tmp_path):
-    limited = ["--objectives", "mim", "--limit", "20", "--evaluate", "knn"]
+def test_more_seeds_of_a_limit_have_tokens_too(images, tmp_path):
+    limited = ["--objectives", "mim", "--max-images", "20", "--evaluate", "knn"]
     for seeds in ("1", "2"):
-        assert main(arguments(pictures, tmp_path / "out", *limited, "--seeds", seeds)) == 0
+        assert main(arguments(images, tmp_path / "out", *limited, "--seeds", seeds)) == 0
     assert {row["seed"] for row in rows(tmp_path / "out")} == {"0", "1"}
 
 
@@ -165,7 +165,7 @@ class Killed(BaseException):
     """What stands for a kill inside this process."""
 
 
-def test_killed_at_five_moments_it_ends_as_if_it_had_not_been(pictures, two, tmp_path, monkeypatch):
+def test_killed_at_five_moments_it_ends_as_if_it_had_not_been(images, two, tmp_path, monkeypatch):
     """A moment is before something goes to the disk: a step's figures, a checkpoint, tokens, a score, a table."""
     out, left = tmp_path / "out", [0]
 
@@ -181,25 +181,25 @@ def test_killed_at_five_moments_it_ends_as_if_it_had_not_been(pictures, two, tmp
     monkeypatch.setattr(os, "fsync", watched(os.fsync))
     monkeypatch.setattr(os, "replace", watched(os.replace))
     monkeypatch.setattr(Run, "append_metrics", watched(Run.append_metrics))
-    assert main(arguments(pictures, tmp_path / "counted", *TWO)) == 0
+    assert main(arguments(images, tmp_path / "counted", *TWO)) == 0
     moments = -left[0]
     assert moments > 40
     assert_equal(tmp_path / "counted", two)
     for number in range(5):
-        left[0] = 1 + int(below(moments // 5, 17, number))
+        left[0] = 1 + int(randint(moments // 5, 17, number))
         with pytest.raises(Killed):
-            main(arguments(pictures, out, *TWO))
+            main(arguments(images, out, *TWO))
     left[0] = 0
     assert main(["compare", "--resume", str(out)]) == 0
     assert_equal(out, two)
 
 
-def test_a_folder_that_was_moved_goes_on(pictures, tmp_path, monkeypatch):
+def test_a_folder_that_was_moved_goes_on(images, tmp_path, monkeypatch):
     """Stopped in a pre-training, moved, stopped in a fine-tuning, moved: the same end as without."""
     tuning = tmp_path / "tuning.yaml"
     tuning.write_text("optimization: {epochs: 2, batch_size: 8}\naugmentation: {auto_augment: null}\n")
     asked = ["--objectives", "mim", "--seeds", "1", "--evaluate", "finetune", "--tuning", str(tuning)]
-    assert main(arguments(pictures, tmp_path / "whole", *asked)) == 0
+    assert main(arguments(images, tmp_path / "whole", *asked)) == 0
     append, left = Run.append_metrics, [4]
 
     def broken(run, rows):
@@ -212,7 +212,7 @@ def test_a_folder_that_was_moved_goes_on(pictures, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Run, "append_metrics", broken)
         with pytest.raises(Killed):
-            main(arguments(pictures, place, *asked))
+            main(arguments(images, place, *asked))
         for left[0] in (6, 0):
             place = place.rename(tmp_path / f"{place.name}0")
             with pytest.raises(Killed) if left[0] else nullcontext():
@@ -220,13 +220,13 @@ def test_a_folder_that_was_moved_goes_on(pictures, tmp_path, monkeypatch):
     assert (place / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
     pretrained, tuned = (Run(place / "runs" / f"mim-2epochs-seed0{end}").recipe for end in ("", "-finetune"))
     assert load(pretrained).tokens == str(tmp_path / "00" / "tokens"), "it was done there"
-    assert read(tuned, Tuning).start == str(place / "runs" / "mim-2epochs-seed0")
+    assert read(tuned, FinetuneRecipe).start == str(place / "runs" / "mim-2epochs-seed0")
 
 
-def test_a_real_kill_in_the_middle_of_a_run(pictures, two, tmp_path):
+def test_a_real_kill_in_the_middle_of_a_run(images, two, tmp_path):
     out = tmp_path / "out"
     last = out / "runs" / next(path.name for path in (two / "runs").iterdir() if path.name.startswith("mae-2"))
-    command = [sys.executable, "-m", "mapet", *arguments(pictures, out, *TWO)]
+    command = [sys.executable, "-m", "mapet", *arguments(images, out, *TWO)]
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1)
     while not Run(last).metrics.is_file() and process.poll() is None:
         time.sleep(0.002)
@@ -234,11 +234,11 @@ def test_a_real_kill_in_the_middle_of_a_run(pictures, two, tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (out / "table.md").exists()
-    assert main(arguments(pictures, out, *TWO)) == 0
+    assert main(arguments(images, out, *TWO)) == 0
     assert_equal(out, two)
 
 
-def test_ctrl_c_tells_how_to_go_on(pictures, two, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_tells_how_to_go_on(images, two, tmp_path, monkeypatch, capsys):
     def interrupted(cell, *given):
         if cell.arm.method == "mae":
             raise KeyboardInterrupt
@@ -246,7 +246,7 @@ def test_ctrl_c_tells_how_to_go_on(pictures, two, tmp_path, monkeypatch, capsys)
 
     finish = cells.finish
     monkeypatch.setattr(cells, "finish", interrupted)
-    assert main(arguments(pictures, tmp_path / "out", *TWO, "--accelerator", "cpu")) == 130
+    assert main(arguments(images, tmp_path / "out", *TWO, "--accelerator", "cpu")) == 130
     assert f"mapet compare --resume {tmp_path / 'out'} --accelerator cpu" in capsys.readouterr().out
     assert {row["method"] for row in rows(tmp_path / "out")} == {"mim"}
 
@@ -267,20 +267,20 @@ def test_curves_run_to_the_end_and_kept_checkpoints_go(two):
         assert row["evaluation"] != "knn" or row["metric"] != "top1" or row["value"] == last[run]
 
 
-def test_curves_of_parts_of_an_epoch(pictures, tmp_path):
+def test_curves_of_parts_of_an_epoch(images, tmp_path):
     """Three steps an epoch, of which a third is one."""
     asked = ["--objectives", "mim", "--seeds", "1", "--evaluate", "knn", "--knn-every", "0.34"]
-    assert main(arguments(pictures, tmp_path / "out", *asked)) == 0
+    assert main(arguments(images, tmp_path / "out", *asked)) == 0
     assert [row["step"] for row in rows(tmp_path / "out", "curves.csv")] == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_a_grid_with_a_limit_and_fine_tuning(pictures, tmp_path):
-    """Every seed's own pictures have tokens; scratch is fine-tuning from the same first weights."""
+def test_a_grid_with_a_limit_and_fine_tuning(images, tmp_path):
+    """Every seed's own images have tokens; scratch is fine-tuning from the same first weights."""
     tuning = tmp_path / "tuning.yaml"
     tuning.write_text("optimization: {epochs: 1, batch_size: 8}\naugmentation: {auto_augment: null}\n")
-    grid = ["--objectives", "mapet,mim", "--vary", "groups=1,3", "--seeds", "2", "--limit", "20"]
+    grid = ["--objectives", "mapet,mim", "--vary", "groups=1,3", "--seeds", "2", "--max-images", "20"]
     tuned = ["--evaluate", "finetune", "--baselines", "scratch", "--tuning", str(tuning)]
-    assert main(arguments(pictures, tmp_path / "out", *grid, *tuned)) == 0
+    assert main(arguments(images, tmp_path / "out", *grid, *tuned)) == 0
     found = rows(tmp_path / "out")
     assert [(row["method"], row["setting"]) for row in found] == 2 * [
         ("mapet", "groups=1"), ("mapet", "groups=3"), ("mim", ""), ("scratch", "")
@@ -295,23 +295,23 @@ def test_a_grid_with_a_limit_and_fine_tuning(pictures, tmp_path):
     assert keys[0] != keys[1]
 
 
-def test_one_setting_over_tokenizers_and_random_crops(pictures, five, tmp_path):
+def test_one_setting_over_tokenizers_and_random_crops(images, five, tmp_path):
     other = tmp_path / "other"
     options = [*STUDENT, "--teacher", "pixels", "--codes", "8", "--iterations", "2"]
-    assert main(["tokenize", str(pictures), "--out", str(other), *options]) == 0
+    assert main(["tokenize", str(images), "--out", str(other), *options]) == 0
     tokenizers = f"{five / 'tokens' / 'tokenizer'},{other}"
     more = ["--objectives", "mim,mae", "--seeds", "1", "--tokenizers", tokenizers, "--evaluate", "knn"]
-    assert main(arguments(pictures, tmp_path / "stored", *more)) == 0
+    assert main(arguments(images, tmp_path / "stored", *more)) == 0
     assert [row["setting"] for row in rows(tmp_path / "stored")] == ["tokenizer=tokenizer", "tokenizer=other", ""]
     crops = [*more[:4], "--evaluate", "knn", "--scale", "0.3", "1", "--hflip", "0.5"]
-    assert main(arguments(pictures, tmp_path / "crops", *crops)) == 0
+    assert main(arguments(images, tmp_path / "crops", *crops)) == 0
     assert (tmp_path / "crops" / "tokenizer" / "tokenizer.json").is_file()
     assert not (tmp_path / "crops" / "tokens").exists()
 
 
 def test_cifar10_in_a_few_steps(cifar10, tmp_path):
     model = [*MODEL[:-4], "--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--epochs", "1"]
-    fit = ["--teacher", "pixels", "--codes", "16", "--iterations", "2", "--limit", "64", "--eval-limit", "200"]
+    fit = ["--teacher", "pixels", "--codes", "16", "--iterations", "2", "--max-images", "64", "--eval-limit", "200"]
     asked = ["--objectives", "mapet,pet,mim,cae,mae", "--seeds", "1", "--evaluate", "knn"]
     out = tmp_path / "out"
     assert main(["compare", "--data", "cifar10", "--out", str(out), *model, *fit, *asked]) == 0
@@ -348,31 +348,31 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
     ],
 )
 def test_what_cannot_work_is_one_line_before_anything_is_trained(
-    pictures, five, tmp_path, monkeypatch, capsys, wrong, said
+    images, five, tmp_path, monkeypatch, capsys, wrong, said
 ):
-    monkeypatch.setattr(Probe, "memory", 2e-5)  # as much as pooled features take
+    monkeypatch.setattr(Probe, "cache_gib", 2e-5)  # as much as pooled features take
     flat = tmp_path / "flat"
     flat.mkdir()
-    for number, path in enumerate(sorted(pictures.rglob("*.png"))):
+    for number, path in enumerate(sorted(images.rglob("*.png"))):
         shutil.copy(path, flat / f"{number}.png")
     backbone = tmp_path / "backbone.yaml"
     backbone.write_text("backbone: {model: vit_tiny}\n")
     named = {"TOKENS": five / "tokens", "FLAT": flat, "BACKBONE": backbone}
     wrong = [str(named.get(word, word)) for word in wrong]
-    assert main(arguments(pictures, tmp_path / "out", *wrong)) == 2
+    assert main(arguments(images, tmp_path / "out", *wrong)) == 2
     message = capsys.readouterr().err
     assert said in message
     assert message.count("\n") == 1
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_the_folder_of_another_comparison_is_refused(pictures, five, capsys):
+def test_the_folder_of_another_comparison_is_refused(images, five, capsys):
     before = (five / "results.csv").read_bytes()
-    assert main(arguments(pictures, five, "--seeds", "3", "--eval-limit", "9")) == 2
+    assert main(arguments(images, five, "--seeds", "3", "--eval-limit", "9")) == 2
     message = capsys.readouterr().err
     assert "holds another comparison, with eval_limit = None" in message
     assert message.count("\n") == 1
-    assert main(["compare", "--resume", str(pictures)]) == 2
+    assert main(["compare", "--resume", str(images)]) == 2
     assert "holds no comparison" in capsys.readouterr().err
     with Lock(five, "working on the comparison in"):
         assert main(["compare", "--resume", str(five)]) == 2

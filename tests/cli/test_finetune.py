@@ -17,7 +17,7 @@ from mapet.cli import main
 from mapet.data.augment import normalize
 from mapet.data.dataset import train_and_test
 from mapet.engine.run import Run, load_checkpoint
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 from processes import wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -26,15 +26,15 @@ NETWORK += ["--image-size", "16", "--patch-size", "4"]
 SHORT = ["--batch-size", "8", "--epochs", "5", "--warmup-epochs", "1", "--lr", "1e-3", "--ema-decay", "0.9"]
 
 
-def arguments(pictures, out, *more):
-    return ["finetune", "random", "--data", str(pictures), "--out", str(out), *NETWORK, *SHORT, *more]
+def arguments(images, out, *more):
+    return ["finetune", "random", "--data", str(images), "--out", str(out), *NETWORK, *SHORT, *more]
 
 
 @pytest.fixture(scope="module")
-def whole(pictures, tmp_path_factory):
+def whole(images, tmp_path_factory):
     """An uninterrupted run of 20 steps with everything switched on."""
     folder = tmp_path_factory.mktemp("tuned") / "whole"
-    assert main(arguments(pictures, folder)) == 0
+    assert main(arguments(images, folder)) == 0
     return folder
 
 
@@ -56,9 +56,9 @@ def scores(folder):
     return json.loads((folder / "scores.json").read_text())
 
 
-def test_killed_and_resumed_with_workers_is_uninterrupted_without(pictures, whole, tmp_path):
+def test_killed_and_resumed_with_workers_is_uninterrupted_without(images, whole, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "mapet", *arguments(pictures, out, "--workers", "2")]
+    command = [sys.executable, "-m", "mapet", *arguments(images, out, "--workers", "2")]
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1)
     wait_for_step(out, 6, process)
     process.kill()
@@ -67,7 +67,7 @@ def test_killed_and_resumed_with_workers_is_uninterrupted_without(pictures, whol
     assert_equal(whole, out)
 
 
-def test_killed_before_the_first_checkpoint(pictures, whole, tmp_path):
+def test_killed_before_the_first_checkpoint(images, whole, tmp_path):
     out = tmp_path / "early"
     out.mkdir()
     shutil.copy(whole / "recipe.yaml", out)
@@ -75,9 +75,9 @@ def test_killed_before_the_first_checkpoint(pictures, whole, tmp_path):
     assert_equal(whole, out)
 
 
-def test_testing_on_the_way_changes_nothing(pictures, whole, tmp_path, capsys):
+def test_testing_on_the_way_changes_nothing(images, whole, tmp_path, capsys):
     out = tmp_path / "tested"
-    assert main(arguments(pictures, out, "--evaluate-every", "2")) == 0
+    assert main(arguments(images, out, "--evaluate-every", "2")) == 0
     assert_equal(whole, out)
     assert [(entry["epoch"], entry["step"]) for entry in scores(out)] == [(2, 8), (4, 16), (5, 20)]
     text = capsys.readouterr().out
@@ -90,28 +90,30 @@ def test_testing_on_the_way_changes_nothing(pictures, whole, tmp_path, capsys):
 
 def test_the_recipe_of_a_run_trains_the_same_again(whole, tmp_path):
     again = tmp_path / "again"
-    assert main(["finetune", "--recipe", str(whole / "recipe.yaml"), "--out", str(again), "--micro-batch", "2"]) == 0
+    assert (
+        main(["finetune", "--recipe", str(whole / "recipe.yaml"), "--out", str(again), "--micro-batch-size", "2"]) == 0
+    )
     a, b = (torch.tensor([float(row["loss"]) for row in rows(folder)]) for folder in (whole, again))
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_stripes_are_learnt(pictures, tmp_path):
+def test_stripes_are_learnt(images, tmp_path):
     out = tmp_path / "learnt"
     plain = ["--mixup", "0", "--cutmix", "0", "--smoothing", "0", "--reprob", "0", "--auto-augment", "None"]
     rate = ["--epochs", "20", "--lr", "5e-3", "--layer-decay", "1", "--scale", "0.5", "1", "--drop-path", "0"]
-    assert main(arguments(pictures, out, *plain, *rate)) == 0
+    assert main(arguments(images, out, *plain, *rate)) == 0
     losses = [float(row["loss"]) for row in rows(out)]
     assert sum(losses[-8:]) < 0.5 * sum(losses[:8])
-    assert scores(out)[0]["top1"]["value"] == right(out, train_and_test(str(pictures))[1])
+    assert scores(out)[0]["top1"]["value"] == right(out, train_and_test(str(images))[1])
 
 
 def test_small_photographs_by_the_named_recipe(cifar10, tmp_path, capsys):
-    """Real pictures, six classes in train and test folders, trained on and tested by both shares."""
+    """Real images, six classes in train and test folders, trained on and tested by both shares."""
     for name, source, count in (("train", cifar10[0], 12), ("test", cifar10[1], 4)):
         for label in range(6):
-            places = (place for place in range(len(source)) if source.label(place) == label)
+            indices = (place for place in range(len(source)) if source.label(place) == label)
             (tmp_path / name / source.classes[label]).mkdir(parents=True)
-            for place in islice(places, count):
+            for place in islice(indices, count):
                 source.read(place).save(tmp_path / name / source.classes[label] / f"{place}.png")
     plain = ["--mixup", "0", "--cutmix", "0", "--smoothing", "0", "--drop-path", "0", "--layer-decay", "1"]
     plain += ["--auto-augment", "None", "--scale", "0.8", "1", "--lr", "5e-3"]
@@ -127,11 +129,11 @@ def test_small_photographs_by_the_named_recipe(cifar10, tmp_path, capsys):
 
 
 def right(run, source):
-    """The share of the pictures that the run's classifier names rightly, one by one."""
+    """The share of the images that the run's classifier names rightly, one by one."""
     classifier, _, _ = load_classifier(run)
     found = []
     for place in range(len(source)):
-        pixels = torch.from_numpy(np.array(View((16, 16))(source.read(place)))).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(np.array(CenterCropResize((16, 16))(source.read(place)))).permute(2, 0, 1)[None]
         found.append(classifier(normalize(pixels / 255)).argmax().item() == source.label(place))
     return sum(found) / len(found)
 
@@ -151,12 +153,12 @@ def test_a_fine_tuned_classifier_is_exported_with_its_head(whole, tmp_path, caps
     assert "across, along" in (tmp_path / "export" / "README.md").read_text()
 
 
-def test_fine_tuning_goes_on_from_a_fine_tuning(pictures, whole, tmp_path, capsys):
-    options = ["--data", str(pictures), *SHORT, "--epochs", "1"]
+def test_fine_tuning_goes_on_from_a_fine_tuning(images, whole, tmp_path, capsys):
+    options = ["--data", str(images), *SHORT, "--epochs", "1"]
     assert main(["finetune", str(whole), "--out", str(tmp_path / "more"), *options]) == 0
     assert f"from the fine-tuning {whole} after 20 steps" in capsys.readouterr().out
-    three = shutil.copytree(pictures, tmp_path / "three")
-    shutil.copytree(pictures / "along", three / "third")
+    three = shutil.copytree(images, tmp_path / "three")
+    shutil.copytree(images / "along", three / "third")
     options[1] = str(three)
     assert main(["finetune", str(whole), "--out", str(tmp_path / "three-ft"), *options]) == 2
     assert "--fresh-head" in capsys.readouterr().err
@@ -171,12 +173,12 @@ def test_a_fine_tuning_is_trained_by_one_command_at_a_time(whole, capsys):
     assert (whole / "provenance.json").read_bytes() == before
 
 
-def test_other_labels_on_resume_are_refused(pictures, tmp_path, capsys):
-    mine = shutil.copytree(pictures, tmp_path / "mine")
+def test_other_labels_on_resume_are_refused(images, tmp_path, capsys):
+    mine = shutil.copytree(images, tmp_path / "mine")
     assert main(arguments(mine, tmp_path / "run", "--epochs", "1")) == 0
     (mine / "along").rename(mine / "about")
     assert main(["finetune", "--resume", str(tmp_path / "run")]) == 2
-    assert "other pictures or labels" in capsys.readouterr().err
+    assert "other images or labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -198,19 +200,19 @@ def test_other_labels_on_resume_are_refused(pictures, tmp_path, capsys):
         (["another"], "FROM --data DATA --out OUT"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_written(pictures, tmp_path, capsys, wrong, said):
-    assert main([*arguments(pictures, tmp_path / "run"), *wrong]) == 2
+def test_what_cannot_work_is_told_before_anything_is_written(images, tmp_path, capsys, wrong, said):
+    assert main([*arguments(images, tmp_path / "run"), *wrong]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert said in message
     assert not (tmp_path / "run").exists()
 
 
-def test_without_labels_and_in_a_folder_in_use(pictures, whole, tmp_path, capsys):
-    assert main(arguments(pictures / "along", tmp_path / "run")) == 2
+def test_without_labels_and_in_a_folder_in_use(images, whole, tmp_path, capsys):
+    assert main(arguments(images / "along", tmp_path / "run")) == 2
     assert "no labels" in capsys.readouterr().err
     before = Run(whole).metrics.read_bytes()
-    assert main(arguments(pictures, whole)) == 2
+    assert main(arguments(images, whole)) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert Run(whole).metrics.read_bytes() == before
     assert main(["finetune", "--resume", str(whole), "--seed", "1"]) == 2

@@ -1,4 +1,4 @@
-"""``mapet tokenizer inspect`` end to end, on small pictures and tokenizers with random weights."""
+"""``mapet tokenizer inspect`` end to end, on small images and tokenizers with random weights."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from PIL import Image
 
 from mapet.api import tokenizer_report as findings
 from mapet.cli import main
-from mapet.data.dataset import open_source
+from mapet.data.dataset import open_dataset
 from mapet.data.loader import in_order
-from mapet.data.unreadable import BadPictures
+from mapet.data.unreadable import UnreadableImages
 from mapet.tokenizers.codebook import Codebook
 from mapet.tokenizers.dalle import DalleEncoder
 from mapet.tokenizers.health import Health
@@ -26,18 +26,18 @@ FIGURES = ("codes.png", "tokens.png", "usage.png")
 def book(folder, source, grid=(4, 4), seed=0):
     """Save a codebook whose 12 centroids are features of the source's patches, drawn by the seed."""
     teacher = Teacher("resnet10t", grid, stage=1, pretrained=False)
-    images = next(iter(in_order(source, teacher.view, 48, bad=BadPictures(48)))).images
+    images = next(iter(in_order(source, teacher.view, 48, bad=UnreadableImages(48)))).images
     vectors = teacher(images / 255).flatten(0, 1)
     drawn = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:12]
     Codebook(teacher, vectors[drawn], "euclidean", {}).save(folder)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, pictures):
-    """A folder with the labelled ``pictures``, codebooks of two seeds, one of another grid, and a small dVAE."""
+def place(tmp_path_factory, images):
+    """A folder with the labelled ``images``, codebooks of two seeds, one of another grid, and a small dVAE."""
     root = tmp_path_factory.mktemp("inspect")
-    shutil.copytree(pictures, root / "labelled")
-    source = open_source(str(pictures))
+    shutil.copytree(images, root / "labelled")
+    source = open_dataset(str(images))
     book(root / "book", source)
     book(root / "second", source, seed=1)
     book(root / "coarse", source, grid=(2, 2))
@@ -75,26 +75,26 @@ def test_everything_is_told_and_saved(place, inspect):
     assert code == 0
     assert len(lines) <= 20
     assert all(len(line) <= 80 for line in lines[2:-1])  # paths may be long
-    topics = "tokenizer pictures codes perplexity most distortion a_token all_tokens _ _ agreement healthy saved"
+    topics = "tokenizer images codes perplexity most distortion a_token all_tokens _ _ agreement healthy saved"
     assert [line[:12].strip() for line in lines] == [word.replace("_", " ").strip() for word in topics.split()]
     out = place / "book" / "inspect"
     assert sorted(path.name for path in out.iterdir()) == sorted(["inspect.json", *FIGURES])
     for name in FIGURES:
-        with Image.open(out / name) as picture:
-            assert picture.format == "PNG"
-            picture.load()
+        with Image.open(out / name) as image:
+            assert image.format == "PNG"
+            image.load()
     told = found(out)
     assert told["data"] == f"folder {place / 'labelled'}"
     assert told["verdict"] == "healthy"
     assert 0 < told["agreement"]["adjusted_mutual_information"] < 1
-    with Image.open(out / "codes.png") as picture:
-        assert picture.height == pytest.approx(3 * 125, abs=2)  # one chosen code and two random ones
+    with Image.open(out / "codes.png") as image:
+        assert image.height == pytest.approx(3 * 125, abs=2)  # one chosen code and two random ones
 
 
 def test_the_numbers_are_those_of_all_patches(place, inspect, undrawn):
     assert inspect("book", "labelled", "--out", "numbers")[0] == 0
-    told, book, source = found(place / "numbers"), load_tokenizer(place / "book"), open_source(str(place / "labelled"))
-    batches = in_order(source, book.view, 48, bad=BadPictures(48))
+    told, book, source = found(place / "numbers"), load_tokenizer(place / "book"), open_dataset(str(place / "labelled"))
+    batches = in_order(source, book.view, 48, bad=UnreadableImages(48))
     tokens, squared, vectors = book.measure(next(iter(batches)).images / 255)
     health = Health.of(tokens, 12)
     assert told["health"]["perplexity"] == pytest.approx(health.perplexity)
@@ -118,28 +118,28 @@ def test_a_picture_s_tokens_tell_at_least_what_the_guesses_do(capsys):
 
 
 def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, monkeypatch):
-    """Of 30 of the 48 pictures; shown at the tokenizer's own size, so that they can be tokenized again."""
+    """Of 30 of the 48 images; shown at the tokenizer's own size, so that they can be tokenized again."""
     shown = []
     monkeypatch.setattr("mapet.cli.tokenizer.inspect.PATCH", 1)
     monkeypatch.setattr("mapet.viz.codes.patch_rows", lambda rows, grid, size, out, **_: shown.extend(rows) or out)
-    arguments = ("--limit", "30", "--codes", "3", "--show", "7,2", "--out", "shown")
+    arguments = ("--max-images", "30", "--codes", "3", "--show", "7,2", "--out", "shown")
     assert inspect("book", "labelled", *arguments)[0] == 0
     book = load_tokenizer(place / "book")
     codes = [int(row.label.split()[1]) for row in shown]
     assert codes[:2] == [7, 2]
     assert len(set(codes)) == 5
     for code, row in zip(codes, shown, strict=True):
-        tokens, squared, _ = book.measure(torch.from_numpy(row.pictures) / 255)
+        tokens, squared, _ = book.measure(torch.from_numpy(row.images) / 255)
         number = torch.arange(len(row.places))
         own = squared.where(tokens == code, torch.inf)
         assert own[number, row.places].tolist() == own.min(dim=1).values.tolist()
         assert own[number, row.places].tolist() == sorted(own[number, row.places].tolist())
-        assert len(torch.from_numpy(row.pictures).flatten(1).unique(dim=0)) == len(row.pictures)
+        assert len(torch.from_numpy(row.images).flatten(1).unique(dim=0)) == len(row.images)
 
 
 def test_runs_are_repeatable_and_the_seed_is_used(place, inspect):
     for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
-        assert inspect("book", "labelled", "--limit", "30", "--codes", "2", "--out", out, "--seed", seed)[0] == 0
+        assert inspect("book", "labelled", "--max-images", "30", "--codes", "2", "--out", out, "--seed", seed)[0] == 0
     a, b, c = ([(place / out / name).read_bytes() for name in ("inspect.json", *FIGURES)] for out in "abc")
     assert a == b
     assert all(one != other for one, other in zip(a, c, strict=True))
@@ -171,15 +171,15 @@ def test_a_vqgan_tells_its_distortion(place, inspect, undrawn):
         torch.manual_seed(0)
         sizes = {"widths": (32, 32), "blocks": 1, "attention": (), "latent": 8, "code_width": 8, "codes": 10}
         VQGAN(image_size=32, channels=32, **sizes).save(place / "vqgan")
-    assert inspect("vqgan", "labelled", "--out", "vqgan-out", "--limit", "8")[0] == 0
+    assert inspect("vqgan", "labelled", "--out", "vqgan-out", "--max-images", "8")[0] == 0
     assert found(place / "vqgan-out")["distortion"]["mean"] > 0
 
 
 def test_few_pictures_are_not_judged(inspect, undrawn):
-    code, lines, _ = inspect("book", "labelled", "--limit", "4", "--out", "few")
+    code, lines, _ = inspect("book", "labelled", "--max-images", "4", "--out", "few")
     assert code == 0
-    assert lines[-2] == "undecided   too few pictures to judge 12 codes: give 8 or more"
-    assert inspect("book", "labelled", "--limit", "8", "--out", "few")[1][-2].startswith("healthy")
+    assert lines[-2] == "undecided   too few images to judge 12 codes: give 8 or more"
+    assert inspect("book", "labelled", "--max-images", "8", "--out", "few")[1][-2].startswith("healthy")
 
 
 def test_no_codes_no_figure_of_them(place, inspect):
@@ -191,34 +191,34 @@ def test_bad_pictures_are_left_out(place, inspect, undrawn):
     shutil.copytree(place / "labelled", place / "mixed")
     (place / "mixed" / "along" / "zero.png").write_bytes(b"")
     assert inspect("book", "mixed", "--out", "bad")[2].count("zero bytes") == 1
-    assert inspect("book", "mixed", "--max-bad", "0.1", "--against", "second", "--out", "bad")[0] == 0
-    assert found(place / "bad")["health"]["pictures"] == 48
+    assert inspect("book", "mixed", "--max-bad-fraction", "0.1", "--against", "second", "--out", "bad")[0] == 0
+    assert found(place / "bad")["health"]["images"] == 48
 
 
 def test_pictures_in_the_place_of_figures_are_left_alone(place, inspect, undrawn):
-    """A folder of photos, or one among the pictures that are looked at."""
+    """A folder of photos, or one among the images that are looked at."""
     photos = shutil.copytree(place / "labelled", place / "photos")
-    picture = next(photos.rglob("*.png")).rename(photos / "codes.png")
-    before = picture.read_bytes()
+    image = next(photos.rglob("*.png")).rename(photos / "codes.png")
+    before = image.read_bytes()
     for data, out, said in (("labelled", "photos", "is not empty"), ("labelled", "labelled/look", "lies in labelled")):
         code, _, error = inspect("book", data, "--out", out)
         assert (code, error.count("\n")) == (2, 1)
         assert said in error
-    assert picture.read_bytes() == before
+    assert image.read_bytes() == before
     assert not (place / "labelled" / "look").exists()
 
 
 MISTAKES = {
-    ("book",): "needs a tokenizer's folder and pictures",
-    ("book", "labelled", "more"): "needs a tokenizer's folder and pictures",
+    ("book",): "needs a tokenizer's folder and images",
+    ("book", "labelled", "more"): "needs a tokenizer's folder and images",
     ("labelled", "labelled"): "is not a tokenizer",
     ("book", "labeled"): 'Did you mean "labelled"?',
     ("book", "labelled", "--show", "12"): "give numbers from 0 to 11",
     ("book", "labelled", "--show", "x"): "give numbers from 0 to 11",
     ("book", "labelled", "--codes", "101"): "0 to 100 codes",
     ("book", "labelled", "--codes=-1"): "0 to 100 codes",
-    ("book", "labelled", "--limit", "0"): "--limit does not fit",
-    ("book", "labelled", "--limit=-1"): "--limit does not fit",
+    ("book", "labelled", "--max-images", "0"): "--max-images does not fit",
+    ("book", "labelled", "--max-images=-1"): "--max-images does not fit",
     ("book", "labelled", "--against", "coarse"): "grids of (4, 4) and (2, 2)",
     ("book", "labelled", "--agains", "coarse"): 'Did you mean "--against"?',
 }

@@ -73,7 +73,7 @@ def test_every_verb_has_help_that_fits_80_columns(verb, capsys, monkeypatch):
             ],
             "4",
         ),
-        (["pretrain", "--micro-batch", "0"], "--micro-batch"),
+        (["pretrain", "--micro-batch-size", "0"], "--micro-batch-size"),
         (["pretrain", "--strategy", "fsdb"], "ddp or fsdp"),
         (["pretrain", "--workers", "-1"], "--workers"),
         (["pretrain", "--betas", "2", "3"], "--betas"),

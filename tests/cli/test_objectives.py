@@ -19,15 +19,15 @@ SMALL = [*MODEL, "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "1", "
 
 
 @pytest.fixture(scope="module")
-def tokens(pictures, tmp_path_factory):
+def tokens(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized") / "tokens"
     options = ["--teacher", "pixels", "--codes", "16", "--iterations", "2"]
-    assert main(["tokenize", str(pictures), "--out", str(folder), *STUDENT, *options]) == 0
+    assert main(["tokenize", str(images), "--out", str(folder), *STUDENT, *options]) == 0
     return folder
 
 
-def arguments(pictures, out, objective, *more):
-    return ["pretrain", "--data", str(pictures), "--out", str(out), "--objective", objective, *SMALL, *more]
+def arguments(images, out, objective, *more):
+    return ["pretrain", "--data", str(images), "--out", str(out), "--objective", objective, *SMALL, *more]
 
 
 def rows(folder):
@@ -46,10 +46,10 @@ def assert_equal(one, other):
     assert Run(one).metrics.read_bytes() == Run(other).metrics.read_bytes()
 
 
-def test_pixels_need_no_tokens(pictures, tokens, tmp_path, capsys):
+def test_pixels_need_no_tokens(images, tokens, tmp_path, capsys):
     """MAE makes none and, given some, leaves them alone: the same run bit for bit."""
     alone, beside = tmp_path / "alone", tmp_path / "beside"
-    assert main(arguments(pictures, alone, "mae", "--teacher", "no_such_teacher")) == 0
+    assert main(arguments(images, alone, "mae", "--teacher", "no_such_teacher")) == 0
     said = capsys.readouterr().out
     assert "tokens " not in said
     assert "accuracy" not in said
@@ -57,10 +57,10 @@ def test_pixels_need_no_tokens(pictures, tokens, tmp_path, capsys):
     assert {path.name for path in alone.iterdir()}.isdisjoint({"tokens", "tokenizer"})
     assert "accuracy" not in rows(alone)[0]
     assert json.loads((alone / "inputs.json").read_text())["tokenizer"] == "none"
-    assert main(arguments(pictures, beside, "mae", "--tokens", str(tokens))) == 0
+    assert main(arguments(images, beside, "mae", "--tokens", str(tokens))) == 0
     assert "mae reads no tokens" in capsys.readouterr().out
     assert_equal(alone, beside)
-    assert main(arguments(pictures, tmp_path / "crops", "mae", "--scale", "0.2", "1", "--hflip", "0.5")) == 0
+    assert main(arguments(images, tmp_path / "crops", "mae", "--scale", "0.2", "1", "--hflip", "0.5")) == 0
     assert not (tmp_path / "crops" / "tokenizer").exists()
 
 
@@ -68,10 +68,10 @@ def test_pixels_need_no_tokens(pictures, tokens, tmp_path, capsys):
     ("objective", "more"),
     [("cae", ["--mask-ratio", "0.5", "--order", "blockwise"]), ("mae", []), ("mim", ["--cls-layer", "1"])],
 )
-def test_an_interrupted_run_ends_as_an_unbroken_one(pictures, tokens, tmp_path, monkeypatch, objective, more):
+def test_an_interrupted_run_ends_as_an_unbroken_one(images, tokens, tmp_path, monkeypatch, objective, more):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     more = [*more, "--tokens", str(tokens)]
-    assert main(arguments(pictures, whole, objective, *more)) == 0
+    assert main(arguments(images, whole, objective, *more)) == 0
 
     def interrupted(objective, images, *rest, **more):
         if len(rows(broken)) == 8:
@@ -81,7 +81,7 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(pictures, tokens, tmp_path, 
     backward = fit.backward
     with monkeypatch.context() as patched:
         patched.setattr(fit, "backward", interrupted)
-        assert main(arguments(pictures, broken, objective, *more)) == 130
+        assert main(arguments(images, broken, objective, *more)) == 130
     assert len(rows(broken)) == 8
     assert main(["pretrain", "--resume", str(broken)]) == 0
     assert_equal(whole, broken)

@@ -1,4 +1,4 @@
-"""Pre-training on tokens that are made as the pictures come: exact resume, processes, precision, refusals."""
+"""Pre-training on tokens that are made as the images come: exact resume, processes, precision, refusals."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ import torch
 from mapet.cli import main
 from mapet.cli.options import parse
 from mapet.cli.pretrain import Options, again
-from mapet.config.recipe import Machine, Recipe, Tokenizer
+from mapet.config.recipe import Recipe, Runtime, Tokenizer
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.codebook import Codebook
 from processes import wait_for_step
@@ -28,9 +28,9 @@ FIT = ["--codes", "16", "--iterations", "2"]
 
 
 @pytest.fixture(scope="module")
-def tokens(pictures, tmp_path_factory):
+def tokens(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized") / "tokens"
-    assert main(["tokenize", "--data", str(pictures), "--out", str(folder), *STUDENT, *FIT]) == 0
+    assert main(["tokenize", "--data", str(images), "--out", str(folder), *STUDENT, *FIT]) == 0
     return folder
 
 
@@ -40,15 +40,15 @@ def tokenizer(tokens):
 
 
 @pytest.fixture(scope="module")
-def whole(pictures, tokenizer, tmp_path_factory):
+def whole(images, tokenizer, tmp_path_factory):
     """An uninterrupted run of 12 steps over random crops."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert main(arguments(pictures, tokenizer, folder, *CROPS)) == 0
+    assert main(arguments(images, tokenizer, folder, *CROPS)) == 0
     return folder
 
 
-def arguments(pictures, tokenizer, out, *more):
-    return ["pretrain", "--data", str(pictures), "--tokenizer", str(tokenizer), "--out", str(out), *SMALL, *more]
+def arguments(images, tokenizer, out, *more):
+    return ["pretrain", "--data", str(images), "--tokenizer", str(tokenizer), "--out", str(out), *SMALL, *more]
 
 
 def losses(folder):
@@ -64,11 +64,11 @@ def assert_equal(one, other):
     assert Run(one).metrics.read_bytes() == Run(other).metrics.read_bytes()
 
 
-def test_without_crops_it_is_the_run_with_stored_tokens(pictures, tokens, tokenizer, whole, tmp_path):
+def test_without_crops_it_is_the_run_with_stored_tokens(images, tokens, tokenizer, whole, tmp_path):
     """Bit-equal, and the same tensors in the checkpoint: nothing of the tokenizer is in it."""
     online, ready = tmp_path / "online", tmp_path / "ready"
-    assert main(arguments(pictures, tokenizer, online)) == 0
-    options = ["pretrain", "--data", str(pictures), "--tokens", str(tokens), "--out", str(ready), *SMALL]
+    assert main(arguments(images, tokenizer, online)) == 0
+    options = ["pretrain", "--data", str(images), "--tokens", str(tokens), "--out", str(ready), *SMALL]
     assert main(options) == 0
     assert_equal(online, ready)
     assert losses(online) != losses(whole)
@@ -76,9 +76,9 @@ def test_without_crops_it_is_the_run_with_stored_tokens(pictures, tokens, tokeni
     assert (online / "inputs.json").read_bytes() == (ready / "inputs.json").read_bytes()
 
 
-def test_killed_and_resumed_is_uninterrupted(pictures, tokenizer, whole, tmp_path):
+def test_killed_and_resumed_is_uninterrupted(images, tokenizer, whole, tmp_path):
     out = tmp_path / "killed"
-    options = arguments(pictures, tokenizer, out, *CROPS, "--workers", "2")
+    options = arguments(images, tokenizer, out, *CROPS, "--workers", "2")
     process = subprocess.Popen([sys.executable, "-m", "mapet", *options], env=ENVIRONMENT, stdout=-1, stderr=-1)
     wait_for_step(out, 7, process)
     process.kill()
@@ -87,30 +87,30 @@ def test_killed_and_resumed_is_uninterrupted(pictures, tokenizer, whole, tmp_pat
     assert_equal(whole, out)
 
 
-def test_two_processes_are_one(pictures, tokenizer, whole, tmp_path):
+def test_two_processes_are_one(images, tokenizer, whole, tmp_path):
     out = tmp_path / "two"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mapet"]
-    options = arguments(pictures, tokenizer, out, *CROPS, "--devices", "2", "--accelerator", "cpu")
+    options = arguments(images, tokenizer, out, *CROPS, "--devices", "2", "--accelerator", "cpu")
     done = subprocess.run([*command, *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     torch.testing.assert_close(losses(whole), losses(out), atol=1e-5, rtol=0)
 
 
-def test_without_a_tokenizer_crops_make_one_in_the_run_and_no_store(pictures, tmp_path):
+def test_without_a_tokenizer_crops_make_one_in_the_run_and_no_store(images, tmp_path):
     out = tmp_path / "run"
-    options = ["pretrain", "--data", str(pictures), "--out", str(out), *SMALL, *FIT, *CROPS, "--epochs", "1"]
+    options = ["pretrain", "--data", str(images), "--out", str(out), *SMALL, *FIT, *CROPS, "--epochs", "1"]
     assert main(options) == 0
     assert (out / "tokenizer" / "tokenizer.json").is_file()
     assert not (out / "tokens").exists()
     before = (out / "tokenizer" / "tokenizer.json").stat().st_mtime_ns
     assert main(["pretrain", "--resume", str(out)]) == 0
     assert (out / "tokenizer" / "tokenizer.json").stat().st_mtime_ns == before
-    assert main(arguments(pictures, out / "tokenizer", tmp_path / "other", *CROPS, "--epochs", "1")) == 0
+    assert main(arguments(images, out / "tokenizer", tmp_path / "other", *CROPS, "--epochs", "1")) == 0
     assert losses(out) == losses(tmp_path / "other")
 
 
-def test_the_tokenizer_runs_in_float32_whatever_the_training_does(pictures, tokenizer, tmp_path, monkeypatch):
-    """Outside autocast, without gradients, on the same pictures: the same tokens as in a float32 run."""
+def test_the_tokenizer_runs_in_float32_whatever_the_training_does(images, tokenizer, tmp_path, monkeypatch):
+    """Outside autocast, without gradients, on the same images: the same tokens as in a float32 run."""
     encode, seen = Codebook.encode, {"float32": [], "bfloat16": []}
     for precision, found in seen.items():
 
@@ -123,31 +123,31 @@ def test_the_tokenizer_runs_in_float32_whatever_the_training_does(pictures, toke
 
         monkeypatch.setattr(Codebook, "encode", watched)
         options = [*CROPS, "--precision", precision, "--epochs", "1"]
-        assert main(arguments(pictures, tokenizer, tmp_path / precision, *options)) == 0
+        assert main(arguments(images, tokenizer, tmp_path / precision, *options)) == 0
     assert len(seen["float32"]) >= 6
     assert all(torch.equal(a, b) for a, b in zip(*seen.values(), strict=True))
     assert losses(tmp_path / "float32") != losses(tmp_path / "bfloat16")
 
 
-def test_unreadable_pictures_are_left_out_of_their_batches(pictures, tokenizer, tmp_path):
-    mixed = shutil.copytree(pictures, tmp_path / "mixed")
+def test_unreadable_pictures_are_left_out_of_their_batches(images, tokenizer, tmp_path):
+    mixed = shutil.copytree(images, tmp_path / "mixed")
     (mixed / "along" / "00.png").write_bytes(b"")
     out = tmp_path / "run"
-    assert main(arguments(mixed, tokenizer, out, *CROPS, "--max-bad", "0.1")) == 0
+    assert main(arguments(mixed, tokenizer, out, *CROPS, "--max-bad-fraction", "0.1")) == 0
     assert len(losses(out)) == 12
-    assert (out / "bad-pictures.txt").read_text().count("\n") == 1
+    assert (out / "unreadable-images.txt").read_text().count("\n") == 1
 
 
-def test_another_tokenizer_on_resume_is_refused(pictures, tokenizer, tmp_path, capsys):
+def test_another_tokenizer_on_resume_is_refused(images, tokenizer, tmp_path, capsys):
     mine, out = shutil.copytree(tokenizer, tmp_path / "mine"), tmp_path / "run"
-    assert main(arguments(pictures, mine, out, "--epochs", "1")) == 0
+    assert main(arguments(images, mine, out, "--epochs", "1")) == 0
     shutil.rmtree(mine)
-    options = ["--data", str(pictures), "--out", str(tmp_path / "tokens"), *STUDENT, *FIT, "--seed", "1"]
+    options = ["--data", str(images), "--out", str(tmp_path / "tokens"), *STUDENT, *FIT, "--seed", "1"]
     assert main(["tokenize", *options]) == 0
     next((tmp_path / "tokens").glob("*/tokenizer.json")).parent.rename(mine)
     capsys.readouterr()
     assert main(["pretrain", "--resume", str(out)]) == 2
-    assert "other pictures or tokens" in capsys.readouterr().err
+    assert "other images or tokens" in capsys.readouterr().err
     assert main(["pretrain", "--resume", str(out), *CROPS]) == 2
     assert "begun with scale = None" in capsys.readouterr().err
 
@@ -169,10 +169,10 @@ def test_another_tokenizer_on_resume_is_refused(pictures, tokenizer, tmp_path, c
     ],
 )
 def test_what_cannot_work_is_one_line_before_anything_is_written(
-    pictures, tokens, tokenizer, tmp_path, capsys, wrong, said
+    images, tokens, tokenizer, tmp_path, capsys, wrong, said
 ):
     wrong = [str(tokens) if word == "TOKENS" else word for word in wrong]
-    assert main(arguments(pictures, tokenizer, tmp_path / "run", *wrong)) == 2
+    assert main(arguments(images, tokenizer, tmp_path / "run", *wrong)) == 2
     message = capsys.readouterr().err
     assert said in message
     assert message.count("\n") == 1
@@ -192,15 +192,17 @@ def test_crops_and_tokenizer_survive_the_run_s_recipe(whole, tokenizer):
 
 
 @pytest.mark.parametrize(
-    "machine",
+    "runtime",
     [
-        Machine(),
-        Machine(devices=2, strategy="fsdp", micro_batch=2),
-        Machine(workers=0, accelerator="cpu", num_nodes=3, compile=True, save_every=7, memory=0.5, max_bad=0.0),
+        Runtime(),
+        Runtime(devices=2, strategy="fsdp", micro_batch_size=2),
+        Runtime(
+            workers=0, accelerator="cpu", num_nodes=3, compile=True, save_every=7, cache_gib=0.5, max_bad_fraction=0.0
+        ),
     ],
 )
-def test_the_command_that_goes_on_repeats_the_machine_settings(machine):
-    words = shlex.split(again("runs/my run", machine))
+def test_the_command_that_goes_on_repeats_the_machine_settings(runtime):
+    words = shlex.split(again("runs/my run", runtime))
     assert words[:4] == ["mapet", "pretrain", "--resume", "runs/my run"]
-    assert parse(Options(), words[4:], "pretrain", "").machine == machine
-    assert len(words) == 4 or machine != Machine()
+    assert parse(Options(), words[4:], "pretrain", "").runtime == runtime
+    assert len(words) == 4 or runtime != Runtime()

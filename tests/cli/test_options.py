@@ -7,7 +7,7 @@ from mapet.cli.options import positional
 
 @dataclass(frozen=True)
 class Inner:
-    limit: int | None = None
+    max_images: int | None = None
     names: tuple[str, ...] = ()
 
 
@@ -27,7 +27,7 @@ class Options:
         ("A B --out x", "A B", "--out x"),
         ("--out x A", "A", "--out x"),
         ("--out=x A", "A", "--out=x"),
-        ("--overwrite A --limit -1 B", "A B", "--overwrite --limit -1"),
+        ("--overwrite A --max-images -1 B", "A B", "--overwrite --max-images -1"),
         ("--grid 2 3 A --betas 1 2 B", "A B", "--grid 2 3 --betas 1 2"),
         ("A --names x y z", "A", "--names x y z"),
         ("A -h B", "A B", "-h"),

@@ -49,13 +49,13 @@ PARTS = {"pretrain": "checkpoints", "finetune": "tensorboard", "vqkd": "checkpoi
 
 
 @pytest.fixture(scope="module")
-def made(pictures, tmp_path_factory):
+def made(images, tmp_path_factory):
     """A folder of every kind, by its verb."""
     root = tmp_path_factory.mktemp("made")
     for name, command in VERBS.items():
-        assert main(command(pictures, root / name)) == 0
+        assert main(command(images, root / name)) == 0
     assert main(["export", str(root / "pretrain"), "--out", str(root / "export")]) == 0
-    assert main(["tokenize", str(pictures), "--out", str(root / "tokens"), *CODES]) == 0
+    assert main(["tokenize", str(images), "--out", str(root / "tokens"), *CODES]) == 0
     return root
 
 
@@ -89,14 +89,14 @@ def loadable(name, folder):
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_an_earlier_one_is_replaced_and_its_neighbours_stay(pictures, folder, tmp_path, name):
+def test_an_earlier_one_is_replaced_and_its_neighbours_stay(images, folder, tmp_path, name):
     (tmp_path / "thesis.tex").write_bytes(THESIS)
     out = folder(name)
     if name == "pretrain":
         (out / "scores.json").write_text("[]\n")
         assert main(["export", str(out)]) == 0
     before = content(out)
-    assert main(VERBS[name](pictures, out, "--seed", "1", "--overwrite")) == 0
+    assert main(VERBS[name](images, out, "--seed", "1", "--overwrite")) == 0
     after = content(out)
     assert not [path for path in after if path.startswith(ASIDE)]
     assert {"scores.json", "export"}.isdisjoint(after) or name == "finetune"
@@ -108,7 +108,7 @@ def test_an_earlier_one_is_replaced_and_its_neighbours_stay(pictures, folder, tm
 
 @pytest.mark.parametrize("place", ["thesis.tex", ".git/config", "PART/best.pt", "PART", "loss.png"])
 @pytest.mark.parametrize("name", VERBS)
-def test_foreign_files_stay_byte_for_byte(pictures, folder, tmp_path, capsys, name, place):
+def test_foreign_files_stay_byte_for_byte(images, folder, tmp_path, capsys, name, place):
     out = folder(name)
     path = out / place.replace("PART", PARTS[name])
     if place == "PART":  # a link in the place of what is ours
@@ -121,14 +121,14 @@ def test_foreign_files_stay_byte_for_byte(pictures, folder, tmp_path, capsys, na
         path.write_bytes(THESIS)
     before = content(tmp_path)
     first = place.split("/")[0] if place == ".git/config" else path.relative_to(out)
-    refused(capsys, VERBS[name](pictures, out, "--overwrite"), out, first, "give another --out")
+    refused(capsys, VERBS[name](images, out, "--overwrite"), out, first, "give another --out")
     assert content(tmp_path) == before
     if place != "PART":
         loadable(name, out)
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_run_without_a_mark_is_known_by_its_provenance(pictures, folder, capsys, name):
+def test_a_run_without_a_mark_is_known_by_its_provenance(images, folder, capsys, name):
     out = folder(name)
     (out / ".mapet").unlink()
     entries = json.loads((out / "provenance.json").read_text())
@@ -137,35 +137,35 @@ def test_a_run_without_a_mark_is_known_by_its_provenance(pictures, folder, capsy
         if other is not None:
             (out / "provenance.json").write_text(other)
         before = content(out)
-        refused(capsys, TRAINED[name](pictures, out, "--overwrite"), "bears no mark", "remove the folder yourself")
+        refused(capsys, TRAINED[name](images, out, "--overwrite"), "bears no mark", "remove the folder yourself")
         assert content(out) == before
     (out / "provenance.json").write_text(json.dumps(entries))
-    assert main(TRAINED[name](pictures, out, "--overwrite")) == 0
+    assert main(TRAINED[name](images, out, "--overwrite")) == 0
 
 
-def test_a_tokenizer_of_another_program_stays(pictures, tmp_path, capsys):
+def test_a_tokenizer_of_another_program_stays(images, tmp_path, capsys):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": {"type": "BPE"}}))
     before = content(tmp_path)
-    refused(capsys, fit(pictures, tmp_path, "--overwrite"), "bears no mark that mapet wrote a tokenizer")
+    refused(capsys, fit(images, tmp_path, "--overwrite"), "bears no mark that mapet wrote a tokenizer")
     assert content(tmp_path) == before
 
 
-def test_a_list_of_unreadable_images_that_is_not_ours_stays(pictures, tmp_path, capsys):
-    (tmp_path / "bad-pictures.txt").write_bytes(THESIS)
-    refused(capsys, fit(pictures, tmp_path), "is not empty (it holds bad-pictures.txt)")
-    assert content(tmp_path) == {"bad-pictures.txt": THESIS}
+def test_a_list_of_unreadable_images_that_is_not_ours_stays(images, tmp_path, capsys):
+    (tmp_path / "unreadable-images.txt").write_bytes(THESIS)
+    refused(capsys, fit(images, tmp_path), "is not empty (it holds unreadable-images.txt)")
+    assert content(tmp_path) == {"unreadable-images.txt": THESIS}
 
 
-def test_a_project_with_a_recipe_is_no_run(pictures, made, tmp_path, capsys):
+def test_a_project_with_a_recipe_is_no_run(images, made, tmp_path, capsys):
     """A project's folder around its images, tokens in a run's folder, labelled images in one."""
     project = tmp_path / "proj"
-    shutil.copytree(pictures, project / "images")
+    shutil.copytree(images, project / "images")
     shutil.copy(made / "pretrain" / "recipe.yaml", project)
     (project / ".git").mkdir()
     (project / "thesis.tex").write_bytes(THESIS)
     run = shutil.copytree(made / "pretrain", tmp_path / "run")
     shutil.copytree(made / "tokens", run / "tokens")
-    shutil.copytree(pictures, run / "pics")
+    shutil.copytree(images, run / "pics")
     before = content(tmp_path)
     recipe = ["--recipe", project / "recipe.yaml"]
     for more in ([], ["--overwrite"]):
@@ -174,44 +174,44 @@ def test_a_project_with_a_recipe_is_no_run(pictures, made, tmp_path, capsys):
             capsys, [*start, "--data", project / "images", "--out", project], "--recipe", f"lies in --out {project}"
         )
         refused(capsys, pretrain(project / "images", project, *more), "--data", f"lies in --out {project}")
-        refused(capsys, pretrain(pictures, run, "--tokens", run / "tokens", *more), "--tokens", f"--out {run}")
+        refused(capsys, pretrain(images, run, "--tokens", run / "tokens", *more), "--tokens", f"--out {run}")
         refused(capsys, finetune(run / "pics", run, *more), "--data", f"lies in --out {run}")
         refused(capsys, pretrain(run, run, *more), f"--data {run} is --out {run}")
-    refused(capsys, pretrain(pictures, project, "--overwrite"), "holds .git")
+    refused(capsys, pretrain(images, project, "--overwrite"), "holds .git")
     assert content(tmp_path) == before
 
 
-def test_no_verb_writes_around_what_it_reads(pictures, made, tmp_path, capsys):
+def test_no_verb_writes_around_what_it_reads(images, made, tmp_path, capsys):
     for name in ("pretrain", "fit", "tokens", "export"):
         shutil.copytree(made / name, tmp_path / name)
-    shutil.copytree(pictures, tmp_path / "images")
+    shutil.copytree(images, tmp_path / "images")
     (tmp_path / "weights.pth").write_bytes(THESIS)
     (tmp_path / "settings.yaml").write_text("seed: 1\n")
     shutil.copy(made / "pretrain" / "recipe.yaml", tmp_path / "recipe.yaml")
     before, here = content(tmp_path), ["--out", tmp_path]
     for command, said in (
-        (pretrain(pictures, tmp_path, "--tokenizer", tmp_path / "fit"), "--tokenizer"),
-        (pretrain(pictures, tmp_path, "--teacher-weights", tmp_path / "weights.pth"), "--teacher-weights"),
-        (["finetune", tmp_path / "pretrain", "--data", pictures, *here, *SHORT], "FROM"),
-        ([*finetune(pictures, tmp_path), "--recipe", tmp_path / "settings.yaml"], "--recipe"),
+        (pretrain(images, tmp_path, "--tokenizer", tmp_path / "fit"), "--tokenizer"),
+        (pretrain(images, tmp_path, "--teacher-weights", tmp_path / "weights.pth"), "--teacher-weights"),
+        (["finetune", tmp_path / "pretrain", "--data", images, *here, *SHORT], "FROM"),
+        ([*finetune(images, tmp_path), "--recipe", tmp_path / "settings.yaml"], "--recipe"),
         (vqkd(tmp_path / "images", tmp_path), "--data"),
-        (vqkd(pictures, tmp_path, "--teacher", tmp_path / "export"), "--teacher"),
+        (vqkd(images, tmp_path, "--teacher", tmp_path / "export"), "--teacher"),
         (fit(tmp_path / "images", tmp_path), "--data"),
         (["tokenize", tmp_path / "images", *here, *CODES], "--data"),
-        (["tokenize", pictures, *here, "--tokenizer", tmp_path / "fit"], "--tokenizer"),
+        (["tokenize", images, *here, "--tokenizer", tmp_path / "fit"], "--tokenizer"),
         (["tokenizer", "import", tmp_path / "weights.pth", "--kind", "dalle", *here], "FILE"),
-        (["tokenizer", "inspect", tmp_path / "fit", pictures, *here], "FOLDER"),
+        (["tokenizer", "inspect", tmp_path / "fit", images, *here], "FOLDER"),
         (["pack", tmp_path / "images", *here], "--data"),
-        (["compare", tmp_path / "recipe.yaml", "--data", pictures, *here], "RECIPE"),
+        (["compare", tmp_path / "recipe.yaml", "--data", images, *here], "RECIPE"),
         (["compare", "--data", tmp_path / "images", *here], "--data"),
-        (["compare", "--data", pictures, "--tokenizers", tmp_path / "fit", *here], "--tokenizers"),
+        (["compare", "--data", images, "--tokenizers", tmp_path / "fit", *here], "--tokenizers"),
         (["export", tmp_path / "pretrain", *here], "FROM"),
     ):
         refused(capsys, command, said, f"lies in --out {tmp_path}")
     assert content(tmp_path) == before
 
 
-def test_other_files_in_the_place_of_results_stay(pictures, made, folder, tmp_path, capsys):
+def test_other_files_in_the_place_of_results_stay(images, made, folder, tmp_path, capsys):
     run = folder("pretrain")
     (tmp_path / "notes.json").write_text('[{"image": "cat"}]')
     (tmp_path / "look").mkdir()
@@ -223,12 +223,12 @@ def test_other_files_in_the_place_of_results_stay(pictures, made, folder, tmp_pa
     (tmp_path / "photos" / "a.png").write_bytes(THESIS)
     before = content(tmp_path)
     refused(capsys, ["knn", run, "--out", tmp_path / "notes.json"], "is no list of scores")
-    refused(capsys, ["tokenizer", "inspect", made / "fit", pictures, "--out", tmp_path / "look"], "holds codes.png")
+    refused(capsys, ["tokenizer", "inspect", made / "fit", images, "--out", tmp_path / "look"], "holds codes.png")
     measured = ["bench", *NETWORK, "--objective", "mae", "--rounds", "1", "--skip-memory", "--accelerator", "cpu"]
     refused(capsys, [*measured, "--out", tmp_path / "bench"], "holds a bench.md")
-    for command in (["pack", pictures], ["tokenize", pictures, *CODES]):
+    for command in (["pack", images], ["tokenize", images, *CODES]):
         refused(capsys, [*command, "--out", tmp_path / "photos"], "is not empty (it holds a.png)")
-    refused(capsys, ["compare", "--data", pictures, "--out", tmp_path / "photos"], "")
+    refused(capsys, ["compare", "--data", images, "--out", tmp_path / "photos"], "")
     assert content(tmp_path) == before
 
 
@@ -261,57 +261,57 @@ def test_an_export_replaces_exports_alone(made, folder, tmp_path, capsys):
         (out / place).unlink()
 
 
-def test_a_foreign_model_in_a_runs_folder_keeps_the_run(pictures, folder, made, capsys):
+def test_a_foreign_model_in_a_runs_folder_keeps_the_run(images, folder, made, capsys):
     out = folder("pretrain")
     shutil.copytree(made / "export", out / "export" / "timm")
     (out / "export" / "timm" / "config.json").write_text("{}")
     before = content(out)
-    refused(capsys, pretrain(pictures, out, "--overwrite"), "holds export/timm")
+    refused(capsys, pretrain(images, out, "--overwrite"), "holds export/timm")
     refused(capsys, ["export", out, "--overwrite"], "holds a model without the mark")
     assert content(out) == before
 
 
 FIRST = {
-    "pretrain": "mapet.cli.pretrain.feed",
-    "finetune": "mapet.cli.finetune.lessons",
-    "vqkd": "mapet.cli.tokenizer.train_vqkd.build_pairs",
+    "pretrain": "mapet.cli.pretrain.pretrain_batches",
+    "finetune": "mapet.cli.finetune.finetune_batches",
+    "vqkd": "mapet.cli.tokenizer.train_vqkd.build_distill_batches",
     "fit": "mapet.cli.tokenizer.fit.fit",
 }
 
 
 @pytest.mark.parametrize("error", [MapetError("no such thing"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
 @pytest.mark.parametrize("name", FIRST)
-def test_what_fails_before_the_first_step_leaves_the_earlier_one(pictures, folder, monkeypatch, capsys, name, error):
+def test_what_fails_before_the_first_step_leaves_the_earlier_one(images, folder, monkeypatch, capsys, name, error):
     def fails(*given, **named):
         raise error
 
     out = folder(name)
-    (out / "bad-pictures.txt").write_text("a\tb\n")
+    (out / "unreadable-images.txt").write_text("a\tb\n")
     before = content(out)
     monkeypatch.setattr(FIRST[name], fails)
-    assert main(VERBS[name](pictures, out, "--seed", "1", "--overwrite")) == (130 if error.args == () else 2)
+    assert main(VERBS[name](images, out, "--seed", "1", "--overwrite")) == (130 if error.args == () else 2)
     if name in TRAINED and error.args == ():
         assert "go on with: the same command" in capsys.readouterr().out
     assert content(out) == before
     loadable(name, out)
 
 
-def test_a_first_step_that_is_no_number_leaves_the_earlier_run(pictures, folder, monkeypatch):
+def test_a_first_step_that_is_no_number_leaves_the_earlier_run(images, folder, monkeypatch):
     out = folder("pretrain")
     before = content(out)
     monkeypatch.setattr("mapet.engine.metrics.math.isfinite", lambda _: False)
-    assert main(pretrain(pictures, out, "--overwrite")) == 2
+    assert main(pretrain(images, out, "--overwrite")) == 2
     assert content(out) == before
 
 
 @pytest.mark.parametrize(
     ("owner", "method", "number"),
-    [(pretraining, "feed", 1), (Path, "rename", 1), (Path, "rename", 4), (Run, "write_provenance", 1)],
+    [(pretraining, "pretrain_batches", 1), (Path, "rename", 1), (Path, "rename", 4), (Run, "write_provenance", 1)],
 )
-def test_a_kill_before_the_first_step_loses_nothing(pictures, folder, tmp_path, capsys, owner, method, number):
+def test_a_kill_before_the_first_step_loses_nothing(images, folder, tmp_path, capsys, owner, method, number):
     out = folder("pretrain")
     before = content(out)
-    overwrite = pretrain(pictures, out, "--seed", "1", "--overwrite")
+    overwrite = pretrain(images, out, "--seed", "1", "--overwrite")
     process = Forked(tmp_path, work=stopping(owner, method, number, partial(main, overwrite)))
     process.wait_for_stop()
     process.kill()
@@ -325,15 +325,15 @@ def test_a_kill_before_the_first_step_loses_nothing(pictures, folder, tmp_path, 
     assert {name: after[name] for name in before if name not in ("log.txt", "provenance.json")} == {
         name: before[name] for name in before if name not in ("log.txt", "provenance.json")
     }
-    refused(capsys, pretrain(pictures, copy), "is not empty", "--resume")
+    refused(capsys, pretrain(images, copy), "is not empty", "--resume")
     assert content(copy) == before, "the refusal gave the earlier run its place again"
     assert main([word.replace(str(out), str(copy)) for word in overwrite]) == 0
     loadable("pretrain", copy)
 
 
-def test_a_kill_while_the_earlier_run_is_deleted(pictures, folder, tmp_path):
+def test_a_kill_while_the_earlier_run_is_deleted(images, folder, tmp_path):
     out = folder("pretrain")
-    command = pretrain(pictures, out, "--seed", "1", "--overwrite")
+    command = pretrain(images, out, "--seed", "1", "--overwrite")
     process = Forked(tmp_path, work=stopping(Path, "unlink", 1, partial(main, command)))
     process.wait_for_stop()
     process.kill()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mapet.cli import main
 from mapet.data import packing
-from mapet.data.dataset import held_out, open_source
+from mapet.data.dataset import held_out, open_dataset
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.store import TokenStore
 from processes import Forked, stopping
@@ -21,7 +21,7 @@ from processes import Forked, stopping
 COUNT = 150
 SMALL = ["--model", "custom", "--embed-dim", "8", "--depth", "1", "--num-heads", "1", "--batch-size", "8"]
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
-TRAINED = [*SMALL, *STUDENT, "--epochs", "1", "--warmup-epochs", "0", "--lr", "1e-3", "--memory", "0"]
+TRAINED = [*SMALL, *STUDENT, "--epochs", "1", "--warmup-epochs", "0", "--lr", "1e-3", "--cache-gib", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +35,17 @@ def many(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def packed(pictures, tmp_path_factory):
+def packed(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed") / "uint8"
-    assert main(["pack", str(pictures), "--out", str(folder), "--size", "16", "--workers", "0"]) == 0
+    assert main(["pack", str(images), "--out", str(folder), "--size", "16", "--workers", "0"]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def tokens(pictures, tmp_path_factory):
+def tokens(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized") / "tokens"
     options = [*STUDENT, "--teacher", "pixels", "--codes", "8", "--iterations", "1", "--out", str(folder)]
-    assert main(["tokenize", str(pictures), *options]) == 0
+    assert main(["tokenize", str(images), *options]) == 0
     return folder
 
 
@@ -61,7 +61,7 @@ def command(many, out, form="uint8"):
 
 @pytest.fixture
 def begun(many, tmp_path, monkeypatch):
-    """A process that packs a picture at a time, stopped on its way, and its folder."""
+    """A process that packs an image at a time, stopped on its way, and its folder."""
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(packing, "AT_ONCE", 1)
@@ -76,9 +76,9 @@ def test_killed_at_any_moment_it_goes_on(many, begun, tmp_path, capsys):
     assert process.wait()[0] == -9
     assert main(command(many, whole)) == 0
     said = capsys.readouterr().out
-    assert "150 pictures of folder" in said
+    assert "150 images of folder" in said
     assert "1 of them unreadable" in said
-    assert "pictures/s" in said
+    assert "images/s" in said
     assert main(["tokenize", str(out), "--out", str(tmp_path / "tokens"), *STUDENT]) == 2
     refused = capsys.readouterr().err
     assert refused.count("\n") == 1
@@ -86,9 +86,9 @@ def test_killed_at_any_moment_it_goes_on(many, begun, tmp_path, capsys):
     assert f"go on with mapet pack {many} --out {out} --size 16" in refused
     assert main(refused.split("go on with mapet ")[1].split()) == 0
     assert content(out) == content(whole)
-    assert "pictures/s" in capsys.readouterr().out
+    assert "images/s" in capsys.readouterr().out
     assert main(command(many, out)) == 0
-    assert "pictures/s" not in capsys.readouterr().out
+    assert "images/s" not in capsys.readouterr().out
 
 
 def test_ctrl_c_tells_how_to_go_on(many, begun):
@@ -110,10 +110,10 @@ def test_two_processes_do_not_pack_into_one_folder(many, begun, capsys):
     assert main(command(many, out)) == 0
 
 
-def test_training_on_a_pack_is_training_on_its_original(pictures, packed, tokens, tmp_path, capsys):
+def test_training_on_a_pack_is_training_on_its_original(images, packed, tokens, tmp_path, capsys):
     """With tokens that were made for either, to the last bit, and nothing is said of another source."""
     ends = []
-    for name, data in (("folder", pictures), ("pack", packed)):
+    for name, data in (("folder", images), ("pack", packed)):
         out = tmp_path / name
         assert main(["pretrain", "--data", str(data), "--tokens", str(tokens), "--out", str(out), *TRAINED]) == 0
         ends.append((Run(out).metrics.read_bytes(), load_checkpoint(Run(out).last)))
@@ -121,21 +121,21 @@ def test_training_on_a_pack_is_training_on_its_original(pictures, packed, tokens
     (metrics, (step, ours)), (their_metrics, (their_step, theirs)) = ends
     assert (step, metrics) == (their_step, their_metrics)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    assert json.loads((tmp_path / "pack" / "inputs.json").read_text())["pictures"] == 48
+    assert json.loads((tmp_path / "pack" / "inputs.json").read_text())["images"] == 48
 
 
-def test_tokens_begun_with_the_original_are_continued_with_the_pack(pictures, packed, tokens, tmp_path):
+def test_tokens_begun_with_the_original_are_continued_with_the_pack(images, packed, tokens, tmp_path):
     out, given = tmp_path / "tokens", ["--tokenizer", str(tokens / "tokenizer"), *STUDENT]
-    for data, limit in ((pictures, ["--limit", "20"]), (packed, [])):
+    for data, limit in ((images, ["--max-images", "20"]), (packed, [])):
         assert main(["tokenize", str(data), "--out", str(out), *given, *limit]) == 0
     keys = sorted(TokenStore.open(tokens).keys())
     assert keys == sorted(TokenStore.open(out).keys())
     assert torch.equal(TokenStore.open(tokens).gather(keys), TokenStore.open(out).gather(keys))
 
 
-def test_a_jpeg_pack_is_another_source_to_a_store_of_tokens(pictures, tokens, tmp_path, capsys):
+def test_a_jpeg_pack_is_another_source_to_a_store_of_tokens(images, tokens, tmp_path, capsys):
     out = tmp_path / "jpeg"
-    assert main(["pack", str(pictures), "--out", str(out), "--size", "16", "--form", "jpeg"]) == 0
+    assert main(["pack", str(images), "--out", str(out), "--size", "16", "--form", "jpeg"]) == 0
     given = ["--tokenizer", str(tokens / "tokenizer"), *STUDENT]
     copied = shutil.copytree(tokens, tmp_path / "tokens")
     assert main(["tokenize", str(out), "--out", str(copied), *given]) == 2
@@ -145,26 +145,26 @@ def test_a_jpeg_pack_is_another_source_to_a_store_of_tokens(pictures, tokens, tm
     assert "the tokens were made from folder" in capsys.readouterr().out
 
 
-def test_splits_are_packed_side_by_side_and_probed(pictures, tmp_path, capsys):
+def test_splits_are_packed_side_by_side_and_probed(images, tmp_path, capsys):
     divided, out = tmp_path / "divided", tmp_path / "out"
     for part in ("train", "test"):
-        shutil.copytree(pictures, divided / part)
-    assert main(["pack", str(divided), "--out", str(out), "--size", "16", "--limit", "40"]) == 0
+        shutil.copytree(images, divided / part)
+    assert main(["pack", str(divided), "--out", str(out), "--size", "16", "--max-images", "40"]) == 0
     for split in ("train", "test"):
-        ours, theirs = open_source(str(out), split), open_source(str(divided), split)
-        keys = {ours.key(i) for i in range(len(ours))}
+        ours, theirs = open_dataset(str(out), split), open_dataset(str(divided), split)
+        keys = {ours.image_id(i) for i in range(len(ours))}
         assert len(keys) == 40
-        assert keys < {theirs.key(i) for i in range(len(theirs))}
+        assert keys < {theirs.image_id(i) for i in range(len(theirs))}
         assert ours.classes == theirs.classes
     run = tmp_path / "run"
     training = ["pretrain", "--data", str(out), "--objective", "mae", "--out", str(run), *TRAINED]
     assert main([*training, "--decoder-embed-dim", "8", "--decoder-num-heads", "1", "--decoder-depth", "1"]) == 0
     assert main(["knn", "--run", str(run)]) == 0
-    assert "40 training, 40 test pictures" in capsys.readouterr().out
+    assert "40 training, 40 test images" in capsys.readouterr().out
 
 
-def test_a_share_held_out_of_a_pack_is_that_of_the_original(pictures, packed):
-    ours, theirs = (held_out(open_source(str(data))) for data in (packed, pictures))
+def test_a_share_held_out_of_a_pack_is_that_of_the_original(images, packed):
+    ours, theirs = (held_out(open_dataset(str(data))) for data in (packed, images))
     assert [part.indices for part in ours] == [part.indices for part in theirs]
 
 
@@ -177,9 +177,9 @@ def test_a_share_held_out_of_a_pack_is_that_of_the_original(pictures, packed):
         (["pack", "DATA", "--out", "OUT", "--size", "0"], "--size"),
         (["pack", "DATA", "--out", "OUT", "--quality", "90"], "--form jpeg"),
         (["pack", "DATA", "--out", "OUT", "--form", "jpeg", "--quality", "101"], "--quality"),
-        (["pack", "DATA", "--out", "OUT", "--limit", "0"], "--limit"),
+        (["pack", "DATA", "--out", "OUT", "--max-images", "0"], "--max-images"),
         (["pack", "DATA", "--out", "OUT", "--workers", "-1"], "--workers"),
-        (["pack", "DATA", "--out", "OUT", "--max-bad", "2"], "--max-bad"),
+        (["pack", "DATA", "--out", "OUT", "--max-bad-fraction", "2"], "--max-bad-fraction"),
         (["pack", "DATA", "--out", "DATA"], "which is to be written: give another --out"),
         (["pack", "DATA", "--out", "PACKED"], "size 16, and not 224"),
         (["pack", "PACKED", "--out", "OUT"], "16 x 16"),
@@ -189,10 +189,10 @@ def test_a_share_held_out_of_a_pack_is_that_of_the_original(pictures, packed):
         (["finetune", "random", "--data", "PACKED", "--out", "OUT", *STUDENT, *SMALL], "--form jpeg"),
     ],
 )
-def test_a_mistake_is_one_line_and_writes_nothing(pictures, packed, tokens, tmp_path, capsys, arguments, said):
+def test_a_mistake_is_one_line_and_writes_nothing(images, packed, tokens, tmp_path, capsys, arguments, said):
     before = content(packed)
-    places = {"DATA": pictures, "PACKED": packed, "OUT": tmp_path / "out", "TOKENS": tokens / "tokenizer"}
-    assert main([str(places.get(word, word)) for word in arguments]) == 2
+    indices = {"DATA": images, "PACKED": packed, "OUT": tmp_path / "out", "TOKENS": tokens / "tokenizer"}
+    assert main([str(indices.get(word, word)) for word in arguments]) == 2
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Pre-training through the command line, on a folder of pictures: exact resume, processes, bad pictures, refusals."""
+"""Pre-training through the command line, on a folder of images: exact resume, processes, bad images, refusals."""
 
 import csv
 import json
@@ -44,27 +44,27 @@ SMALL = [
     "--lr",
     "1e-3",
 ]
-STREAMED = ["--memory", "0"]
+STREAMED = ["--cache-gib", "0"]
 
 
 @pytest.fixture(scope="module")
-def tokens(pictures, tmp_path_factory):
+def tokens(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized") / "tokens"
     options = ["--image-size", "16", "--patch-size", "4", "--codes", "16", "--iterations", "3"]
-    assert main(["tokenize", "--data", str(pictures), "--out", str(folder), *options]) == 0
+    assert main(["tokenize", "--data", str(images), "--out", str(folder), *options]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def whole(pictures, tokens, tmp_path_factory):
+def whole(images, tokens, tmp_path_factory):
     """An uninterrupted run of 30 steps."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert main(arguments(pictures, tokens, folder)) == 0
+    assert main(arguments(images, tokens, folder)) == 0
     return folder
 
 
-def arguments(pictures, tokens, out, *more):
-    return ["pretrain", "--data", str(pictures), "--tokens", str(tokens), "--out", str(out), *SMALL, *more]
+def arguments(images, tokens, out, *more):
+    return ["pretrain", "--data", str(images), "--tokens", str(tokens), "--out", str(out), *SMALL, *more]
 
 
 def start(*options):
@@ -95,10 +95,10 @@ def test_thirty_steps_leave_a_complete_folder(whole):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("step", [3, 16])
-def test_killed_and_resumed_is_uninterrupted(pictures, tokens, whole, tmp_path, workers, step):
+def test_killed_and_resumed_is_uninterrupted(images, tokens, whole, tmp_path, workers, step):
     """SIGKILL at whatever moment, then --resume: bit-equal to the run that was left alone."""
     out = tmp_path / "killed"
-    process = start(*arguments(pictures, tokens, out, *STREAMED, "--workers", str(workers)))
+    process = start(*arguments(images, tokens, out, *STREAMED, "--workers", str(workers)))
     wait_for_step(out, step, process)
     process.kill()
     process.communicate()
@@ -107,9 +107,9 @@ def test_killed_and_resumed_is_uninterrupted(pictures, tokens, whole, tmp_path, 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_politely_tells_how_to_go_on(pictures, tokens, whole, tmp_path, number, code):
+def test_stopped_politely_tells_how_to_go_on(images, tokens, whole, tmp_path, number, code):
     out = tmp_path / "stopped"
-    process = start(*arguments(pictures, tokens, out))
+    process = start(*arguments(images, tokens, out))
     wait_for_step(out, 7, process)
     process.send_signal(number)
     said, complaints = process.communicate()
@@ -122,7 +122,7 @@ def test_stopped_politely_tells_how_to_go_on(pictures, tokens, whole, tmp_path, 
     assert_equal(whole, out)
 
 
-def test_stopped_before_anything_is_there(pictures, tokens, tmp_path, monkeypatch, capsys):
+def test_stopped_before_anything_is_there(images, tokens, tmp_path, monkeypatch, capsys):
     """The command that is told works: not one that goes on with a run that was not begun."""
 
     def stopped(*_):
@@ -134,7 +134,7 @@ def test_stopped_before_anything_is_there(pictures, tokens, tmp_path, monkeypatc
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"mapet.cli.pretrain.{place}", stopped)
-            assert main(arguments(pictures, tokens, tmp_path / "out")) == 130
+            assert main(arguments(images, tokens, tmp_path / "out")) == 130
         assert f"go on with: {said}" in capsys.readouterr().out
         assert (tmp_path / "out").exists() == (place == "make_ready")
 
@@ -145,9 +145,9 @@ def test_the_recipe_of_a_run_trains_the_same_again(whole, tmp_path):
     assert_equal(whole, again)
 
 
-def test_machine_settings_do_not_change_the_result(pictures, tokens, whole, tmp_path):
+def test_machine_settings_do_not_change_the_result(images, tokens, whole, tmp_path):
     out = tmp_path / "other-machine"
-    assert main(arguments(pictures, tokens, out, *STREAMED, "--workers", "1", "--micro-batch", "3")) == 0
+    assert main(arguments(images, tokens, out, *STREAMED, "--workers", "1", "--micro-batch-size", "3")) == 0
     ours, theirs = rows(whole), rows(out)
     for column in ("loss", "grad_norm"):
         a, b = (torch.tensor([float(row[column]) for row in table]) for table in (ours, theirs))
@@ -170,10 +170,10 @@ def torchrun(*options):
     main(options)
 
 
-def test_two_nodes_are_one_process(pictures, tokens, whole, tmp_path):
+def test_two_nodes_are_one_process(images, tokens, whole, tmp_path):
     """Two launchers on one machine, gloo between them: the same losses, stochastic depth and jitter included."""
     out, port = tmp_path / "two", free_port()
-    options = [*arguments(pictures, tokens, out), "--num-nodes", "2", "--accelerator", "cpu"]
+    options = [*arguments(images, tokens, out), "--num-nodes", "2", "--accelerator", "cpu"]
     place = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
     nodes = [["--node-rank", str(rank), *place, "-m", "mapet", *options] for rank in range(2)]
     finished([Forked(tmp_path, work=partial(torchrun, *node), OMP_NUM_THREADS="1") for node in nodes])
@@ -181,10 +181,13 @@ def test_two_nodes_are_one_process(pictures, tokens, whole, tmp_path):
     assert "steps of 8 = 2 devices × 4, lr 1.00e-03" in Run(out).log.read_text()
 
 
-def test_sharded_over_two_nodes_stopped_and_gone_on_with_by_one_process(pictures, tokens, whole, tmp_path, capsys):
+def test_sharded_over_two_nodes_stopped_and_gone_on_with_by_one_process(images, tokens, whole, tmp_path, capsys):
     """Four processes, weights spread over them; the checkpoint in parts serves every other verb."""
-    out, machine = tmp_path / "four", ["--devices", "2", "--num-nodes", "2", "--strategy", "fsdp", "--micro-batch", "1"]
-    command = partial(main, [*arguments(pictures, tokens, out), *machine, "--accelerator", "cpu"])
+    out, runtime = (
+        tmp_path / "four",
+        ["--devices", "2", "--num-nodes", "2", "--strategy", "fsdp", "--micro-batch-size", "1"],
+    )
+    command = partial(main, [*arguments(images, tokens, out), *runtime, "--accelerator", "cpu"])
     processes = crowd(tmp_path / "said", 4, command, nodes=2)
     while len(rows(out)) < 3 and not any(process.ended() for process in processes):
         time.sleep(0.05)
@@ -192,13 +195,13 @@ def test_sharded_over_two_nodes_stopped_and_gone_on_with_by_one_process(pictures
         os.kill(process.pid, signal.SIGTERM)
     ends = [process.wait() for process in processes]
     assert {code for code, _, _ in ends} == {143}, ends
-    assert all("--strategy fsdp --micro-batch 1" in said for _, said, _ in ends)
+    assert all("--strategy fsdp --micro-batch-size 1" in said for _, said, _ in ends)
     assert "steps of 8 = 4 devices × 2 parts × 1, lr 1.00e-03" in Run(out).log.read_text()
     assert len(list(Run(out).last.glob("*-of-00004.safetensors"))) == 4
     assert main(["knn", "--run", str(out)]) == 0
     assert main(["export", str(out), "--to", "timm", "--out", str(tmp_path / "export")]) == 0
     assert json.loads((out / "scores.json").read_text())[0]["step"] == Run(out).completed < 30
-    assert main(["pretrain", "--resume", str(out), "--micro-batch", "3"]) == 0
+    assert main(["pretrain", "--resume", str(out), "--micro-batch-size", "3"]) == 0
     assert "steps of 8 = 3 parts × at most 3, lr 1.00e-03" in Run(out).log.read_text()
     assert_same_losses(whole, out)
 
@@ -210,9 +213,9 @@ def srun():
     return [{f"SLURM_{n}": v for n, v in {**step, "PROCID": rank, "LOCALID": rank}.items()} for rank in "01"]
 
 
-def test_two_tasks_of_slurm_are_one_process(pictures, tokens, whole, tmp_path):
+def test_two_tasks_of_slurm_are_one_process(images, tokens, whole, tmp_path):
     out, port = tmp_path / "two", free_port()
-    command = partial(main, [*arguments(pictures, tokens, out), "--devices", "2", "--accelerator", "cpu"])
+    command = partial(main, [*arguments(images, tokens, out), "--devices", "2", "--accelerator", "cpu"])
     finished([Forked(tmp_path, work=command, MASTER_PORT=port, **task) for task in srun()])
     assert_same_losses(whole, out)
 
@@ -222,19 +225,19 @@ def test_other_settings_on_resume_are_refused(whole, capsys):
     assert "optimization.epochs = 5" in capsys.readouterr().err
 
 
-def test_a_folder_in_use_is_refused(pictures, tokens, whole, capsys):
+def test_a_folder_in_use_is_refused(images, tokens, whole, capsys):
     before = Run(whole).metrics.read_bytes()
-    assert main(arguments(pictures, tokens, whole)) == 2
+    assert main(arguments(images, tokens, whole)) == 2
     message = capsys.readouterr().err
     assert "--resume" in message
     assert "--overwrite" in message
     assert Run(whole).metrics.read_bytes() == before
 
 
-def test_a_run_is_trained_by_one_command_at_a_time(pictures, tokens, whole, capsys):
+def test_a_run_is_trained_by_one_command_at_a_time(images, tokens, whole, capsys):
     files = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     with Run(whole).alone():
-        for command in (["pretrain", "--resume", str(whole)], arguments(pictures, tokens, whole, "--overwrite")):
+        for command in (["pretrain", "--resume", str(whole)], arguments(images, tokens, whole, "--overwrite")):
             assert main(command) == 2
             message = capsys.readouterr().err
             assert f"Another process is training in {whole}" in message
@@ -242,9 +245,9 @@ def test_a_run_is_trained_by_one_command_at_a_time(pictures, tokens, whole, caps
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == files
 
 
-def test_a_run_is_begun_by_one_command(pictures, tokens, tmp_path, capsys):
+def test_a_run_is_begun_by_one_command(images, tokens, tmp_path, capsys):
     out = tmp_path / "run"
-    command = arguments(pictures, tokens, out, "--epochs", "1")
+    command = arguments(images, tokens, out, "--epochs", "1")
     process = Forked(tmp_path, work=stopping(Run, "create", 1, partial(main, command)))
     process.wait_for_stop()
     for more in ([], ["--overwrite"]):
@@ -257,51 +260,51 @@ def test_a_run_is_begun_by_one_command(pictures, tokens, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("ready", ["tokens", "tokenizer"])
-def test_settings_of_a_fit_beside_what_is_ready_are_refused(pictures, tokens, tmp_path, capsys, ready):
+def test_settings_of_a_fit_beside_what_is_ready_are_refused(images, tokens, tmp_path, capsys, ready):
     folder = tokens if ready == "tokens" else tokens / "tokenizer"
-    options = ["--data", str(pictures), f"--{ready}", str(folder), "--out", str(tmp_path / "run"), *SMALL]
+    options = ["--data", str(images), f"--{ready}", str(folder), "--out", str(tmp_path / "run"), *SMALL]
     if ready == "tokens":
         assert main(["pretrain", *options, "--teacher-weights", "8.pth"]) == 2
         assert "--teacher-weights is for a codebook that is fitted" in capsys.readouterr().err
-    assert main(["pretrain", *options, "--fit-pictures", "8"]) == 2
+    assert main(["pretrain", *options, "--fit-images", "8"]) == 2
     message = capsys.readouterr().err
-    assert f"--fit-pictures is for a codebook that is fitted, not for what --{ready} names" in message
+    assert f"--fit-images is for a codebook that is fitted, not for what --{ready} names" in message
     assert message.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_tokens_of_another_grid_are_refused(pictures, tokens, tmp_path, capsys):
-    assert main(arguments(pictures, tokens, tmp_path / "run", "--patch-size", "2")) == 2
+def test_tokens_of_another_grid_are_refused(images, tokens, tmp_path, capsys):
+    assert main(arguments(images, tokens, tmp_path / "run", "--patch-size", "2")) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "(4, 4)" in message
     assert "(8, 8)" in message
 
 
-def test_pictures_without_tokens_are_refused(pictures, tokens, tmp_path, capsys):
-    more = shutil.copytree(pictures, tmp_path / "more")
+def test_pictures_without_tokens_are_refused(images, tokens, tmp_path, capsys):
+    more = shutil.copytree(images, tmp_path / "more")
     Image.new("RGB", (20, 20)).save(more / "along" / "new.png")
     assert main(arguments(more, tokens, tmp_path / "run")) == 2
     assert "along/new.png" in capsys.readouterr().err
 
 
-def test_bad_pictures_are_left_out_counted_and_listed(pictures, tmp_path, capsys):
-    mixed = shutil.copytree(pictures, tmp_path / "mixed")
+def test_bad_pictures_are_left_out_counted_and_listed(images, tmp_path, capsys):
+    mixed = shutil.copytree(images, tmp_path / "mixed")
     (mixed / "along" / "zero.png").write_bytes(b"")
-    (mixed / "along" / "text.jpg").write_text("not a picture")
+    (mixed / "along" / "text.jpg").write_text("not an image")
     own = [*SMALL, "--epochs", "1", "--codes", "8", "--iterations", "2"]
     options = ["pretrain", "--data", str(mixed), *own]
     assert main([*options, "--out", str(tmp_path / "refused")]) == 2
-    assert "--max-bad" in capsys.readouterr().err
-    assert main([*options, "--out", str(tmp_path / "run"), "--max-bad", "0.1"]) == 0
-    listed = (tmp_path / "run" / "bad-pictures.txt").read_text()
+    assert "--max-bad-fraction" in capsys.readouterr().err
+    assert main([*options, "--out", str(tmp_path / "run"), "--max-bad-fraction", "0.1"]) == 0
+    listed = (tmp_path / "run" / "unreadable-images.txt").read_text()
     assert listed.count("\n") == 2
     assert "along/zero.png" in listed
-    assert "48 pictures" in (tmp_path / "run" / "log.txt").read_text()
+    assert "48 images" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_too_few_pictures_for_a_batch(pictures, tokens, tmp_path, capsys):
-    assert main(arguments(pictures, tokens, tmp_path / "run", "--batch-size", "64")) == 2
+def test_too_few_pictures_for_a_batch(images, tokens, tmp_path, capsys):
+    assert main(arguments(images, tokens, tmp_path / "run", "--batch-size", "64")) == 2
     message = capsys.readouterr().err
     assert "48" in message
     assert "--batch-size" in message
@@ -325,16 +328,16 @@ def test_probes_and_export_of_a_run(whole, tmp_path, capsys):
     torch.testing.assert_close(model.forward_features(images), load_encoder(whole)[0](images), atol=1e-5, rtol=0)
 
 
-def test_unlabelled_pictures_cannot_be_probed(pictures, whole, tmp_path, capsys):
+def test_unlabelled_pictures_cannot_be_probed(images, whole, tmp_path, capsys):
     flat = tmp_path / "flat"
     flat.mkdir()
-    for number, path in enumerate(sorted(Path(pictures).rglob("*.png"))):
+    for number, path in enumerate(sorted(Path(images).rglob("*.png"))):
         shutil.copy(path, flat / f"{number}.png")
     assert main(["knn", "--run", str(whole), "--data", str(flat)]) == 2
     assert "no labels" in capsys.readouterr().err
 
 
-def test_interrupted_tokenizing_goes_on_where_it_was(pictures, tokens, tmp_path, monkeypatch, capsys):
+def test_interrupted_tokenizing_goes_on_where_it_was(images, tokens, tmp_path, monkeypatch, capsys):
     from mapet.tokenizers.store import TokenStore
 
     def once(self, keys, found):
@@ -342,7 +345,7 @@ def test_interrupted_tokenizing_goes_on_where_it_was(pictures, tokens, tmp_path,
         raise KeyboardInterrupt
 
     append, options = TokenStore.append, ["--image-size", "16", "--patch-size", "4", "--batch-size", "20"]
-    command = ["tokenize", "--data", str(pictures), "--out", str(tmp_path), *options]
+    command = ["tokenize", "--data", str(images), "--out", str(tmp_path), *options]
     command += ["--tokenizer", str(tokens / "tokenizer")]
     with monkeypatch.context() as broken:
         broken.setattr(TokenStore, "append", once)
@@ -355,17 +358,17 @@ def test_interrupted_tokenizing_goes_on_where_it_was(pictures, tokens, tmp_path,
     assert torch.equal(ours.gather(keys), theirs.gather(keys))
 
 
-def test_bfloat16_stays_near_float32(pictures, tokens, whole, tmp_path):
-    assert main(arguments(pictures, tokens, tmp_path / "run", "--precision", "bfloat16")) == 0
+def test_bfloat16_stays_near_float32(images, tokens, whole, tmp_path):
+    assert main(arguments(images, tokens, tmp_path / "run", "--precision", "bfloat16")) == 0
     a, b = (torch.tensor([float(row["loss"]) for row in rows(folder)]) for folder in (whole, tmp_path / "run"))
     assert not torch.equal(a, b)
     torch.testing.assert_close(a, b, atol=0.02, rtol=0)
 
 
-def test_a_moving_average_is_kept_and_probed(pictures, tokens, tmp_path):
+def test_a_moving_average_is_kept_and_probed(images, tokens, tmp_path):
     from mapet.build.pretrain import load_encoder
 
-    assert main(arguments(pictures, tokens, tmp_path / "run", "--ema-decay", "0.9", "--epochs", "1")) == 0
+    assert main(arguments(images, tokens, tmp_path / "run", "--ema-decay", "0.9", "--epochs", "1")) == 0
     _, tensors = load_checkpoint(Run(tmp_path / "run").last)
     loaded = load_encoder(tmp_path / "run")[0].state_dict()
     for name, tensor in loaded.items():
@@ -383,44 +386,55 @@ def test_a_moving_average_is_kept_and_probed(pictures, tokens, tmp_path):
         (["--devices", "2"], "mapet tokenize"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_written(pictures, tmp_path, capsys, wrong, said):
-    assert main(["pretrain", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL, *wrong]) == 2
+def test_what_cannot_work_is_told_before_anything_is_written(images, tmp_path, capsys, wrong, said):
+    assert main(["pretrain", "--data", str(images), "--out", str(tmp_path / "run"), *SMALL, *wrong]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_an_out_that_is_a_file_is_one_line(pictures, tokens, tmp_path, capsys):
+def test_an_out_that_is_a_file_is_one_line(images, tokens, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(arguments(pictures, tokens, tmp_path / "file" / "run")) == 2
+    assert main(arguments(images, tokens, tmp_path / "file" / "run")) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_other_pictures_on_resume_are_refused(pictures, tokens, tmp_path, capsys):
-    mine, own = shutil.copytree(pictures, tmp_path / "mine"), shutil.copytree(tokens, tmp_path / "tokens")
+def test_other_pictures_on_resume_are_refused(images, tokens, tmp_path, capsys):
+    mine, own = shutil.copytree(images, tmp_path / "mine"), shutil.copytree(tokens, tmp_path / "tokens")
     assert main(arguments(mine, own, tmp_path / "run", "--epochs", "1")) == 0
     (mine / "along" / "00.png").unlink()
     assert main(["pretrain", "--resume", str(tmp_path / "run")]) == 2
-    assert "other pictures or tokens" in capsys.readouterr().err
+    assert "other images or tokens" in capsys.readouterr().err
 
 
-def test_more_processes_than_devices_are_refused(pictures, tokens, tmp_path, capsys, monkeypatch):
+def test_more_processes_than_devices_are_refused(images, tokens, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(arguments(pictures, tokens, tmp_path / "run")) == 2
+    assert main(arguments(images, tokens, tmp_path / "run")) == 2
     assert "--devices" in capsys.readouterr().err
 
 
-def test_settings_unlike_a_started_tokenization_are_refused(pictures, tokens, capsys):
-    command = ["tokenize", "--data", str(pictures), "--out", str(tokens), "--image-size", "16", "--codes", "16"]
+def test_settings_unlike_a_started_tokenization_are_refused(images, tokens, capsys):
+    command = ["tokenize", "--data", str(images), "--out", str(tokens), "--image-size", "16", "--codes", "16"]
     assert main([*command, "--patch-size", "8"]) == 2
     assert "grid" in capsys.readouterr().err
     assert main([*command, "--patch-size", "4", "--codes", "8"]) == 2
     assert "codes 16" in capsys.readouterr().err
 
 
-def test_the_share_of_bad_pictures_is_of_those_asked_for(pictures, tmp_path, capsys):
-    mixed = shutil.copytree(pictures, tmp_path / "mixed")
+def test_the_share_of_bad_pictures_is_of_those_asked_for(images, tmp_path, capsys):
+    mixed = shutil.copytree(images, tmp_path / "mixed")
     for path in mixed.rglob("*.png"):
         path.write_bytes(b"")
-    options = ["--image-size", "16", "--patch-size", "4", "--codes", "8", "--limit", "4", "--max-bad", "0.5"]
+    options = [
+        "--image-size",
+        "16",
+        "--patch-size",
+        "4",
+        "--codes",
+        "8",
+        "--max-images",
+        "4",
+        "--max-bad-fraction",
+        "0.5",
+    ]
     assert main(["tokenize", "--data", str(mixed), "--out", str(tmp_path / "tokens"), *options]) == 2
-    assert "3 of 4 pictures" in capsys.readouterr().err
+    assert "3 of 4 images" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from mapet.build.finetune import begin, classifier_over
 from mapet.build.pretrain import build_objective, load_encoder
 from mapet.cli import main
 from mapet.cli.export import export
-from mapet.config.finetune import Tuning
+from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import Recipe, save
 from mapet.engine.run import Run, prefixed
 from mapet.evals.features import POOLS, UNPOOLED, features
@@ -21,9 +21,9 @@ from mapet.method.encoder import Classifier, Encoder
 
 
 @pytest.fixture
-def run(pictures, tmp_path):
+def run(images, tmp_path):
     """A run folder with a checkpoint after 7 steps: 16 patches, width 16, 2 blocks."""
-    recipe = Recipe(data=str(pictures), model=MODEL)
+    recipe = Recipe(data=str(images), model=MODEL)
     made = Run.create(tmp_path / "run")
     save(recipe, made.recipe)
     made.save(7, prefixed("model", build_objective(recipe, 8).state_dict().items()))
@@ -31,11 +31,11 @@ def run(pictures, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def forms(pictures, tmp_path_factory):
+def forms(images, tmp_path_factory):
     """Of a run with a seed of its own, and a fine-tuning that started from it."""
     root = tmp_path_factory.mktemp("forms")
-    found = in_all_forms(Recipe(data=str(pictures), model=MODEL, seed=3), root)
-    t = Tuning(start=str(found["run"]), data=str(pictures), seed=3)
+    found = in_all_forms(Recipe(data=str(images), model=MODEL, seed=3), root)
+    t = FinetuneRecipe(start=str(found["run"]), data=str(images), seed=3)
     tuned, classifier = Run.create(root / "tuned"), randomised(classifier_over(load_encoder(found["run"])[0], t, 5))
     save(t, tuned.recipe)
     begin(tuned, classifier, t, {"from": "x", "classes": list("abcde")})
@@ -63,7 +63,7 @@ def entries(run):
 )
 def test_a_probe_prints_and_adds_its_scores(run, capsys, options, names, named):
     assert probe(run, *options) == 0
-    assert probe(run, *options, "--random", "--limit", "30") == 0
+    assert probe(run, *options, "--random", "--max-images", "30") == 0
     text = capsys.readouterr().out
     for name in names:
         assert len(re.findall(rf"^{name} +\d+\.\d % \(", text, flags=re.MULTILINE)) == 2
@@ -91,21 +91,21 @@ def test_the_batch_of_features_does_not_matter(run, options, monkeypatch):
     assert probe(run, *options) == 0
     first, second = entries(run)
     for name in list(first)[5:]:
-        assert first[name]["value"] == pytest.approx(second[name]["value"], abs=0.101)  # one of some ten test pictures
+        assert first[name]["value"] == pytest.approx(second[name]["value"], abs=0.101)  # one of some ten test images
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["attentive", "--memory", "1e-6"], r"48 pictures take 0\.\d\d GiB, more than --memory 1e-06"),
-        (["linear", "--protocol", "beit", "--memory", "1e-6"], "--limit"),
+        (["attentive", "--cache-gib", "1e-6"], r"48 images take 0\.\d\d GiB, more than --cache-gib 1e-06"),
+        (["linear", "--protocol", "beit", "--cache-gib", "1e-6"], "--max-images"),
         (["attentive", "--batch-size", "1"], "at least 2"),
         (["attentive", "--pool", "token"], 'no option "--pool"'),
         (["linear", "--protocol", "biet"], 'Did you mean "beit"'),
         (["linear", "--protocol", "beit", "--pool", "token"], "leave --pool out"),
         (["knn", "--pool", "patches"], 'There is no pool "patches"'),
         (["fewshot", "--pool", "layers"], 'There is no pool "layers"'),
-        (["fewshot", "--shots", "0"], "at least 1 labelled picture"),
+        (["fewshot", "--shots", "0"], "at least 1 labelled image"),
         (["fewshot", "--shots", "100"], "fewer than 100 shots"),
         (["fewshot", "--draws", "1"], "--draws 1"),
         (
@@ -126,10 +126,10 @@ def test_a_mistake_is_one_line_and_writes_nothing(run, capsys, options, said):
 
 
 @pytest.mark.parametrize("verb", ["attentive", "fewshot", "linear"])
-def test_labels_are_needed(pictures, run, tmp_path, capsys, verb):
+def test_labels_are_needed(images, run, tmp_path, capsys, verb):
     flat = tmp_path / "flat"
     flat.mkdir()
-    for number, path in enumerate(sorted(Path(pictures).rglob("*.png"))[:20]):
+    for number, path in enumerate(sorted(Path(images).rglob("*.png"))[:20]):
         shutil.copy(path, flat / f"{number}.png")
     assert probe(run, verb, "--data", str(flat)) == 2
     assert "no labels" in capsys.readouterr().err
@@ -143,7 +143,7 @@ def test_room_is_counted_as_it_is_taken(run):
     for pool in (*POOLS, *UNPOOLED):
         found, _ = features(encoder, [(torch.zeros(5, 3, 16, 16), torch.zeros(5))], pool=pool)
         assert room(encoder, pool, 5) == found.numel() * found.element_size() / 2**30
-    assert Probe().memory == 16
+    assert Probe().cache_gib == 16
 
 
 PROBES = (
@@ -170,14 +170,14 @@ def contents(folder):
 
 @pytest.mark.parametrize("start", ["", "tuned"])
 @pytest.mark.parametrize("options", PROBES)
-def test_run_export_and_official_checkpoint_have_the_same_scores(forms, pictures, tmp_path, capsys, options, start):
-    """With all pictures; a fine-tuned classifier is probed by what its head reads."""
+def test_run_export_and_official_checkpoint_have_the_same_scores(forms, images, tmp_path, capsys, options, start):
+    """With all images; a fine-tuned classifier is probed by what its head reads."""
     names = ("tuned", "tuned-export", "tuned.pth") if start else ("run", "export", "published.pth.tar")
     before = contents(forms[names[1]])
     told, kept = [], tmp_path / "new" / "scores.json"
     for name in names:
         path = forms[name]
-        asked = [options[0], str(path), *options[1:], "--data", str(pictures), "--accelerator", "cpu", *heads(path)]
+        asked = [options[0], str(path), *options[1:], "--data", str(images), "--accelerator", "cpu", *heads(path)]
         assert main([*asked, "--out", str(kept)]) == 0
         told.append(capsys.readouterr().out)
     assert figures(told[0]) == figures(told[1]) == figures(told[2])
@@ -194,21 +194,21 @@ def test_run_export_and_official_checkpoint_have_the_same_scores(forms, pictures
 
 
 def test_a_classifier_is_probed_by_the_features_that_its_head_reads(forms):
-    from mapet.api.encoders import headless, opened
+    from mapet.api.encoders import headless, load_from
 
     images = torch.randn(3, 3, 16, 16)
-    classifier = opened(str(forms["tuned"]), None)
+    classifier = load_from(str(forms["tuned"]), None)
     assert isinstance(classifier.encoder, Classifier)
     found, _ = features(headless(classifier).encoder, [(images, torch.zeros(3))])
     torch.testing.assert_close(classifier.encoder.head(found), classifier.encoder(images))
 
 
-def test_what_only_a_run_knows_is_asked_of_the_others(forms, pictures, capsys):
-    """Its pictures, its first weights, and the seed that draws some of them; an export's is 0, whatever the run's."""
+def test_what_only_a_run_knows_is_asked_of_the_others(forms, images, capsys):
+    """Its images, its first weights, and the seed that draws some of them; an export's is 0, whatever the run's."""
     for name in ("export", "published.pth.tar", "tuned-export"):
         path = forms[name]
         common = ["knn", str(path), "--accelerator", "cpu", *heads(path)]
-        for options, said in (([], "needs --data"), (["--data", str(pictures), "--random"], "pre-training run")):
+        for options, said in (([], "needs --data"), (["--data", str(images), "--random"], "pre-training run")):
             assert main([*common, *options]) == 2
             message = capsys.readouterr().err
             assert said in message
@@ -219,21 +219,23 @@ def test_what_only_a_run_knows_is_asked_of_the_others(forms, pictures, capsys):
 
 
 @pytest.mark.parametrize(("name", "seed"), [("run", 3), ("tuned", 3), ("export", 0), ("published.pth.tar", 0)])
-def test_the_limit_is_drawn_by_a_run_s_seed_and_elsewhere_by_0(forms, pictures, tmp_path, monkeypatch, name, seed):
-    from mapet.build import batches as feed
+def test_the_limit_is_drawn_by_a_run_s_seed_and_elsewhere_by_0(forms, images, tmp_path, monkeypatch, name, seed):
+    from mapet.build import batches as pretrain_batches
 
-    seeds, chosen = set(), feed.chosen
-    monkeypatch.setattr(feed, "chosen", lambda source, limit, seed: seeds.add(seed) or chosen(source, limit, seed))
-    options = ["--data", str(pictures), "--limit", "20", "--out", str(tmp_path / "scores.json")]
+    seeds, chosen = set(), pretrain_batches.chosen
+    monkeypatch.setattr(
+        pretrain_batches, "chosen", lambda source, max_images, seed: seeds.add(seed) or chosen(source, max_images, seed)
+    )
+    options = ["--data", str(images), "--max-images", "20", "--out", str(tmp_path / "scores.json")]
     assert main(["knn", str(forms[name]), *options, *heads(forms[name])]) == 0
     assert seeds == {seed}
 
 
-def test_without_out_the_scores_go_into_a_run_alone(forms, pictures, tmp_path, monkeypatch):
+def test_without_out_the_scores_go_into_a_run_alone(forms, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("tuned-export", "published.pth.tar"):
         before = contents(forms[name].parent)
-        assert main(["knn", str(forms[name]), "--data", str(pictures), *heads(forms[name])]) == 0
+        assert main(["knn", str(forms[name]), "--data", str(images), *heads(forms[name])]) == 0
         assert contents(forms[name].parent) == before
     assert not list(tmp_path.iterdir())
     copy = shutil.copytree(forms["tuned"], tmp_path / "copy")
@@ -241,7 +243,7 @@ def test_without_out_the_scores_go_into_a_run_alone(forms, pictures, tmp_path, m
     assert entries(copy)[0]["from"] == f"the fine-tuning {copy} after 0 steps"
 
 
-def test_what_cannot_be_probed_is_told_in_one_line(forms, pictures, tmp_path, capsys):
+def test_what_cannot_be_probed_is_told_in_one_line(forms, images, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     grey = Encoder(16, 4, in_chans=1, embed_dim=64, depth=1, num_heads=1)
@@ -260,7 +262,7 @@ def test_what_cannot_be_probed_is_told_in_one_line(forms, pictures, tmp_path, ca
         ([published, "--num-heads", "2", "--out", str(tmp_path / "text.json")], "no list of scores"),
         ([published, "--num-heads", "2", "--out", str(tmp_path / "object.json")], "no list of scores"),
     ):
-        assert main(["knn", *options, "--data", str(pictures)]) == 2, options
+        assert main(["knn", *options, "--data", str(images)]) == 2, options
         captured = capsys.readouterr()
         assert said in captured.err
         assert captured.err.count("\n") == 1

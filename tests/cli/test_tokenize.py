@@ -1,4 +1,4 @@
-"""``mapet tokenize``: one row of tokens a picture, whatever stopped it in between and on however many processes."""
+"""``mapet tokenize``: one row of tokens an image, whatever stopped it in between and on however many processes."""
 
 import shutil
 from functools import partial
@@ -11,9 +11,9 @@ from PIL import Image
 from mapet.build.batches import tokenized
 from mapet.cli import main
 from mapet.cli.tokenize import tokenize
-from mapet.config.recipe import Machine, Model, Recipe, Tokenizer
-from mapet.data.dataset import open_source
-from mapet.data.unreadable import BadPictures, listed
+from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
+from mapet.data.dataset import open_dataset
+from mapet.data.unreadable import UnreadableImages, listed
 from mapet.tokenizers import store as stores
 from mapet.tokenizers import tokenizer as tokenizers
 from mapet.tokenizers.store import TokenStore
@@ -28,7 +28,7 @@ COUNT = 400
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """A folder of 400 pictures of noise, no two alike."""
+    """A folder of 400 images of noise, no two alike."""
     root, chance = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
     for number in range(COUNT):
         pixels = chance.integers(0, 256, (16, 16 + number % 3, 3)).astype(np.uint8)
@@ -61,18 +61,18 @@ def test_the_tokens_are_the_tokenizer_s(many, whole):
     store, tokenizer = TokenStore.open(whole), load_tokenizer(whole / "tokenizer")
     assert (store.vocabulary, store.grid, store.tokenizer) == (12, (4, 4), tokenizer.hash)
     for name in ("000.png", "251.png"):
-        picture = torch.from_numpy(np.array(tokenizer.view(Image.open(many / name)))).permute(2, 0, 1)[None]
-        assert store[name].tolist() == tokenizer.encode(picture / 255)[0].tolist()
+        image = torch.from_numpy(np.array(tokenizer.view(Image.open(many / name)))).permute(2, 0, 1)[None]
+        assert store[name].tolist() == tokenizer.encode(image / 255)[0].tolist()
 
 
 def test_tells_its_pace_and_nothing_twice(many, whole, tmp_path, capsys):
     assert main(again(many, whole, tmp_path / "tokens")) == 0
     text = capsys.readouterr().out
-    assert "400 pictures in 0:0" in text
-    assert "pictures/s" in text
+    assert "400 images in 0:0" in text
+    assert "images/s" in text
     assert_equal(whole, tmp_path / "tokens")
     assert main(again(many, whole, tmp_path / "tokens")) == 0
-    assert "pictures/s" not in capsys.readouterr().out
+    assert "images/s" not in capsys.readouterr().out
     assert_equal(whole, tmp_path / "tokens")
 
 
@@ -118,7 +118,7 @@ def test_one_of_two_processes_is_killed(many, whole, tmp_path, victim):
     if victim:
         assert main(again(many, whole, out)) == 0
     else:
-        assert "400 pictures × 16 tokens" in finished(pair(tmp_path / "said", *again(many, whole, out)))
+        assert "400 images × 16 tokens" in finished(pair(tmp_path / "said", *again(many, whole, out)))
     assert_equal(whole, out)
 
 
@@ -153,16 +153,16 @@ def test_two_processes_list_unreadable_pictures_together(many, whole, tmp_path, 
     mixed = shutil.copytree(many, tmp_path / "mixed")
     for name in ("003.png", "300.png", "301.png"):
         (mixed / name).write_bytes(b"")
-    refused = pair(tmp_path / "said", *again(mixed, whole, tmp_path / "refused", "--max-bad", "0.005"))
+    refused = pair(tmp_path / "said", *again(mixed, whole, tmp_path / "refused", "--max-bad-fraction", "0.005"))
     ends = [process.wait() for process in refused]
     assert [code for code, _, _ in ends] == [2, 2]
-    assert "3 of 400 pictures cannot be used" in ends[0][2]
+    assert "3 of 400 images cannot be used" in ends[0][2]
     assert "Another of the 2 processes ended" in ends[1][2]
     finished(pair(tmp_path / "said", *again(mixed, whole, tmp_path / "tokens")))
     assert len(TokenStore.open(tmp_path / "tokens")) == COUNT - 3
-    listed = (tmp_path / "tokens" / "bad-pictures.txt").read_text()
+    listed = (tmp_path / "tokens" / "unreadable-images.txt").read_text()
     assert sorted(line.split("\t")[0] for line in listed.splitlines()) == ["003.png", "300.png", "301.png"]
-    assert not list((tmp_path / "tokens").glob("bad-pictures.txt.*"))
+    assert not list((tmp_path / "tokens").glob("unreadable-images.txt.*"))
 
 
 def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path, capsys):
@@ -170,17 +170,17 @@ def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path, capsys):
     for name in ("003.png", "300.png"):
         (mixed / name).write_bytes(b"")
     recipe = Recipe(data=str(mixed), model=Model(image_size=16, patch_size=4))
-    source, places = open_source(str(mixed)), torch.arange(COUNT)
+    source, indices = open_dataset(str(mixed)), torch.arange(COUNT)
     for names in (["003.png", "300.png"], ["300.png"], []):
         capsys.readouterr()
         assert main(again(mixed, whole, out)) == 0
-        assert (f"{len(names)} of 400 pictures cannot be used: " in capsys.readouterr().out) == bool(names)
-        ledger = out / "bad-pictures.txt"
+        assert (f"{len(names)} of 400 images cannot be used: " in capsys.readouterr().out) == bool(names)
+        ledger = out / "unreadable-images.txt"
         assert sorted(listed(ledger)) == names
         assert ledger.exists() == bool(names)
-        store, bad = TokenStore.open(out), BadPictures(COUNT)
-        (out / "bad-pictures.txt").write_text("003.png\tan older list\n" + (ledger.read_text() if names else ""))
-        assert len(tokenized(source, places, store, bad, recipe)) == len(store) == COUNT - len(names)
+        store, bad = TokenStore.open(out), UnreadableImages(COUNT)
+        (out / "unreadable-images.txt").write_text("003.png\tan older list\n" + (ledger.read_text() if names else ""))
+        assert len(tokenized(source, indices, store, bad, recipe)) == len(store) == COUNT - len(names)
         assert len(bad) == len(names)
         if names:
             shutil.copy(many / names[0], mixed / names[0])
@@ -214,10 +214,10 @@ def test_a_stopped_one_goes_on_by_the_same_command(many, whole, tmp_path, capsys
     assert_equal(whole, tmp_path / "tokens")
 
 
-def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):
+def test_a_tokenizer_of_any_kind(images, tmp_path, capsys):
     network = VQKD(image_size=16, patch_size=4, embed_dim=8, depth=1, num_heads=2, codes=5, code_dim=3)
     network.requires_grad_(False).eval().save(tmp_path / "vqkd")
-    command = ["tokenize", "--data", str(pictures), "--tokenizer", str(tmp_path / "vqkd"), "--out", str(tmp_path / "t")]
+    command = ["tokenize", "--data", str(images), "--tokenizer", str(tmp_path / "vqkd"), "--out", str(tmp_path / "t")]
     assert main([*command, *STUDENT]) == 0
     assert "tokenizer vqkd, 5 codes at 4 × 4 patches" in capsys.readouterr().out
     assert TokenStore.open(tmp_path / "t").vocabulary == 5
@@ -233,7 +233,7 @@ def test_a_tokenizer_of_any_kind(pictures, tmp_path, capsys):
         (["--teacher", "efficientnet_lite0"], "teacher pixels, and efficientnet_lite0 is asked for"),
         (["--teacher-output", "norm"], "teacher_output stage, and norm is asked for"),
         (["--samples", "100"], "samples None, and 100 is asked for"),
-        (["--fit-pictures", "9"], "fit_pictures None, and 9 is asked for"),
+        (["--fit-images", "9"], "fit_images None, and 9 is asked for"),
         (["--mode", "stream"], "mode sample, and stream is asked for"),
         (["--tokenizer", "absent"], "--teacher is for a codebook that is fitted, not for what --tokenizer names"),
         (["--batch-size", "0"], "--batch-size"),
@@ -264,20 +264,20 @@ def test_a_ready_tokenizer_takes_no_settings_of_a_fit(many, whole, tmp_path, cap
     assert said in message
 
 
-def test_a_recipe_with_a_ready_tokenizer_may_hold_settings_of_a_fit(pictures, whole, tmp_path):
+def test_a_recipe_with_a_ready_tokenizer_may_hold_settings_of_a_fit(images, whole, tmp_path):
     """As the recipes of a comparison do, whose settings were those of the fit."""
     fitted = Tokenizer(tokenizer=str(whole / "tokenizer"), teacher="pixels", codes=12)
-    recipe = Recipe(data=str(pictures), model=Model(image_size=16, patch_size=4), tokenizer=fitted)
-    assert len(tokenize(recipe, tmp_path / "tokens", Machine())) == 48
+    recipe = Recipe(data=str(images), model=Model(image_size=16, patch_size=4), tokenizer=fitted)
+    assert len(tokenize(recipe, tmp_path / "tokens", Runtime())) == 48
 
 
-def test_another_tokenizer_grid_or_picture_set_is_refused(many, pictures, whole, tmp_path, capsys):
+def test_another_tokenizer_grid_or_picture_set_is_refused(many, images, whole, tmp_path, capsys):
     other = ["tokenizer", "fit", str(many), "--out", str(tmp_path / "other"), *FIT, "--seed", "1"]
     assert main(other) == 0
     for command, said in (
         (["tokenize", str(many), "--tokenizer", str(tmp_path / "other"), *STUDENT], "tokens with tokenizer"),
         (again(many, whole, whole, "--patch-size", "8")[:2] + ["--tokenizer", str(tmp_path / "other")], "grid"),
-        (["tokenize", str(pictures), "--tokenizer", str(whole / "tokenizer"), *STUDENT], f"folder {pictures}"),
+        (["tokenize", str(images), "--tokenizer", str(whole / "tokenizer"), *STUDENT], f"folder {images}"),
     ):
         capsys.readouterr()
         assert main([*command, "--out", str(whole)]) == 2

@@ -1,4 +1,4 @@
-"""``mapet tokenizer fit``: a codebook from pictures by one command, by one process or several."""
+"""``mapet tokenizer fit``: a codebook from images by one command, by one process or several."""
 
 import json
 import os
@@ -20,8 +20,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = ["--teacher", "pixels", "--image-size", "16", "--patch-size", "4", "--codes", "12", "--iterations", "4"]
 
 
-def fit(pictures, out, *options):
-    return ["tokenizer", "fit", str(pictures), "--out", str(out), *SMALL, *options]
+def fit(images, out, *options):
+    return ["tokenizer", "fit", str(images), "--out", str(out), *SMALL, *options]
 
 
 def story(folder):
@@ -29,44 +29,44 @@ def story(folder):
 
 
 @pytest.fixture(scope="module")
-def book(pictures, tmp_path_factory):
+def book(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fitted") / "book"
-    assert main(fit(pictures, folder)) == 0
+    assert main(fit(images, folder)) == 0
     return folder
 
 
-def test_says_what_it_holds_and_what_came_out(pictures, tmp_path, capsys):
-    assert main(fit(pictures, tmp_path / "new" / "book")) == 0
+def test_says_what_it_holds_and_what_came_out(images, tmp_path, capsys):
+    assert main(fit(images, tmp_path / "new" / "book")) == 0
     memory, codebook, fitted, saved = capsys.readouterr().out.splitlines()
     assert "GiB beside the teacher: 768 features of 48 channels" in memory
     assert "12 codes (perplexity " in codebook
     assert "objective " in fitted
     assert " of 12 codes in use" in fitted
-    assert "pictures/s" in fitted
+    assert "images/s" in fitted
     assert saved == f"saved     {tmp_path / 'new' / 'book'}"
     found = load_tokenizer(tmp_path / "new" / "book")
     assert (found.vocabulary, found.grid, found.view.size) == (12, (4, 4), (16, 16))
 
 
-def test_every_number_is_a_setting(pictures, tmp_path):
+def test_every_number_is_a_setting(images, tmp_path):
     options = ["--restarts", "2", "--samples", "300", "--start", "sample", "--metric", "cosine", "--seed", "3"]
-    assert main(fit(pictures, tmp_path, *options, "--fit-pictures", "30", "--grid", "3", "3")) == 0
+    assert main(fit(images, tmp_path, *options, "--fit-images", "30", "--grid", "3", "3")) == 0
     found = story(tmp_path)
     assert (found["restarts"], found["samples"], found["start"], found["seed"]) == (2, 270, "sample", 3)
-    assert (found["metric"], found["pictures"], found["iterations"]) == ("cosine", 30, 4)
+    assert (found["metric"], found["images"], found["iterations"]) == ("cosine", 30, 4)
     assert load_tokenizer(tmp_path).view.size == (12, 12)
 
 
-def test_the_defaults_are_the_published_numbers(pictures, tmp_path):
+def test_the_defaults_are_the_published_numbers(images, tmp_path):
     """Those of k-CLIP, but for teacher and start."""
     t = Options().tokenizer
     assert (t.codes, t.iterations, t.restarts, t.metric, t.mode, t.samples) == (
         8192, 20, 5, "euclidean", "sample", None,
     )  # fmt: skip
-    assert (Options().image_size, Options().patch_size, Options().seed, t.fit_pictures) == (224, 16, 0, None)
+    assert (Options().image_size, Options().patch_size, Options().seed, t.fit_images) == (224, 16, 0, None)
     recipe = Recipe(data="", tokenizer=t)
     assert fitting(recipe).held(10**9) == 512 * 8192 == 4_194_304
-    assert main(fit(pictures, tmp_path)) == 0
+    assert main(fit(images, tmp_path)) == 0
     assert story(tmp_path)["restarts"] == 5
     assert (story(tmp_path)["metric"], story(tmp_path)["mode"]) == ("euclidean", "sample")
 
@@ -83,10 +83,10 @@ def test_the_published_start_is_a_plain_sample():
 
 
 @pytest.mark.parametrize("mode", ["sample", "stream"])
-def test_two_processes_fit_the_codebook_of_one(pictures, tmp_path, mode):
+def test_two_processes_fit_the_codebook_of_one(images, tmp_path, mode):
     options = ["--mode", mode, "--restarts", "2"]
-    assert main(fit(pictures, tmp_path / "one", *options)) == 0
-    said = finished(pair(tmp_path / "said", *fit(pictures, tmp_path / "two", *options)))
+    assert main(fit(images, tmp_path / "one", *options)) == 0
+    said = finished(pair(tmp_path / "said", *fit(images, tmp_path / "two", *options)))
     assert said.count("fitted") == said.count("saved") == 1
     one, two = story(tmp_path / "one"), story(tmp_path / "two")
     assert min(two["objective"]) == pytest.approx(min(one["objective"]), rel=1e-4)
@@ -95,36 +95,36 @@ def test_two_processes_fit_the_codebook_of_one(pictures, tmp_path, mode):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_runs_under_torchrun(pictures, tmp_path):
+def test_runs_under_torchrun(images, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mapet"]
-    command = [*launch, *fit(pictures, tmp_path / "book", "--restarts", "1")]
+    command = [*launch, *fit(images, tmp_path / "book", "--restarts", "1")]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "a process beside the teacher" in done.stdout
     assert load_tokenizer(tmp_path / "book").vocabulary == 12
 
 
-def test_a_tokenizer_in_the_way_is_kept_unless_replaced(pictures, book, tmp_path, capsys):
+def test_a_tokenizer_in_the_way_is_kept_unless_replaced(images, book, tmp_path, capsys):
     mine = shutil.copytree(book, tmp_path / "mine")
     before = (mine / "tokenizer.json").read_bytes()
-    assert main(fit(pictures, mine)) == 2
+    assert main(fit(images, mine)) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert (mine / "tokenizer.json").read_bytes() == before
-    assert main(fit(pictures, mine, "--overwrite", "--seed", "1")) == 0
+    assert main(fit(images, mine, "--overwrite", "--seed", "1")) == 0
     assert load_tokenizer(mine).hash != load_tokenizer(book).hash
 
 
-def test_unreadable_pictures_are_listed(pictures, tmp_path, capsys):
-    mixed = shutil.copytree(pictures, tmp_path / "mixed")
+def test_unreadable_pictures_are_listed(images, tmp_path, capsys):
+    mixed = shutil.copytree(images, tmp_path / "mixed")
     (mixed / "along" / "zero.png").write_bytes(b"")
     assert main(fit(mixed, tmp_path / "refused")) == 2
-    assert "--max-bad" in capsys.readouterr().err
-    assert main(fit(mixed, tmp_path / "book", "--max-bad", "0.1", "--mode", "stream")) == 0
-    assert (tmp_path / "book" / "bad-pictures.txt").read_text().count("\n") == 1
+    assert "--max-bad-fraction" in capsys.readouterr().err
+    assert main(fit(mixed, tmp_path / "book", "--max-bad-fraction", "0.1", "--mode", "stream")) == 0
+    assert (tmp_path / "book" / "unreadable-images.txt").read_text().count("\n") == 1
     assert sum(story(tmp_path / "book")["counts"]) == 768
-    (tmp_path / "book" / "bad-pictures.txt.7").write_text("of another\tcall\n")
-    assert main(fit(pictures, tmp_path / "book", "--overwrite")) == 0
-    assert not list((tmp_path / "book").glob("bad-pictures.txt*"))
+    (tmp_path / "book" / "unreadable-images.txt.7").write_text("of another\tcall\n")
+    assert main(fit(images, tmp_path / "book", "--overwrite")) == 0
+    assert not list((tmp_path / "book").glob("unreadable-images.txt*"))
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_unreadable_pictures_are_listed(pictures, tmp_path, capsys):
         (["--teacher", "efficientnet_lite0", "--teacher-weights", "absent.pth"], "absent.pth"),
     ],
 )
-def test_a_mistake_is_one_line(pictures, tmp_path, capsys, options, said):
-    assert main(fit(pictures, tmp_path / "book", *options)) == 2
+def test_a_mistake_is_one_line(images, tmp_path, capsys, options, said):
+    assert main(fit(images, tmp_path / "book", *options)) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert said in message

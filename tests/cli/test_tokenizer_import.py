@@ -11,7 +11,7 @@ DALLE = str(FOLDER / "dalle_encoder.weights.safetensors")
 VQKD = str(FOLDER / "vqkd.weights.safetensors")
 
 
-def bring(*arguments):
+def import_weights(*arguments):
     return main(["tokenizer", "import", *map(str, arguments)])
 
 
@@ -21,7 +21,7 @@ def test_dalle(tmp_path, capsys, form):
     if form != "safetensors":
         file = tmp_path / "encoder.pth"
         torch.save(golden.weights if form == "pth" else {"state_dict": golden.weights}, file)
-    assert bring(file, "--kind", "dalle", "--image-size", 48, "--out", out) == 0
+    assert import_weights(file, "--kind", "dalle", "--image-size", 48, "--out", out) == 0
     tokenizer = load_tokenizer(out)
     assert torch.equal(tokenizer.encode(golden["images_raw"]), golden["codes"])
     line = f"dalle  96 codes, 6 × 6 tokens for 48 × 48 pixels, hash {tokenizer.hash} → {out}\n"
@@ -38,7 +38,7 @@ def test_vqkd(tmp_path, capsys):
     golden, out = Golden("vqkd"), tmp_path / "vqkd"
     config = golden.config
     sizes = ("--image-size", config["img_size"], "--patch-size", config["patch_size"], "--heads", config["num_heads"])
-    assert bring("--kind", "vqkd", *sizes, "--out", out, VQKD) == 0
+    assert import_weights("--kind", "vqkd", *sizes, "--out", out, VQKD) == 0
     assert torch.equal(load_tokenizer(out).encode(golden["images"]), golden["codes"])
     assert capsys.readouterr().out.startswith("vqkd  64 codes, 6 × 6 tokens for 48 × 48 pixels, hash ")
 
@@ -50,9 +50,11 @@ def test_vqgan(tmp_path, capsys):
     torch.nn.init.normal_(vqgan.quantize.embedding["weight"])
     content = {**vqgan.state_dict(), "decoder.conv_in.weight": torch.zeros(1), "loss.logvar": torch.zeros(())}
     torch.save({"state_dict": content, "global_step": 1}, tmp_path / "last.ckpt")
-    assert bring(tmp_path / "last.ckpt", "--kind", "vqgan", "--out", tmp_path / "vqgan") == 0
+    assert import_weights(tmp_path / "last.ckpt", "--kind", "vqgan", "--out", tmp_path / "vqgan") == 0
     assert capsys.readouterr().out.startswith("vqgan  40 codes, 112 × 112 tokens for 224 × 224 pixels")
-    assert bring(tmp_path / "last.ckpt", "--kind", "vqgan", "--out", tmp_path / "small", "--image-size", 8) == 0
+    assert (
+        import_weights(tmp_path / "last.ckpt", "--kind", "vqgan", "--out", tmp_path / "small", "--image-size", 8) == 0
+    )
     images = torch.rand(2, 3, 8, 8)
     assert torch.equal(load_tokenizer(tmp_path / "small").encode(images), vqgan.encode(images))
 
@@ -81,7 +83,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, said):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("mine")
     torch.save(torch.nn.Linear(1, 1), tmp_path / "encoder.pkl")
-    assert bring(*arguments) == 2
+    assert import_weights(*arguments) == 2
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
@@ -93,7 +95,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, said):
 def test_help_fits_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
-        bring("--help")
+        import_weights("--help")
     text = capsys.readouterr().out
     assert "tokenizer import FILE" in text
     assert max(map(len, text.splitlines())) <= 80

@@ -1,4 +1,4 @@
-"""Training a VQ-KD through the command line, on a folder of pictures: exact resume, processes, refusals."""
+"""Training a VQ-KD through the command line, on a folder of images: exact resume, processes, refusals."""
 
 import csv
 import os
@@ -31,10 +31,10 @@ def column(folder, name):
 
 
 @pytest.fixture(scope="module")
-def whole(pictures, tmp_path_factory):
+def whole(images, tmp_path_factory):
     """An uninterrupted run of 18 steps."""
     folder = tmp_path_factory.mktemp("vqkd") / "whole"
-    assert main(arguments(pictures, folder)) == 0
+    assert main(arguments(images, folder)) == 0
     return folder
 
 
@@ -47,7 +47,7 @@ def test_the_folder_is_a_run_and_a_tokenizer(whole):
     assert torch.equal(tokenizer.codes, checkpoint["model/network.codes"])
     assert checkpoint["model/steps"] == 18
     found = tokenizer.provenance
-    assert found["pictures"] == 48
+    assert found["images"] == 48
     assert 16 < found["used"] <= 32
     assert found["perplexity"] <= found["used"]
     assert f"{found['used']} of 32 codes used" in (whole / "log.txt").read_text()
@@ -64,7 +64,7 @@ def test_codes_are_restarted_on_the_way(whole):
     assert len(column(whole, "used").unique()) > 2
 
 
-def test_interrupted_and_resumed_is_uninterrupted(pictures, whole, tmp_path, monkeypatch, capsys):
+def test_interrupted_and_resumed_is_uninterrupted(images, whole, tmp_path, monkeypatch, capsys):
     def once(self, *arguments, **options):
         save(self, *arguments, **options)
         raise KeyboardInterrupt
@@ -72,7 +72,7 @@ def test_interrupted_and_resumed_is_uninterrupted(pictures, whole, tmp_path, mon
     save, out = Run.save, tmp_path / "stopped"
     with monkeypatch.context() as broken:
         broken.setattr(Run, "save", once)
-        assert main(arguments(pictures, out)) == 130
+        assert main(arguments(images, out)) == 130
     assert f"mapet tokenizer train-vqkd --resume {out} --accelerator cpu" in capsys.readouterr().out
     assert load_checkpoint(Run(out).last)[0] == 6
     assert not (out / "tokenizer.json").exists()
@@ -84,16 +84,16 @@ def test_interrupted_and_resumed_is_uninterrupted(pictures, whole, tmp_path, mon
     assert load_tokenizer(out).hash == load_tokenizer(whole).hash
 
 
-def test_machine_settings_do_not_change_the_result(pictures, whole, tmp_path):
+def test_machine_settings_do_not_change_the_result(images, whole, tmp_path):
     out = tmp_path / "other-machine"
-    assert main(arguments(pictures, out, "--micro-batch", "3", "--workers", "1")) == 0
+    assert main(arguments(images, out, "--micro-batch-size", "3", "--workers", "1")) == 0
     for name in ("loss", "grad_norm", "perplexity"):
         torch.testing.assert_close(column(out, name), column(whole, name), atol=1e-4, rtol=1e-4)
 
 
-def test_two_processes_are_one(pictures, whole, tmp_path):
+def test_two_processes_are_one(images, whole, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mapet"]
-    options = arguments(pictures, tmp_path / "two", "--devices", "2")
+    options = arguments(images, tmp_path / "two", "--devices", "2")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -103,25 +103,25 @@ def test_two_processes_are_one(pictures, whole, tmp_path):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_teacher_and_tokenizer_see_the_same_part_of_a_picture(pictures):
+def test_teacher_and_tokenizer_see_the_same_part_of_a_picture(images):
     """A teacher that says the mean colour of each patch: the tokenizer's own pixels give nearly the same."""
     from lightning_fabric import Fabric
 
-    from mapet.build.vqkd import Pairs
+    from mapet.build.vqkd import DistillBatches
     from mapet.data.crop import Crops
-    from mapet.data.dataset import open_source
+    from mapet.data.dataset import open_dataset
     from mapet.data.loader import Shuffled
-    from mapet.data.unreadable import BadPictures
-    from mapet.utils.view import View
+    from mapet.data.unreadable import UnreadableImages
+    from mapet.utils.view import CenterCropResize
 
     class MeanColour(torch.nn.Module):
         def forward(self, images):
             return torch.nn.functional.avg_pool2d(images, images.shape[-1] // 4).flatten(2).transpose(1, 2)
 
-    source, crops = open_source(str(pictures)), Crops(0, (0.3, 1.0), hflip=0.5)
-    common = {"batch_size": 8, "epochs": 1, "seed": 0, "bad": BadPictures(len(source)), "crops": crops}
-    shuffled = Shuffled(source, View((16, 16)), second=View((64, 64)), **common)
-    step = next(Pairs(shuffled, MeanColour(), Fabric(accelerator="cpu", devices=1))(0))
+    source, crops = open_dataset(str(images)), Crops(0, (0.3, 1.0), hflip=0.5)
+    common = {"batch_size": 8, "epochs": 1, "seed": 0, "bad": UnreadableImages(len(source)), "crops": crops}
+    shuffled = Shuffled(source, CenterCropResize((16, 16)), second=CenterCropResize((64, 64)), **common)
+    step = next(DistillBatches(shuffled, MeanColour(), Fabric(accelerator="cpu", devices=1))(0))
     large, seen = next(shuffled()).second, MeanColour()(step["images"])
     assert large.shape == (8, 3, 64, 64)
     assert torch.equal(step["target"], MeanColour()(large / 255))
@@ -129,9 +129,9 @@ def test_teacher_and_tokenizer_see_the_same_part_of_a_picture(pictures):
     assert (step["target"].roll(1, 0) - seen).abs().mean() > 0.1
 
 
-def test_pixels_can_teach(pictures, tmp_path):
+def test_pixels_can_teach(images, tmp_path):
     options = ["--teacher", "pixels", "--epochs", "1", "--scale", "None", "--hflip", "0"]
-    assert main(arguments(pictures, tmp_path / "run", *options)) == 0
+    assert main(arguments(images, tmp_path / "run", *options)) == 0
     assert load_tokenizer(tmp_path / "run").provenance["teacher"]["name"] == "pixels"
 
 
@@ -155,17 +155,17 @@ def test_pixels_can_teach(pictures, tmp_path):
         (["--data", "/elsewhere"], "DATA --out FOLDER"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_written(pictures, tmp_path, capsys, wrong, said):
-    assert main(arguments(pictures, tmp_path / "run", *wrong)) == 2
+def test_what_cannot_work_is_told_before_anything_is_written(images, tmp_path, capsys, wrong, said):
+    assert main(arguments(images, tmp_path / "run", *wrong)) == 2
     message = capsys.readouterr().err
     assert said in message
     assert message.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_in_use_and_other_settings_are_refused(pictures, whole, capsys):
+def test_a_folder_in_use_and_other_settings_are_refused(images, whole, capsys):
     before = Run(whole).metrics.read_bytes()
-    assert main(arguments(pictures, whole)) == 2
+    assert main(arguments(images, whole)) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["tokenizer", "train-vqkd", "--resume", str(whole), "--codes", "16"]) == 2
     assert "codes = 32" in capsys.readouterr().err
@@ -175,9 +175,9 @@ def test_a_folder_in_use_and_other_settings_are_refused(pictures, whole, capsys)
     assert Run(whole).metrics.read_bytes() == before
 
 
-def test_other_pictures_on_resume_are_refused(pictures, tmp_path, capsys):
-    mine, out = shutil.copytree(pictures, tmp_path / "mine"), tmp_path / "run"
+def test_other_pictures_on_resume_are_refused(images, tmp_path, capsys):
+    mine, out = shutil.copytree(images, tmp_path / "mine"), tmp_path / "run"
     assert main(arguments(mine, out, "--epochs", "1")) == 0
     (mine / "along" / "00.png").unlink()
     assert main(["tokenizer", "train-vqkd", "--resume", str(out)]) == 2
-    assert "other pictures" in capsys.readouterr().err
+    assert "other images" in capsys.readouterr().err

@@ -11,15 +11,15 @@ import torch
 
 from mapet.build.pretrain import build_encoder, build_objective, mae_decoder
 from mapet.config import recipes
-from mapet.config.finetune import Tuning
+from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import Model, Objective, Optimization, Recipe, settings
 from mapet.config.recipes import finetune
-from mapet.config.vqkd import Training
+from mapet.config.vqkd import VQKDRecipe
 from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier
 
 # What no publication fixes. The published runs are in mixed float16.
-OURS = {"data": "", "tokens": None, "limit": None, "precision": "bfloat16", "seed": 0}
+OURS = {"data": "", "tokens": None, "max_images": None, "precision": "bfloat16", "seed": 0}
 
 MAPET_BASE = {
     "scale": None,  # the published crop of scale 1 and ratio 1 is the whole centred square
@@ -113,7 +113,7 @@ PRETRAINING = {
 }
 
 BACKBONE = ("image_size", "num_heads", "model", "embed_dim", "depth", "patch_size", "init_values", "pos_embed")
-OURS_TUNED = {"start": "", "data": "", "limit": None, "fresh_head": False, "precision": "bfloat16", "seed": 0}
+OURS_TUNED = {"start": "", "data": "", "max_images": None, "fresh_head": False, "precision": "bfloat16", "seed": 0}
 OURS_TUNED |= {f"backbone.{name}": None for name in BACKBONE}  # all that FROM has of its own
 
 TUNED_BASE = {
@@ -184,7 +184,7 @@ def test_the_defaults_of_pre_training_are_mapet_s_but_for_a_smaller_batch():
 
 def test_the_defaults_of_fine_tuning_are_mae_s():
     """But for the batch of 1024, the test crop of 0.875, and the warm-up, which begins at 0."""
-    assert settings(Tuning()) == {
+    assert settings(FinetuneRecipe()) == {
         **OURS_TUNED,
         **TUNED_BASE,
         "precision": "float32",
@@ -195,14 +195,14 @@ def test_the_defaults_of_fine_tuning_are_mae_s():
         "optimization.base_lr": 5e-4,
         "optimization.warmup_epochs": 5,
     }
-    assert Tuning(optimization=Optimization(base_lr=5e-4, batch_size=1024)).lr == 2e-3
+    assert FinetuneRecipe(optimization=Optimization(base_lr=5e-4, batch_size=1024)).lr == 2e-3
 
 
 def test_the_defaults_of_vq_kd_are_beit_2_s():
     """But for the teacher, codes that start again where they are not used, and the warm-up, which begins at 0."""
-    ours = {"data": "", "limit": None, "precision": "float32", "seed": 0, "restart": 0.05, "warmup_lr": 1e-6}
+    ours = {"data": "", "max_images": None, "precision": "float32", "seed": 0, "restart": 0.05, "warmup_lr": 1e-6}
     ours |= {"teacher": "efficientnet_lite0", "teacher_stage": None, "teacher_output": "stage", "teacher_weights": None}
-    assert settings(Training()) == {
+    assert settings(VQKDRecipe()) == {
         **ours,
         "codes": 8192,
         "code_dim": 32,
@@ -225,7 +225,7 @@ def test_the_defaults_of_vq_kd_are_beit_2_s():
         "betas": (0.9, 0.99),
         "clip_grad": None,
     }
-    assert Training().peak == 2e-4
+    assert VQKDRecipe().peak == 2e-4
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_hidden_patches_learning_rate_and_parts_that_follow(name, hidden, lr, pa
     recipe = recipes.catalogue()[name]()
     with torch.device("meta"):
         objective = build_objective(recipe, 8192)
-    assert recipe.hidden == hidden
+    assert recipe.num_masked == hidden
     assert recipe.lr == pytest.approx(lr, rel=1e-12)
     for part, count in parts.items():
         owner = objective.encoder if part == "blocks" else objective

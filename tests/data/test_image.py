@@ -1,4 +1,4 @@
-"""Whatever is stored in a picture file, RGB comes out, or the reason why not."""
+"""Whatever is stored in an image file, RGB comes out, or the reason why not."""
 
 import os
 import struct
@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapet.data.image import KINDS, BadPicture, read_picture
+from mapet.data.image import KINDS, UnreadableImage, read_image
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
 
-def saved(path: Path, picture: Image.Image, **options: object) -> Path:
-    picture.save(path, **options)
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
     return path
 
 
 def pixels(path: Path) -> list[list[tuple[int, int, int]]]:
-    picture = read_picture(path)
-    assert picture.mode == "RGB"
-    return [[tuple(pixel) for pixel in row] for row in np.asarray(picture).tolist()]
+    image = read_image(path)
+    assert image.mode == "RGB"
+    return [[tuple(pixel) for pixel in row] for row in np.asarray(image).tolist()]
 
 
 @pytest.mark.parametrize(
@@ -49,60 +49,60 @@ def test_grey_values_are_scaled_and_never_clipped(
 @pytest.mark.parametrize("suffix", ["png", "pgm", "tiff"])
 def test_sixteen_bit_files_of_every_kind_agree(tmp_path: Path, suffix: str) -> None:
     ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-    read = np.asarray(read_picture(saved(tmp_path / f"ramp.{suffix}", Image.fromarray(ramp))))
+    read = np.asarray(read_image(saved(tmp_path / f"ramp.{suffix}", Image.fromarray(ramp))))
     assert np.array_equal(read[..., 0], np.rint(ramp / 257))
 
 
 def test_big_endian_sixteen_bits(tmp_path: Path) -> None:
-    picture = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 257 * 3, 65535))
-    assert pixels(saved(tmp_path / "big.tiff", picture)) == [[(3, 3, 3), (255, 255, 255)]]
+    image = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 257 * 3, 65535))
+    assert pixels(saved(tmp_path / "big.tiff", image)) == [[(3, 3, 3), (255, 255, 255)]]
 
 
 def test_one_bit(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("1")
-    assert pixels(saved(tmp_path / "bit.png", picture)) == [[(0, 0, 0), WHITE]]
+    image = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("1")
+    assert pixels(saved(tmp_path / "bit.png", image)) == [[(0, 0, 0), WHITE]]
 
 
 def test_palette(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).convert("P")
-    picture.putpalette([*RED, *GREEN])
-    assert pixels(saved(tmp_path / "palette.png", picture)) == [[RED, GREEN]]
-    assert pixels(saved(tmp_path / "clear.png", picture, transparency=1)) == [[RED, WHITE]]
-    assert pixels(saved(tmp_path / "half.png", picture, transparency=bytes([255, 0]))) == [[RED, WHITE]]
+    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).convert("P")
+    image.putpalette([*RED, *GREEN])
+    assert pixels(saved(tmp_path / "palette.png", image)) == [[RED, GREEN]]
+    assert pixels(saved(tmp_path / "clear.png", image, transparency=1)) == [[RED, WHITE]]
+    assert pixels(saved(tmp_path / "half.png", image, transparency=bytes([255, 0]))) == [[RED, WHITE]]
 
 
 @pytest.mark.parametrize(("mode", "colour", "shown"), [("RGBA", (255, 0, 0), RED), ("LA", (90,), (90, 90, 90))])
 def test_alpha_is_laid_over_white(
     tmp_path: Path, mode: str, colour: tuple[int, ...], shown: tuple[int, int, int]
 ) -> None:
-    picture = Image.new(mode, (3, 1), (*colour, 255))
-    picture.putpixel((1, 0), (*colour, 0))
-    picture.putpixel((2, 0), (*colour, 128))
-    solid, clear, half = pixels(saved(tmp_path / "alpha.png", picture))[0]
+    image = Image.new(mode, (3, 1), (*colour, 255))
+    image.putpixel((1, 0), (*colour, 0))
+    image.putpixel((2, 0), (*colour, 128))
+    solid, clear, half = pixels(saved(tmp_path / "alpha.png", image))[0]
     assert (solid, clear) == (shown, WHITE)
     blend = [value * 128 / 255 + 255 * 127 / 255 for value in shown]
     assert np.allclose(half, blend, atol=1)
 
 
 def test_transparent_colour_without_alpha(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (2, 1), RED)
-    picture.putpixel((1, 0), GREEN)
-    assert pixels(saved(tmp_path / "key.png", picture, transparency=GREEN)) == [[RED, WHITE]]
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), GREEN)
+    assert pixels(saved(tmp_path / "key.png", image, transparency=GREEN)) == [[RED, WHITE]]
 
 
 def test_cmyk(tmp_path: Path) -> None:
     no_ink, all_cyan = (0, 0, 0, 0), (255, 0, 0, 0)
-    picture = Image.new("CMYK", (2, 1), no_ink)
-    picture.putpixel((1, 0), all_cyan)
-    assert pixels(saved(tmp_path / "print.tiff", picture)) == [[WHITE, (0, 255, 255)]]
+    image = Image.new("CMYK", (2, 1), no_ink)
+    image.putpixel((1, 0), all_cyan)
+    assert pixels(saved(tmp_path / "print.tiff", image)) == [[WHITE, (0, 255, 255)]]
 
 
 def test_exif_orientation_turns_the_picture_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored on its side: a quarter turn clockwise is needed
-    picture = Image.new("RGB", (2, 1), RED)
-    picture.putpixel((1, 0), GREEN)
-    assert pixels(saved(tmp_path / "side.png", picture, exif=exif)) == [[RED], [GREEN]]
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), GREEN)
+    assert pixels(saved(tmp_path / "side.png", image, exif=exif)) == [[RED], [GREEN]]
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
@@ -117,12 +117,12 @@ def test_an_animation_shows_its_first_frame(tmp_path: Path, suffix: str) -> None
 def test_every_kind_is_read_under_any_name_and_a_cut_file_is_bad(tmp_path: Path, suffix: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     path = saved(tmp_path / f"noise.{suffix}", noise)
-    assert read_picture(path.rename(tmp_path / "any.name")).size == (32, 32)
+    assert read_image(path.rename(tmp_path / "any.name")).size == (32, 32)
     whole = (tmp_path / "any.name").read_bytes()
     for share in (0.02, 0.3, 0.7):
         path.write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(BadPicture, match=r"damaged|not a picture"):
-            read_picture(path)
+        with pytest.raises(UnreadableImage, match=r"damaged|not an image"):
+            read_image(path)
 
 
 def test_the_kinds_are_those_that_pil_knows() -> None:
@@ -134,21 +134,21 @@ def test_the_kinds_are_those_that_pil_knows() -> None:
 def test_what_is_not_a_picture(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "no.jpg"
     path.write_bytes(content)
-    with pytest.raises(BadPicture, match=r"not a picture|damaged"):
-        read_picture(path)
+    with pytest.raises(UnreadableImage, match=r"not an image|damaged"):
+        read_image(path)
 
 
 def test_zero_bytes(tmp_path: Path) -> None:
     path = tmp_path / "empty.png"
     path.touch()
-    with pytest.raises(BadPicture, match="zero bytes"):
-        read_picture(path)
+    with pytest.raises(UnreadableImage, match="zero bytes"):
+        read_image(path)
 
 
 def test_values_that_are_not_numbers(tmp_path: Path) -> None:
     path = saved(tmp_path / "nan.tiff", Image.fromarray(np.array([[0.5, np.nan]], dtype=np.float32)))
-    with pytest.raises(BadPicture, match="not finite"):
-        read_picture(path)
+    with pytest.raises(UnreadableImage, match="not finite"):
+        read_image(path)
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
@@ -165,8 +165,8 @@ def test_a_decompression_bomb_is_bad_without_a_warning(tmp_path: Path, side: int
     filters, limit = list(warnings.filters), Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        with pytest.raises(BadPicture, match=f"decompression bomb: {side} x {side} pixels"):
-            read_picture(bomb(tmp_path / "bomb.png", side, side))
+        with pytest.raises(UnreadableImage, match=f"decompression bomb: {side} x {side} pixels"):
+            read_image(bomb(tmp_path / "bomb.png", side, side))
     assert not seen
     assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == (filters, limit)
 
@@ -176,23 +176,23 @@ def test_a_gif_bomb_within_a_small_frame_header(tmp_path: Path) -> None:
     frame = b"," + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0) + b"\x02\x02\x4c\x01\x00;"
     path = tmp_path / "bomb.gif"
     path.write_bytes(screen + frame)
-    with pytest.raises(BadPicture, match="decompression bomb"):
-        read_picture(path)
+    with pytest.raises(UnreadableImage, match="decompression bomb"):
+        read_image(path)
 
 
 def test_vanished_pictures_folders_and_pipes(tmp_path: Path) -> None:
-    with pytest.raises(BadPicture, match="unreadable: No such file"):
-        read_picture(tmp_path / "gone.jpg")
-    with pytest.raises(BadPicture, match="not a regular file"):
-        read_picture(tmp_path)
+    with pytest.raises(UnreadableImage, match="unreadable: No such file"):
+        read_image(tmp_path / "gone.jpg")
+    with pytest.raises(UnreadableImage, match="not a regular file"):
+        read_image(tmp_path)
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.raises(BadPicture, match="not a regular file"):
-        read_picture(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImage, match="not a regular file"):
+        read_image(tmp_path / "pipe.jpg")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_permissions(tmp_path: Path) -> None:
     path = saved(tmp_path / "mine.png", Image.new("RGB", (2, 2)))
     path.chmod(0)
-    with pytest.raises(BadPicture, match="unreadable: Permission denied"):
-        read_picture(path)
+    with pytest.raises(UnreadableImage, match="unreadable: Permission denied"):
+        read_image(path)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mapet.data import packing as packing_module
-from mapet.data.dataset import Subset, open_source
+from mapet.data.dataset import Subset, open_dataset
 from mapet.data.packed import open_pack, packed_count
 from mapet.data.packing import Packing, begin, pack
 from mapet.utils.errors import MapetError
@@ -24,7 +24,7 @@ WRITES = 2 + 1 + -(-COUNT // GROUP) + 1  # two arrays, the header, the groups, t
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return noise(tmp_path_factory.mktemp("pictures"))
+    return noise(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,9 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(source, packs, packin
 def test_a_kill_between_pixels_and_their_count_leaves_nothing_double(source, packs, tmp_path):
     for groups in range(1 + COUNT // GROUP):
         folder = start(source, tmp_path / f"{groups}", RAW)
-        counts = [done for _, done in zip(range(groups + 1), pack(folder, source, RAW, max_bad=0.5), strict=False)]
+        counts = [
+            done for _, done in zip(range(groups + 1), pack(folder, source, RAW, max_bad_fraction=0.5), strict=False)
+        ]
         assert packed_count(folder) == counts[-1] == groups * GROUP
         with (folder / "pictures.bin").open("ab") as file:
             file.write(b"torn" * 200)
@@ -99,14 +101,14 @@ def test_a_kill_between_pixels_and_their_count_leaves_nothing_double(source, pac
 
 def test_half_packed_or_damaged_is_one_line(source, packs, tmp_path):
     half = start(source, tmp_path / "half", RAW)
-    next(counts := pack(half, source, RAW, max_bad=0.5))
+    next(counts := pack(half, source, RAW, max_bad_fraction=0.5))
     next(counts)
     with pytest.raises(MapetError) as stop:
-        open_source(str(half))
-    assert one_line(stop) == f"{half} is half packed (8 of 45 pictures): go on with mapet pack"
+        open_dataset(str(half))
+    assert one_line(stop) == f"{half} is half packed (8 of 45 images): go on with mapet pack"
     os.truncate(half / "pictures.bin", 7)
     with pytest.raises(MapetError, match="shorter than it was"):
-        list(pack(half, source, RAW, max_bad=0.5))
+        list(pack(half, source, RAW, max_bad_fraction=0.5))
 
 
 def test_another_pack_or_other_files_are_refused(source, packs, tmp_path):
@@ -116,7 +118,7 @@ def test_another_pack_or_other_files_are_refused(source, packs, tmp_path):
     with pytest.raises(MapetError, match="count 45, and not 44"):
         start(Subset(source, range(44)), packs["uint8"], RAW)
     moved = Subset(source, [*range(1, COUNT), 0])
-    with pytest.raises(MapetError, match="other pictures or labels"):
+    with pytest.raises(MapetError, match="other images or labels"):
         begin(packs["uint8"], moved, RAW, {"source": source.name, "command": ""})
     (tmp_path / "notes.txt").touch()
     with pytest.raises(MapetError, match=r"is not empty .it holds notes.txt"):

@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mapet.data.dataset import open_source
+from mapet.data.dataset import open_dataset
 from mapet.data.decode import decode
 from mapet.data.policy import Centre, Erasing, Mixing, Policy, posterize, seeded
-from mapet.data.unreadable import BadPictures
+from mapet.data.unreadable import UnreadableImages
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
-VIEW = View((16, 16))
+VIEW = CenterCropResize((16, 16))
 FULL = Policy(3, auto_augment="rand-m9-mstd0.5-inc1")
 
 
@@ -35,12 +35,12 @@ def test_seeded_draws_hang_on_the_seed_and_nothing_else_is_disturbed():
     assert len({*first, *before, *after}) == 9
 
 
-def picture(seed=0, size=(24, 20)):
+def image(seed=0, size=(24, 20)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
-def looked(policy, epoch, places):
-    return [np.asarray(look(picture(place), VIEW)) for look, place in zip(policy(epoch, places), places, strict=True)]
+def looked(policy, epoch, indices):
+    return [np.asarray(look(image(place), VIEW)) for look, place in zip(policy(epoch, indices), indices, strict=True)]
 
 
 def test_a_look_hangs_on_seed_epoch_and_place_alone():
@@ -53,20 +53,20 @@ def test_a_look_hangs_on_seed_epoch_and_place_alone():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_show_the_same(pictures, workers):
-    source, groups = open_source(str(pictures)), [(1, [3, 40, 7]), (2, [3, 11])]
-    bad = BadPictures(len(source))
+def test_workers_show_the_same(images, workers):
+    source, groups = open_dataset(str(images)), [(1, [3, 40, 7]), (2, [3, 11])]
+    bad = UnreadableImages(len(source))
     found = torch.cat([b.images for b in decode(source, [VIEW], groups, crops=FULL, workers=workers, bad=bad)])
     expected = [
         np.asarray(look(source.read(place), VIEW))
-        for epoch, places in groups
-        for look, place in zip(FULL(epoch, places), places, strict=True)
+        for epoch, indices in groups
+        for look, place in zip(FULL(epoch, indices), indices, strict=True)
     ]
     assert torch.equal(found, torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
 
 
 def test_without_chance_the_policy_is_the_view():
-    square = picture(size=(20, 20))
+    square = image(size=(20, 20))
     for hflip, expected in ((0.0, VIEW(square)), (1.0, VIEW(square).transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
         still = Policy(0, scale=(1, 1), ratio=(1, 1), hflip=hflip)
         difference = np.asarray(still(0, [0])[0](square, VIEW)).astype(int) - np.asarray(expected)
@@ -87,20 +87,20 @@ def test_randaugment_and_jitter_change_colours():
 def test_the_strongest_and_weakest_operations_run(name):
     """Pillow 13 refuses to keep 0 bits, which timm asks for at the far end of posterisation."""
     seen = looked(Policy(0, auto_augment=name), 0, range(60))
-    assert {picture.shape for picture in seen} == {(16, 16, 3)}
+    assert {image.shape for image in seen} == {(16, 16, 3)}
 
 
 def test_no_bits_left_is_black_and_some_are_pillows():
     from PIL import ImageOps
 
-    assert not np.asarray(posterize(picture(), 0)).any()
-    assert np.array_equal(posterize(picture(), 3, fillcolor=None), ImageOps.posterize(picture(), 3))
+    assert not np.asarray(posterize(image(), 0)).any()
+    assert np.array_equal(posterize(image(), 3, fillcolor=None), ImageOps.posterize(image(), 3))
 
 
 @pytest.mark.parametrize("name", ["rand-x9", "rand-mm-m9", "nonsense"])
 def test_an_unknown_policy_is_one_line(name):
     with pytest.raises(MapetError, match="--auto-augment") as error:
-        Policy(0, auto_augment=name)(0, [0])[0](picture(), VIEW)
+        Policy(0, auto_augment=name)(0, [0])[0](image(), VIEW)
     assert "\n" not in str(error.value)
 
 
@@ -113,10 +113,10 @@ def test_the_centre_is_the_view_and_its_inner_square():
 
 
 def test_the_centre_is_timms():
-    """Where timm's sizes need no rounding; the picture is smooth, as timm resamples twice."""
+    """Where timm's sizes need no rounding; the image is smooth, as timm resamples twice."""
     from timm.data import create_transform
 
-    smooth, side = picture(size=(6, 5)).resize((240, 200), Image.Resampling.BICUBIC), View((90, 90))
+    smooth, side = image(size=(6, 5)).resize((240, 200), Image.Resampling.BICUBIC), CenterCropResize((90, 90))
     theirs = create_transform((3, 90, 90), crop_pct=0.9, interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))(smooth)
     ours = np.asarray(Centre(0.9)(0, [0])[0](smooth, side)).transpose(2, 0, 1)
     assert abs(theirs.numpy() * 255 - ours).max() <= 2
@@ -141,7 +141,7 @@ def test_erasing_hangs_on_the_picture_alone_and_has_its_share():
 
 @pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_what_is_mixed_is_what_the_targets_say(alphas):
-    """A picture that shows its class's number everywhere must, once mixed, have the mean that its target has."""
+    """An image that shows its class's number everywhere must, once mixed, have the mean that its target has."""
     labels = torch.tensor([4, 1, 0, 2, 3, 3])
     shares = []
     for step in range(20):

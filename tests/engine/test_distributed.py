@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mapet.cli import pack
-from mapet.engine.distributed import Launched, crew, first_process, launched, pick_workers, world
+from mapet.engine.distributed import Launched, first_process, launched, pick_workers, process_group, world
 from mapet.utils.errors import MapetError
 
 STEP = {"STEP_NUM_TASKS": "4", "NTASKS": "4", "NTASKS_PER_NODE": "2", "NNODES": "2", "PROCID": "3", "LOCALID": "1"}
@@ -53,7 +53,7 @@ def test_a_shell_in_an_allocation_is_one_process(slurm, rank):
     slurm(STEP_NUM_TASKS=None, NTASKS_PER_NODE=None, PROCID=rank, LOCALID=rank, NODEID=rank)
     assert world(accelerator="cpu").world_size == 1
     assert first_process()
-    with crew("cpu") as alone:
+    with process_group("cpu") as alone:
         assert (alone.rank, alone.count) == (0, 1)
 
 

@@ -152,14 +152,14 @@ def test_a_largest_gradient_is_respected(tmp_path):
 def test_figures_may_stay_on_the_device_for_some_steps(tmp_path, monkeypatch):
     """As on an accelerator: written late, complete in the end, and never asked for before there are any."""
 
-    class Late(loop.Journal):
+    class Late(loop.MetricsLogger):
         def __init__(self, *settings):
             super().__init__(*settings)
             self.delay = 10
 
     whole, late = Run.create(tmp_path / "whole"), Run.create(tmp_path / "late")
     train(whole)
-    monkeypatch.setattr(loop, "Journal", Late)
+    monkeypatch.setattr(loop, "MetricsLogger", Late)
     monkeypatch.setattr(loop.Meter, "due", lambda *_: True)
     train(late)
     assert late.metrics.read_bytes() == whole.metrics.read_bytes()

@@ -22,7 +22,8 @@ from mapet.engine.fit import fit
 from mapet.engine.run import Run, load_checkpoint
 from mapet.method.order import uniform
 from mapet.utils.errors import MapetError
-from mapet.utils.rng import fraction, hashed
+from mapet.utils.rng import random_bits
+from mapet.utils.rng import uniform as random_uniform
 from processes import crowd, finished
 from toy import optim
 
@@ -42,7 +43,7 @@ VOCABULARY, BATCH, STEPS = 11, 8, 20
 
 
 class Chance:
-    """Random pictures and tokens, a pure function of the step; each process has its part."""
+    """Random images and tokens, a pure function of the step; each process has its part."""
 
     steps_per_epoch = 5
 
@@ -53,14 +54,14 @@ class Chance:
         for step in range(start, self.steps):
             index = torch.arange(BATCH).tensor_split(self.world)[self.rank]
             at = index[:, None]
-            images = fraction(1, step, at, torch.arange(3 * 8 * 8)).float().view(-1, 3, 8, 8)
-            tokens = hashed(2, step, at, torch.arange(16)) % VOCABULARY
-            order = uniform(self.recipe.grid, self.recipe.hidden, 0, step, index)
-            yield {"images": images, "tokens": tokens, "order": order, "key": hashed(3, step, index)}
+            images = random_uniform(1, step, at, torch.arange(3 * 8 * 8)).float().view(-1, 3, 8, 8)
+            tokens = random_bits(2, step, at, torch.arange(16)) % VOCABULARY
+            order = uniform(self.recipe.grid, self.recipe.num_masked, 0, step, index)
+            yield {"images": images, "tokens": tokens, "order": order, "seed": random_bits(3, step, index)}
 
 
 class Few(Chance):
-    """Of the first process's share one picture alone could be read."""
+    """Of the first process's share one image alone could be read."""
 
     def __call__(self, start):
         for batch in super().__call__(start):
@@ -247,7 +248,7 @@ def test_two_parts_are_gone_on_with_under_ddp(one, ddp):
 
 
 def test_a_process_without_a_picture_for_a_part_still_takes_its_turn(two, ddp):
-    """One picture in three parts: under ddp a single pass, under fsdp three, as the weights are gathered together."""
+    """One image in three parts: under ddp a single pass, under fsdp three, as the weights are gathered together."""
     for name in ("loss", "accuracy", "grad_norm"):
         torch.testing.assert_close(column(ddp / "few", name), column(two / "few", name), atol=1e-5, rtol=0)
 

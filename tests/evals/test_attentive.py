@@ -11,7 +11,7 @@ from mapet.utils.errors import MapetError
 
 
 def revealed(count, seed, classes=4, length=4, width=16):
-    """Every picture holds each class's mark equally often; the flag beside one of the marks tells the class."""
+    """Every image holds each class's mark equally often; the flag beside one of the marks tells the class."""
     chance = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
     mark = torch.rand(count, length, generator=chance).argsort(dim=1) % classes
@@ -85,8 +85,8 @@ def test_nothing_is_lost_against_the_block_written_out(heads):
 def test_neither_the_sequence_of_the_patches_nor_their_scale_matters():
     probe = AttentiveProbe(16, 2, classes=5, seed=0).eval()
     patches = torch.randn(6, 9, 16, generator=torch.Generator().manual_seed(0))
-    moved = (50 * patches + 7)[:, torch.randperm(9, generator=torch.Generator().manual_seed(1))]
-    torch.testing.assert_close(probe(moved), probe(patches), atol=1e-5, rtol=1e-4)
+    ema_update = (50 * patches + 7)[:, torch.randperm(9, generator=torch.Generator().manual_seed(1))]
+    torch.testing.assert_close(probe(ema_update), probe(patches), atol=1e-5, rtol=1e-4)
 
 
 def test_the_same_again_whatever_the_global_chance():

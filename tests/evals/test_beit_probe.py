@@ -10,7 +10,7 @@ from mapet.evals.linear import linear
 from mapet.evals.logistic import tenth
 from mapet.evals.sgd import loss
 from mapet.utils.errors import MapetError
-from mapet.utils.rng import hashed
+from mapet.utils.rng import random_bits
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def test_heads_side_by_side_are_heads_alone():
         optimizer = torch.optim.AdamW(alone.parameters(), lr=1e-3 * 32 / 256, weight_decay=1e-4)
         rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
         for epoch in range(EPOCHS):
-            order = hashed(0, BATCHES, epoch, index).argsort()
+            order = random_bits(0, BATCHES, epoch, index).argsort()
             for rows in (order[:32], order[32:64]):
                 optimizer.zero_grad()
                 F.cross_entropy(alone(features[rows, layer]), labels[rows]).backward()
@@ -69,7 +69,7 @@ def test_the_test_set_does_not_choose():
 
 
 def test_nor_do_the_pictures_that_train_the_heads():
-    """A layer that holds only each picture's own name fits its pictures and no others."""
+    """A layer that holds only each image's own name fits its images and no others."""
     labels = torch.arange(200) % 4
     own = torch.eye(200) * 300
     real = torch.zeros(200, 200)

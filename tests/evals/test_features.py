@@ -126,7 +126,7 @@ def test_low_precision_is_close_and_returned_as_float32(batches):
 def test_mistakes(batches):
     with pytest.raises(MapetError, match='Did you mean "token"'):
         features(encoder(), batches, pool="tokens")
-    with pytest.raises(MapetError, match="no pictures"):
+    with pytest.raises(MapetError, match="no images"):
         features(encoder(), [])
 
 

@@ -35,7 +35,7 @@ def test_labels_without_meaning_give_chance():
     labels = torch.arange(4000) % 4
     scores = fewshot((vectors[:2000], labels[:2000]), (vectors[2000:], labels[2000:]), classes=4, draws=20)
     for score in scores.values():
-        assert score.low - 0.01 < 1 / 4 < score.high + 0.01  # all draws share one set of 2000 test pictures
+        assert score.low - 0.01 < 1 / 4 < score.high + 0.01  # all draws share one set of 2000 test images
 
 
 def test_more_pictures_help(sets):
@@ -71,8 +71,8 @@ def test_draws():
 
 
 def test_scale_and_shift_do_not_matter(sets):
-    moved = [(1e3 * (vectors + torch.arange(8.0)), labels) for vectors, labels in sets]
-    for found, wanted in zip(fewshot(*moved, classes=6).values(), fewshot(*sets, classes=6).values(), strict=True):
+    ema_update = [(1e3 * (vectors + torch.arange(8.0)), labels) for vectors, labels in sets]
+    for found, wanted in zip(fewshot(*ema_update, classes=6).values(), fewshot(*sets, classes=6).values(), strict=True):
         assert found.value == pytest.approx(wanted.value, abs=1 / 300)
 
 
@@ -92,9 +92,9 @@ def test_the_protocol_names_its_settings():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"shots": (0,)}, "at least 1 labelled picture"),
-        ({"shots": ()}, "at least 1 labelled picture"),
-        ({"shots": (1, 51)}, "Class 0 has 50 training pictures, fewer than 51 shots"),
+        ({"shots": (0,)}, "at least 1 labelled image"),
+        ({"shots": ()}, "at least 1 labelled image"),
+        ({"shots": (1, 51)}, "Class 0 has 50 training images, fewer than 51 shots"),
         ({"draws": 1}, "--draws 1"),
     ],
 )

@@ -9,36 +9,36 @@ from torch.nn import functional as F
 
 from forms import MODEL, in_all_forms, randomised
 from golden_numbers import FOLDER, Golden
-from mapet.api.encoders import starting
-from mapet.build.finetune import Lessons, begin, classifier_over, load_classifier
+from mapet.api.encoders import load_start
+from mapet.build.finetune import FinetuneBatches, begin, classifier_over, load_classifier
 from mapet.build.pretrain import build_objective
 from mapet.cli.export import export
-from mapet.config.finetune import Augmentation, Backbone, Tuning, protocol
+from mapet.config.finetune import Augmentation, Backbone, FinetuneRecipe, protocol
 from mapet.config.recipe import Recipe, read, save, settings
 from mapet.config.recipes.finetune import catalogue
-from mapet.data.dataset import open_source
+from mapet.data.dataset import open_dataset
 from mapet.data.loader import Shuffled
 from mapet.data.policy import Policy
-from mapet.data.unreadable import BadPictures
+from mapet.data.unreadable import UnreadableImages
 from mapet.engine.run import Run
-from mapet.evals.finetune import FineTuning, placed, standings
+from mapet.evals.finetune import FineTuning, placed, rank_histogram
 from mapet.evals.score import place, share, tops
 from mapet.interop.checkpoint import load_checkpoint_encoder
 from mapet.method.encoder import Classifier, Encoder
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory):
-    return in_all_forms(Recipe(data="pictures", model=MODEL), tmp_path_factory.mktemp("forms"))
+    return in_all_forms(Recipe(data="images", model=MODEL), tmp_path_factory.mktemp("forms"))
 
 
 def started(path, classes=5, heads=None, **settings):
-    t = Tuning(start=str(path), backbone=Backbone(num_heads=heads, image_size=settings.pop("image_size", None)))
-    return classifier_over(starting(t).encoder, replace(t, **settings), classes).eval()
+    t = FinetuneRecipe(start=str(path), backbone=Backbone(num_heads=heads, image_size=settings.pop("image_size", None)))
+    return classifier_over(load_start(t).encoder, replace(t, **settings), classes).eval()
 
 
 @pytest.mark.parametrize("size", [None, 24])
@@ -67,7 +67,7 @@ def test_the_encoder_is_taken_over_whole_and_the_mean_of_patches_is_read(forms):
 
 
 def test_a_folder_of_a_fine_tuning_is_whole_without_from(forms, tmp_path):
-    t = Tuning(start=str(forms["run"]), drop_path=0.3)
+    t = FinetuneRecipe(start=str(forms["run"]), drop_path=0.3)
     model, run = started(forms["run"], drop_path=0.3), Run.create(tmp_path / "ft")
     save(t, run.recipe)
     begin(run, model, t, {"from": "x", "classes": list("abcde")})
@@ -93,8 +93,8 @@ def test_positions_on_another_grid_are_timms(forms, tmp_path):
 
 
 def test_from_random_is_the_start_of_pre_training():
-    t = Tuning(start="random", backbone=Backbone(16, 2, "custom", 16, 2, 4), seed=3)
-    ours = classifier_over(starting(t).encoder, t, 5).state_dict()
+    t = FinetuneRecipe(start="random", backbone=Backbone(16, 2, "custom", 16, 2, 4), seed=3)
+    ours = classifier_over(load_start(t).encoder, t, 5).state_dict()
     theirs = build_objective(Recipe(model=MODEL, seed=3), 12).encoder.state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items() if not name.startswith("norm."))
 
@@ -139,9 +139,9 @@ def test_what_from_cannot_be(forms, tmp_path):
         (forms["published.pth.tar"], {"num_heads": 3}, "3 heads"),
         ("random", {}, "--model"),
     ):
-        t = Tuning(start=str(start), backbone=Backbone(**backbone))
+        t = FinetuneRecipe(start=str(start), backbone=Backbone(**backbone))
         with pytest.raises(MapetError) as error:
-            classifier_over(starting(t).encoder, t, 5)
+            classifier_over(load_start(t).encoder, t, 5)
         assert said in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -152,10 +152,10 @@ def test_an_export_of_other_pictures_is_refused(forms, tmp_path):
 
     to_timm(load_encoder(forms["run"])[0], tmp_path / "other", mean=[0.5] * 3, std=[0.5] * 3)
     with pytest.raises(MapetError, match="normalises"):
-        starting(Tuning(start=str(tmp_path / "other")))
+        load_start(FinetuneRecipe(start=str(tmp_path / "other")))
     grey = Encoder(16, 4, in_chans=1, embed_dim=16, depth=1, num_heads=2)
     with pytest.raises(MapetError, match="1 × 16 × 16"):
-        classifier_over(grey, Tuning(), 3)
+        classifier_over(grey, FinetuneRecipe(), 3)
 
 
 def test_the_loss_is_cross_entropy_with_soft_targets():
@@ -184,43 +184,43 @@ def test_standings_count_places_and_add_up():
         expected = place(classifier.eval()(images), labels)
     classifier.train()
     device = torch.device("cpu")
-    parts = [standings(classifier, [(images[part], labels[part])], device) for part in (slice(0, 9), slice(9, 20))]
+    parts = [rank_histogram(classifier, [(images[part], labels[part])], device) for part in (slice(0, 9), slice(9, 20))]
     assert torch.equal(placed(sum(parts)), expected.sort().values)
     assert tops(placed(sum(parts)), 7)["top1"] == share(int((expected == 0).sum()), 20)
 
 
-def lessons(pictures, rank=0, world=1, **mixing):
-    source = open_source(str(pictures))
-    t = Tuning(augmentation=Augmentation(reprob=0.5, **mixing), seed=2)
+def finetune_batches(images, rank=0, world=1, **mixing):
+    source = open_dataset(str(images))
+    t = FinetuneRecipe(augmentation=Augmentation(reprob=0.5, **mixing), seed=2)
     shuffled = Shuffled(
         source,
-        View((16, 16)),
+        CenterCropResize((16, 16)),
         crops=Policy(t.seed, auto_augment=t.augmentation.auto_augment),
         batch_size=12,
         epochs=2,
         seed=t.seed,
-        bad=BadPictures(len(source)),
+        bad=UnreadableImages(len(source)),
         rank=rank,
         world=world,
     )
-    return Lessons(t, shuffled, 2, torch.device("cpu"))
+    return FinetuneBatches(t, shuffled, 2, torch.device("cpu"))
 
 
-def test_a_stream_can_begin_anywhere(pictures):
-    whole, late = list(lessons(pictures)(0)), list(lessons(pictures)(5))
+def test_a_stream_can_begin_anywhere(images):
+    whole, late = list(finetune_batches(images)(0)), list(finetune_batches(images)(5))
     assert len(whole) == 8
     for a, b in zip(whole[5:], late, strict=True):
         assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
 
 
-def test_processes_share_a_batch_and_only_mixing_knows_of_it(pictures):
+def test_processes_share_a_batch_and_only_mixing_knows_of_it(images):
     plain = {"mixup": 0.0, "cutmix": 0.0}
-    whole = next(lessons(pictures, **plain)(3))
-    parts = [next(lessons(pictures, rank, 2, **plain)(3)) for rank in (0, 1)]
+    whole = next(finetune_batches(images, **plain)(3))
+    parts = [next(finetune_batches(images, rank, 2, **plain)(3)) for rank in (0, 1)]
     for name, tensor in whole.items():
         assert torch.equal(tensor, torch.cat([part[name] for part in parts]))
-    mixed, halves = next(lessons(pictures)(3)), [next(lessons(pictures, rank, 2)(3)) for rank in (0, 1)]
-    assert torch.equal(mixed["key"], torch.cat([half["key"] for half in halves]))
+    mixed, halves = next(finetune_batches(images)(3)), [next(finetune_batches(images, rank, 2)(3)) for rank in (0, 1)]
+    assert torch.equal(mixed["seed"], torch.cat([half["seed"] for half in halves]))
     weights = [targets.max(dim=1).values.min() for targets in (mixed["targets"], *(h["targets"] for h in halves))]
     assert max(weights) < 1
 
@@ -229,18 +229,28 @@ def test_processes_share_a_batch_and_only_mixing_knows_of_it(pictures):
 def test_every_named_fine_tuning_survives_yaml(name, tmp_path):
     t = catalogue()[name]()
     save(t, tmp_path / "recipe.yaml")
-    assert read(tmp_path / "recipe.yaml", Tuning) == t
+    assert read(tmp_path / "recipe.yaml", FinetuneRecipe) == t
     assert (catalogue()[name].__doc__ or "").strip()
 
 
 def test_a_protocol_names_every_setting_that_a_table_must_tell():
-    names = {protocol(t) for t in (Tuning(), Tuning(layer_decay=0.9), Tuning(crop_pct=0.9), Tuning(start="random"))}
-    names |= {protocol(Tuning(augmentation=Augmentation(**one))) for one in ({"mixup_prob": 0.0}, {"reprob": 0.1})}
+    names = {
+        protocol(t)
+        for t in (
+            FinetuneRecipe(),
+            FinetuneRecipe(layer_decay=0.9),
+            FinetuneRecipe(crop_pct=0.9),
+            FinetuneRecipe(start="random"),
+        )
+    }
+    names |= {
+        protocol(FinetuneRecipe(augmentation=Augmentation(**one))) for one in ({"mixup_prob": 0.0}, {"reprob": 0.1})
+    }
     assert len(names) == 6
     assert all("\n" not in name for name in names)
 
 
 def test_flat_option_names_are_unique():
-    names = [name.rsplit(".", 1)[-1] for name in settings(Tuning())]
+    names = [name.rsplit(".", 1)[-1] for name in settings(FinetuneRecipe())]
     assert len(set(names)) == len(names)
-    assert json.dumps(settings(Tuning()))
+    assert json.dumps(settings(FinetuneRecipe()))

@@ -87,9 +87,9 @@ def test_labels_without_meaning_give_chance(protocol):
 @pytest.mark.parametrize("protocol", POOLED)
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 def test_scale_and_shift_do_not_matter(sets, protocol, scale):
-    moved = [(scale * (vectors + torch.arange(8.0)), labels) for vectors, labels in sets]
+    ema_update = [(scale * (vectors + torch.arange(8.0)), labels) for vectors, labels in sets]
     expected = linear(*sets, classes=6, protocol=protocol)["top1"].value
-    found = linear(*moved, classes=6, protocol=protocol)["top1"].value
+    found = linear(*ema_update, classes=6, protocol=protocol)["top1"].value
     assert found == pytest.approx(expected, abs=1 / 300)
 
 
@@ -133,9 +133,9 @@ def test_mistakes_with_labels(evaluate):
     vectors, labels = clusters(30, 3, 1.0, 1)
     good = vectors, labels
     bad = [
-        ((vectors, labels - 1), 3, "10 of 30 training pictures have no label"),
+        ((vectors, labels - 1), 3, "10 of 30 training images have no label"),
         ((vectors, labels), 2, "label 2, but only 2 classes"),
-        ((vectors, labels), 5, r"2 of 5 classes have no training picture \(3, 4\)"),
+        ((vectors, labels), 5, r"2 of 5 classes have no training image \(3, 4\)"),
         ((vectors, torch.zeros_like(labels)), 1, "at least two classes"),
         ((vectors, labels[:7]), 3, "30 features and 7 labels"),
         ((vectors[:0], labels[:0]), 3, "0 features and 0 labels"),
@@ -145,7 +145,7 @@ def test_mistakes_with_labels(evaluate):
         with pytest.raises(MapetError, match=reason) as caught:
             evaluate(train, good, classes=classes)
         assert "\n" not in str(caught.value)
-    with pytest.raises(MapetError, match="10 of 30 test pictures have no label"):
+    with pytest.raises(MapetError, match="10 of 30 test images have no label"):
         evaluate(good, (vectors, labels - 1), classes=3)
 
 

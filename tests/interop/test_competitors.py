@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from golden_numbers import Golden
 from mapet.interop.official import load_beit, load_cae, load_mae
-from mapet.method.order import take
+from mapet.method.order import gather_rows
 from mapet.utils.errors import MapetError
 
 OUTPUT, LOSS, GRADIENT = 2e-5, 1e-5, 2e-5  # float32 on a CPU; gradients: plus 1e-4 of the largest entry
@@ -110,7 +110,7 @@ def test_cae_outputs(case):
     model = load(golden, load_cae)
     images, order = golden["images"], golden["order"]
     rows = model.encoder.embed(images) + model.encoder.pos_embed
-    close(model.encoder.run(take(rows, order[:, : model.context])), golden["encoder_output"])
+    close(model.encoder.run(gather_rows(rows, order[:, : model.context])), golden["encoder_output"])
     guess, answer = model.latents(images, order)
     close(guess, golden["latent_predicted"])
     close(answer, golden["latent_target"])
@@ -139,10 +139,10 @@ def test_mae_outputs():
     images, order = golden["images"], golden["order"]
     close(model.latents(images, order), golden["latent"])
     patches = order[:, model.context :] - 1
-    close(model.pixels(images, order), take(golden["pred"], patches))
+    close(model.pixels(images, order), gather_rows(golden["pred"], patches))
     assert torch.equal(torch.zeros_like(golden["mask"]).scatter_(1, patches, 1.0), golden["mask"])
     raw = load(golden, load_mae, normalize_pixels=False)
-    close(raw.target(images, order), take(golden["target_patches"], patches), 0)
+    close(raw.target(images, order), gather_rows(golden["target_patches"], patches), 0)
     close(raw(images, None, order)["loss"], golden["loss"], LOSS)
 
 
@@ -193,7 +193,7 @@ def test_mae_is_transformers(normalized):
     images, noise = torch.randn(3, 2, 20, 20), torch.rand(3, 25)
     order = F.pad(noise.argsort(dim=1) + 1, (1, 0))
     expected = theirs(images, noise=noise)
-    close(ours.pixels(images, order), take(expected.logits, order[:, 11:] - 1))
+    close(ours.pixels(images, order), gather_rows(expected.logits, order[:, 11:] - 1))
     loss = ours(images, None, order)["loss"]
     close(loss, expected.loss, LOSS)
     loss.backward()

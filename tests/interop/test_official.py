@@ -73,11 +73,11 @@ def test_masks_entry_by_entry(golden):
     column_of = {int(patch): positions + column for column, patch in enumerate(predicted)}
     columns = [
         column_of[int(order[rank]) - 1] if hidden else int(order[rank])
-        for rank, hidden in zip(pattern.rank[: pattern.keys], pattern.hidden, strict=False)
+        for rank, hidden in zip(pattern.position_in_order[: pattern.keys], pattern.is_masked, strict=False)
     ]
     first = pattern.rows - len(pattern.predict)
     for row in range(pattern.rows):
-        rank, hidden = int(pattern.rank[row]), bool(pattern.hidden[row])
+        rank, hidden = int(pattern.position_in_order[row]), bool(pattern.is_masked[row])
         ours = torch.zeros(positions + len(predicted), dtype=torch.bool)
         ours[columns] = pattern.visible[row, : pattern.keys]
         patch = int(order[rank]) - 1

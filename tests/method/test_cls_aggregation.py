@@ -27,7 +27,7 @@ def naive_both(model, images, order):
         rows = plain_block(block, rows, pattern.visible)
         states.append(rows)
     mixed = states[model.layer - 1].clone()
-    for row, (rank, hidden) in enumerate(zip(pattern.rank, pattern.hidden, strict=True)):
+    for row, (rank, hidden) in enumerate(zip(pattern.position_in_order, pattern.is_masked, strict=True)):
         if rank == 0 and not hidden:
             mixed[:, row] = rows[:, row]
     for block in model.cls_blocks:

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mapet.method import cross_entropy as module
-from mapet.method.cross_entropy import score
+from mapet.method.cross_entropy import chunked_cross_entropy
 
 WIDTH, VOCABULARY = 16, 50
 
@@ -38,7 +38,7 @@ def _small_chunks(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_the_loss_of_all_scores_at_once(dtype):
     rows, head, target = case(dtype)
-    (loss, accuracy), (wanted, share) = score(rows, head, target), plain(rows, head, target)
+    (loss, accuracy), (wanted, share) = chunked_cross_entropy(rows, head, target), plain(rows, head, target)
     torch.testing.assert_close(loss, wanted, atol=1e-6, rtol=1e-6)
     assert accuracy == share
     assert not accuracy.requires_grad
@@ -51,7 +51,7 @@ def test_under_autocast_it_is_as_near_to_the_exact_one_as_the_plain_one_is():
     rows, head, target = case()
     exact = plain(rows, head, target)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = score(rows, head, target)[0], plain(rows, head, target)[0]
+        ours, theirs = chunked_cross_entropy(rows, head, target)[0], plain(rows, head, target)[0]
     assert ours.dtype == torch.float32
     assert abs(ours - exact) <= abs(theirs - exact) + 1e-6
     for got, rounded, right in zip(*(gradients(loss, rows, head) for loss in (ours, theirs, exact)), strict=True):
@@ -75,7 +75,7 @@ class Largest(TorchDispatchMode):
 
 def test_no_more_scores_than_a_chunk_exist_at_any_time():
     rows, head, target = case(count=600)
-    for loss, most in ((score, 4 * VOCABULARY), (plain, 600 * VOCABULARY)):
+    for loss, most in ((chunked_cross_entropy, 4 * VOCABULARY), (plain, 600 * VOCABULARY)):
         with Largest() as largest:
             gradients(loss(rows, head, target)[0], rows, head)
         assert largest.cells == most
@@ -84,14 +84,16 @@ def test_no_more_scores_than_a_chunk_exist_at_any_time():
 def test_without_gradient_none_is_computed():
     rows, head, target = case()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        loss, _ = score(rows, head, target)
+        loss, _ = chunked_cross_entropy(rows, head, target)
     assert counter.get_total_flops() == 2 * 21 * WIDTH * VOCABULARY
     assert not loss.requires_grad
-    assert loss == score(rows, head, target)[0]
+    assert loss == chunked_cross_entropy(rows, head, target)[0]
 
 
 def test_a_frozen_head_still_teaches_its_rows():
     rows, head, target = case()
     head.requires_grad_(False)
-    (ours,), (theirs,) = (torch.autograd.grad(loss(rows, head, target)[0], [rows]) for loss in (score, plain))
+    (ours,), (theirs,) = (
+        torch.autograd.grad(loss(rows, head, target)[0], [rows]) for loss in (chunked_cross_entropy, plain)
+    )
     torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-5)

@@ -13,7 +13,7 @@ TIMM = {
     "layer scale": {"init_values": 0.1},
     "classes": {"num_classes": 7},
     "avg classes layer scale": {"global_pool": "avg", "num_classes": 5, "init_values": 0.1},
-    "wide picture": {"img_size": (12, 20), "patch_size": (4, 5)},
+    "wide image": {"img_size": (12, 20), "patch_size": (4, 5)},
     "one channel": {"in_chans": 1},
     "five channels, small mlp": {"in_chans": 5, "mlp_ratio": 1.5},
 }
@@ -135,7 +135,7 @@ def test_stochastic_depth_keeps_or_drops_a_sample_whole(keyed):
     encoder, samples = dropping(), 2000
     rows = torch.randn(samples, 5, 8)
     with torch.no_grad():
-        found = encoder.run(rows, key=torch.arange(samples) if keyed else None)
+        found = encoder.run(rows, seed=torch.arange(samples) if keyed else None)
         outcomes = branches(encoder.blocks[1], encoder.blocks[0](rows))
     matches = (outcomes - found).abs().amax((2, 3)) < 1e-4
     assert (matches.sum(0) == 1).all()
@@ -160,16 +160,16 @@ def test_stochastic_depth_is_a_function_of_the_key():
     encoder, rows = dropping(), torch.randn(12, 5, 8)
     key = torch.arange(12) * 7919
     with torch.no_grad():
-        together = encoder.run(rows, key=key)
-        apart = [encoder.run(rows[part], key=key[part]) for part in (slice(5), slice(5, 12))]
-        elsewhere = encoder.run(rows, key=key + 1)
+        together = encoder.run(rows, seed=key)
+        apart = [encoder.run(rows[part], seed=key[part]) for part in (slice(5), slice(5, 12))]
+        elsewhere = encoder.run(rows, seed=key + 1)
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
     assert not torch.allclose(together, elsewhere, atol=1e-2)
 
 
 def test_no_stochastic_depth_in_evaluation():
     encoder, rows = dropping().eval(), torch.randn(6, 5, 8)
-    torch.testing.assert_close(encoder.run(rows), encoder.run(rows, key=torch.arange(6)), atol=0, rtol=0)
+    torch.testing.assert_close(encoder.run(rows), encoder.run(rows, seed=torch.arange(6)), atol=0, rtol=0)
     plain = encoder.blocks[1](encoder.blocks[0](rows))
     torch.testing.assert_close(encoder.run(rows), plain, atol=0, rtol=0)
 

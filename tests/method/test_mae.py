@@ -7,7 +7,7 @@ import torch
 
 from mapet.method.encoder import SIZES, Encoder, sincos
 from mapet.method.mae import DECODERS, MAE, patchify
-from mapet.method.order import STRATEGIES, take
+from mapet.method.order import STRATEGIES, gather_rows
 from method_oracle import drawn, heard, plain_block, shaken
 
 PATCH = 2
@@ -99,7 +99,7 @@ def test_targets_are_normalised_patch_by_patch():
     torch.testing.assert_close(target.var(-1), torch.ones(4, 8), atol=1e-4, rtol=0)
     assert (model.target(torch.ones_like(images), order) == 0).all()
     raw = tiny(normalize_pixels=False).target(images, order)
-    assert torch.equal(raw, take(patchify(images, (PATCH, PATCH)), order[:, 5:] - 1))
+    assert torch.equal(raw, gather_rows(patchify(images, (PATCH, PATCH)), order[:, 5:] - 1))
 
 
 @pytest.mark.parametrize("normalized", [False, True])

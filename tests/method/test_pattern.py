@@ -13,7 +13,9 @@ def kinds(pattern, groups):
     """(kind, rank, clock) of each row, told from ``hidden`` and the place in the sequence alone."""
     time, first = times(pattern.length, groups), pattern.rows - len(pattern.predict)
     named = []
-    for row, (rank, hidden) in enumerate(zip(pattern.rank.tolist(), pattern.hidden.tolist(), strict=True)):
+    for row, (rank, hidden) in enumerate(
+        zip(pattern.position_in_order.tolist(), pattern.is_masked.tolist(), strict=True)
+    ):
         kind = "content" if not hidden else "query" if row >= first else "placeholder"
         named.append((kind, rank, {"content": time[rank], "placeholder": 0, "query": time[rank] - 1}[kind]))
     return named
@@ -55,8 +57,8 @@ def test_readable_rows_first_and_predicted_ones_last(length, groups, fill):
     assert not pattern.visible[:, pattern.keys :].any()
     assert pattern.visible.any(1).all()
     assert torch.equal(pattern.predict, torch.arange(pattern.rows - count, pattern.rows))
-    assert torch.equal(pattern.rank[pattern.predict], torch.arange(pattern.context, 1 + length))
-    assert pattern.hidden[pattern.predict].all()
+    assert torch.equal(pattern.position_in_order[pattern.predict], torch.arange(pattern.context, 1 + length))
+    assert pattern.is_masked[pattern.predict].all()
 
 
 @pytest.mark.parametrize(("length", "groups", "fill"), [case for case in SWEEP if case[2]])
@@ -64,7 +66,7 @@ def test_filled_rows_read_every_position_once(length, groups, fill):
     pattern = reveal(length, groups, fill)
     assert (pattern.visible.sum(1) == 1 + length).all()
     for row in pattern.visible:
-        assert torch.equal(pattern.rank[row].sort().values, torch.arange(1 + length))
+        assert torch.equal(pattern.position_in_order[row].sort().values, torch.arange(1 + length))
 
 
 @pytest.mark.parametrize(("length", "groups", "fill"), SWEEP)
@@ -73,8 +75,8 @@ def test_nothing_leaks_through_any_number_of_layers(length, groups, fill):
     reach = (pattern.visible | torch.eye(pattern.rows, dtype=torch.bool)).double()
     for _ in range(6):  # 64 layers, more than the longest path
         reach = (reach @ reach > 0).double()
-    time = torch.tensor(times(length, groups))[pattern.rank]
-    content = ~pattern.hidden
+    time = torch.tensor(times(length, groups))[pattern.position_in_order]
+    content = ~pattern.is_masked
     for row, (kind, rank, clock) in enumerate(kinds(pattern, groups)):
         reached = reach[row].bool() & content
         assert torch.equal(reached, content & (time <= clock)), f"{kind} {rank}"
@@ -115,7 +117,7 @@ def test_drawing(name):
     assert torch.equal(torch.tensor(marks), pattern.visible[:, : pattern.keys])
     assert [line.startswith("▶") for line in lines] == [row in pattern.predict for row in range(pattern.rows)]
     labels = [line.lstrip("▶ ").split()[0] for line in lines]
-    expected = zip(pattern.hidden.tolist(), pattern.rank.tolist(), strict=True)
+    expected = zip(pattern.is_masked.tolist(), pattern.position_in_order.tolist(), strict=True)
     assert labels == [f"{'?' * hidden}{rank}" for hidden, rank in expected]
     assert header.split() == labels[: pattern.keys]
 

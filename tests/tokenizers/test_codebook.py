@@ -16,7 +16,7 @@ from mapet.interop.timm import to_timm
 from mapet.method.encoder import Encoder
 from mapet.tokenizers.assign import assign
 from mapet.tokenizers.codebook import Codebook, perplexity, usage
-from mapet.tokenizers.codebook_fit import Fitting
+from mapet.tokenizers.codebook_fit import KMeansSettings
 from mapet.tokenizers.pixels import Pixels
 from mapet.tokenizers.teacher import Features, Teacher, open_teacher
 from mapet.tokenizers.tokenizer import load_tokenizer
@@ -24,7 +24,7 @@ from mapet.utils.errors import MapetError
 
 
 def fit(teacher: Features, images: Tensor, size: int = 7, **settings: Any) -> Codebook:
-    return Codebook.fit(teacher, Shown(images, size), torch.arange(len(images)), Fitting(**settings))
+    return Codebook.fit(teacher, Shown(images, size), torch.arange(len(images)), KMeansSettings(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_fit_save_load_encode(teacher: Teacher, tmp_path: Path) -> None:
         teacher,
         Shown(images, 6),
         torch.arange(20),
-        Fitting(codes=16, iterations=5),
+        KMeansSettings(codes=16, iterations=5),
         progress=lambda *told: seen.append(told),
     )
     assert seen[:4] == [("features", done, 20) for done in (6, 12, 18, 20)]
@@ -65,7 +65,7 @@ def test_provenance_tells_the_whole_story(teacher: Teacher, tmp_path: Path) -> N
     fields = json.loads((tmp_path / "book" / "tokenizer.json").read_text())
     assert fields["teacher"] == teacher.describe()
     story = fields["provenance"]
-    assert (story["seed"], story["samples"], story["pictures"], story["iterations"]) == (4, 30, 10, 3)
+    assert (story["seed"], story["samples"], story["images"], story["iterations"]) == (4, 30, 10, 3)
     assert sum(story["counts"]) == 30
     assert story["perplexity"] == pytest.approx(perplexity(torch.tensor(story["counts"])))
     assert 1 <= len(story["objective"]) <= 4
@@ -102,9 +102,9 @@ def test_the_hash_identifies_the_tokenizer(teacher: Teacher) -> None:
     centroids = torch.rand(5, teacher.width, generator=torch.Generator().manual_seed(0))
     book = Codebook(teacher, centroids, "euclidean", {})
     assert book.hash == Codebook(teacher, centroids.clone(), "euclidean", {"other": 1}).hash
-    moved = centroids.clone()
-    moved[3, 2] = torch.nextafter(moved[3, 2], torch.tensor(9.0))
-    assert book.hash != Codebook(teacher, moved, "euclidean", {}).hash
+    ema_update = centroids.clone()
+    ema_update[3, 2] = torch.nextafter(ema_update[3, 2], torch.tensor(9.0))
+    assert book.hash != Codebook(teacher, ema_update, "euclidean", {}).hash
     assert book.hash != Codebook(teacher, centroids, "cosine", {}).hash
     other = Teacher("resnet10t", (4, 4), stage=2, pretrained=False)
     assert book.hash != Codebook(other, centroids, "euclidean", {}).hash
@@ -147,10 +147,10 @@ def test_a_codebook_over_a_run_finds_its_export_wherever_it_is(export: Path, tmp
     book = Codebook(open_teacher(str(export), (4, 4)), torch.rand(5, 16), "euclidean", {})
     book.save(tmp_path / "book")
     assert load_tokenizer(tmp_path / "book").hash == book.hash
-    moved = export.rename(tmp_path / "elsewhere")
+    ema_update = export.rename(tmp_path / "elsewhere")
     with pytest.raises(MapetError, match=f"was in {export}: name its folder with --teacher-weights"):
         load_tokenizer(tmp_path / "book")
-    assert load_tokenizer(tmp_path / "book", teacher_weights=moved).hash == book.hash
+    assert load_tokenizer(tmp_path / "book", teacher_weights=ema_update).hash == book.hash
 
 
 @pytest.fixture

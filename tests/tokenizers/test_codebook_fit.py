@@ -1,4 +1,4 @@
-"""k-means over pictures: any batches, any number of processes, either mode; and the memory that was promised."""
+"""k-means over images: any batches, any number of processes, either mode; and the memory that was promised."""
 
 from typing import Any
 
@@ -8,19 +8,21 @@ import torch
 from fitted import MeanColour, Noise, Shown, coloured, together
 from mapet.tokenizers import assign as nearest
 from mapet.tokenizers.codebook import Codebook
-from mapet.tokenizers.codebook_fit import Fitting
+from mapet.tokenizers.codebook_fit import KMeansSettings
 from mapet.tokenizers.kmeans import kmeans
 from mapet.tokenizers.kmeans_init import plus_plus
 from mapet.utils.errors import MapetError
-from mapet.utils.process_group import ALONE, Crew
+from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
 from peak import memory, reset_peak
 
 IMAGES = coloured(40, (8, 12))
 
 
-def fit(shown: Shown | None = None, crew: Crew = ALONE, **settings: Any) -> Codebook:
+def fit(shown: Shown | None = None, process_group: ProcessGroup = SINGLE_PROCESS, **settings: Any) -> Codebook:
     shown = shown or Shown(IMAGES)
-    return Codebook.fit(MeanColour(), shown, torch.arange(len(shown.images)), Fitting(**settings), crew=crew)
+    return Codebook.fit(
+        MeanColour(), shown, torch.arange(len(shown.images)), KMeansSettings(**settings), process_group=process_group
+    )
 
 
 @pytest.mark.parametrize("mode", ["sample", "stream"])
@@ -43,7 +45,7 @@ def test_is_the_same_for_any_batches_and_order(mode: str, metric: str, start: st
 def test_processes_agree_with_one(mode: str, metric: str, start: str, count: int) -> None:
     options = {"codes": 10, "samples": 100, "metric": metric, "start": start, "mode": mode, "restarts": 2}
     one, reads = fit(**options), [Shown(IMAGES) for _ in range(count)]
-    books = together(count, lambda crew: fit(reads[crew.rank], crew, **options))
+    books = together(count, lambda process_group: fit(reads[process_group.rank], process_group, **options))
     assert len({book.hash for book in books}) == 1
     assert min(books[0].provenance["objective"]) == pytest.approx(min(one.provenance["objective"]), rel=1e-4)
     torch.testing.assert_close(books[0].centroids, one.centroids)
@@ -75,7 +77,7 @@ def test_unreadable_pictures_are_left_out() -> None:
     for mode in ("sample", "stream"):
         book = fit(Shown(IMAGES, bad=bad), codes=10, mode=mode)
         assert sum(book.provenance["counts"]) == 6 * 36
-    books = together(2, lambda crew: fit(Shown(IMAGES, bad=bad), crew, codes=10))
+    books = together(2, lambda process_group: fit(Shown(IMAGES, bad=bad), process_group, codes=10))
     torch.testing.assert_close(books[0].centroids, fit(Shown(IMAGES, bad=bad), codes=10).centroids)
 
 
@@ -98,28 +100,28 @@ def test_restarts_keep_the_best() -> None:
 def test_memory_stays_within_what_is_stated(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """160 MB of vectors are held; a second copy of them would go far beyond the bound."""
     monkeypatch.setitem(nearest.CELLS, "cpu", 1 << 20)  # the five temporaries would else hide it
-    places, settings = torch.arange(1_600), {**settings, "codes": 16, "iterations": 1}
-    shades = Shown((places % 256).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 1, 1), 16)
-    Codebook.fit(Noise(), shades, places[:20], Fitting(**settings, samples=500))
-    large = Fitting(**settings, samples=80_000)
+    indices, settings = torch.arange(1_600), {**settings, "codes": 16, "iterations": 1}
+    shades = Shown((indices % 256).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 1, 1), 16)
+    Codebook.fit(Noise(), shades, indices[:20], KMeansSettings(**settings, samples=500))
+    large = KMeansSettings(**settings, samples=80_000)
     before = reset_peak()
-    Codebook.fit(Noise(), shades, places, large)
-    rise, bound = memory("VmHWM") - before, large.footprint(len(places) * 64, Noise.width, ALONE)
+    Codebook.fit(Noise(), shades, indices, large)
+    rise, bound = memory("VmHWM") - before, large.footprint(len(indices) * 64, Noise.width, SINGLE_PROCESS)
     assert 160e6 < rise < 1.3 * bound
     assert bound < 2 * 160e6
 
 
 def test_several_processes_share_the_memory() -> None:
-    alone = Fitting(codes=8192).footprint(10**9, 4096, ALONE)
+    alone = KMeansSettings(codes=8192).footprint(10**9, 4096, SINGLE_PROCESS)
     assert 68.7e9 < alone < 1.05 * 68.7e9 + 2e9
-    assert Fitting(codes=8192).footprint(10**9, 4096, Crew(0, 8)) < alone / 5
-    assert Fitting(codes=8192, mode="stream").footprint(10**9, 4096, ALONE) < alone / 20
+    assert KMeansSettings(codes=8192).footprint(10**9, 4096, ProcessGroup(0, 8)) < alone / 5
+    assert KMeansSettings(codes=8192, mode="stream").footprint(10**9, 4096, SINGLE_PROCESS) < alone / 20
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"codes": 241}, r"there are 240 \(40 pictures, a grid of 2x3\): use fewer codes"),
+        ({"codes": 241}, r"there are 240 \(40 images, a grid of 2x3\): use fewer codes"),
         ({"codes": 20, "samples": 19}, "20 codes need at least 20 patches, and there are 19"),
         ({"codes": 2, "start": "kmeans++"}, 'Did you mean "k-means'),
         ({"codes": 2, "metric": "cosinus"}, 'Did you mean "cosine"'),
@@ -147,4 +149,4 @@ def test_features_that_are_no_numbers_are_explained(mode: str) -> None:
             return super().forward(images) / 0
 
     with pytest.raises(MapetError, match="not all finite"):
-        Codebook.fit(Broken(), Shown(IMAGES), torch.arange(40), Fitting(codes=4, mode=mode))
+        Codebook.fit(Broken(), Shown(IMAGES), torch.arange(40), KMeansSettings(codes=4, mode=mode))

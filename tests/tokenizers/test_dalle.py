@@ -1,4 +1,4 @@
-"""Parity with the published encoder, number by number, from pictures in [0, 1]."""
+"""Parity with the published encoder, number by number, from images in [0, 1]."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from golden_numbers import Golden
 from mapet.tokenizers.dalle import DalleEncoder
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 LOGITS = 1e-4  # float32 on a CPU
 
@@ -39,19 +39,23 @@ def test_codes_and_logits(golden: Golden, encoder: DalleEncoder) -> None:
 def test_sizes_are_read_off_the_shapes(golden: Golden, encoder: DalleEncoder) -> None:
     config = golden.config
     assert encoder.config == {"image_size": 48, "n_hid": config["n_hid"], "n_blk": 2, "vocabulary": config["vocab"]}
-    assert (encoder.vocabulary, encoder.grid, encoder.view) == (config["vocab"], (6, 6), View((48, 48), "lanczos"))
+    assert (encoder.vocabulary, encoder.grid, encoder.view) == (
+        config["vocab"],
+        (6, 6),
+        CenterCropResize((48, 48), "lanczos"),
+    )
     assert set(encoder.state_dict()) == set(golden.weights)
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert not encoder.training
 
 
 def test_another_size_sees_the_same_patches(golden: Golden, encoder: DalleEncoder) -> None:
-    """Far from the border a token does not depend on where the picture ends: the network is convolutional."""
+    """Far from the border a token does not depend on where the image ends: the network is convolutional."""
     larger = DalleEncoder.from_openai(golden.weights, image_size=144)
     generator = torch.Generator().manual_seed(0)
     ground = torch.rand(1, 3, 144, 144, generator=generator)
-    moved = ground.roll((8, 16), dims=(2, 3))
-    one, other = (larger.logits(images)[0] for images in (ground, moved))
+    ema_update = ground.roll((8, 16), dims=(2, 3))
+    one, other = (larger.logits(images)[0] for images in (ground, ema_update))
     torch.testing.assert_close(one[:, 7:9, 7:9], other[:, 8:10, 9:11], atol=LOGITS, rtol=0)
     assert larger.grid == (18, 18)
 

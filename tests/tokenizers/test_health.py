@@ -10,17 +10,17 @@ from mapet.tokenizers.assign import assign
 from mapet.tokenizers.codebook import Codebook
 from mapet.tokenizers.health import Distortion, Health, missed, nearest_patches, occurrence
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 
 def chance(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def drawn(pictures: int, length: int, weights: Tensor, seed: int = 0) -> Tensor:
+def drawn(images: int, length: int, weights: Tensor, seed: int = 0) -> Tensor:
     """Tokens (N, L) of independent patches."""
-    flat = torch.multinomial(weights.float(), pictures * length, replacement=True, generator=chance(seed))
-    return flat.view(pictures, length)
+    flat = torch.multinomial(weights.float(), images * length, replacement=True, generator=chance(seed))
+    return flat.view(images, length)
 
 
 def test_even_and_single_use_are_the_two_ends() -> None:
@@ -28,7 +28,7 @@ def test_even_and_single_use_are_the_two_ends() -> None:
     assert (even.seen, even.dead, even.missed) == (8, 0, 0)
     assert (even.perplexity, even.bits, even.share) == pytest.approx((8, 3, 1 / 8))
     single = Health.of(torch.full((4, 6), 3, dtype=torch.int32), 8)
-    assert (single.pictures, single.patches, single.seen, single.dead, single.most) == (4, 24, 1, 7, 3)
+    assert (single.images, single.patches, single.seen, single.dead, single.most) == (4, 24, 1, 7, 3)
     assert (single.perplexity, single.bits, single.share) == pytest.approx((1, 0, 1))
 
 
@@ -49,22 +49,22 @@ def test_occurrence_counts_pictures() -> None:
 
 
 @pytest.mark.parametrize("dead", [0, 300])
-@pytest.mark.parametrize("pictures", [100, 1000])
+@pytest.mark.parametrize("images", [100, 1000])
 @pytest.mark.parametrize("alike", [1, 4], ids=["free patches", "four patches of a kind"])
-def test_few_pictures_are_not_taken_for_dead_codes(dead: int, pictures: int, alike: int) -> None:
-    """1,000 codes of which some never occur; 100 pictures of 16 patches miss many of the others too."""
+def test_few_pictures_are_not_taken_for_dead_codes(dead: int, images: int, alike: int) -> None:
+    """1,000 codes of which some never occur; 100 images of 16 patches miss many of the others too."""
     live = torch.cat([torch.rand(1000 - dead, generator=chance(3)) + 1, torch.zeros(dead)])
-    tokens = drawn(pictures, 16 // alike, live).repeat_interleave(alike, dim=1)
+    tokens = drawn(images, 16 // alike, live).repeat_interleave(alike, dim=1)
     health = Health.of(tokens, 1000)
     alive = 1000 - dead - health.seen  # and not seen
     assert health.dead == pytest.approx(dead, abs=max(15, alive / 2))
-    assert alive < 40 if pictures == 1000 else alive > 50
+    assert alive < 40 if images == 1000 else alive > 50
 
 
 def test_missed_codes_are_bounded() -> None:
-    assert missed(torch.tensor([1, 1, 1, 0]), pictures=1) == 0
-    assert missed(torch.tensor([1] * 50 + [0]), pictures=50) == 1
-    assert missed(torch.tensor([1, 1, 1, 1, 2, 2, 5, 0, 0, 0, 0]), pictures=10) == pytest.approx(0.9 * 6 / 3)
+    assert missed(torch.tensor([1, 1, 1, 0]), images=1) == 0
+    assert missed(torch.tensor([1] * 50 + [0]), images=50) == 1
+    assert missed(torch.tensor([1, 1, 1, 1, 2, 2, 5, 0, 0, 0, 0]), images=10) == pytest.approx(0.9 * 6 / 3)
 
 
 SICK = {
@@ -97,12 +97,12 @@ def test_a_small_sample_is_not_judged() -> None:
     assert Health.of(torch.zeros(10, 64, dtype=torch.int64), 64).warnings()
 
 
-@pytest.mark.parametrize(("pictures", "patches"), [(100, 100), (51, 196)])
-def test_a_collapse_shows_in_few_pictures(pictures: int, patches: int) -> None:
-    collapsed = Health.of(drawn(pictures, patches, torch.ones(8)), 8192)
+@pytest.mark.parametrize(("images", "patches"), [(100, 100), (51, 196)])
+def test_a_collapse_shows_in_few_pictures(images: int, patches: int) -> None:
+    collapsed = Health.of(drawn(images, patches, torch.ones(8)), 8192)
     assert [line.partition(":")[0] for line in collapsed.warnings()][:2] == ["100% of the codes are dead", "Uneven use"]
-    assert not Health.of(drawn(pictures, patches, torch.ones(8192)), 8192).judged
-    own = torch.arange(pictures)[:, None].expand(-1, patches)  # nothing but skies, each of a code of its own
+    assert not Health.of(drawn(images, patches, torch.ones(8192)), 8192).judged
+    own = torch.arange(images)[:, None].expand(-1, patches)  # nothing but skies, each of a code of its own
     assert not Health.of(own, 8192).judged
 
 
@@ -150,7 +150,7 @@ def test_nearest_patches_are_the_nearest_and_one_a_picture(count: int) -> None:
 class Colours(nn.Module):
     """A teacher whose features are the colours of 2x2 pixels on a 2x3 grid."""
 
-    grid, width, view = (2, 3), 12, View((4, 6))
+    grid, width, view = (2, 3), 12, CenterCropResize((4, 6))
 
     def forward(self, images: Tensor) -> Tensor:
         return nn.functional.unfold(images, 2, stride=2).transpose(1, 2)

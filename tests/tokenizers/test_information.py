@@ -15,9 +15,9 @@ def chance(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def labelled(pictures: int, length: int, table: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Labels, even, and for each picture tokens drawn independently from its label's row of ``table`` (C, V)."""
-    labels = torch.randint(len(table), (pictures,), generator=chance(seed))
+def labelled(images: int, length: int, table: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Labels, even, and for each image tokens drawn independently from its label's row of ``table`` (C, V)."""
+    labels = torch.randint(len(table), (images,), generator=chance(seed))
     return torch.multinomial(table[labels], length, replacement=True, generator=chance(seed + 1)), labels
 
 
@@ -40,27 +40,27 @@ def test_the_samples_information_is_scikit_learns(length: int) -> None:
     assert mutual_information(tokens, labels)[0] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("codes", "pictures", "length"), [(64, 500, 16), (512, 500, 64), (512, 2000, 64)])
-def test_the_information_is_the_known_one(codes: int, pictures: int, length: int) -> None:
+@pytest.mark.parametrize(("codes", "images", "length"), [(64, 500, 16), (512, 500, 64), (512, 2000, 64)])
+def test_the_information_is_the_known_one(codes: int, images: int, length: int) -> None:
     """In the mean over a dozen data sets, to a quarter of what is wrong with the samples' own number."""
     table = (0.7 * torch.randn(10, codes, generator=chance(7))).softmax(1)
-    pairs = torch.tensor([mutual_information(*labelled(pictures, length, table, 2 * seed)) for seed in range(12)])
+    pairs = torch.tensor([mutual_information(*labelled(images, length, table, 2 * seed)) for seed in range(12)])
     found, by_chance = pairs.mean(0).tolist()
     wrong = found - known(table)
     assert wrong > 0.02
     assert found - by_chance == pytest.approx(known(table), abs=wrong / 4)
 
 
-@pytest.mark.parametrize("pictures", [300, 3000])
-def test_patches_that_are_alike_tell_nothing_about_chance_labels(pictures: int) -> None:
-    """All patches of a picture have one token: the correction of Miller and Madow, that takes them for 64, fails."""
-    tokens = torch.randint(50, (pictures, 1), generator=chance(1)).expand(-1, 64)
-    labels = torch.randint(10, (pictures,), generator=chance(2))
+@pytest.mark.parametrize("images", [300, 3000])
+def test_patches_that_are_alike_tell_nothing_about_chance_labels(images: int) -> None:
+    """All patches of an image have one token: the correction of Miller and Madow, that takes them for 64, fails."""
+    tokens = torch.randint(50, (images, 1), generator=chance(1)).expand(-1, 64)
+    labels = torch.randint(10, (images,), generator=chance(2))
     found, by_chance = mutual_information(tokens, labels)
-    assert found - by_chance == pytest.approx(0, abs=75 / pictures)  # three standard deviations
+    assert found - by_chance == pytest.approx(0, abs=75 / images)  # three standard deviations
     cells = len(torch.unique(tokens * 10 + labels[:, None]))
     miller_madow = found - (cells - 50 - 10 + 1) / (2 * tokens.numel() * math.log(2))
-    assert miller_madow > 225 / pictures
+    assert miller_madow > 225 / images
 
 
 def test_tokens_that_name_the_label_tell_all_of_it() -> None:
@@ -124,7 +124,7 @@ def test_bags_of_tokens() -> None:
 
 
 def test_what_is_held_out_is_not_learned_from() -> None:
-    """Each picture has a token of its own: known pictures give their label away, others do not."""
+    """Each image has a token of its own: known images give their label away, others do not."""
     tokens = torch.arange(1000)[:, None].expand(-1, 20)
     labels = torch.randint(10, (1000,), generator=chance())
     found, true, guess = bag_guesses(tokens, labels, 1000)

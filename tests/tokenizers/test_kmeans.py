@@ -14,7 +14,7 @@ from mapet.tokenizers.kmeans import kmeans
 from mapet.tokenizers.kmeans_init import plus_plus, sampled
 from mapet.tokenizers.vector_pool import Pool
 from mapet.utils.errors import MapetError
-from mapet.utils.process_group import Crew
+from mapet.utils.process_group import ProcessGroup
 
 
 def clouds(count: int = 2000, width: int = 8, centres: int = 12, seed: int = 0) -> Tensor:
@@ -128,7 +128,9 @@ def test_two_processes_equal_one(metric: str) -> None:
     vectors = clouds(500)
     start = torch.cat([vectors[:6], torch.full((3, 8), 1e4)])  # empty clusters too
     shares = (vectors[:123], vectors[123:])
-    results = together(2, lambda crew: kmeans(shares[crew.rank], start, metric=metric, reduce=crew.sum))
+    results = together(
+        2, lambda process_group: kmeans(shares[process_group.rank], start, metric=metric, reduce=process_group.sum)
+    )
     alone = kmeans(vectors, start, metric=metric)
     assert torch.equal(results[0].centroids, results[1].centroids)
     assert results[0].counts.tolist() == results[1].counts.tolist()
@@ -138,7 +140,12 @@ def test_two_processes_equal_one(metric: str) -> None:
 
 def test_a_process_may_have_nothing() -> None:
     vectors = clouds(100)
-    results = together(2, lambda crew: kmeans(vectors if crew.leads else vectors[:0], vectors[:5], reduce=crew.sum))
+    results = together(
+        2,
+        lambda process_group: kmeans(
+            vectors if process_group.leads else vectors[:0], vectors[:5], reduce=process_group.sum
+        ),
+    )
     torch.testing.assert_close(results[1].centroids, kmeans(vectors, vectors[:5]).centroids)
 
 
@@ -147,9 +154,9 @@ def test_starts_are_the_same_whoever_holds_the_vectors(start) -> None:
     vectors = clouds(300)
     owner = (torch.arange(300) * 7 % 11 > 3).long()
 
-    def drawn(crew: Crew) -> Tensor:
-        rows = (owner == crew.rank).nonzero().flatten().flip(0)
-        return start(Pool(vectors[rows], rows=rows, total=300, crew=crew), 60, 3)
+    def drawn(process_group: ProcessGroup) -> Tensor:
+        rows = (owner == process_group.rank).nonzero().flatten().flip(0)
+        return start(Pool(vectors[rows], rows=rows, total=300, process_group=process_group), 60, 3)
 
     for found in together(2, drawn):
         assert torch.equal(found, start(vectors, 60, 3))

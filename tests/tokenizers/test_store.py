@@ -10,16 +10,16 @@ from torch import Tensor
 
 from mapet.tokenizers import parts
 from mapet.tokenizers import store as store_module
-from mapet.tokenizers.id_index import KeyIndex
+from mapet.tokenizers.id_index import IdIndex
 from mapet.tokenizers.parts import merge, part_of
 from mapet.tokenizers.store import TokenStore
 from mapet.utils import lock
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 from peak import memory, reset_peak
 
 WRITES = ((store_module, "write_from"), (parts, "rmtree"), (os, "unlink"), (os, "rmdir"), (os, "rename"))
-SAME = {"view": View((64, 64)), "grid": (2, 3), "vocabulary": 65536, "tokenizer": "abc"}
+SAME = {"view": CenterCropResize((64, 64)), "grid": (2, 3), "vocabulary": 65536, "tokenizer": "abc"}
 
 
 def rows(count: int, seed: int = 0) -> Tensor:
@@ -51,7 +51,12 @@ def test_gives_back_what_was_put_in(tmp_path: Path) -> None:
         assert again.rows(names(8)[2:4]).tolist() == [2, 3]
         assert names(1)[0] in again
         assert "other" not in again
-        assert (again.view, again.grid, again.vocabulary, again.tokenizer) == (View((64, 64)), (2, 3), 65536, "abc")
+        assert (again.view, again.grid, again.vocabulary, again.tokenizer) == (
+            CenterCropResize((64, 64)),
+            (2, 3),
+            65536,
+            "abc",
+        )
         assert again.extra == {"source": "x"}
 
 
@@ -90,7 +95,7 @@ def test_missing_files_are_an_empty_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"view": View((128, 128))}, "128"),
+        ({"view": CenterCropResize((128, 128))}, "128"),
         ({"grid": (3, 2)}, r"\[2, 3\], and grid \[3, 2\]"),
         ({"vocabulary": 512}, "vocabulary 65536, and vocabulary 512"),
         ({"tokenizer": "xyz"}, "tokenizer abc, and tokenizer xyz"),
@@ -148,17 +153,20 @@ def test_a_doubled_line_in_the_keys_is_refused(tmp_path: Path) -> None:
 
 def test_check_names_both_sides(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    fit = {"source_name": "pictures", "keys": names(5), "view": View((32, 32)), "grid": (2, 3)}
+    fit = {"source_name": "images", "keys": names(5), "view": CenterCropResize((32, 32)), "grid": (2, 3)}
     store.check(**fit)
     for change, words in (
-        ({"view": View((32, 48))}, "bicubic view of 64x64 pixels, and the student sees a bicubic view of 32x48"),
-        ({"view": View((64, 64), "bilinear")}, "bicubic view .* bilinear view"),
+        (
+            {"view": CenterCropResize((32, 48))},
+            "bicubic view of 64x64 pixels, and the student sees a bicubic view of 32x48",
+        ),
+        ({"view": CenterCropResize((64, 64), "bilinear")}, "bicubic view .* bilinear view"),
         ({"grid": (4, 4)}, r"\(2, 3\), and the student one of \(4, 4\)"),
-        ({"keys": [*names(5), "new", "newer"]}, '2 of the 7 pictures of pictures, for instance "new"'),
+        ({"keys": [*names(5), "new", "newer"]}, '2 of the 7 images of images, for instance "new"'),
     ):
         with pytest.raises(MapetError, match=words):
             store.check(**(fit | change))
-    with pytest.raises(MapetError, match='1 of 2 pictures, for instance "new"'):
+    with pytest.raises(MapetError, match='1 of 2 images, for instance "new"'):
         store.rows([names(1)[0], "new"])
 
 
@@ -172,7 +180,7 @@ def test_file_names_that_are_not_unicode_survive(tmp_path: Path) -> None:
 
 
 def test_a_million_pictures_take_few_bytes_each(tmp_path: Path) -> None:
-    """300,000 here: the index is two numbers a picture, tokens stay on the disk, and keys are no objects."""
+    """300,000 here: the index is two numbers an image, tokens stay on the disk, and keys are no objects."""
     count, step = 300_000, 30_000
     filled(tmp_path, 0)
     (tmp_path / "tokens.bin").write_bytes(bytes(count * 12))
@@ -185,7 +193,7 @@ def test_a_million_pictures_take_few_bytes_each(tmp_path: Path) -> None:
         assert missing.all() == missing.any() == (start >= count)
     before = reset_peak()
     keys = map("folder/{:09d}.png".format, range(count))
-    store.check(source_name="pictures", keys=keys, view=View((32, 32)), grid=(2, 3))
+    store.check(source_name="images", keys=keys, view=CenterCropResize((32, 32)), grid=(2, 3))
     assert (memory("VmHWM") - before) / count < 60
 
 
@@ -203,7 +211,7 @@ def test_parts_become_rows_of_the_store_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", range(1, 22))
 def test_a_merge_that_is_killed_anywhere_is_completed_by_the_next(tmp_path: Path, moment: int, monkeypatch) -> None:
-    """Killed at its nth write, removal or renaming: then no picture is missing or doubled."""
+    """Killed at its nth write, removal or renaming: then no image is missing or doubled."""
     calls, plain = [], {name: getattr(module, name) for module, name in WRITES}
 
     def mortal(name: str):
@@ -277,7 +285,7 @@ def test_a_part_of_other_tokens_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_index_finds_every_key_after_any_sequence_of_additions() -> None:
-    index, keys = KeyIndex(), names(300)
+    index, keys = IdIndex(), names(300)
     for size in (1, 0, 99, 200):
         batch = keys[len(index) : len(index) + size]
         assert index.add([key.encode() for key in batch]) is None

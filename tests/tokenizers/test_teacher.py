@@ -13,10 +13,10 @@ from mapet.method.encoder import Encoder
 from mapet.tokenizers.teacher import Teacher, open_teacher
 from mapet.tokenizers.timm_backbone import stages
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 
-def pictures(teacher: Teacher, count: int = 2) -> torch.Tensor:
+def sample_images(teacher: Teacher, count: int = 2) -> torch.Tensor:
     return torch.rand(count, 3, *teacher.view.size, generator=torch.Generator().manual_seed(0))
 
 
@@ -38,9 +38,9 @@ def pictures(teacher: Teacher, count: int = 2) -> torch.Tensor:
 )
 def test_every_kind_of_tower_lands_on_the_grid(name: str, grid, stage, size, width: int) -> None:
     teacher = Teacher(name, grid, stage=stage, pretrained=False)
-    features = teacher(pictures(teacher))
+    features = teacher(sample_images(teacher))
     assert features.shape == (2, grid[0] * grid[1], width)
-    assert (teacher.width, teacher.view) == (width, View(size, "bicubic"))
+    assert (teacher.width, teacher.view) == (width, CenterCropResize(size, "bicubic"))
     assert not features.requires_grad
     assert not teacher.train().tower.training
 
@@ -59,7 +59,7 @@ def test_features_are_timms_own_in_row_major_order() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = timm.create_model("resnet10t", pretrained=False).eval()
-    images = pictures(teacher)
+    images = sample_images(teacher)
     mean, std = (torch.tensor(theirs.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         wanted = theirs.forward_features((images - mean) / std)
@@ -74,7 +74,7 @@ def test_a_clip_resnet_gives_its_last_stage_before_attention_pooling() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = timm.create_model("resnet50_clip", pretrained=False).eval()
-    images = pictures(teacher, 1)
+    images = sample_images(teacher, 1)
     with torch.no_grad():
         wanted = theirs.stages(theirs.stem((images - teacher.mean) / teacher.std))
     torch.testing.assert_close(teacher(images), wanted.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
@@ -89,7 +89,7 @@ def test_the_published_teacher_gives_196_features_of_4096_channels_for_any_pictu
         outline = timm.create_model("resnet50x64_clip.openai").eval()
     assert outline.pretrained_cfg["interpolation"] == "bicubic"
     assert outline.pretrained_cfg["mean"][0] == pytest.approx(0.4815, abs=1e-4)  # CLIP's own, not ImageNet's
-    view = View((14 * pairs[-1][1],) * 2, "bicubic")
+    view = CenterCropResize((14 * pairs[-1][1],) * 2, "bicubic")
     assert view.size == (448, 448)
     for size in ((31, 1000), (448, 448), (900, 601)):
         assert view(Image.new("RGB", size)).size == (448, 448)
@@ -107,7 +107,7 @@ def test_final_norm_and_head_for_every_patch(name: str, output: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs: Any = timm.create_model(name).eval()
-    images = pictures(teacher, 1)
+    images = sample_images(teacher, 1)
     with torch.no_grad():
         wanted = theirs.forward_features((images - teacher.mean) / teacher.std)[:, 1:]
         wanted = theirs.head(wanted) if output == "head" else wanted
@@ -132,7 +132,7 @@ def test_outputs_that_a_tower_does_not_have_are_explained() -> None:
 
 def test_pixels_are_the_patches_row_by_row() -> None:
     teacher = open_teacher("pixels", (2, 3), patch_size=4)
-    assert (teacher.width, teacher.view, teacher.grid) == (48, View((8, 12)), (2, 3))
+    assert (teacher.width, teacher.view, teacher.grid) == (48, CenterCropResize((8, 12)), (2, 3))
     images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
     features = teacher(images)
     assert features.shape == (2, 6, 48)
@@ -159,7 +159,7 @@ def test_a_run_of_our_own_teaches_by_its_last_block(run: tuple[Path, Encoder]) -
     teacher = Teacher(str(folder), (4, 4))
     assert (teacher.width, teacher.view.size, teacher.stage, teacher.origin) == (16, (16, 16), 2, "published")
     assert teacher.source == str(folder / "export" / "timm")
-    images = pictures(teacher)
+    images = sample_images(teacher)
     encoder.norm = torch.nn.Identity()
     with torch.no_grad():
         mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
@@ -220,9 +220,9 @@ def test_files_that_are_not_the_weights_are_explained(tmp_path: Path) -> None:
 
     assert "There is no weights file" in refusal(tmp_path / "none.pth")
     assert "it is empty" in refusal(tmp_path / "empty.pth", b"")
-    assert "begins with" in refusal(tmp_path / "picture.pth", b"\x89PNG\r\n\x1a\n123")
-    assert "begins with" in refusal(tmp_path / "picture.safetensors", b"\x89PNG\r\n\x1a\n123")
-    assert "more than tensors" in refusal(tmp_path / "object.pth", {"view": View((1, 1))})
+    assert "begins with" in refusal(tmp_path / "image.pth", b"\x89PNG\r\n\x1a\n123")
+    assert "begins with" in refusal(tmp_path / "image.safetensors", b"\x89PNG\r\n\x1a\n123")
+    assert "more than tensors" in refusal(tmp_path / "object.pth", {"view": CenterCropResize((1, 1))})
     assert "other than a state dict" in refusal(tmp_path / "number.pth", {"epoch": 3})
     other = timm.create_model("vit_tiny_patch16_224", depth=1).state_dict()
     assert f'resnet10t ({tmp_path / "other.pth"}): they lack "conv1.0.weight"' in refusal(tmp_path / "other.pth", other)
@@ -239,7 +239,7 @@ def test_no_head_or_another_one_does_not_matter(tmp_path: Path, name: str, class
     tower = timm.create_model(name, num_classes=classes).eval()
     save_file(tower.state_dict(), tmp_path / "mine.safetensors")
     teacher = Teacher(name, (14, 14) if "vit" in name else (7, 7), weights=tmp_path / "mine.safetensors")
-    images = pictures(teacher, 1)
+    images = sample_images(teacher, 1)
     with torch.no_grad():
         inside = (images - teacher.mean) / teacher.std
         (wanted,) = tower.forward_intermediates(inside, indices=[teacher.stage], norm=False, intermediates_only=True)

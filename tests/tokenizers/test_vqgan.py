@@ -10,7 +10,7 @@ from torch.nn.functional import conv2d, softmax
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqgan import VQGAN
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 OUTPUT = 2e-5  # float32 on a CPU, of features up to about 5
 CASES = {  # widths in units of 32 channels, blocks, levels with attention, gumbel, side
@@ -191,7 +191,7 @@ def test_sizes_are_read_off_the_shapes(case: str) -> None:
         "gumbel": gumbel,
     }
     rows = side // 2 ** (len(units) - 1)
-    assert (vqgan.grid, vqgan.vocabulary, vqgan.view) == ((rows, rows), 160, View((side, side), "lanczos"))
+    assert (vqgan.grid, vqgan.vocabulary, vqgan.view) == ((rows, rows), 160, CenterCropResize((side, side), "lanczos"))
     assert not any(parameter.requires_grad for parameter in vqgan.parameters())
 
 
@@ -231,7 +231,7 @@ def broken(change: str) -> dict[str, Tensor]:
         weights["encoder.conv_in.weight"] = torch.zeros(48, 3, 3, 3)
     elif change == "a block too many":
         weights["encoder.down.1.block.2.conv1.weight"] = torch.zeros(32, 32, 3, 3)
-    elif change == "grey pictures":
+    elif change == "grey images":
         weights["encoder.conv_in.weight"] = torch.zeros(32, 1, 3, 3)
     elif change == "a vector":
         weights["quant_conv.weight"] = torch.zeros(24)
@@ -248,7 +248,7 @@ def broken(change: str) -> dict[str, Tensor]:
         ("quantize.proj.bias", r'lack "quantize\.proj\.bias"'),
         ("a norm of 48", "multiples of 32"),
         ("a block too many", r'no place for "encoder\.down\.1\.block\.2'),
-        ("grey pictures", r"\(32, 1, 3, 3\), not \(32, 3, 3, 3\)"),
+        ("grey images", r"\(32, 1, 3, 3\), not \(32, 3, 3, 3\)"),
         ("a vector", r'"quant_conv\.weight" is \(24,\)'),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from golden_numbers import Golden
-from mapet.tokenizers.quantizer import drawn, moved, tally
+from mapet.tokenizers.quantizer import drawn, ema_update, sum_by_code
 from mapet.tokenizers.vqkd import VQKD
 from mapet.tokenizers.vqkd_train import VQKDTraining
 from mapet.utils.errors import MapetError
@@ -26,22 +26,22 @@ def published(golden, **options):
 
 
 def small(codes=24, **options):
-    """A training of 8 × 8 pictures with 4 patches each, towards 6 numbers a patch."""
+    """A training of 8 × 8 images with 4 patches each, towards 6 numbers a patch."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
         network = VQKD(image_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, codes=codes, code_dim=4)
         return VQKDTraining(network, width=6, decoder_dim=16, decoder_depth=1, decoder_heads=2, **options)
 
 
-def batch(pictures=32, seed=0):
+def batch(sample_images=32, seed=0):
     chance = torch.Generator().manual_seed(seed)
-    images = torch.rand(pictures, 3, 8, 8, generator=chance)
-    target = torch.randn(pictures, 4, 6, generator=chance)
-    return {"images": images, "target": target, "index": torch.arange(pictures)}
+    images = torch.rand(sample_images, 3, 8, 8, generator=chance)
+    target = torch.randn(sample_images, 4, 6, generator=chance)
+    return {"images": images, "target": target, "index": torch.arange(sample_images)}
 
 
 def inputs(golden):
-    """The published pictures, and as the teacher's features what the published decoder says of them."""
+    """The published images, and as the teacher's features what the published decoder says of them."""
     return {"images": golden["images"], "target": golden["decoded"], "index": torch.arange(len(golden["images"]))}
 
 
@@ -208,9 +208,9 @@ def test_drawn_features_are_different_ones_of_those_shown():
 def test_a_moved_code_is_a_unit_vector_between_old_and_mean():
     unit = normalize(torch.tensor([[1.0, 0], [0, 1], [0, 1]]))
     codes = torch.tensor([[1.0, 0], [-1.0, 0]])
-    table = tally(unit, torch.tensor([0, 0, 0]), 2)
+    table = sum_by_code(unit, torch.tensor([0, 0, 0]), 2)
     assert table.tolist() == [[1, 2, 3], [0, 0, 0]]
-    fresh, usage = moved(codes, torch.tensor([10.0, 10.0]), table, 0.9)
+    fresh, usage = ema_update(codes, torch.tensor([10.0, 10.0]), table, 0.9)
     mean = normalize(torch.tensor([1.0, 2.0]), dim=0)
     torch.testing.assert_close(fresh[0], normalize(0.9 * codes[0] + 0.1 * mean, dim=0))
     torch.testing.assert_close(fresh[1], codes[1])
@@ -229,16 +229,16 @@ def test_the_start_is_a_better_codebook_than_chance():
         training.start([data["images"][:5]])
 
 
-def test_training_lowers_the_loss_and_uses_the_codes(pictures):
-    """Real pictures, whose own pixels stand for a teacher: far better than untrained, and most codes are used."""
+def test_training_lowers_the_loss_and_uses_the_codes(images):
+    """Real images, whose own pixels stand for a teacher: far better than untrained, and most codes are used."""
     from mapet.data.augment import to_float
-    from mapet.data.dataset import open_source
+    from mapet.data.dataset import open_dataset
     from mapet.data.loader import in_memory
-    from mapet.data.unreadable import BadPictures
-    from mapet.utils.view import View
+    from mapet.data.unreadable import UnreadableImages
+    from mapet.utils.view import CenterCropResize
 
-    source = open_source(str(pictures))
-    images = to_float(in_memory(source, [View((8, 8))], bad=BadPictures(len(source)))[0][0])
+    source = open_dataset(str(images))
+    images = to_float(in_memory(source, [CenterCropResize((8, 8))], bad=UnreadableImages(len(source)))[0][0])
     target = torch.nn.functional.unfold(images, 4, stride=4).transpose(1, 2) - 0.5
     data = {"images": images, "target": target[:, :, ::8], "index": torch.arange(len(images))}
     training = small(decay=0.9)

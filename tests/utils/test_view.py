@@ -1,11 +1,11 @@
-"""Which part of a picture a view shows, and at what size."""
+"""Which part of an image a view shows, and at what size."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mapet.utils.errors import MapetError
-from mapet.utils.view import INTERPOLATIONS, View
+from mapet.utils.view import INTERPOLATIONS, CenterCropResize
 
 
 def noise(height: int, width: int) -> Image.Image:
@@ -13,12 +13,12 @@ def noise(height: int, width: int) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("picture", "size", "box"),  # box: left, upper, right, lower
+    ("image", "size", "box"),  # box: left, upper, right, lower
     [
         ((32, 32), (16, 16), (0, 0, 32, 32)),
         ((32, 64), (16, 16), (16, 0, 48, 32)),  # wide: the central square
         ((64, 32), (16, 16), (0, 16, 32, 48)),  # tall
-        ((32, 64), (8, 16), (0, 0, 64, 32)),  # a wide view of a picture of its aspect
+        ((32, 64), (8, 16), (0, 0, 64, 32)),  # a wide view of an image of its aspect
         ((64, 64), (8, 16), (0, 16, 64, 48)),  # a wide view of a square
         ((64, 64), (32, 8), (24, 0, 40, 64)),  # a tall view
         ((8, 12), (16, 16), (2, 0, 10, 8)),  # enlarged
@@ -26,39 +26,39 @@ def noise(height: int, width: int) -> Image.Image:
 )
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_a_view_is_the_central_crop_resized(
-    picture: tuple[int, int], size: tuple[int, int], box: tuple[int, int, int, int], interpolation: str
+    image: tuple[int, int], size: tuple[int, int], box: tuple[int, int, int, int], interpolation: str
 ) -> None:
-    whole = noise(*picture)
+    whole = noise(*image)
     height, width = size
-    seen = View(size, interpolation)(whole)
+    seen = CenterCropResize(size, interpolation)(whole)
     method = Image.Resampling[interpolation.upper()]
     assert seen.size == (width, height)
     assert np.array_equal(seen, whole.resize((width, height), method, box=box))
 
 
 def test_a_picture_of_the_view_s_own_size_is_untouched() -> None:
-    picture = noise(12, 20)
-    assert np.array_equal(View((12, 20))(picture), picture)
+    image = noise(12, 20)
+    assert np.array_equal(CenterCropResize((12, 20))(image), image)
 
 
 def test_pictures_of_one_pixel_and_extreme_aspects_have_a_view() -> None:
     for shape in ((1, 1), (1, 500), (500, 1)):
-        assert View((4, 6))(noise(*shape)).size == (6, 4)
+        assert CenterCropResize((4, 6))(noise(*shape)).size == (6, 4)
 
 
 def test_another_size_keeps_the_crop_and_another_aspect_is_refused() -> None:
-    assert View((32, 64), "lanczos").at((16, 32)) == View((16, 32), "lanczos")
+    assert CenterCropResize((32, 64), "lanczos").at((16, 32)) == CenterCropResize((16, 32), "lanczos")
     with pytest.raises(MapetError, match="aspect"):
-        View((32, 32)).at((16, 32))
+        CenterCropResize((32, 32)).at((16, 32))
 
 
 def test_a_view_survives_json() -> None:
-    view = View((32, 64), "bilinear")
-    assert View.from_dict(view.to_dict()) == view
+    view = CenterCropResize((32, 64), "bilinear")
+    assert CenterCropResize.from_dict(view.to_dict()) == view
 
 
 def test_impossible_views_are_refused() -> None:
     with pytest.raises(MapetError, match='Did you mean "bicubic"'):
-        View((4, 4), "bicubik")
+        CenterCropResize((4, 4), "bicubik")
     with pytest.raises(MapetError, match="at least 1"):
-        View((0, 4))
+        CenterCropResize((0, 4))

@@ -1,4 +1,4 @@
-"""Pictures of codes are valid PNG files of a readable size, and show the patches that they should."""
+"""Images of codes are valid PNG files of a readable size, and show the patches that they should."""
 
 import numpy as np
 import pytest
@@ -11,22 +11,22 @@ from mapet.viz.codes import Row, code_patches, patch_rows, token_map, usage_hist
 
 def size_of(path):
     """(width, height) of a PNG that decodes and is not blank."""
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 1
-        return picture.size
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert len(np.unique(np.asarray(image.convert("L")))) > 1
+        return image.size
 
 
 def labelled(count=6, grid=(4, 4), patch=(4, 4), codes=20):
     chance = np.random.default_rng(0)
     height, width = grid[0] * patch[0], grid[1] * patch[1]
-    pictures = chance.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
-    return pictures, chance.integers(0, codes, (count, grid[0] * grid[1]))
+    images = chance.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+    return images, chance.integers(0, codes, (count, grid[0] * grid[1]))
 
 
 SHAPES = {
     "square": {},
-    "one picture": {"count": 1},
+    "one image": {"count": 1},
     "oblong": {"grid": (2, 6), "patch": (8, 4)},
     "one patch": {"grid": (1, 1)},
     "patches of a pixel": {"patch": (1, 1)},
@@ -37,20 +37,20 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_pictures_of_tokens(tmp_path, shape):
-    pictures, tokens = labelled(**shape)
+    images, tokens = labelled(**shape)
     grid = shape.get("grid", (4, 4))
     for draw in (code_patches, token_map):
-        width, height = size_of(draw(pictures, tokens, grid, tmp_path / "out.png"))
+        width, height = size_of(draw(images, tokens, grid, tmp_path / "out.png"))
         assert 100 < width <= 1500
         assert 50 < height <= 2500
 
 
 def test_tensors_and_stored_tokens_are_taken_alike(tmp_path):
-    pictures, tokens = labelled()
+    images, tokens = labelled()
     kinds = [
-        (pictures, tokens),
-        (torch.from_numpy(pictures), torch.from_numpy(tokens)),
-        (pictures, tokens.astype("uint16")),
+        (images, tokens),
+        (torch.from_numpy(images), torch.from_numpy(tokens)),
+        (images, tokens.astype("uint16")),
     ]
     for draw in (code_patches, token_map):
         drawn = [draw(*kind, (4, 4), tmp_path / "out.png").read_bytes() for kind in kinds]
@@ -58,9 +58,9 @@ def test_tensors_and_stored_tokens_are_taken_alike(tmp_path):
 
 
 def test_chance_is_the_seed(tmp_path):
-    pictures, tokens = labelled()
+    images, tokens = labelled()
     first, again, other = (
-        code_patches(pictures, tokens, (4, 4), tmp_path / "out.png", codes=3, seed=seed).read_bytes()
+        code_patches(images, tokens, (4, 4), tmp_path / "out.png", codes=3, seed=seed).read_bytes()
         for seed in (0, 0, 1)
     )
     assert first == again != other
@@ -72,32 +72,32 @@ def pixels(path):
 
 def test_a_row_shows_its_code_amid_its_neighbours(tmp_path):
     """All red but a green patch of code 1 in a corner and a blue one two patches off, out of its sight."""
-    pictures = np.zeros((1, 3, 12, 12), dtype=np.uint8)
-    pictures[0, 0] = 255
-    pictures[0, :, :4, :4] = np.array([0, 255, 0], dtype=np.uint8)[:, None, None]
-    pictures[0, :, :4, 8:] = np.array([0, 0, 255], dtype=np.uint8)[:, None, None]
+    images = np.zeros((1, 3, 12, 12), dtype=np.uint8)
+    images[0, 0] = 255
+    images[0, :, :4, :4] = np.array([0, 255, 0], dtype=np.uint8)[:, None, None]
+    images[0, :, :4, 8:] = np.array([0, 0, 255], dtype=np.uint8)[:, None, None]
     red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     tokens = np.array([[1, 0, 0, 0, 0, 0, 0, 0, 0]])
     kinds = {
-        frozenset({red, green, blue} & pixels(code_patches(pictures, tokens, (3, 3), tmp_path / "out.png", **settings)))
+        frozenset({red, green, blue} & pixels(code_patches(images, tokens, (3, 3), tmp_path / "out.png", **settings)))
         for settings in [{}, *({"codes": 1, "seed": seed} for seed in range(10))]
     }
     assert kinds == {frozenset({red, green, blue}), frozenset({red, green})}  # code 0 or both; code 1 alone
 
 
 def test_a_code_has_one_colour_in_every_figure(tmp_path):
-    pictures = np.zeros((1, 3, 4, 4), dtype=np.uint8)
+    images = np.zeros((1, 3, 4, 4), dtype=np.uint8)
     first, again, other = (
-        pixels(token_map(pictures, np.full((1, 1), code), (1, 1), tmp_path / "out.png")) for code in (7, 7, 8)
+        pixels(token_map(images, np.full((1, 1), code), (1, 1), tmp_path / "out.png")) for code in (7, 7, 8)
     )
     assert first == again != other
 
 
 @pytest.mark.parametrize("draw", [code_patches, token_map])
 def test_what_does_not_fit_is_refused(tmp_path, draw):
-    pictures, tokens = labelled()
-    bad = [(pictures, tokens, (4, 5)), (pictures, tokens[:2], (4, 4)), (pictures[:, :1], tokens, (4, 4))]
-    bad += [(pictures[:0], tokens[:0], (4, 4)), (pictures[:, :, :-1], tokens, (4, 4))]
+    images, tokens = labelled()
+    bad = [(images, tokens, (4, 5)), (images, tokens[:2], (4, 4)), (images[:, :1], tokens, (4, 4))]
+    bad += [(images[:0], tokens[:0], (4, 4)), (images[:, :, :-1], tokens, (4, 4))]
     for pixels_, tokens_, grid in bad:
         with pytest.raises(MapetError, match="do not fit one another") as caught:
             draw(pixels_, tokens_, grid, tmp_path / "out.png")
@@ -105,15 +105,15 @@ def test_what_does_not_fit_is_refused(tmp_path, draw):
 
 
 def numbered(patch=6, grid=(4, 5)):
-    """A picture (1, 3, H, W) whose patches have one grey each: 10, 20, …"""
+    """An image (1, 3, H, W) whose patches have one grey each: 10, 20, …"""
     greys = np.arange(10, 10 + 10 * grid[0] * grid[1], 10, dtype=np.uint8).reshape(grid)
     return np.broadcast_to(greys.repeat(patch, 0).repeat(patch, 1), (1, 3, patch * grid[0], patch * grid[1]))
 
 
 @pytest.mark.parametrize(("reach", "place"), [(0, 7), (1, 0), (1, 12), (2, 12), (2, 19)])
 def test_a_patch_stands_amid_as_many_neighbours_as_asked_for(tmp_path, reach, place):
-    picture = numbered()
-    out = patch_rows([Row("", picture, [place])], (4, 5), (24, 30), tmp_path / "out.png", examples=1, reach=reach)
+    image = numbered()
+    out = patch_rows([Row("", image, [place])], (4, 5), (24, 30), tmp_path / "out.png", examples=1, reach=reach)
     down, across = divmod(place, 5)
     near = {
         10 + 10 * (5 * row + column)

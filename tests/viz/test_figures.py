@@ -12,10 +12,10 @@ HEADER = "step,epoch,loss,accuracy,lr"
 
 def size_of(path):
     """(width, height) of a PNG that decodes and is not blank."""
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 1
-        return picture.size
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert len(np.unique(np.asarray(image.convert("L")))) > 1
+        return image.size
 
 
 def metrics(folder, *rows, header=HEADER):

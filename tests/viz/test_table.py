@@ -127,9 +127,9 @@ def test_a_method_that_lacks_a_metric_is_left_out_of_it():
 
 
 def pixels(path):
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
 
 
 def test_figures_show_every_method_s_colour(budgets, tmp_path):
@@ -152,8 +152,8 @@ def test_figures_show_every_method_s_colour(budgets, tmp_path):
     ]
     drawn = pixels(curves(rows, tmp_path / "curves.png"))
     for colour in ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0)):
-        for picture in (shown, drawn):
-            assert (np.abs(picture.astype(int) - colour).sum(axis=2) < 6).sum() > 50
+        for image in (shown, drawn):
+            assert (np.abs(image.astype(int) - colour).sum(axis=2) < 6).sum() > 50
 
 
 def test_one_seed_and_one_method_are_drawn_too(tmp_path):

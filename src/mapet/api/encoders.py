@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.config.finetune import RANDOM, Tuning
+from mapet.config.finetune import RANDOM, FinetuneRecipe
 from mapet.config.recipe import Model, Recipe
 from mapet.utils.errors import MapetError
 
@@ -17,7 +17,7 @@ DRAWN = ("model", "embed_dim", "depth", "patch_size", "init_values", "pos_embed"
 
 
 @dataclass(frozen=True)
-class Start:
+class LoadedEncoder:
     """An encoder, a ``Classifier`` where it has a head, and what is known of its training.
 
     ``origin`` says in a few words where it is from. Only a run tells its settings and the steps it was trained for.
@@ -26,7 +26,7 @@ class Start:
     encoder: "Encoder"
     origin: str
     run: "Run | None" = None
-    settings: Recipe | Tuning | None = None
+    settings: Recipe | FinetuneRecipe | None = None
     step: int | None = None
 
     @property
@@ -35,21 +35,21 @@ class Start:
         return self.settings.seed if self.settings else 0
 
 
-def starting(t: Tuning) -> Start:
+def load_start(t: FinetuneRecipe) -> LoadedEncoder:
     """What the FROM of a fine-tuning names.
 
     Raises:
-        MapetError: as ``opened``, or settings given beside FROM that are its own.
+        MapetError: as ``load_from``, or settings given beside FROM that are its own.
     """
     if t.start == RANDOM:
         return _drawn(t)
     for name in DRAWN:
         if getattr(t.backbone, name) is not None:
             raise _own(name, t.start)
-    return opened(t.start, t.backbone.num_heads, f", or {RANDOM}")
+    return load_from(t.start, t.backbone.num_heads, f", or {RANDOM}")
 
 
-def opened(name: str, heads: int | None, more: str = "") -> Start:
+def load_from(name: str, heads: int | None, more: str = "") -> LoadedEncoder:
     """What the path ``name`` holds.
 
     Args:
@@ -70,12 +70,12 @@ def opened(name: str, heads: int | None, more: str = "") -> Start:
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         from mapet.interop.timm import load_export
 
-        return Start(load_export(path), f"the export {path}")
+        return LoadedEncoder(load_export(path), f"the export {path}")
     reason = "holds neither a run nor an export" if path.is_dir() else "does not exist"
     raise MapetError(f"FROM = {name} {reason}: give {KINDS}{more}.")
 
 
-def untrained(start: Start) -> Start:
+def untrained(start: LoadedEncoder) -> LoadedEncoder:
     """The same run before its first step.
 
     Raises:
@@ -89,7 +89,7 @@ def untrained(start: Start) -> Start:
     return replace(start, encoder=build_encoder(start.settings), origin=origin, step=0)
 
 
-def headless(start: Start) -> Start:
+def headless(start: LoadedEncoder) -> LoadedEncoder:
     """The same without a classifier's head, so that the encoder gives rows and no logits."""
     from mapet.interop.timm import arguments
     from mapet.method.encoder import Encoder
@@ -106,13 +106,13 @@ def _own(name: str, start: str) -> MapetError:
     return MapetError(f"--{name.replace('_', '-')} is {start}'s own setting: leave it out.")
 
 
-def _drawn(t: Tuning) -> Start:
+def _drawn(t: FinetuneRecipe) -> LoadedEncoder:
     """The very encoder that a pre-training with this seed would start from."""
     from mapet.build.pretrain import build_encoder
 
     b = t.backbone
     if b.model is None:
-        raise MapetError("mapet finetune random needs --model, and for small pictures --image-size and --patch-size.")
+        raise MapetError("mapet finetune random needs --model, and for small images --image-size and --patch-size.")
     model = Model(
         model=b.model,
         embed_dim=b.embed_dim,
@@ -123,10 +123,10 @@ def _drawn(t: Tuning) -> Start:
         init_values=Model.init_values if b.init_values is None else b.init_values or None,
         pos_embed=b.pos_embed or Model.pos_embed,
     )
-    return Start(build_encoder(Recipe(model=model, seed=t.seed)), f"random, {b.model}, seed {t.seed}")
+    return LoadedEncoder(build_encoder(Recipe(model=model, seed=t.seed)), f"random, {b.model}, seed {t.seed}")
 
 
-def _from_run(path: Path) -> Start:
+def _from_run(path: Path) -> LoadedEncoder:
     from mapet.build.finetune import load_classifier
     from mapet.build.pretrain import load_encoder
     from mapet.engine.run import Run
@@ -134,12 +134,12 @@ def _from_run(path: Path) -> Start:
     run = Run(path)
     if run.classifier.is_file():
         classifier, t, step = load_classifier(path)
-        return Start(classifier, f"the fine-tuning {path} after {step} steps", run, t, step)
+        return LoadedEncoder(classifier, f"the fine-tuning {path} after {step} steps", run, t, step)
     encoder, recipe, step = load_encoder(path)
-    return Start(encoder, f"the run {path}, {recipe.objective.objective} after {step} steps", run, recipe, step)
+    return LoadedEncoder(encoder, f"the run {path}, {recipe.objective.objective} after {step} steps", run, recipe, step)
 
 
-def _from_file(path: Path, heads: int | None) -> Start:
+def _from_file(path: Path, heads: int | None) -> LoadedEncoder:
     from mapet.interop.checkpoint import load_checkpoint_encoder
 
-    return Start(load_checkpoint_encoder(path, heads=heads), f"the checkpoint {path}")
+    return LoadedEncoder(load_checkpoint_encoder(path, heads=heads), f"the checkpoint {path}")

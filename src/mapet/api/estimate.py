@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mapet.method.mae import MAE
     from mapet.method.predict import TokenPrediction
 
-CIFAR10 = 50_000  # training pictures
+CIFAR10 = 50_000  # training images
 HINT = "hours      give --bench FILE (of mapet bench), --measure or --tflops"
 
 
@@ -24,8 +24,8 @@ class Hours:
 
     devices: int = 1
     """Devices that share each batch."""
-    pictures: int | None = None
-    """Pictures of an epoch; None: the recipe's."""
+    images: int | None = None
+    """Images of an epoch; None: the recipe's."""
     bench: str | None = None
     """A bench.json that mapet bench wrote on such a device."""
     measure: bool = False
@@ -36,7 +36,7 @@ class Hours:
     def __post_init__(self) -> None:
         for option, fits in (
             ("devices", self.devices >= 1),
-            ("pictures", (self.pictures or 1) >= 1),
+            ("images", (self.images or 1) >= 1),
             ("tflops", self.tflops is None or self.tflops > 0),
         ):
             if not fits:
@@ -45,11 +45,11 @@ class Hours:
             raise MapetError("--bench, --measure and --tflops are three sources of one figure: give one of them.")
 
 
-def foretold(recipe: Recipe, vocabulary: int, o: Hours) -> str:
+def estimate_time(recipe: Recipe, vocabulary: int, o: Hours) -> str:
     """The hours, and what they are made of; or how to get them.
 
     Raises:
-        MapetError: rates that cannot be read, or an unknown number of pictures.
+        MapetError: rates that cannot be read, or an unknown number of images.
     """
     if o.bench is None and not o.measure and o.tflops is None:
         return HINT
@@ -61,7 +61,7 @@ def foretold(recipe: Recipe, vocabulary: int, o: Hours) -> str:
     with torch.device("meta"):
         objective = build_objective(recipe, vocabulary)
     batch = recipe.optimization.batch_size
-    steps = steps_in(recipe.optimization.epochs, _pictures(recipe, o), batch)
+    steps = steps_in(recipe.optimization.epochs, _images(recipe, o), batch)
     seconds, how = _step(recipe, objective, -(-batch // o.devices), o)
     of = f"{o.devices} device{'s' if o.devices > 1 else ''}"
     text = (
@@ -72,7 +72,7 @@ def foretold(recipe: Recipe, vocabulary: int, o: Hours) -> str:
 
 
 def _step(recipe: Recipe, objective: "TokenPrediction | CAE | MAE", share: int, o: Hours) -> tuple[float, str]:
-    """Seconds of a step of ``share`` pictures on one device, and how that is known."""
+    """Seconds of a step of ``share`` images on one device, and how that is known."""
     if o.tflops is not None:
         return 2 * objective.macs(training=True) * share / (o.tflops * 1e12), f"at {o.tflops:g} TFLOP/s a device"
     from mapet.api.benchmark.predict import parts
@@ -97,15 +97,15 @@ def _rates(recipe: Recipe, width: int, o: Hours) -> "tuple[Rates, str]":
     return measure(width, recipe.precision, device), "this machine, now"
 
 
-def _pictures(recipe: Recipe, o: Hours) -> int:
-    """Pictures of an epoch."""
-    known = o.pictures or recipe.limit or (CIFAR10 if recipe.data == "cifar10" else None)
+def _images(recipe: Recipe, o: Hours) -> int:
+    """Images of an epoch."""
+    known = o.images or recipe.max_images or (CIFAR10 if recipe.data == "cifar10" else None)
     if known is None and recipe.data:
-        from mapet.data.dataset import open_source
+        from mapet.data.dataset import open_dataset
 
-        known = len(open_source(recipe.data))
+        known = len(open_dataset(recipe.data))
     if known is None:
-        raise MapetError("How many pictures an epoch has is not known: give --pictures, or --data.")
+        raise MapetError("How many images an epoch has is not known: give --images, or --data.")
     if known < recipe.optimization.batch_size:
-        raise MapetError(f"{known} pictures are fewer than one batch of {recipe.optimization.batch_size}.")
+        raise MapetError(f"{known} images are fewer than one batch of {recipe.optimization.batch_size}.")
     return known

@@ -1,22 +1,22 @@
-"""The pictures that a verb goes through, each process its share, and the ledger of those that cannot be read."""
+"""The images that a verb goes through, each process its share, and the ledger of those that cannot be read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.config.recipe import Machine, Recipe, Tokenizer
-from mapet.utils.process_group import ALONE, Crew
+from mapet.config.recipe import Recipe, Runtime, Tokenizer
+from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mapet.data.dataset import Source
-    from mapet.data.unreadable import BadPictures
-    from mapet.utils.view import View
+    from mapet.data.dataset import ImageDataset
+    from mapet.data.unreadable import UnreadableImages
+    from mapet.utils.view import CenterCropResize
 
-BATCH = 64  # pictures that a teacher or a tokenizer sees at a time
-LEDGER = "bad-pictures.txt"
+BATCH = 64  # images that a teacher or a tokenizer sees at a time
+LEDGER = "unreadable-images.txt"
 
 
 def require_free(folder: Path) -> None:
@@ -48,8 +48,8 @@ def require_apart(out: str, data: str, t: Tokenizer) -> None:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Some pictures of a source, for one process or several.
+class ImagePass:
+    """Some images of a source, for one process or several.
 
     Attributes:
         source: what they are from.
@@ -57,47 +57,56 @@ class Pictures:
         machine: how they are read.
         bad: notes this process's unreadable ones.
         crew: the processes.
-        batch_size: pictures handed out at a time.
+        batch_size: images handed out at a time.
     """
 
-    source: "Source"
-    places: "Tensor"
-    machine: Machine
-    bad: "BadPictures"
-    crew: Crew = ALONE
+    source: "ImageDataset"
+    indices: "Tensor"
+    runtime: Runtime
+    bad: "UnreadableImages"
+    process_group: ProcessGroup = SINGLE_PROCESS
     batch_size: int = BATCH
 
     @classmethod
-    def of(cls, recipe: Recipe, machine: Machine, folder: Path, crew: Crew, batch_size: int = BATCH) -> "Pictures":
-        """The pictures of a recipe; the unreadable ones are listed in ``folder``, which must be there when one comes.
+    def of(
+        cls, recipe: Recipe, runtime: Runtime, folder: Path, process_group: ProcessGroup, batch_size: int = BATCH
+    ) -> "ImagePass":
+        """The images of a recipe; the unreadable ones are listed in ``folder``, which must be there when one comes.
 
         A list that is there is continued.
 
         Raises:
-            MapetError: no pictures there.
+            MapetError: no images there.
         """
         from mapet.build.batches import chosen
-        from mapet.data.dataset import open_source
-        from mapet.data.unreadable import BadPictures
+        from mapet.data.dataset import open_dataset
+        from mapet.data.unreadable import UnreadableImages
 
-        source = open_source(recipe.data)
-        places = chosen(source, recipe.limit, recipe.seed)
-        ledger = folder / (LEDGER if crew.leads else f"{LEDGER}.{crew.rank}")
-        return cls(source, places, machine, BadPictures(len(places), machine.max_bad, ledger), crew, batch_size)
+        source = open_dataset(recipe.data)
+        indices = chosen(source, recipe.max_images, recipe.seed)
+        ledger = folder / (LEDGER if process_group.leads else f"{LEDGER}.{process_group.rank}")
+        return cls(
+            source,
+            indices,
+            runtime,
+            UnreadableImages(len(indices), runtime.max_bad_fraction, ledger),
+            process_group,
+            batch_size,
+        )
 
-    def decoded(self, view: "View", places: "Tensor") -> "Iterator[tuple[Tensor, Tensor]]":
-        """(images (B, 3, H, W) uint8, places (B,)) of all good pictures at ``places``, in batches.
+    def decoded(self, view: "CenterCropResize", indices: "Tensor") -> "Iterator[tuple[Tensor, Tensor]]":
+        """(images (B, 3, H, W) uint8, places (B,)) of all good images at ``indices``, in batches.
 
         Raises:
-            MapetError: too many bad pictures.
+            MapetError: too many bad images.
         """
         import torch
 
         from mapet.data.decode import decode
         from mapet.engine.distributed import pick_device, pick_workers
 
-        workers = pick_workers(self.machine.workers, pick_device(self.machine.accelerator))
-        groups = ((0, part.tolist()) for part in torch.split(places, self.batch_size)) if len(places) else ()
+        workers = pick_workers(self.runtime.workers, pick_device(self.runtime.accelerator))
+        groups = ((0, part.tolist()) for part in torch.split(indices, self.batch_size)) if len(indices) else ()
         for batch in decode(self.source, [view], groups, workers=workers, bad=self.bad):
             if len(batch.index):
                 yield batch.images, batch.index
@@ -106,15 +115,15 @@ class Pictures:
         """Bring the lists of all processes, and of those of an interrupted call, into one.
 
         Raises:
-            MapetError: too many bad pictures in all.
+            MapetError: too many bad images in all.
         """
         from mapet.data.unreadable import listed
 
-        self.crew.wait()
+        self.process_group.wait()
         path = self.bad.path
-        if path is not None and self.crew.leads:
+        if path is not None and self.process_group.leads:
             for part in sorted(path.parent.glob(f"{LEDGER}.*")):
                 for key, reason in listed(part).items():
                     self.bad.add(key, reason)
                 part.unlink()
-        self.crew.wait()
+        self.process_group.wait()

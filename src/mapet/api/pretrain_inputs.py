@@ -1,4 +1,4 @@
-"""What a pre-training reads: pictures, and their tokens, ready in a store or made as the pictures come."""
+"""What a pre-training reads: images, and their tokens, ready in a store or made as the images come."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,48 +6,52 @@ from typing import TYPE_CHECKING
 
 from mapet.api.training import pin, require_batch
 from mapet.cli.tokenize import fit_codebook, tokenize
-from mapet.config.recipe import Machine, Recipe
+from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
-    from mapet.build.batches import Feed
-    from mapet.data.dataset import Source
-    from mapet.data.unreadable import BadPictures
+    from mapet.build.batches import PretrainBatches
+    from mapet.data.dataset import ImageDataset
+    from mapet.data.unreadable import UnreadableImages
     from mapet.engine.run import Run
     from mapet.tokenizers.tokenizer import Tokenizer
 
 
-def look_ahead(recipe: Recipe, machine: Machine) -> None:
+def validate(recipe: Recipe, runtime: Runtime) -> None:
     """Find what cannot work before anything is written.
 
     Raises:
-        MapetError: pictures, tokens, a tokenizer or a device that cannot be had or do not fit.
+        MapetError: images, tokens, a tokenizer or a device that cannot be had or do not fit.
     """
     from mapet.build.batches import chosen, crops, student_view, tokenized
-    from mapet.data.dataset import open_source
+    from mapet.data.dataset import open_dataset
     from mapet.data.decode import require_shown
-    from mapet.data.unreadable import BadPictures
+    from mapet.data.unreadable import UnreadableImages
     from mapet.engine.distributed import pick_device
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.teacher import require_teacher
 
-    source = open_source(recipe.data)
-    require_batch(source, recipe.limit, recipe.optimization.batch_size)
+    source = open_dataset(recipe.data)
+    require_batch(source, recipe.max_images, recipe.optimization.batch_size)
     require_shown(source, [student_view(recipe)], crops(recipe))
-    pick_device(machine.accelerator)
+    pick_device(runtime.accelerator)
     if recipe.tokens:
-        places = chosen(source, recipe.limit, recipe.seed)
+        indices = chosen(source, recipe.max_images, recipe.seed)
         tokenized(
-            source, places, TokenStore.open(Path(recipe.tokens)), BadPictures(len(places), machine.max_bad), recipe
+            source,
+            indices,
+            TokenStore.open(Path(recipe.tokens)),
+            UnreadableImages(len(indices), runtime.max_bad_fraction),
+            recipe,
         )
     elif not recipe.reads_tokens:
         return
     elif recipe.tokenizer.tokenizer:
         require_shown(source, [_tokenizer(Path(recipe.tokenizer.tokenizer), recipe).view], crops(recipe))
-    elif machine.processes > 1:
+    elif runtime.processes > 1:
         raise MapetError(
             "Several processes need a ready tokenizer: run mapet tokenizer fit, then give its folder as --tokenizer; "
             "or mapet tokenize, then --tokens."
@@ -56,30 +60,32 @@ def look_ahead(recipe: Recipe, machine: Machine) -> None:
         require_teacher(recipe.tokenizer.teacher)
 
 
-def make_ready(run: "Run", recipe: Recipe, machine: Machine, tell: Callable[[str], None]) -> None:
+def prepare_tokens(run: "Run", recipe: Recipe, runtime: Runtime, tell: Callable[[str], None]) -> None:
     """Make in the run's folder what the recipe does not name: its tokens, or with random crops a tokenizer alone."""
     own, done = run.folder / "tokenizer", run.folder / "tokens" / "complete"
     if recipe.tokens or recipe.tokenizer.tokenizer or not recipe.reads_tokens:
         return
     if recipe.varied and not own.exists():
-        fit_codebook(recipe, own, machine, *_pictures(run, recipe, machine))
+        fit_codebook(recipe, own, runtime, *_images(run, recipe, runtime))
     if not recipe.varied and not done.exists():
-        tokenize(recipe, run.folder / "tokens", machine, say=tell)
+        tokenize(recipe, run.folder / "tokens", runtime, say=tell)
         done.touch()
 
 
-def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: Callable[[str], None]) -> "Feed":
-    """The training stream of a run, its pictures and tokens pinned.
+def pretrain_batches(
+    run: "Run", recipe: Recipe, runtime: Runtime, fabric: "Fabric", tell: Callable[[str], None]
+) -> "PretrainBatches":
+    """The training stream of a run, its images and tokens pinned.
 
     Raises:
-        MapetError: pictures or tokens that do not fit the recipe, or are others than when the run began.
+        MapetError: images or tokens that do not fit the recipe, or are others than when the run began.
     """
-    from mapet.build.batches import Feed, NoTokens, Online, Stored, Tokens, crops, student_view, tokenized
+    from mapet.build.batches import NoTokens, Online, PretrainBatches, Stored, Tokens, crops, student_view, tokenized
     from mapet.data.loader import Shuffled
     from mapet.engine.distributed import pick_workers
     from mapet.tokenizers.store import TokenStore
 
-    source, places, bad = _pictures(run, recipe, machine)
+    source, indices, bad = _images(run, recipe, runtime)
     view = second = student_view(recipe)
     tokens: Tokens = NoTokens()
     if recipe.reads_tokens and (recipe.tokenizer.tokenizer or recipe.varied):
@@ -88,10 +94,10 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
         tell(_tokenizer_line(tokenizer))
     elif recipe.reads_tokens or recipe.tokens:
         store = TokenStore.open(Path(recipe.tokens) if recipe.tokens else run.folder / "tokens")
-        places = tokenized(source, places, store, bad, recipe)  # has compared the views
-        tokens = Stored(store, source, places) if recipe.reads_tokens else tokens
+        indices = tokenized(source, indices, store, bad, recipe)  # has compared the views
+        tokens = Stored(store, source, indices) if recipe.reads_tokens else tokens
         if (made := store.extra.get("data")) not in (None, source.name):
-            tell(f"note      the tokens were made from {made}: their pictures must be the same")
+            tell(f"note      the tokens were made from {made}: their images must be the same")
     if given := not recipe.reads_tokens and (recipe.tokens or recipe.tokenizer.tokenizer):
         tell(f"note      {recipe.objective.objective} reads no tokens: those of {given} are left alone")
     shuffled = Shuffled(
@@ -105,26 +111,26 @@ def feed(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: C
         bad=bad,
         rank=fabric.global_rank,
         world=fabric.world_size,
-        workers=pick_workers(machine.workers, fabric.device),
-        memory=int(machine.memory * 2**30),
-        places=places,
+        workers=pick_workers(runtime.workers, fabric.device),
+        memory=int(runtime.cache_gib * 2**30),
+        indices=indices,
         device=fabric.device,
     )
     if fabric.is_global_zero:
-        told = "other pictures or tokens: restore them, or begin a new run."
-        pin(run, source, places, {"tokenizer": tokens.tokenizer}, told, labels=False)
-    return Feed(recipe, shuffled, tokens, fabric.device)
+        told = "other images or tokens: restore them, or begin a new run."
+        pin(run, source, indices, {"tokenizer": tokens.tokenizer}, told, labels=False)
+    return PretrainBatches(recipe, shuffled, tokens, fabric.device)
 
 
-def _pictures(run: "Run", recipe: Recipe, machine: Machine) -> "tuple[Source, Tensor, BadPictures]":
+def _images(run: "Run", recipe: Recipe, runtime: Runtime) -> "tuple[ImageDataset, Tensor, UnreadableImages]":
     """The source, the places in it that the recipe takes, and the ledger of those that cannot be read."""
     from mapet.build.batches import chosen
-    from mapet.data.dataset import open_source
-    from mapet.data.unreadable import BadPictures
+    from mapet.data.dataset import open_dataset
+    from mapet.data.unreadable import UnreadableImages
 
-    source = open_source(recipe.data)
-    places = chosen(source, recipe.limit, recipe.seed)
-    return source, places, BadPictures(len(places), machine.max_bad, run.bad_pictures)
+    source = open_dataset(recipe.data)
+    indices = chosen(source, recipe.max_images, recipe.seed)
+    return source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction, run.unreadable_images)
 
 
 def _tokenizer(folder: Path, recipe: Recipe) -> "Tokenizer":
@@ -139,4 +145,4 @@ def _tokenizer(folder: Path, recipe: Recipe) -> "Tokenizer":
 def _tokenizer_line(tokenizer: "Tokenizer") -> str:
     (rows, columns), (height, width) = tokenizer.grid, tokenizer.view.size
     what = f"{tokenizer.kind}, {tokenizer.vocabulary:,} codes, {rows} × {columns} tokens of {height} × {width} pixels"
-    return f"tokenizer {what}; pictures are tokenized as they come"
+    return f"tokenizer {what}; images are tokenized as they come"

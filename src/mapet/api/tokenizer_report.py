@@ -25,7 +25,7 @@ def subject(tokenizer: "Tokenizer", folder: Path, source: str, health: "Health")
     """Which tokenizer, and on what."""
     rows, columns = tokenizer.grid
     line("tokenizer", f"{tokenizer.kind}, {tokenizer.vocabulary:,} codes, {rows} × {columns} patches: {folder}")
-    line("pictures", f"{health.pictures:,} ({health.patches:,} patches) of {source}")
+    line("images", f"{health.images:,} ({health.patches:,} patches) of {source}")
     about = {"folder": str(folder), "kind": tokenizer.kind, "hash": tokenizer.hash, "grid": tokenizer.grid}
     return {"tokenizer": about, "data": source}
 
@@ -50,10 +50,10 @@ def distance(distortion: "Distortion | None") -> dict[str, Any]:
 
 
 def labels(tokens: "Tensor", classes: "Tensor", vocabulary: int, seed: int) -> dict[str, Any]:
-    """What one token tells about its picture's label, and all tokens of a picture together; needs two classes.
+    """What one token tells about its image's label, and all tokens of an image together; needs two classes.
 
     No function of the tokens tells more of the label than the tokens themselves, so that what the answers of naive
-    Bayes tell is a lower bound. From few pictures of many classes it comes out too high; as for a single token, what
+    Bayes tell is a lower bound. From few images of many classes it comes out too high; as for a single token, what
     random pairings show is taken off, after which it errs a little downwards.
     """
     from mapet.evals.score import share
@@ -74,7 +74,7 @@ def labels(tokens: "Tensor", classes: "Tensor", vocabulary: int, seed: int) -> d
     found, chance = mutual_information(answers[:, None], true, seed)
     bits = max(0.0, found - chance)
     line("", f"so they tell {bits:.2f} bits of it at least ({chance:.2f} taken off for chance)")
-    line("", "(naive Bayes on the bag of a picture's tokens, tested on a fifth)")
+    line("", "(naive Bayes on the bag of an image's tokens, tested on a fifth)")
     told = {"bits_at_least": bits, "taken_off": chance}
     return {"token": fields, "bag": {"protocol": "naive Bayes", "guess": guess, **told, **asdict(score)}}
 
@@ -98,8 +98,8 @@ def verdict(health: "Health") -> dict[str, Any]:
     if warnings:
         return {"verdict": "unhealthy", "warnings": warnings}
     if not health.judged:
-        wanted = math.ceil(ENOUGH * health.vocabulary * health.pictures / health.patches)
-        line("undecided", f"too few pictures to judge {health.vocabulary:,} codes: give {wanted:,} or more")
+        wanted = math.ceil(ENOUGH * health.vocabulary * health.images / health.patches)
+        line("undecided", f"too few images to judge {health.vocabulary:,} codes: give {wanted:,} or more")
         return {"verdict": "undecided", "warnings": []}
     line("healthy", "few dead codes, even use, no code in excess")
     return {"verdict": "healthy", "warnings": []}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.cli.options import say
-from mapet.config.recipe import Machine, diff
+from mapet.config.recipe import Runtime, diff
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import RUN, is_aside, put_back
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
-    from mapet.data.dataset import Source
+    from mapet.data.dataset import ImageDataset
     from mapet.engine.run import Run
 
 
@@ -54,7 +54,7 @@ def reopened(folder: str | Path, say: Callable[[str], None] = say) -> "Run":
 
 
 @contextmanager
-def training_in(run: "Run", machine: Machine, precision: str, prepare: Callable[[], object]) -> Iterator["Fabric"]:
+def training_in(run: "Run", runtime: Runtime, precision: str, prepare: Callable[[], object]) -> Iterator["Fabric"]:
     """The processes that train in the run's folder, from which the first keeps all others away.
 
     An earlier run that was put aside has its place again when this ends before the first step.
@@ -77,11 +77,11 @@ def training_in(run: "Run", machine: Machine, precision: str, prepare: Callable[
             prepare()
             run.write_provenance()
         with joined(
-            accelerator=machine.accelerator,
-            devices=machine.devices,
-            num_nodes=machine.num_nodes,
+            accelerator=runtime.accelerator,
+            devices=runtime.devices,
+            num_nodes=runtime.num_nodes,
             precision=precision,
-            strategy=machine.strategy,
+            strategy=runtime.strategy,
         ) as fabric:
             yield fabric
 
@@ -101,39 +101,41 @@ def require_unchanged(folder: str, before: Any, after: Any) -> None:
     """Refuse settings other than those that the run in ``folder`` was begun with."""
     for name, (was, asked) in diff(before, after).items():
         if name == "data":
-            raise MapetError(f"{folder} was begun with the pictures {was}: put them, or a link to them, there again.")
+            raise MapetError(f"{folder} was begun with the images {was}: put them, or a link to them, there again.")
         raise MapetError(
             f"{folder} was begun with {name} = {was}, so it cannot go on with {asked}: leave the option out, "
             "or begin a new run in another --out."
         )
 
 
-def require_batch(source: "Source", limit: int | None, batch: int) -> None:
-    """Refuse a source that gives fewer pictures than one batch."""
-    count = min(len(source), limit or len(source))
+def require_batch(source: "ImageDataset", max_images: int | None, batch: int) -> None:
+    """Refuse a source that gives fewer images than one batch."""
+    count = min(len(source), max_images or len(source))
     if count < batch:
-        raise MapetError(f"{source.name} gives {count} pictures, fewer than one batch of {batch}: lower --batch-size.")
+        raise MapetError(f"{source.name} gives {count} images, fewer than one batch of {batch}: lower --batch-size.")
 
 
-def batch_line(batch: int, lr: float, machine: Machine) -> str:
+def batch_line(batch: int, lr: float, runtime: Runtime) -> str:
     """The batch size, how it is divided, and the largest learning rate: "2048 = 8 devices × 4 parts × 64, lr …"."""
-    parts, share = machine.parts(batch), batch // machine.processes
-    factors = [(machine.processes, " devices"), (parts, " parts"), (-(-share // parts), "")]
+    parts, share = runtime.parts(batch), batch // runtime.processes
+    factors = [(runtime.processes, " devices"), (parts, " parts"), (-(-share // parts), "")]
     most = "at most " if share % parts else ""
     split = " × ".join(f"{most * (not what)}{number}{what}" for number, what in factors if number > 1 or not what)
-    return f"{batch}{f' = {split}' if machine.processes * parts > 1 else ''}, lr {lr:.2e}"
+    return f"{batch}{f' = {split}' if runtime.processes * parts > 1 else ''}, lr {lr:.2e}"
 
 
-def pin(run: "Run", source: "Source", places: "Tensor", about: Mapping[str, Any], told: str, labels: bool) -> None:
-    """Note in ``inputs.json`` which pictures a run has and what belongs to them, or see that they are the same.
+def pin(
+    run: "Run", source: "ImageDataset", indices: "Tensor", about: Mapping[str, Any], told: str, labels: bool
+) -> None:
+    """Note in ``inputs.json`` which images a run has and what belongs to them, or see that they are the same.
 
     Args:
         run: just begun, or gone on with.
-        source: of the pictures.
+        source: of the images.
         places: (N,) int64, where they are in it.
         about: what else must stay, ready for JSON.
         told: what is said of others.
-        labels: whether the pictures' labels must stay too.
+        labels: whether the images' labels must stay too.
 
     Raises:
         MapetError: the run was begun with others.
@@ -143,9 +145,12 @@ def pin(run: "Run", source: "Source", places: "Tensor", about: Mapping[str, Any]
 
     from mapet.utils.io import replace_file
 
-    names = (f"{i} {source.label(i)} {source.key(i)}" if labels else f"{i} {source.key(i)}" for i in places.tolist())
+    names = (
+        f"{i} {source.label(i)} {source.image_id(i)}" if labels else f"{i} {source.image_id(i)}"
+        for i in indices.tolist()
+    )
     digest = blake2b("\n".join(names).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    inputs = {**about, "pictures": len(places), "keys": digest}
+    inputs = {**about, "images": len(indices), "keys": digest}
     path = run.folder / "inputs.json"
     if path.is_file() and json.loads(path.read_text()) != inputs:
         raise MapetError(f"{run.folder} was begun with {told}")

@@ -1,4 +1,4 @@
-"""What a pre-training step is given: pixels, the tokens of the same view, an order and a key, all by sample."""
+"""What a pre-training step is given: pixels, the tokens of the same view, an order and a seed, all by sample."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,38 +11,38 @@ from torch import Tensor
 from mapet.config.recipe import Recipe
 from mapet.data.augment import jitter, normalize, to_float
 from mapet.data.crop import Crops
-from mapet.data.dataset import Source
+from mapet.data.dataset import ImageDataset
 from mapet.data.decode import Batch
 from mapet.data.device import to_device
 from mapet.data.loader import Shuffled, Stream
-from mapet.data.unreadable import BadPictures, listed
+from mapet.data.unreadable import UnreadableImages, listed
 from mapet.method.order import STRATEGIES
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.tokenizer import Tokenizer
 from mapet.utils.errors import MapetError
-from mapet.utils.rng import exact, hashed
-from mapet.utils.view import View
+from mapet.utils.rng import exact, random_bits
+from mapet.utils.view import CenterCropResize
 
 KEY, LIMIT = 0x4B45, 0x4C49  # salts
-AT_ONCE = 64  # pictures that a tokenizer sees at a time, as in ``mapet tokenize``
+AT_ONCE = 64  # images that a tokenizer sees at a time, as in ``mapet tokenize``
 
 
-def chosen(source: Source, limit: int | None, seed: int) -> Tensor:
+def chosen(source: ImageDataset, max_images: int | None, seed: int) -> Tensor:
     """(N,) int64 ascending: all places of the source, or ``limit`` of them drawn by the seed."""
-    places = torch.arange(len(source))
-    if limit is None or limit >= len(places):
-        return places
-    return hashed(seed, LIMIT, places).argsort(stable=True)[:limit].sort().values
+    indices = torch.arange(len(source))
+    if max_images is None or max_images >= len(indices):
+        return indices
+    return random_bits(seed, LIMIT, indices).argsort(stable=True)[:max_images].sort().values
 
 
 def crops(recipe: Recipe) -> Crops | None:
-    """The recipe's random crops and mirrorings; None: each picture's centre."""
+    """The recipe's random crops and mirrorings; None: each image's centre."""
     return Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None
 
 
-def student_view(recipe: Recipe) -> View:
-    """The square in which the recipe's encoder sees a picture."""
-    return View((recipe.model.image_size, recipe.model.image_size))
+def student_view(recipe: Recipe) -> CenterCropResize:
+    """The square in which the recipe's encoder sees an image."""
+    return CenterCropResize((recipe.model.image_size, recipe.model.image_size))
 
 
 class Tokens(Protocol):
@@ -60,33 +60,33 @@ class Tokens(Protocol):
         """(B, L) int64, on any device."""
 
     def some(self, shuffled: Shuffled) -> Tensor:
-        """(N, L) int64: the tokens of some pictures of the stream, always the same."""
+        """(N, L) int64: the tokens of some images of the stream, always the same."""
 
 
 class Stored:
     """Tokens read from a store."""
 
-    def __init__(self, store: TokenStore, source: Source, places: Tensor) -> None:
+    def __init__(self, store: TokenStore, source: ImageDataset, indices: Tensor) -> None:
         self.store, self.vocabulary, self.tokenizer = store, store.vocabulary, store.tokenizer
         self.rows = np.full(len(source), -1)
-        self.rows[places] = store.rows([source.key(i) for i in places.tolist()])
+        self.rows[indices] = store.rows([source.image_id(i) for i in indices.tolist()])
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The tokens of the pictures at ``batch.index``, whatever the batch shows of them."""
+        """The tokens of the images at ``batch.index``, whatever the batch shows of them."""
         return self._at(batch.index)
 
     def some(self, shuffled: Shuffled) -> Tensor:
-        """Those of the first pictures."""
-        return self._at(shuffled.places[:10_000])
+        """Those of the first images."""
+        return self._at(shuffled.indices[:10_000])
 
-    def _at(self, places: Tensor) -> Tensor:
-        return torch.from_numpy(self.store.tokens[self.rows[places]].astype(np.int64))
+    def _at(self, indices: Tensor) -> Tensor:
+        return torch.from_numpy(self.store.tokens[self.rows[indices]].astype(np.int64))
 
 
 class Online:
     """Tokens made from what a batch shows, in float32 whatever the training's precision.
 
-    They hang on the pictures' division into batches only where rounding decides between two codes.
+    They hang on the images' division into batches only where rounding decides between two codes.
     """
 
     def __init__(self, tokenizer: Tokenizer, device: torch.device) -> None:
@@ -95,19 +95,19 @@ class Online:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        """The tokens of the batch's last view, ``AT_ONCE`` pictures at a time."""
+        """The tokens of the batch's last view, ``AT_ONCE`` images at a time."""
         return torch.cat(
             [self.network.encode(to_float(part, self.device)) for part in torch.split(batch.views[-1], AT_ONCE)]
         )
 
     def some(self, shuffled: Shuffled) -> Tensor:
-        """Those of the first pictures of the first epoch."""
+        """Those of the first images of the first epoch."""
         parts = torch.split(shuffled.sequence(0)[:256], AT_ONCE)
         return torch.cat([self(shuffled.at(0, part)) for part in parts])
 
 
 class NoTokens:
-    """None for any picture, where the objective reads none."""
+    """None for any image, where the objective reads none."""
 
     vocabulary, tokenizer = 0, "none"
 
@@ -117,11 +117,11 @@ class NoTokens:
 
     def some(self, shuffled: Shuffled) -> Tensor:
         """(0, 0)."""
-        return shuffled.places.new_empty(0, 0)
+        return shuffled.indices.new_empty(0, 0)
 
 
-class Feed(Stream):
-    """The training stream of a recipe: ``Shuffled`` pictures as arguments of an objective's ``forward``.
+class PretrainBatches(Stream):
+    """The training stream of a recipe: ``Shuffled`` images as arguments of an objective's ``forward``.
 
     A tokenizer among its ``tokens`` is no part of the objective: it is neither trained nor saved.
     """
@@ -134,48 +134,50 @@ class Feed(Stream):
         return map(self.prepared, self.shuffled(start))
 
     def prepared(self, batch: Batch) -> dict[str, Tensor]:
-        """One batch as ``images`` (B, 3, H, W) normalised, ``tokens`` (B, L), ``order`` (B, 1 + L) and ``key`` (B,).
+        """One batch as ``images`` (B, 3, H, W) normalised, ``tokens`` (B, L), ``order`` (B, 1 + L) and ``seed`` (B,).
 
-        Colours are jittered in the student's images alone: the tokens are of the picture as it is. Nothing here waits
+        Colours are jittered in the student's images alone: the tokens are of the image as it is. Nothing here waits
         for a GPU, so the host prepares a batch while the step before it still runs; all chance is drawn by the host.
         """
         recipe, chance = self.recipe, (self.recipe.seed, batch.epoch, batch.index)
         images = to_float(batch.images, self.device)
         images = normalize(jitter(images, recipe.color_jitter, *chance))
-        order = STRATEGIES[recipe.objective.order](recipe.grid, recipe.hidden, *chance)
+        order = STRATEGIES[recipe.objective.order](recipe.grid, recipe.num_masked, *chance)
         return {
             "images": images,
             "tokens": to_device(self.tokens(batch), self.device),
             "order": to_device(order, self.device),
-            "key": to_device(hashed(recipe.seed, KEY, batch.epoch, batch.index), exact(self.device)),
+            "seed": to_device(random_bits(recipe.seed, KEY, batch.epoch, batch.index), exact(self.device)),
         }
 
     def chance(self) -> float | None:
-        """The accuracy of always guessing the most frequent token, among those of some pictures; None without any."""
+        """The accuracy of always guessing the most frequent token, among those of some images; None without any."""
         counts = self.tokens.some(self.shuffled).flatten().bincount()
         return float(counts.max() / counts.sum()) if len(counts) else None
 
 
-def tokenized(source: Source, places: Tensor, store: TokenStore, bad: BadPictures, recipe: Recipe) -> Tensor:
-    """The places whose pictures have tokens; the others must be known as bad ones, and are noted in ``bad``.
+def tokenized(
+    source: ImageDataset, indices: Tensor, store: TokenStore, bad: UnreadableImages, recipe: Recipe
+) -> Tensor:
+    """The places whose images have tokens; the others must be known as bad ones, and are noted in ``bad``.
 
-    A picture that is listed as bad and has tokens all the same was mended since, and is a good one.
+    An image that is listed as bad and has tokens all the same was mended since, and is a good one.
 
     Raises:
-        MapetError: the store lacks pictures that it should have, or its view or grid is not the recipe's.
+        MapetError: the store lacks images that it should have, or its view or grid is not the recipe's.
     """
-    known = listed(Path(store.folder) / "bad-pictures.txt")
-    have = [place for place in places.tolist() if (key := source.key(place)) not in known or key in store]
-    for place in sorted(set(places.tolist()) - set(have)):
-        bad.add(source.key(place), known[source.key(place)])
+    known = listed(Path(store.folder) / "unreadable-images.txt")
+    have = [place for place in indices.tolist() if (key := source.image_id(place)) not in known or key in store]
+    for place in sorted(set(indices.tolist()) - set(have)):
+        bad.add(source.image_id(place), known[source.image_id(place)])
     side = recipe.model.image_size
-    view = View((side, side), store.view.interpolation)
-    store.check(source_name=source.name, keys=map(source.key, have), view=view, grid=recipe.grid)
+    view = CenterCropResize((side, side), store.view.interpolation)
+    store.check(source_name=source.name, keys=map(source.image_id, have), view=view, grid=recipe.grid)
     return torch.tensor(have)
 
 
 def require_fitting(tokenizer: Tokenizer, folder: Path, recipe: Recipe) -> None:
-    """Refuse a tokenizer that sees another part of a picture than the recipe's student, or another grid.
+    """Refuse a tokenizer that sees another part of an image than the recipe's student, or another grid.
 
     Raises:
         MapetError: both sides are named.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapet.config.finetune import Tuning
+from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import read
 from mapet.data.augment import normalize, to_float
 from mapet.data.decode import Batch
@@ -23,20 +23,20 @@ from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier, Encoder
 from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
-from mapet.utils.rng import exact, hashed
+from mapet.utils.rng import exact, random_bits
 
 KEY = 0xF17E  # salt
 HEAD = 0.001  # BEiT's factor of a new head's weights, drawn as a truncated normal 0.02; MAE's deviation is the same
 
 
-def classifier_over(found: Encoder, t: Tuning, classes: int) -> Classifier:
+def classifier_over(found: Encoder, t: FinetuneRecipe, classes: int) -> Classifier:
     """A classifier with the weights of ``found``, at the tuning's image size and drop path.
 
     The mean of the patches and a fresh norm feed a fresh head, drawn from the seed; where ``found`` has a head and the
     tuning keeps it, its own pooling and norm stay too. Fixed positions become learned ones, as in MAE.
 
     Raises:
-        MapetError: another number of classes than a head that is kept has, pictures that are not square RGB, or an
+        MapetError: another number of classes than a head that is kept has, images that are not square RGB, or an
             image size that the patches do not tile.
     """
     keeps, side = found.num_classes > 0 and not t.fresh_head, t.backbone.image_size or found.img_size[0]
@@ -71,7 +71,7 @@ def _check(found: Encoder, side: int, classes: int) -> None:
         )
     if height != width or found.in_chans != 3:
         raise MapetError(
-            f"FROM takes images of {found.in_chans} × {height} × {width}, and fine-tuning has square RGB pictures: "
+            f"FROM takes images of {found.in_chans} × {height} × {width}, and fine-tuning has square RGB images: "
             "give another FROM."
         )
     if side % patch[0] or side % patch[1]:
@@ -88,7 +88,7 @@ def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tens
     return positions
 
 
-def begin(run: Run, classifier: Classifier, t: Tuning, about: Mapping[str, Any]) -> None:
+def begin(run: Run, classifier: Classifier, t: FinetuneRecipe, about: Mapping[str, Any]) -> None:
     """Write the classifier's shape with what is known ``about`` it, and as checkpoint 0 its weights.
 
     From here on the run needs FROM no more.
@@ -113,7 +113,7 @@ def shaped(run: Run) -> tuple[Classifier, dict[str, Any]]:
     return Classifier(**content["model"]), content
 
 
-def load_classifier(folder: str | Path) -> tuple[Classifier, Tuning, int]:
+def load_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe, int]:
     """The classifier of a fine-tuning's last checkpoint, its settings, and the steps it was trained for.
 
     With a moving average in the checkpoint, that is what is loaded.
@@ -130,10 +130,10 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, Tuning, int]:
         FineTuning(classifier).load_state_dict({**parts(tensors, "model"), **parts(tensors, "ema")})
     except RuntimeError as error:
         raise MapetError(f"{run.last} does not fit {run.classifier}: was one of them changed by hand?") from error
-    return classifier.eval(), read(run.recipe, Tuning), step
+    return classifier.eval(), read(run.recipe, FinetuneRecipe), step
 
 
-def build_optim(t: Tuning, objective: FineTuning, batches: Batches) -> Optim:
+def build_optim(t: FinetuneRecipe, objective: FineTuning, batches: Batches) -> Optim:
     """AdamW with layer decay under a warm-up cosine in steps; a warm-up longer than the run ends with it."""
     o = t.optimization
     optimizer = adamw(
@@ -147,13 +147,13 @@ def build_optim(t: Tuning, objective: FineTuning, batches: Batches) -> Optim:
     return Optim(optimizer, lr, o.clip_grad, o.ema_decay)
 
 
-class Lessons(Stream):
-    """The training stream of a fine-tuning: ``Shuffled`` pictures as arguments of ``FineTuning.forward``."""
+class FinetuneBatches(Stream):
+    """The training stream of a fine-tuning: ``Shuffled`` images as arguments of ``FineTuning.forward``."""
 
-    def __init__(self, t: Tuning, shuffled: Shuffled, classes: int, device: torch.device) -> None:
+    def __init__(self, t: FinetuneRecipe, shuffled: Shuffled, classes: int, device: torch.device) -> None:
         a, self.seed, self.shuffled, self.device = t.augmentation, t.seed, shuffled, device
         self.labels = torch.full((len(shuffled.source),), -1)
-        self.labels[shuffled.places] = torch.tensor([shuffled.source.label(i) for i in shuffled.places.tolist()])
+        self.labels[shuffled.indices] = torch.tensor([shuffled.source.label(i) for i in shuffled.indices.tolist()])
         self.erase = Erasing(t.seed, a.reprob, a.remode, a.recount)
         self.mix = Mixing(t.seed, classes, a.mixup, a.cutmix, a.mixup_prob, a.mixup_switch_prob, a.smoothing)
 
@@ -162,12 +162,12 @@ class Lessons(Stream):
         return (self.prepared(step, batch) for step, batch in enumerate(self.shuffled(start), start))
 
     def prepared(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """One batch as ``images`` (B, 3, H, W) normalised, ``targets`` (B, classes) and ``key`` (B,)."""
+        """One batch as ``images`` (B, 3, H, W) normalised, ``targets`` (B, classes) and ``seed`` (B,)."""
         images = normalize(to_float(batch.images, self.device))
         images = self.erase(images, batch.epoch, batch.index)
         images, targets = self.mix(images, to_device(self.labels[batch.index], self.device), step)
-        key = hashed(self.seed, KEY, batch.epoch, batch.index[: len(images)])
-        return {"images": images, "targets": targets, "key": to_device(key, exact(self.device))}
+        key = random_bits(self.seed, KEY, batch.epoch, batch.index[: len(images)])
+        return {"images": images, "targets": targets, "seed": to_device(key, exact(self.device))}
 
 
 class Until:

@@ -41,7 +41,7 @@ def build_encoder(recipe: Recipe) -> Encoder:
 
 def build_pattern(recipe: Recipe) -> Pattern:
     """Who reads whom in token prediction (mapet, pet, mim): the recipe's objective over its grid."""
-    return objective_pattern(recipe.objective, recipe.grid[0] * recipe.grid[1], recipe.hidden)
+    return objective_pattern(recipe.objective, recipe.grid[0] * recipe.grid[1], recipe.num_masked)
 
 
 def objective_pattern(objective: Objective, length: int, hidden: int) -> Pattern:

@@ -1,4 +1,4 @@
-"""What a VQ-KD training step is given: pictures, and what the teacher sees in the same parts of them."""
+"""What a VQ-KD training step is given: images, and what the teacher sees in the same parts of them."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,19 +14,19 @@ from mapet.data.loader import Shuffled, Stream
 from mapet.tokenizers.codebook import perplexity, usage
 from mapet.tokenizers.teacher import Features
 from mapet.tokenizers.vqkd_train import VQKDTraining
-from mapet.utils.rng import hashed
+from mapet.utils.rng import random_bits
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 SOME = 0x534F  # salt
-AT_ONCE = 64  # pictures that the teacher sees at a time
+AT_ONCE = 64  # images that the teacher sees at a time
 
 
-class Pairs(Stream):
-    """The training stream of a VQ-KD: ``Shuffled`` pictures as arguments of ``VQKDTraining.forward``.
+class DistillBatches(Stream):
+    """The training stream of a VQ-KD: ``Shuffled`` images as arguments of ``VQKDTraining.forward``.
 
-    ``shuffled`` has the tokenizer's view and as ``second`` the teacher's, so both are cut from the picture itself. The
+    ``shuffled`` has the tokenizer's view and as ``second`` the teacher's, so both are cut from the image itself. The
     teacher is no part of the objective: it is neither trained nor saved.
     """
 
@@ -50,29 +50,29 @@ class Pairs(Stream):
         }
 
     def some(self, count: int) -> Iterator[Batch]:
-        """At most ``count`` pictures, always the same ones, whole: without random crops and flips."""
+        """At most ``count`` images, always the same ones, whole: without random crops and flips."""
         s = self.shuffled
-        drawn = s.places[hashed(s.seed, SOME, s.places).argsort(stable=True)[:count]]
+        drawn = s.indices[random_bits(s.seed, SOME, s.indices).argsort(stable=True)[:count]]
         groups = ((0, part.tolist()) for part in drawn.split(AT_ONCE))
         return (batch for batch in decode(s.source, s.views, groups, workers=s.workers, bad=s.bad) if len(batch.index))
 
 
 @torch.no_grad()
-def measure(objective: VQKDTraining, pairs: Pairs, count: int) -> dict[str, float]:
-    """How the codes serve on at most ``count`` whole pictures.
+def measure(objective: VQKDTraining, pairs: DistillBatches, count: int) -> dict[str, float]:
+    """How the codes serve on at most ``count`` whole images.
 
     Returns:
-        pictures; used, the codes that occur; perplexity of the codes; cosine of what the teacher sees and what the
+        images; used, the codes that occur; perplexity of the codes; cosine of what the teacher sees and what the
         decoder makes of the codes.
     """
     objective.eval()
-    network, cosine, pictures = objective.network, 0.0, 0
+    network, cosine, images = objective.network, 0.0, 0
     counts = torch.zeros(network.vocabulary, dtype=torch.int64)
     for batch in map(pairs.prepared, pairs.some(count)):
         tokens = network.encode(batch["images"])
         decoded = objective.decode(network.codes[tokens])
         cosine += float(cosine_similarity(decoded, batch["target"].float(), dim=-1).mean(dim=1).sum())
-        pictures += len(tokens)
+        images += len(tokens)
         counts += usage(tokens.cpu(), network.vocabulary)
     used = int((counts > 0).sum())
-    return {"pictures": pictures, "used": used, "perplexity": perplexity(counts), "cosine": cosine / pictures}
+    return {"images": images, "used": used, "perplexity": perplexity(counts), "cosine": cosine / images}

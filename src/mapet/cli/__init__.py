@@ -8,14 +8,14 @@ from mapet.utils.errors import MapetError, nearest
 
 VERBS = {
     "quickstart": "CIFAR-10 from nothing to a pre-trained encoder and its numbers",
-    "pack": "decode all pictures once, into a folder that loads fast",
+    "pack": "decode all images once, into a folder that loads fast",
     "tokenizer": "fit, train, import or inspect a tokenizer",
-    "tokenize": "write one token per patch for all pictures",
+    "tokenize": "write one token per patch for all images",
     "pretrain": "train an encoder without labels by predicting tokens",
     "knn": "k-nearest-neighbour accuracy of an encoder",
     "linear": "linear-probe accuracy of an encoder",
     "attentive": "attentive-probe accuracy of an encoder",
-    "fewshot": "accuracy of an encoder from few labelled pictures a class",
+    "fewshot": "accuracy of an encoder from few labelled images a class",
     "finetune": "train an encoder on as a classifier, and its accuracy",
     "compare": "several objectives under one setting: a table, and figures",
     "export": "write an encoder for other libraries",
@@ -29,7 +29,7 @@ def usage() -> str:
     verbs = "\n".join(f"  {verb:<12}{what}" for verb, what in VERBS.items())
     return (
         "usage: mapet VERB [options]\n\n"
-        "Pre-train vision transformers on unlabelled pictures by predicting tokens.\n\n"
+        "Pre-train vision transformers on unlabelled images by predicting tokens.\n\n"
         f"{verbs}\n\nmapet VERB --help lists a verb's options."
     )
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        print("mapet: the device's memory does not suffice: lower --micro-batch, --batch-size or --samples.",
+        print("mapet: the device's memory does not suffice: lower --micro-batch-size, --batch-size or --samples.",
               file=sys.stderr)  # fmt: skip
         return 2
     except OSError as error:

@@ -12,7 +12,7 @@ class Options:
     seed: int = 0
     """Of the start and the batches."""
     batch_size: int | None = None
-    """Pictures a step; None: 1024, or all where there are fewer."""
+    """Images a step; None: 1024, or all where there are fewer."""
     probe: Probe = field(default_factory=Probe)
 
 

@@ -23,7 +23,7 @@ ABOUT = """Time a training step: images/s, memory, share of the machine's peak, 
 RECIPE is a name or FILE.yaml (or --recipe RECIPE); its settings can be changed by the options below. Every combination
 of the lists is a case. Rows are written as they are finished, and Ctrl-C keeps them.
 
-With --data, steps are also measured with loading from these pictures, their tokens drawn by chance."""
+With --data, steps are also measured with loading from these images, their tokens drawn by chance."""
 BATCH = {"cpu": "8", "cuda": "64"}
 PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
 LISTS = {"optimization.batch_size": "batch-sizes", "precision": "precisions"}  # settings that only the lists give
@@ -46,8 +46,8 @@ class Options:
     """float32, bfloat16, or both; none: float32 on a CPU, bfloat16 on a GPU."""
     compile: str = "off"
     """Through torch.compile: off, on, or off,on for both."""
-    micro_batch: int | None = None
-    """Pictures worked on at once, to save memory; None: the whole batch."""
+    micro_batch_size: int | None = None
+    """Images worked on at once, to save memory; None: the whole batch."""
     rounds: int = 5
     """Timings of each, of which the median is told."""
     against: str = ""
@@ -61,9 +61,9 @@ class Options:
     accelerator: str = "auto"
     """auto, cpu or cuda."""
     workers: int | None = None
-    """Processes that decode pictures; None: up to 8 beside a GPU, none on a CPU."""
-    memory: float = 2.0
-    """Decoded pictures are held in memory when they fit into so many GiB."""
+    """Processes that decode images; None: up to 8 beside a GPU, none on a CPU."""
+    cache_gib: float = 2.0
+    """Decoded images are held in memory when they fit into so many GiB."""
     recipe: Recipe = field(default_factory=Recipe)
 
 
@@ -78,7 +78,7 @@ def command(arguments: list[str]) -> int:
     if device.type not in BATCH:
         raise MapetError(f"mapet bench measures on cpu and cuda, not on {device.type}: choose --accelerator cpu.")
     every, how = cases(o, device), settings(o)
-    look_ahead(every, how, device)
+    validate(every, how, device)
     report = begin(Path(o.out), provenance(device))
     say(_wrapped(f"machine   {report.about['machine']}"))
     _rate(every, device, report)
@@ -136,7 +136,7 @@ def cases(o: Options, device: "torch.device") -> "list[Case]":
             precision=precision,
             optimization=replace(r.optimization, batch_size=batch),
         )
-        parts = -(-batch // (o.micro_batch or batch))
+        parts = -(-batch // (o.micro_batch_size or batch))
         found.append(Case(recipe, compiled, parts, listed(o.against), o.vocabulary))
     return found
 
@@ -152,32 +152,32 @@ def settings(o: Options) -> "Settings":
 
     for option, fits, wanted in (
         ("rounds", o.rounds >= 1, "at least 1"),
-        ("micro-batch", o.micro_batch is None or o.micro_batch >= 1, "at least 1"),
+        ("micro-batch-size", o.micro_batch_size is None or o.micro_batch_size >= 1, "at least 1"),
         ("vocabulary", o.vocabulary >= 1, "at least 1"),
         ("workers", o.workers is None or o.workers >= 0, "at least 0"),
     ):
         if not fits:
             raise MapetError(f"--{option} does not fit: it must be {wanted}.")
-    loading = Loading(o.recipe.data, o.workers, o.memory) if o.recipe.data else None
+    loading = Loading(o.recipe.data, o.workers, o.cache_gib) if o.recipe.data else None
     return Settings(o.rounds, loading, _numbers("scaling", o.scaling), not o.skip_memory)
 
 
-def look_ahead(every: "list[Case]", how: "Settings", device: "torch.device") -> None:
+def validate(every: "list[Case]", how: "Settings", device: "torch.device") -> None:
     """Find what cannot work before anything is measured.
 
     Raises:
-        MapetError: pictures, processes or a package that cannot be had.
+        MapetError: images, processes or a package that cannot be had.
     """
-    from mapet.api.benchmark.loading import feed
+    from mapet.api.benchmark.loading import pretrain_batches
     from mapet.api.benchmark.measure import require_devices
     from mapet.api.benchmark.peers import installed
 
     for case in every:
         if how.loading is not None:
-            feed(case, how.loading, 1, device)
+            pretrain_batches(case, how.loading, 1, device)
         for devices in how.scaling:
             require_devices(devices, case, device)
-        if "transformers" in case.rivals:
+        if "transformers" in case.baselines:
             installed()
 
 

@@ -5,21 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.compare.plan import Cell, Plan
+from mapet.api.compare.plan import Plan, Trial
 from mapet.cli.options import listed, parse, positional, require_outside, say, take
 from mapet.config.checks import OWN
-from mapet.config.recipe import Machine, Recipe, read
+from mapet.config.recipe import Recipe, Runtime, read
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
-    from mapet.api.compare.plan import Arm
-    from mapet.api.compare.results_folder import Ledger
+    from mapet.api.compare.plan import Variant
+    from mapet.api.compare.results_folder import ResultsFolder
 
 ABOUT = """Train objectives under one setting, measure them, and write one table with seeds.
 
 RECIPE is a name or FILE.yaml; its settings can be changed by the options below. All runs share them, their tokens, the
-sequence of the pictures and, seed by seed, the encoder's first weights.
+sequence of the images and, seed by seed, the encoder's first weights.
 
 --resume OUT goes on with an interrupted comparison; so does the same command again. With other --objectives,
 --baselines, --seeds, --evaluate or --budget it grows by them: nothing is done twice, and the tables hold all."""
@@ -49,13 +49,13 @@ class Options:
     knn_every: float = 0.0
     """k-NN accuracy while training, every so many epochs, which may be a fraction; 0: none."""
     eval_data: str | None = None
-    """Labelled pictures: a folder with one sub-folder per class, or cifar10; None: those of the recipe."""
+    """Labelled images: a folder with one sub-folder per class, or cifar10; None: those of the recipe."""
     eval_limit: int | None = None
-    """Use only so many labelled training pictures, chosen at random; None: all."""
+    """Use only so many labelled training images, chosen at random; None: all."""
     tuning: str | None = None
     """Settings of finetune and scratch: the name of a fine-tuning recipe or FILE.yaml; None: the defaults."""
     recipe: Recipe = field(default_factory=Recipe)
-    machine: Machine = field(default_factory=Machine)
+    runtime: Runtime = field(default_factory=Runtime)
 
 
 def command(arguments: list[str]) -> int:
@@ -64,16 +64,16 @@ def command(arguments: list[str]) -> int:
 
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        machine = parse(Machine(), arguments, "compare --resume OUT", ABOUT)
+        runtime = parse(Runtime(), arguments, "compare --resume OUT", ABOUT)
         plan, out = _begun(Path(folder)), Path(folder)
     else:
-        plan, out, machine = _asked(arguments)
-    if machine.processes > 1:
+        plan, out, runtime = _asked(arguments)
+    if runtime.processes > 1:
         raise MapetError("mapet compare trains one run after another on one device: leave --devices out.")
-    return stoppable(lambda: compare(plan, out, machine), again(str(out), machine, "compare"), out)
+    return stoppable(lambda: compare(plan, out, runtime), again(str(out), runtime, "compare"), out)
 
 
-def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
+def _asked(arguments: list[str]) -> tuple[Plan, Path, Runtime]:
     from mapet.cli.finetune import named_tuning
     from mapet.cli.pretrain import anchored, is_file, named_recipe
     from mapet.cli.tokenize import require_one_way
@@ -86,7 +86,7 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
     _check_objective(rest, recipe.objective.objective)
     o = parse(Options(recipe=recipe), rest, "compare RECIPE", ABOUT)
     if not o.recipe.data or not o.out:
-        raise MapetError("mapet compare needs --data (a folder of pictures, or cifar10) and --out (a folder).")
+        raise MapetError("mapet compare needs --data (a folder of images, or cifar10) and --out (a folder).")
     t = o.recipe.tokenizer
     require_apart(o.out, RECIPE=words[0] if words and is_file(words[0]) else None, tuning=o.tuning)
     require_apart(o.out, data=o.recipe.data, eval_data=o.eval_data, tokens=o.recipe.tokens, tokenizer=t.tokenizer)
@@ -109,7 +109,7 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Machine]:
         recipe=anchored(o.recipe),
         tuning=named_tuning(o.tuning),
     )
-    return plan, Path(o.out), o.machine
+    return plan, Path(o.out), o.runtime
 
 
 def _check_objective(arguments: list[str], named: str) -> None:
@@ -145,35 +145,35 @@ def _begun(folder: Path) -> Plan:
     return read(folder / PLAN, Plan)
 
 
-def compare(plan: Plan, out: Path, machine: Machine | None = None) -> None:
+def compare(plan: Plan, out: Path, runtime: Runtime | None = None) -> None:
     """Everything, into ``out``; what is there already is not done again.
 
     Raises:
-        MapetError: settings, pictures, labels or tokens that do not fit, or a folder of something else.
+        MapetError: settings, images, labels or tokens that do not fit, or a folder of something else.
         Stopped: a signal came; calling again goes on.
     """
     from mapet.api.compare import evaluations
     from mapet.api.compare import validate as ahead
     from mapet.api.compare.plan import arms, check_names
-    from mapet.api.compare.results_folder import Ledger, grown
+    from mapet.api.compare.results_folder import ResultsFolder, merge_plans
     from mapet.api.compare.tokens import with_tokens
-    from mapet.api.pretrain_inputs import look_ahead
+    from mapet.api.pretrain_inputs import validate
 
-    machine = machine or Machine()
+    runtime = runtime or Runtime()
     require_outside(out, plan.recipe.data)
     require_outside(out, plan.eval_data)
     check_names("evaluate", plan.evaluate, evaluations.EVALUATIONS)
-    plan = grown(out, plan)
+    plan = merge_plans(out, plan)
     asked = arms(plan)
-    ahead.look_ahead(plan, machine)
+    ahead.validate(plan, runtime)
     for arm in asked:
         if arm.method in plan.objectives:
-            look_ahead(arm.recipe, machine)
-    with Ledger.begun(out, plan) as ledger:
-        _fill(ledger, plan, with_tokens(plan, asked, out, machine, say), machine)
+            validate(arm.recipe, runtime)
+    with ResultsFolder.begun(out, plan) as ledger:
+        _fill(ledger, plan, with_tokens(plan, asked, out, runtime, say), runtime)
 
 
-def _fill(ledger: "Ledger", plan: Plan, ready: "list[Arm]", machine: Machine) -> None:
+def _fill(ledger: "ResultsFolder", plan: Plan, ready: "list[Variant]", runtime: Runtime) -> None:
     """Train and measure all cells of these arms, whose tokens are there, and write the tables."""
     from mapet.api.compare import trials as cells
     from mapet.api.compare import writing
@@ -185,7 +185,7 @@ def _fill(ledger: "Ledger", plan: Plan, ready: "list[Arm]", machine: Machine) ->
     for line in plan_lines(plan, budgets, every):
         say(writing.wrapped(line))
     for number, cell in enumerate(every, 1):
-        cells.finish(cell, plan, ledger, machine)
+        cells.finish(cell, plan, ledger, runtime)
         seconds = ledger.known(cell)["cost"]["seconds"]
         time = "" if seconds is None else f"  {clock(seconds)}"
         say(f"{f'{number}/{len(every)}':<9} {cell.name}: {writing.scores_line(ledger.known(cell), plan)}{time}")
@@ -193,7 +193,7 @@ def _fill(ledger: "Ledger", plan: Plan, ready: "list[Arm]", machine: Machine) ->
     writing.write_all(plan, budgets, every, ledger, say)
 
 
-def plan_lines(plan: Plan, budgets: Mapping[str, Sequence[Cell]], every: Sequence[Cell]) -> list[str]:
+def plan_lines(plan: Plan, budgets: Mapping[str, Sequence[Trial]], every: Sequence[Trial]) -> list[str]:
     """What will be run, and in what the runs differ."""
     from mapet.api.compare.plan import differences
 

@@ -1,4 +1,4 @@
-"""``mapet fewshot``: how much of the classes do a few labelled pictures of each tell?"""
+"""``mapet fewshot``: how much of the classes do a few labelled images of each tell?"""
 
 from dataclasses import dataclass, field
 
@@ -10,9 +10,9 @@ class Options:
     """Options of ``mapet fewshot``."""
 
     shots: tuple[int, ...] = (1, 5, 10)
-    """Labelled pictures of each class; one result for each number."""
+    """Labelled images of each class; one result for each number."""
     draws: int = 5
-    """Repetitions with other labelled pictures."""
+    """Repetitions with other labelled images."""
     seed: int = 0
     """Of the draws."""
     probe: Pooled = field(default_factory=Pooled)
@@ -20,7 +20,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, draw, fit, print."""
-    o = asked(Options(), arguments, "fewshot", "Accuracy of an encoder with few labelled pictures of each class.")
+    o = asked(Options(), arguments, "fewshot", "Accuracy of an encoder with few labelled images of each class.")
     from mapet.evals.features import POOLS
     from mapet.evals.fewshot import check_settings, fewshot, protocol
 

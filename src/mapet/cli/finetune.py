@@ -1,4 +1,4 @@
-"""``mapet finetune``: a pre-trained encoder and labelled pictures in, a classifier and its accuracy out."""
+"""``mapet finetune``: a pre-trained encoder and labelled images in, a classifier and its accuracy out."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -6,22 +6,22 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.finetune_inputs import evaluate, lessons, look_ahead, record
+from mapet.api.finetune_inputs import evaluate, finetune_batches, record, validate
 from mapet.api.training import batch_line, reopened, require_unchanged, teller, training_in
 from mapet.cli.options import parse, positional, say, take
 from mapet.cli.pretrain import again, is_file, stoppable
-from mapet.config.finetune import RANDOM, Tuning, protocol
-from mapet.config.recipe import Machine, read, save
+from mapet.config.finetune import RANDOM, FinetuneRecipe, protocol
+from mapet.config.recipe import Runtime, read, save
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from mapet.build.finetune import Lessons
+    from mapet.build.finetune import FinetuneBatches
     from mapet.engine.run import Run
 
-ABOUT = """Train a classifier on labelled pictures, starting from FROM.
+ABOUT = """Train a classifier on labelled images, starting from FROM.
 
 FROM is a run, an export folder, an official-format checkpoint, or random.
 
@@ -40,8 +40,8 @@ class Options:
     """Replace the run that is in the folder once this one trains; nothing but files of mapet is deleted."""
     evaluate_every: int = 0
     """Test every so many epochs, beside the end; 0: at the end alone."""
-    tuning: Tuning = field(default_factory=Tuning)
-    machine: Machine = field(default_factory=Machine)
+    tuning: FinetuneRecipe = field(default_factory=FinetuneRecipe)
+    runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
         if self.evaluate_every < 0:
@@ -53,37 +53,37 @@ def command(arguments: list[str]) -> int:
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
         o = _resumed(folder, arguments)
-        every, machine = o.evaluate_every, o.machine
+        every, runtime = o.evaluate_every, o.runtime
         return stoppable(
-            lambda: resume(folder, machine, evaluate_every=every), _again(folder, machine, every), Path(folder)
+            lambda: resume(folder, runtime, evaluate_every=every), _again(folder, runtime, every), Path(folder)
         )
     name, arguments = take(arguments, "--recipe")
     words, rest = positional(arguments, Options())
     o = parse(Options(tuning=named_tuning(name)), rest, "finetune FROM", ABOUT)
     start = words or [o.tuning.start]
     if len(start) != 1 or not (start[0] and o.tuning.data and o.out):
-        raise MapetError("mapet finetune needs what to start from, pictures and a folder: FROM --data DATA --out OUT.")
+        raise MapetError("mapet finetune needs what to start from, images and a folder: FROM --data DATA --out OUT.")
     require_apart(o.out, recipe=name if is_file(name) else None)
     t = _anchored(replace(o.tuning, start=start[0]))
     return stoppable(
-        lambda: finetune(t, o.out, o.machine, overwrite=o.overwrite, evaluate_every=o.evaluate_every),
-        _again(o.out, o.machine, o.evaluate_every),
+        lambda: finetune(t, o.out, o.runtime, overwrite=o.overwrite, evaluate_every=o.evaluate_every),
+        _again(o.out, o.runtime, o.evaluate_every),
         Path(o.out),
     )
 
 
-def named_tuning(name: str | None) -> Tuning:
+def named_tuning(name: str | None) -> FinetuneRecipe:
     """Settings by name or YAML file; the defaults without either."""
     if name is None:
-        return Tuning()
+        return FinetuneRecipe()
     if is_file(name):
-        return read(name, Tuning)
+        return read(name, FinetuneRecipe)
     from mapet.config.recipes.finetune import find
 
     return find(name)
 
 
-def _anchored(t: Tuning) -> Tuning:
+def _anchored(t: FinetuneRecipe) -> FinetuneRecipe:
     """Paths made absolute, so that the run can go on from anywhere."""
 
     def absolute(path: str, word: str) -> str:
@@ -92,22 +92,22 @@ def _anchored(t: Tuning) -> Tuning:
     return replace(t, start=absolute(t.start, RANDOM), data=absolute(t.data, "cifar10"))
 
 
-def _again(folder: str, machine: Machine, every: int) -> str:
-    return again(folder, machine, "finetune") + (f" --evaluate-every {every}" if every else "")
+def _again(folder: str, runtime: Runtime, every: int) -> str:
+    return again(folder, runtime, "finetune") + (f" --evaluate-every {every}" if every else "")
 
 
 def _resumed(folder: str, arguments: list[str]) -> Options:
     """The options to go on with; the settings must be those that the run was begun with."""
-    t = read(reopened(folder).recipe, Tuning)
+    t = read(reopened(folder).recipe, FinetuneRecipe)
     o = parse(Options(tuning=t), arguments, "finetune", ABOUT)
     require_unchanged(folder, t, o.tuning)
     return o
 
 
 def finetune(
-    t: Tuning,
+    t: FinetuneRecipe,
     out: str | Path,
-    machine: Machine | None = None,
+    runtime: Runtime | None = None,
     *,
     overwrite: bool = False,
     evaluate_every: int = 0,
@@ -116,28 +116,28 @@ def finetune(
     """Train a classifier in the new folder ``out`` and test it there at the end, and every so many epochs.
 
     Raises:
-        MapetError: a folder in use; settings, pictures, labels or a FROM that do not fit; a loss that is no number.
+        MapetError: a folder in use; settings, images, labels or a FROM that do not fit; a loss that is no number.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
     """
     from mapet.build.finetune import begin
     from mapet.engine.distributed import first_process
     from mapet.engine.run import Run
 
-    run, machine = Run(out), machine or Machine()
+    run, runtime = Run(out), runtime or Runtime()
     require_apart(out, data=t.data, FROM=t.start)
-    ahead = look_ahead(t, machine) if first_process() else None
+    ahead = validate(t, runtime) if first_process() else None
 
     def prepare() -> None:
         save(t, Run.create(out, overwrite=overwrite).recipe)
         if ahead is not None:
             begin(run, ahead[0], t, ahead[1])
 
-    return _go(run, t, machine, evaluate_every, say, prepare)
+    return _go(run, t, runtime, evaluate_every, say, prepare)
 
 
 def resume(
     folder: str | Path,
-    machine: Machine | None = None,
+    runtime: Runtime | None = None,
     *,
     evaluate_every: int = 0,
     say: Callable[[str], None] = say,
@@ -145,30 +145,35 @@ def resume(
     """Go on with the fine-tuning in ``folder`` from its last checkpoint; raises as ``finetune``."""
     from mapet.build.finetune import begin
 
-    run, machine = reopened(folder, say), machine or Machine()
-    t = read(run.recipe, Tuning)
+    run, runtime = reopened(folder, say), runtime or Runtime()
+    t = read(run.recipe, FinetuneRecipe)
 
     def prepare() -> None:
         if not run.last.exists():
-            classifier, about = look_ahead(t, machine)
+            classifier, about = validate(t, runtime)
             begin(run, classifier, t, about)
 
-    return _go(run, t, machine, evaluate_every, say, prepare)
+    return _go(run, t, runtime, evaluate_every, say, prepare)
 
 
 def _go(
-    run: "Run", t: Tuning, machine: Machine, every: int, say: Callable[[str], None], prepare: Callable[[], object]
+    run: "Run",
+    t: FinetuneRecipe,
+    runtime: Runtime,
+    every: int,
+    say: Callable[[str], None],
+    prepare: Callable[[], object],
 ) -> "Run":
     tell = teller(run, say)
-    with training_in(run, machine, t.precision, prepare) as fabric:
-        stream = lessons(run, t, machine, fabric)
-        _tell_plan(tell, run, t, machine, stream)
+    with training_in(run, runtime, t.precision, prepare) as fabric:
+        stream = finetune_batches(run, t, runtime, fabric)
+        _tell_plan(tell, run, t, runtime, stream)
         whole = t.optimization.epochs
         between = range(every, ceil(whole), every) if every else ()
         ends = {epoch * stream.steps_per_epoch: epoch for epoch in between} | {stream.steps: whole}
         for end, epoch in sorted(ends.items()):
             if run.completed <= end <= stream.steps:
-                _stage(run, t, machine, fabric, stream, epoch, end, tell)
+                _stage(run, t, runtime, fabric, stream, epoch, end, tell)
         if note := stream.shuffled.bad.note():
             tell(f"note      {note}")
         tell(f"done      step {stream.steps} → {run.folder}")
@@ -177,10 +182,10 @@ def _go(
 
 def _stage(
     run: "Run",
-    t: Tuning,
-    machine: Machine,
+    t: FinetuneRecipe,
+    runtime: Runtime,
     fabric: "Fabric",
-    stream: "Lessons",
+    stream: "FinetuneBatches",
     epoch: float,
     end: int,
     tell: Callable[[str], None],
@@ -198,19 +203,21 @@ def _stage(
         fabric,
         run,
         seed=t.seed,
-        accumulate=machine.parts(t.optimization.batch_size),
-        save_every=machine.save_every,
-        compiled=machine.compile,
-        grad_checkpointing=machine.grad_checkpointing,
+        accumulate=runtime.parts(t.optimization.batch_size),
+        save_every=runtime.save_every,
+        compiled=runtime.compile,
+        grad_checkpointing=runtime.grad_checkpointing,
         label="finetune" if end == stream.steps else f"to epoch {epoch}",
         describe=_figures,
     )
-    scores = evaluate(objective.classifier, t, machine, fabric)
+    scores = evaluate(objective.classifier, t, runtime, fabric)
     tell(f"protocol  {protocol(t)}")
     for name, score in scores.items():
-        tell(f"{name:<9} {score} of {score.count:,} test pictures, after epoch {epoch:g} of {t.optimization.epochs:g}")
+        tell(f"{name:<9} {score} of {score.count:,} test images, after epoch {epoch:g} of {t.optimization.epochs:g}")
     if fabric.is_global_zero:
-        record(run, {"protocol": protocol(t), "step": end, "epoch": epoch, "data": t.data, "limit": t.limit}, scores)
+        record(
+            run, {"protocol": protocol(t), "step": end, "epoch": epoch, "data": t.data, "limit": t.max_images}, scores
+        )
     fabric.barrier()
 
 
@@ -218,12 +225,14 @@ def _figures(recent: Mapping[str, float]) -> str:
     return f"loss {recent['loss']:.3f}  training accuracy {recent['accuracy']:.1%}"
 
 
-def _tell_plan(tell: Callable[[str], None], run: "Run", t: Tuning, machine: Machine, stream: "Lessons") -> None:
+def _tell_plan(
+    tell: Callable[[str], None], run: "Run", t: FinetuneRecipe, runtime: Runtime, stream: "FinetuneBatches"
+) -> None:
     from mapet.build.finetune import shaped
 
     classifier, about = shaped(run)
     millions = sum(p.numel() for p in classifier.parameters()) / 1e6
     o = t.optimization
-    tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.places):,} pictures")
+    tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.indices):,} images")
     tell(f"model     {millions:.1f} M parameters, {classifier.num_classes} classes; from {about['from']}")
-    tell(f"steps     {o.epochs:g} epochs × {stream.steps_per_epoch} steps of {batch_line(o.batch_size, t.lr, machine)}")
+    tell(f"steps     {o.epochs:g} epochs × {stream.steps_per_epoch} steps of {batch_line(o.batch_size, t.lr, runtime)}")

@@ -1,4 +1,4 @@
-"""``mapet knn``: does the encoder put pictures of one class beside one another?"""
+"""``mapet knn``: does the encoder put images of one class beside one another?"""
 
 from dataclasses import dataclass, field
 

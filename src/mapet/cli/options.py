@@ -115,13 +115,13 @@ def changed(options: Any) -> list[str]:
 
 
 def require_outside(out: Path, data: str | None) -> None:
-    """Refuse a folder for figures among the pictures ``data``, of which they would become some.
+    """Refuse a folder for figures among the images ``data``, of which they would become some.
 
     Raises:
         MapetError: both are named.
     """
     if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise MapetError(f"{out} lies in {data}, and its figures would become pictures there: give another --out.")
+        raise MapetError(f"{out} lies in {data}, and its figures would become images there: give another --out.")
 
 
 def _values(options: Any) -> dict[str, float]:

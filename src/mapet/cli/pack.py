@@ -1,4 +1,4 @@
-"""``mapet pack``: every picture decoded once, into a folder that loads fast."""
+"""``mapet pack``: every image decoded once, into a folder that loads fast."""
 
 import shlex
 import time
@@ -12,13 +12,13 @@ from mapet.utils.errors import MapetError
 from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
-    from mapet.data.dataset import Source
+    from mapet.data.dataset import ImageDataset
     from mapet.data.packing import Packing
 
-ABOUT = """Decode every picture once, into a folder that loads fast: --data OUT then takes the place of --data DATA.
+ABOUT = """Decode every image once, into a folder that loads fast: --data OUT then takes the place of --data DATA.
 
 --form uint8 keeps the pixels of the whole centred square at --size: nothing is left to decode, and a training sees the
-same bits as from DATA. --form jpeg keeps whole pictures, shrunk to --size: smaller on disk, and random crops stay
+same bits as from DATA. --form jpeg keeps whole images, shrunk to --size: smaller on disk, and random crops stay
 possible.
 
 A call that was stopped at any moment goes on when it is given again."""
@@ -29,23 +29,23 @@ class Options:
     """Options of ``mapet pack DATA``."""
 
     data: str = ""
-    """A folder of pictures, nested in any way, or cifar10; the same as DATA. All of its splits are packed."""
+    """A folder of images, nested in any way, or cifar10; the same as DATA. All of its splits are packed."""
     out: str = ""
     """Folder for the pack; a started one is continued."""
     form: str = "uint8"
-    """uint8 (pixels of one view) or jpeg (whole pictures)."""
+    """uint8 (pixels of one view) or jpeg (whole images)."""
     size: int = 224
     """Side of the view, or the longest that a JPEG's shorter side may be, in pixels."""
     quality: int | None = None
     """Of the JPEGs, 1 to 100; None: 95."""
-    limit: int | None = None
-    """Pack only so many pictures of each split, chosen at random; None: all."""
+    max_images: int | None = None
+    """Pack only so many images of each split, chosen at random; None: all."""
     seed: int = 0
-    """Of the choice by --limit."""
+    """Of the choice by --max-images."""
     workers: int | None = None
-    """Processes that decode pictures; None: one for each core."""
-    max_bad: float = 0.01
-    """Largest share of pictures that may be unreadable."""
+    """Processes that decode images; None: one for each core."""
+    max_bad_fraction: float = 0.01
+    """Largest share of images that may be unreadable."""
 
 
 def command(arguments: list[str]) -> int:
@@ -56,18 +56,26 @@ def command(arguments: list[str]) -> int:
     o = parse(Options(), rest, "pack DATA", ABOUT)
     data, *more = [*words, *([o.data] if o.data else [])] or [""]
     if not data or not o.out or more:
-        raise MapetError("mapet pack needs pictures (a folder, or cifar10) and a folder: mapet pack DATA --out FOLDER.")
+        raise MapetError("mapet pack needs images (a folder, or cifar10) and a folder: mapet pack DATA --out FOLDER.")
     for option, fits, wanted in (
-        ("limit", o.limit is None or o.limit >= 1, "at least 1"),
+        ("max-images", o.max_images is None or o.max_images >= 1, "at least 1"),
         ("workers", o.workers is None or o.workers >= 0, "at least 0"),
-        ("max-bad", 0 <= o.max_bad <= 1, "0 … 1"),
+        ("max-bad-fraction", 0 <= o.max_bad_fraction <= 1, "0 … 1"),
     ):
         if not fits:
             raise MapetError(f"--{option} does not fit: it must be {wanted}.")
     packing = Packing(o.form, o.size, o.quality)
     require_apart(absolute(o.out), data=data)
     try:
-        pack(data, o.out, packing, limit=o.limit, seed=o.seed, workers=o.workers, max_bad=o.max_bad)
+        pack(
+            data,
+            o.out,
+            packing,
+            max_images=o.max_images,
+            seed=o.seed,
+            workers=o.workers,
+            max_bad_fraction=o.max_bad_fraction,
+        )
     except KeyboardInterrupt:
         say(f"stopped   what was packed stays; go on with: {again(data, o)}")
         return 130
@@ -93,80 +101,90 @@ def pack(
     out: str | Path,
     packing: "Packing | None" = None,
     *,
-    limit: int | None = None,
+    max_images: int | None = None,
     seed: int = 0,
     workers: int | None = None,
-    max_bad: float = 0.01,
+    max_bad_fraction: float = 0.01,
     say: Callable[[str], None] = say,
 ) -> None:
     """Pack ``data`` into the folder ``out``, or continue there; splits, where there are any, into train and test below.
 
     Args:
-        data: as ``open_source`` takes it.
+        data: as ``open_dataset`` takes it.
         out: new, empty, or what an interrupted call left.
-        packing: what is kept of each picture.
-        limit: only so many pictures of each split, drawn by ``seed``.
+        packing: what is kept of each image.
+        max_images: only so many images of each split, drawn by ``seed``.
         seed: of that choice.
         workers: processes that decode; None: one for each core.
-        max_bad: largest share of pictures that may be unreadable; they are listed in ``bad-pictures.txt``.
+        max_bad: largest share of images that may be unreadable; they are listed in ``unreadable-images.txt``.
         say: is told each line for the screen.
 
     Raises:
-        MapetError: no pictures, another pack or other files in ``out``, a disk that is too small, too many bad
-            pictures, or another process that packs there.
+        MapetError: no images, another pack or other files in ``out``, a disk that is too small, too many bad
+            images, or another process that packs there.
     """
-    from mapet.data.dataset import SPLITS, divided, open_source
+    from mapet.data.dataset import SPLITS, divided, open_dataset
     from mapet.data.packing import Packing, begin
     from mapet.utils.io import require_free
     from mapet.utils.lock import Lock
 
     packing, out, workers = packing or Packing(), Path(absolute(str(out))), _workers() if workers is None else workers
-    o = Options(out=str(out), form=packing.form, size=packing.size, quality=packing.quality, limit=limit, seed=seed)
-    parts = {out / split: open_source(data, split) for split in SPLITS} if divided(data) else {out: open_source(data)}
+    o = Options(
+        out=str(out), form=packing.form, size=packing.size, quality=packing.quality, max_images=max_images, seed=seed
+    )
+    parts = {out / split: open_dataset(data, split) for split in SPLITS} if divided(data) else {out: open_dataset(data)}
     if out not in parts:  # else the packing itself looks
         require_free(out, [folder.name for folder in parts])
-    chosen = {folder: _chosen(source, limit, seed) for folder, source in parts.items()}
+    chosen = {folder: _chosen(source, max_images, seed) for folder, source in parts.items()}
     with Lock(out, "packing into"):
         for folder, source in parts.items():
             begin(folder, chosen[folder], packing, {"source": source.name, "command": again(data, o)})
         for folder, source in chosen.items():
-            _pack(folder, source, packing, workers, max_bad, say)
+            _pack(folder, source, packing, workers, max_bad_fraction, say)
     say(f"packed    use it as --data {shlex.quote(str(out))}")
 
 
 def _pack(
-    folder: Path, source: "Source", packing: "Packing", workers: int, max_bad: float, say: Callable[[str], None]
+    folder: Path,
+    source: "ImageDataset",
+    packing: "Packing",
+    workers: int,
+    max_bad_fraction: float,
+    say: Callable[[str], None],
 ) -> None:
     """One folder, with its progress on the screen."""
-    from mapet.data.packed import BAD, PICTURES
+    from mapet.data.packed import BAD, IMAGES
     from mapet.data.packing import pack as packed
     from mapet.data.unreadable import listed
     from mapet.engine.progress import Meter, clock
 
-    counts, began = packed(folder, source, packing, workers=workers, max_bad=max_bad), time.monotonic()
+    counts, began = (
+        packed(folder, source, packing, workers=workers, max_bad_fraction=max_bad_fraction),
+        time.monotonic(),
+    )
     first = done = next(counts)
     with Meter("pack", len(source), first) as meter:
         for done in counts:
             if meter.due(done):
-                meter.update(done, f"{(done - first) / (time.monotonic() - began):,.0f} pictures/s")
+                meter.update(done, f"{(done - first) / (time.monotonic() - began):,.0f} images/s")
     if done > first:
         seconds = time.monotonic() - began
-        say(f"pictures  {done - first:,} in {clock(seconds)}, {(done - first) / seconds:,.0f} pictures/s")
-    unreadable, size = len(listed(folder / BAD)), (folder / PICTURES).stat().st_size / 2**20
+        say(f"images  {done - first:,} in {clock(seconds)}, {(done - first) / seconds:,.0f} images/s")
+    unreadable, size = len(listed(folder / BAD)), (folder / IMAGES).stat().st_size / 2**20
     told = f", {unreadable:,} of them unreadable ({folder / BAD})" if unreadable else ""
-    say(f"{packing.form:<9} {done:,} pictures of {source.name}{told}: {size:,.1f} MiB in {folder}")
+    say(f"{packing.form:<9} {done:,} images of {source.name}{told}: {size:,.1f} MiB in {folder}")
 
 
-def _chosen(source: "Source", limit: int | None, seed: int) -> "Source":
-    """All pictures of the source, or some, without an object for each."""
+def _chosen(source: "ImageDataset", max_images: int | None, seed: int) -> "ImageDataset":
+    """All images of the source, or some, without an object for each."""
     from array import array
 
     from mapet.build.batches import chosen
     from mapet.data.dataset import Subset
 
-    if limit is None or limit >= len(source):
+    if max_images is None or max_images >= len(source):
         return source
-    return Subset(source, array("q", chosen(source, limit, seed).numpy().tobytes()), "chosen")
+    return Subset(source, array("q", chosen(source, max_images, seed).numpy().tobytes()), "chosen")
 
 
 def _workers() -> int:

@@ -1,4 +1,4 @@
-"""``mapet pretrain``: unlabelled pictures in, an encoder out."""
+"""``mapet pretrain``: unlabelled images in, an encoder out."""
 
 import shlex
 from collections.abc import Callable, Mapping
@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.pretrain_inputs import feed, look_ahead, make_ready
+from mapet.api.pretrain_inputs import prepare_tokens, pretrain_batches, validate
 from mapet.api.training import Undone, batch_line, reopened, require_unchanged, teller, training_in
 from mapet.cli.options import changed, parse, say, take
 from mapet.cli.tokenize import require_one_way
-from mapet.config.recipe import Machine, Recipe, load, save
+from mapet.config.recipe import Recipe, Runtime, load, save
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import require_apart
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mapet.method.mae import MAE
     from mapet.method.predict import TokenPrediction
 
-ABOUT = """Pre-train an encoder on unlabelled pictures.
+ABOUT = """Pre-train an encoder on unlabelled images.
 
 --recipe NAME (or FILE.yaml) sets the defaults of all other options.
 
@@ -39,26 +39,26 @@ class Options:
     overwrite: bool = False
     """Replace the run that is in the folder once this one trains; nothing but files of mapet is deleted."""
     recipe: Recipe = field(default_factory=Recipe)
-    machine: Machine = field(default_factory=Machine)
+    runtime: Runtime = field(default_factory=Runtime)
 
 
 def command(arguments: list[str]) -> int:
     """Parse, train or go on, tell what came out."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        machine = _machine(folder, arguments)
-        return stoppable(lambda: resume(folder, machine), again(folder, machine), Path(folder))
+        runtime = _machine(folder, arguments)
+        return stoppable(lambda: resume(folder, runtime), again(folder, runtime), Path(folder))
     name, arguments = take(arguments, "--recipe")
     given = named_recipe(name)
     o = parse(Options(recipe=given), arguments, "pretrain", ABOUT)
     if not o.recipe.data or not o.out:
-        raise MapetError("mapet pretrain needs --data (a folder of pictures, or cifar10) and --out (a folder).")
+        raise MapetError("mapet pretrain needs --data (a folder of images, or cifar10) and --out (a folder).")
     require_apart(o.out, recipe=name if is_file(name) else None)
     t = o.recipe.tokenizer
     require_one_way(t, given.tokenizer, tokens=o.recipe.tokens, tokenizer=t.tokenizer)
     recipe = anchored(o.recipe)
-    train = partial(pretrain, recipe, o.out, o.machine, overwrite=o.overwrite)
-    return stoppable(train, again(o.out, o.machine), Path(o.out))
+    train = partial(pretrain, recipe, o.out, o.runtime, overwrite=o.overwrite)
+    return stoppable(train, again(o.out, o.runtime), Path(o.out))
 
 
 def stoppable(train: Callable[[], object], again: str, folder: Path | None = None) -> int:
@@ -82,9 +82,9 @@ def stoppable(train: Callable[[], object], again: str, folder: Path | None = Non
     return 0
 
 
-def again(folder: str, machine: Machine, *verb: str) -> str:
+def again(folder: str, runtime: Runtime, *verb: str) -> str:
     """The command that goes on with the run in ``folder``, its machine settings repeated; without a verb, pretrain."""
-    return shlex.join(["mapet", *(verb or ("pretrain",)), "--resume", folder, *changed(machine)])
+    return shlex.join(["mapet", *(verb or ("pretrain",)), "--resume", folder, *changed(runtime)])
 
 
 def anchored(recipe: Recipe) -> Recipe:
@@ -115,18 +115,18 @@ def is_file(name: str | None) -> bool:
     return name is not None and name.endswith((".yaml", ".yml"))
 
 
-def _machine(folder: str, arguments: list[str]) -> Machine:
+def _machine(folder: str, arguments: list[str]) -> Runtime:
     """The machine settings to go on with; whatever else is given must be what the run was begun with."""
     recipe = load(reopened(folder).recipe)
     o = parse(Options(recipe=recipe), arguments, "pretrain", ABOUT)
     require_unchanged(folder, recipe, o.recipe)
-    return o.machine
+    return o.runtime
 
 
 def pretrain(
     recipe: Recipe,
     out: str | Path,
-    machine: Machine | None = None,
+    runtime: Runtime | None = None,
     *,
     overwrite: bool = False,
     say: Callable[[str], None] = say,
@@ -136,30 +136,30 @@ def pretrain(
     That is the tokens, or with random crops and flips a tokenizer alone.
 
     Raises:
-        MapetError: a folder in use, settings, pictures or tokens that do not fit, or a loss that is no number.
+        MapetError: a folder in use, settings, images or tokens that do not fit, or a loss that is no number.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
     """
     from mapet.engine.distributed import first_process
     from mapet.engine.run import Run
 
-    machine, t = machine or Machine(), recipe.tokenizer
+    runtime, t = runtime or Runtime(), recipe.tokenizer
     require_apart(out, data=recipe.data, tokens=recipe.tokens, tokenizer=t.tokenizer)
     require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
     if first_process():
-        look_ahead(recipe, machine)
-    return _go(Run(out), recipe, machine, say, lambda: save(recipe, Run.create(out, overwrite=overwrite).recipe))
+        validate(recipe, runtime)
+    return _go(Run(out), recipe, runtime, say, lambda: save(recipe, Run.create(out, overwrite=overwrite).recipe))
 
 
-def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[[str], None] = say) -> "Run":
+def resume(folder: str | Path, runtime: Runtime | None = None, *, say: Callable[[str], None] = say) -> "Run":
     """Go on with the run in ``folder`` from its last checkpoint; raises as ``pretrain``."""
     run = reopened(folder, say)
-    return _go(run, load(run.recipe), machine or Machine(), say)
+    return _go(run, load(run.recipe), runtime or Runtime(), say)
 
 
 def _go(
     run: "Run",
     recipe: Recipe,
-    machine: Machine,
+    runtime: Runtime,
     say: Callable[[str], None],
     begin: Callable[[], object] = lambda: None,
 ) -> "Run":
@@ -167,22 +167,22 @@ def _go(
 
     def prepare() -> None:
         begin()
-        make_ready(run, recipe, machine, tell)
+        prepare_tokens(run, recipe, runtime, tell)
 
-    with training_in(run, machine, recipe.precision, prepare) as fabric:
-        return _train(run, recipe, machine, fabric, tell)
+    with training_in(run, runtime, recipe.precision, prepare) as fabric:
+        return _train(run, recipe, runtime, fabric, tell)
 
 
-def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell: Callable[[str], None]) -> "Run":
+def _train(run: "Run", recipe: Recipe, runtime: Runtime, fabric: "Fabric", tell: Callable[[str], None]) -> "Run":
     from mapet.build.pretrain import build_objective, build_optim
     from mapet.engine.fit import fit
 
-    stream = feed(run, recipe, machine, fabric, tell)
+    stream = pretrain_batches(run, recipe, runtime, fabric, tell)
     objective = build_objective(recipe, stream.tokens.vocabulary)
     chance = stream.chance()
-    tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.places):,} pictures")
+    tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.indices):,} images")
     tell(f"model     {_model_line(recipe, objective)}")
-    epochs, batch = recipe.optimization.epochs, batch_line(recipe.optimization.batch_size, recipe.lr, machine)
+    epochs, batch = recipe.optimization.epochs, batch_line(recipe.optimization.batch_size, recipe.lr, runtime)
     tell(f"steps     {epochs:g} epochs × {stream.steps_per_epoch} steps of {batch}")
 
     def figures(recent: Mapping[str, float]) -> str:
@@ -196,10 +196,10 @@ def _train(run: "Run", recipe: Recipe, machine: Machine, fabric: "Fabric", tell:
         fabric,
         run,
         seed=recipe.seed,
-        accumulate=machine.parts(recipe.optimization.batch_size),
-        save_every=machine.save_every,
-        compiled=machine.compile,
-        grad_checkpointing=machine.grad_checkpointing,
+        accumulate=runtime.parts(recipe.optimization.batch_size),
+        save_every=runtime.save_every,
+        compiled=runtime.compile,
+        grad_checkpointing=runtime.grad_checkpointing,
         describe=figures,
     )
     if note := stream.shuffled.bad.note():
@@ -214,7 +214,7 @@ def _model_line(recipe: Recipe, objective: "TokenPrediction | CAE | MAE") -> str
     millions = sum(p.numel() for p in objective.parameters()) / 1e6
     return (
         f"{recipe.model.model}, {millions:.1f} M parameters; {recipe.objective.objective}: "
-        f"{recipe.hidden} of {recipe.grid[0] * recipe.grid[1]} patches predicted, {rows(objective)}"
+        f"{recipe.num_masked} of {recipe.grid[0] * recipe.grid[1]} patches predicted, {rows(objective)}"
     )
 
 

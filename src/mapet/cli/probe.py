@@ -1,11 +1,11 @@
-"""What k-NN and the probes share: an encoder, labelled pictures, and a printed result."""
+"""What k-NN and the probes share: an encoder, labelled images, and a printed result."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mapet.api.encoders import KINDS, Start, headless, opened, untrained
+from mapet.api.encoders import KINDS, LoadedEncoder, headless, load_from, untrained
 from mapet.api.scores import entries, write
 from mapet.cli.options import parse, positional, say, silent
 from mapet.utils.errors import MapetError, nearest
@@ -13,15 +13,15 @@ from mapet.utils.errors import MapetError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mapet.data.dataset import Source
-    from mapet.data.unreadable import BadPictures
+    from mapet.data.dataset import ImageDataset
+    from mapet.data.unreadable import UnreadableImages
     from mapet.evals.score import Score
     from mapet.method.encoder import Encoder
 
     Labelled = tuple[Tensor, Tensor]
 
 T = TypeVar("T")
-BATCH = 256  # pictures that the encoder sees at a time
+BATCH = 256  # images that the encoder sees at a time
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Probe:
     run: str = ""
     """FROM: a run or export folder, or an official-format checkpoint; may come first, without --run."""
     data: str | None = None
-    """Labelled pictures: a folder with one sub-folder per class, or cifar10; None: those that a run was trained on."""
-    limit: int | None = None
-    """Use only so many training pictures, drawn by a run's seed, elsewhere by seed 0; None: all."""
+    """Labelled images: a folder with one sub-folder per class, or cifar10; None: those that a run was trained on."""
+    max_images: int | None = None
+    """Use only so many training images, drawn by a run's seed, elsewhere by seed 0; None: all."""
     random: bool = False
     """Probe the encoder of a pre-training run as it was before training."""
     num_heads: int | None = None
@@ -43,23 +43,23 @@ class Probe:
     accelerator: str = "auto"
     """auto, cpu, cuda or mps."""
     workers: int | None = None
-    """Processes that decode pictures; None: up to 8 beside an accelerator, none on a CPU."""
-    max_bad: float = 0.01
-    """Largest share of pictures that may be unreadable."""
-    memory: float = 16.0
-    """GiB that the features of all pictures may take."""
+    """Processes that decode images; None: up to 8 beside an accelerator, none on a CPU."""
+    max_bad_fraction: float = 0.01
+    """Largest share of images that may be unreadable."""
+    cache_gib: float = 16.0
+    """GiB that the features of all images may take."""
 
 
 @dataclass(frozen=True)
 class Pooled(Probe):
-    """What an encoder is probed on, and which vector stands for a picture."""
+    """What an encoder is probed on, and which vector stands for an image."""
 
     pool: str = "avg"
     """Features: avg (mean of patches), token (class token) or avg+token."""
 
 
 def check_pool(pool: str) -> None:
-    """Refuse what is no vector for a picture.
+    """Refuse what is no vector for an image.
 
     Raises:
         MapetError: an unknown pool.
@@ -77,7 +77,7 @@ class Probed:
     train: "Labelled"
     test: "Labelled"
     classes: int
-    start: Start
+    start: LoadedEncoder
 
 
 def asked(options: T, arguments: Sequence[str], verb: str, about: str) -> T:
@@ -101,7 +101,7 @@ def probed(probe: Probe, verb: str, pool: str) -> Probed:
     if out := _scores(probe, start):
         entries(out)  # so that what is no list of scores is told before the work
     train, test, classes = labelled_features(start.encoder, data, start.seed, probe, pool, say)
-    say(f"encoder   {start.origin}; {data}: {len(train[1]):,} training, {len(test[1]):,} test pictures")
+    say(f"encoder   {start.origin}; {data}: {len(train[1]):,} training, {len(test[1]):,} test images")
     if train[0].ndim == 2:
         say(f"features  {train[0].shape[1]} wide, of effective rank {effective_rank(train[0]):.1f}")
     else:
@@ -109,19 +109,19 @@ def probed(probe: Probe, verb: str, pool: str) -> Probed:
     return Probed(train, test, classes, start)
 
 
-def _subject(probe: Probe, verb: str) -> tuple[Start, str]:
-    """Whose features, and of which pictures."""
+def _subject(probe: Probe, verb: str) -> tuple[LoadedEncoder, str]:
+    """Whose features, and of which images."""
     if not probe.run:
         raise MapetError(f"mapet {verb} needs FROM: {KINDS}.")
     if probe.num_heads is not None and probe.num_heads < 1:
         raise MapetError("--num-heads does not fit: it must be at least 1.")
-    start = opened(probe.run, probe.num_heads)
+    start = load_from(probe.run, probe.num_heads)
     start = untrained(start) if probe.random else headless(start)
     data = probe.data or (start.settings.data if start.settings else "")
     if not data:
-        raise MapetError(f"mapet {verb} needs --data, labelled pictures: {start.origin} names none.")
+        raise MapetError(f"mapet {verb} needs --data, labelled images: {start.origin} names none.")
     if (channels := start.encoder.in_chans) != 3:
-        raise MapetError(f"FROM takes pictures of {channels} channels, and --data has RGB ones: give another FROM.")
+        raise MapetError(f"FROM takes images of {channels} channels, and --data has RGB ones: give another FROM.")
     return start, data
 
 
@@ -135,45 +135,45 @@ def labelled_features(
 ) -> "tuple[Labelled, Labelled, int]":
     """Features (N, …, F) and labels (N,) of both splits of ``data``, and the number of classes.
 
-    ``seed`` draws the training pictures where ``probe`` limits them; ``tell`` is told of unreadable ones.
+    ``seed`` draws the training images where ``probe`` limits them; ``tell`` is told of unreadable ones.
 
     Raises:
-        MapetError: ``data`` has no labels, or features that take more than ``probe.memory``.
+        MapetError: ``data`` has no labels, or features that take more than ``probe.cache_gib``.
     """
     from mapet.build.batches import chosen
     from mapet.data.dataset import train_and_test
-    from mapet.data.unreadable import BadPictures
+    from mapet.data.unreadable import UnreadableImages
     from mapet.engine.distributed import pick_device
     from mapet.evals.features import features
 
     splits = train_and_test(data)
     if not splits[0].classes:
         raise MapetError(f"{splits[0].name} has no labels: give --data, a folder with sub-folders, one per class.")
-    limits, found = (probe.limit, None), []
+    limits, found = (probe.max_images, None), []
     wanted = [chosen(source, limit, seed) for source, limit in zip(splits, limits, strict=True)]
-    if (needed := room(encoder, pool, count := sum(map(len, wanted)))) > probe.memory:
+    if (needed := room(encoder, pool, count := sum(map(len, wanted)))) > probe.cache_gib:
         raise MapetError(
-            f"The features of {count:,} pictures take {needed:,.2f} GiB, more than --memory {probe.memory:g}: "
-            "lower --limit or raise --memory."
+            f"The features of {count:,} images take {needed:,.2f} GiB, more than --cache-gib {probe.cache_gib:g}: "
+            "lower --max-images or raise --cache-gib."
         )
-    for source, places in zip(splits, wanted, strict=True):
-        bad = BadPictures(len(places), probe.max_bad)
-        batches = _batches(source, places, encoder, probe, bad)
+    for source, indices in zip(splits, wanted, strict=True):
+        bad = UnreadableImages(len(indices), probe.max_bad_fraction)
+        batches = _batches(source, indices, encoder, probe, bad)
         found.append(features(encoder, batches, pool=pool, device=pick_device(probe.accelerator)))
         if note := bad.note():
             tell(f"note      {note}")
     return found[0], found[1], len(splits[0].classes)
 
 
-def room(encoder: "Encoder", pool: str, pictures: int) -> float:
-    """GiB that the features of so many pictures take."""
+def room(encoder: "Encoder", pool: str, images: int) -> float:
+    """GiB that the features of so many images take."""
     width = encoder.embed_dim
     unpooled = {"layers": 2 * 2 * width * len(encoder.blocks), "patches": 2 * width * encoder.length}
-    return pictures * unpooled.get(pool, 4 * width * len(pool.split("+"))) / 2**30
+    return images * unpooled.get(pool, 4 * width * len(pool.split("+"))) / 2**30
 
 
 def _batches(
-    source: "Source", places: "Tensor", encoder: "Encoder", probe: Probe, bad: "BadPictures"
+    source: "ImageDataset", indices: "Tensor", encoder: "Encoder", probe: Probe, bad: "UnreadableImages"
 ) -> "Iterator[tuple[Tensor, Tensor]]":
     import torch
 
@@ -181,30 +181,32 @@ def _batches(
     from mapet.data.loader import in_order
     from mapet.engine.distributed import pick_device, pick_workers
     from mapet.engine.progress import Meter
-    from mapet.utils.view import View
+    from mapet.utils.view import CenterCropResize
 
     workers, done = pick_workers(probe.workers, pick_device(probe.accelerator)), 0
-    with Meter("features", len(places)) as meter:
-        for batch in in_order(source, View(encoder.img_size), BATCH, workers=workers, bad=bad, places=places.tolist()):
+    with Meter("features", len(indices)) as meter:
+        for batch in in_order(
+            source, CenterCropResize(encoder.img_size), BATCH, workers=workers, bad=bad, indices=indices.tolist()
+        ):
             yield normalize(to_float(batch.images)), torch.tensor([source.label(i) for i in batch.index.tolist()])
             done += len(batch.index)
             if meter.due(done):
                 meter.update(done)
 
 
-def report(scores: "Mapping[str, Score]", protocol: str, probe: Probe, start: Start) -> None:
+def report(scores: "Mapping[str, Score]", protocol: str, probe: Probe, start: LoadedEncoder) -> None:
     """Print the scores under their protocol's name and add them to a run's ``scores.json`` or to ``probe.out``."""
     say(f"protocol  {protocol}")
     for name, score in scores.items():
         say(f"{name:<9} {score}" + (f"  {score.note}" if score.note else ""))
     if out := _scores(probe, start):
         about = {"from": start.origin, "protocol": protocol, "step": start.step}
-        about |= {"data": probe.data, "limit": probe.limit}
+        about |= {"data": probe.data, "limit": probe.max_images}
         entry = {**about, **{name: _plain(score) for name, score in scores.items()}}
         write(out, [*entries(out), entry])
 
 
-def _scores(probe: Probe, start: Start) -> Path | None:
+def _scores(probe: Probe, start: LoadedEncoder) -> Path | None:
     """The file of the scores: an export folder or a checkpoint's is not ours to write into."""
     if probe.out:
         return Path(probe.out).expanduser()

@@ -1,4 +1,4 @@
-"""``mapet quickstart``: from nothing to a pre-trained encoder, its numbers and its pictures."""
+"""``mapet quickstart``: from nothing to a pre-trained encoder, its numbers and its images."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.cli.options import changed, parse, say
-from mapet.config.recipe import Machine, Optimization, Recipe, load
+from mapet.config.recipe import Optimization, Recipe, Runtime, load
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from mapet.evals.score import Score
     from mapet.method.encoder import Encoder
 
-LABELLED = 10_000  # training pictures of the two evaluations
+LABELLED = 10_000  # training images of the two evaluations
 SCORES = "quickstart.json"
-SHOWN = 2_000  # pictures that the figures choose from
+SHOWN = 2_000  # images that the figures choose from
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Options:
     out: str = "quickstart"
     """Folder for everything; one that was interrupted goes on."""
     epochs: float | None = None
-    """Passes over the pictures; None: sized to the machine."""
-    limit: int | None = None
-    """Pictures to pre-train on; None: sized to the machine."""
+    """Passes over the images; None: sized to the machine."""
+    max_images: int | None = None
+    """Images to pre-train on; None: sized to the machine."""
     seed: int = 0
     """Of all chance."""
     accelerator: str = "auto"
@@ -51,16 +51,16 @@ def sized(o: Options) -> Recipe:
     recipe = replace(small(), seed=o.seed)
     if pick_device(o.accelerator).type == "cuda":
         faster = replace(recipe.optimization, epochs=30, batch_size=256, warmup_epochs=2)
-        recipe = replace(recipe, limit=None, precision="bfloat16", optimization=faster)
+        recipe = replace(recipe, max_images=None, precision="bfloat16", optimization=faster)
     changed: Optimization = replace(recipe.optimization, epochs=o.epochs or recipe.optimization.epochs)
-    return replace(recipe, limit=o.limit or recipe.limit, optimization=changed)
+    return replace(recipe, max_images=o.max_images or recipe.max_images, optimization=changed)
 
 
 def quickstart(o: Options) -> None:
     """Everything, into ``o.out``.
 
     Raises:
-        MapetError: the pictures cannot be had, or a folder in use by something else.
+        MapetError: the images cannot be had, or a folder in use by something else.
         Stopped: a signal came; calling again goes on.
     """
     from mapet.build.pretrain import build_encoder, load_encoder
@@ -69,13 +69,13 @@ def quickstart(o: Options) -> None:
     from mapet.engine.run import Run
     from mapet.interop.timm import loading_lines
 
-    machine, folder = Machine(accelerator=o.accelerator), Path(o.out)
+    runtime, folder = Runtime(accelerator=o.accelerator), Path(o.out)
     if (folder / SCORES).exists():
         raise MapetError(f"{folder} holds a finished quickstart: delete it, or give another --out.")
     started = Run(folder).recipe.is_file()
     if started and load(Run(folder).recipe) != sized(o):
         raise MapetError(f"{folder} holds another run, or a quickstart with other settings: give another --out.")
-    run = resume(folder, machine) if started else pretrain(sized(o), folder, machine)
+    run = resume(folder, runtime) if started else pretrain(sized(o), folder, runtime)
     encoder, recipe, _ = load_encoder(folder)
     scores = {"random start": evaluate(build_encoder(recipe), recipe, o), "after MaPeT": evaluate(encoder, recipe, o)}
     figures(run, recipe)
@@ -86,36 +86,36 @@ def quickstart(o: Options) -> None:
 
 
 def evaluate(encoder: "Encoder", recipe: Recipe, o: Options) -> "dict[str, Score]":
-    """k-NN and linear probe of the mean of patches, on ``LABELLED`` training and all test pictures."""
+    """k-NN and linear probe of the mean of patches, on ``LABELLED`` training and all test images."""
     from mapet.cli.probe import Probe, labelled_features
     from mapet.evals.knn import knn
     from mapet.evals.linear import linear
 
-    probe = Probe(limit=LABELLED, accelerator=o.accelerator)
+    probe = Probe(max_images=LABELLED, accelerator=o.accelerator)
     train, test, classes = labelled_features(encoder, recipe.data, recipe.seed, probe)
     neighbours, line = knn(train, test, classes=classes), linear(train, test, classes=classes)
     return {"k-NN (k = 20)": neighbours["top1"], "linear probe": line["top1"]}
 
 
 def figures(run: "Run", recipe: Recipe) -> None:
-    """The loss curve, patches of some codes, and some pictures beside their tokens."""
+    """The loss curve, patches of some codes, and some images beside their tokens."""
     import numpy as np
     import torch
 
     from mapet.build.batches import chosen
-    from mapet.data.dataset import open_source
+    from mapet.data.dataset import open_dataset
     from mapet.tokenizers.store import TokenStore
     from mapet.viz.codes import code_patches, token_map
     from mapet.viz.figures import loss_curve
 
-    source, store = open_source(recipe.data), TokenStore.open(run.folder / "tokens")
-    places = chosen(source, recipe.limit, recipe.seed)[:SHOWN].tolist()
-    pictures = torch.from_numpy(np.stack([np.asarray(source.read(place)) for place in places])).permute(0, 3, 1, 2)
-    tokens = store.gather([source.key(place) for place in places])
+    source, store = open_dataset(recipe.data), TokenStore.open(run.folder / "tokens")
+    indices = chosen(source, recipe.max_images, recipe.seed)[:SHOWN].tolist()
+    images = torch.from_numpy(np.stack([np.asarray(source.read(place)) for place in indices])).permute(0, 3, 1, 2)
+    tokens = store.gather([source.image_id(place) for place in indices])
     most = float(tokens.flatten().bincount().max() / tokens.numel())
     loss_curve(run.metrics, run.folder / "loss.png", chance=most)
-    code_patches(pictures, tokens, store.grid, run.folder / "codes.png")
-    token_map(pictures, tokens, store.grid, run.folder / "tokens.png")
+    code_patches(images, tokens, store.grid, run.folder / "codes.png")
+    token_map(images, tokens, store.grid, run.folder / "tokens.png")
 
 
 def write_scores(scores: "dict[str, dict[str, Score]]", path: Path) -> None:

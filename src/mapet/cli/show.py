@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mapet.api.estimate import Hours, foretold
+from mapet.api.estimate import Hours, estimate_time
 from mapet.cli.options import parse, positional, say, take
 from mapet.config.recipe import Recipe
 from mapet.utils.errors import MapetError
@@ -39,7 +39,7 @@ def command(arguments: list[str]) -> int:
     say(drawing(o.recipe))
     say()
     say(cost(o.recipe, o.vocabulary))
-    say(foretold(o.recipe, o.vocabulary, o.hours))
+    say(estimate_time(o.recipe, o.vocabulary, o.hours))
     return 0
 
 
@@ -104,7 +104,7 @@ def cost(recipe: Recipe, vocabulary: int) -> str:
     tokens = f"; its tokens {_bytes(2 * length)}" if recipe.reads_tokens else ""
     lines = {
         "model": f"{recipe.model.model}, {parameters / 1e6:.2f} M parameters ({_bytes(parameters * 4)})",
-        "patches": f"{length}, of which {recipe.hidden} are predicted",
+        "patches": f"{length}, of which {recipe.num_masked} are predicted",
         "rows": rows(objective).replace(" rows", ""),
         "forward": f"{forward:.3f} GMAC an image; the encoder alone {alone:.3f}",
         "training": f"{training:.3f} GMAC an image, forward and backward",

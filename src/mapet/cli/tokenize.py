@@ -1,4 +1,4 @@
-"""``mapet tokenize``: one visual token per patch for every picture, on disk."""
+"""``mapet tokenize``: one visual token per patch for every image, on disk."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -6,31 +6,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.images import BATCH, Pictures, require_apart, require_free
+from mapet.api.images import BATCH, ImagePass, require_apart, require_free
 from mapet.cli.options import parse, positional, say, silent
 from mapet.cli.tokenizer.fit import describe, fit, fitting
-from mapet.config.recipe import Machine, Model, Recipe, Tokenizer, diff
+from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer, diff
 from mapet.engine.stages import Stages
 from mapet.utils.errors import MapetError
-from mapet.utils.process_group import ALONE, Crew
+from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mapet.data.dataset import Source
-    from mapet.data.unreadable import BadPictures
+    from mapet.data.dataset import ImageDataset
+    from mapet.data.unreadable import UnreadableImages
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.tokenizer import Tokenizer as AnyTokenizer
     from mapet.utils.lock import Lock
 
 LOOKED_UP = 1 << 16  # keys that are looked for in the store at a time
-ABOUT = """Write one visual token per patch for every picture.
+ABOUT = """Write one visual token per patch for every image.
 
 The tokenizer is a ready one (--tokenizer FOLDER), or a codebook is fitted first.
 
 A call that was stopped at any moment goes on when it is given again.
 
-Under torchrun each process tokenizes its share of the pictures:
+Under torchrun each process tokenizes its share of the images:
 
 torchrun --nproc-per-node 8 -m mapet tokenize DATA --out FOLDER"""
 
@@ -40,54 +40,54 @@ class Options:
     """Options of ``mapet tokenize DATA``."""
 
     data: str = ""
-    """A folder of pictures, nested in any way or packed by mapet pack, or cifar10; the same as DATA."""
+    """A folder of images, nested in any way or packed by mapet pack, or cifar10; the same as DATA."""
     out: str = ""
     """Folder for the tokens; a started one is continued. A tokenizer that is fitted lies in OUT/tokenizer."""
     image_size: int = 224
-    """Side of the student's pictures in pixels."""
+    """Side of the student's images in pixels."""
     patch_size: int = 16
     """Side of the student's patches in pixels."""
-    limit: int | None = None
-    """Use only so many of the pictures, chosen at random; None: all."""
+    max_images: int | None = None
+    """Use only so many of the images, chosen at random; None: all."""
     seed: int = 0
     """Of the sample and of k-means."""
     batch_size: int = BATCH
-    """Pictures that the tokenizer sees at a time, in each process."""
+    """Images that the tokenizer sees at a time, in each process."""
     accelerator: str = "auto"
     """auto, cpu, cuda or mps."""
     workers: int | None = None
-    """Processes that decode pictures; None: up to 8 beside an accelerator, none on a CPU."""
-    max_bad: float = 0.01
-    """Largest share of pictures that may be unreadable."""
+    """Processes that decode images; None: up to 8 beside an accelerator, none on a CPU."""
+    max_bad_fraction: float = 0.01
+    """Largest share of images that may be unreadable."""
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
 
 def command(arguments: list[str]) -> int:
     """Parse, tokenize, tell what came out."""
-    from mapet.engine.distributed import crew
+    from mapet.engine.distributed import process_group
 
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenize DATA", ABOUT)
     data, *more = [*words, *([o.data] if o.data else [])] or [""]
     if not data or not o.out or more:
         raise MapetError(
-            "mapet tokenize needs pictures (a folder, or cifar10) and a folder: mapet tokenize DATA --out FOLDER."
+            "mapet tokenize needs images (a folder, or cifar10) and a folder: mapet tokenize DATA --out FOLDER."
         )
     if o.batch_size < 1:
         raise MapetError("--batch-size does not fit: it must be at least 1.")
     require_one_way(o.tokenizer, Tokenizer(), tokenizer=o.tokenizer.tokenizer)
     require_apart(o.out, data, o.tokenizer)
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
-    recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
-    machine = Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
-    with crew(o.accelerator) as together:
+    recipe = Recipe(data=data, max_images=o.max_images, seed=o.seed, model=model, tokenizer=o.tokenizer)
+    runtime = Runtime(accelerator=o.accelerator, workers=o.workers, max_bad_fraction=o.max_bad_fraction)
+    with process_group(o.accelerator) as together:
         tell = say if together.leads else silent
         try:
-            store = tokenize(recipe, Path(o.out), machine, say=tell, crew=together, batch_size=o.batch_size)
+            store = tokenize(recipe, Path(o.out), runtime, say=tell, process_group=together, batch_size=o.batch_size)
         except KeyboardInterrupt:
             tell("stopped   what was written stays; go on with: the same command")
             return 130
-        tell(f"{len(store):,} pictures × {store.grid[0] * store.grid[1]} tokens in {o.out}")
+        tell(f"{len(store):,} images × {store.grid[0] * store.grid[1]} tokens in {o.out}")
     return 0
 
 
@@ -111,73 +111,76 @@ def require_one_way(asked: Tokenizer, default: Tokenizer, **folders: str | None)
 def tokenize(
     recipe: Recipe,
     out: Path,
-    machine: Machine,
+    runtime: Runtime,
     *,
     say: Callable[[str], None] = say,
-    crew: Crew = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     batch_size: int = BATCH,
 ) -> "TokenStore":
-    """Write the tokens of the recipe's pictures into the folder ``out``, or continue there.
+    """Write the tokens of the recipe's images into the folder ``out``, or continue there.
 
-    The tokenizer is the recipe's, or a codebook that is fitted into ``out/tokenizer``. Pictures that cannot be read are
-    listed in ``out/bad-pictures.txt``.
+    The tokenizer is the recipe's, or a codebook that is fitted into ``out/tokenizer``. Images that cannot be read are
+    listed in ``out/unreadable-images.txt``.
 
     Args:
-        recipe: names pictures and tokenizer.
+        recipe: names images and tokenizer.
         out: may hold what an interrupted call left.
-        machine: how pictures are read.
+        machine: how images are read.
         say: is told each line for the screen.
         crew: the processes, each of which calls this.
-        batch_size: pictures that the tokenizer sees at a time.
+        batch_size: images that the tokenizer sees at a time.
 
     Raises:
-        MapetError: no pictures, a teacher that cannot give the recipe's grid, too many bad pictures, other tokens.
+        MapetError: no images, a teacher that cannot give the recipe's grid, too many bad images, other tokens.
     """
     from mapet.engine.distributed import pick_device
     from mapet.engine.progress import clock
     from mapet.tokenizers.store import WRITING, TokenStore
     from mapet.utils.lock import Lock
 
-    pictures = Pictures.of(recipe, machine, out, crew, batch_size)
-    if crew.leads:
+    image_pass = ImagePass.of(recipe, runtime, out, process_group, batch_size)
+    if process_group.leads:
         require_free(out)
     out.mkdir(parents=True, exist_ok=True)
-    with Lock(out, WRITING) if crew.leads else nullcontext() as lock, Stages(shown=crew.leads) as stages:
-        tokenizer = _tokenizer(recipe, out, pictures, say)
-        store = _opened(out, tokenizer, pictures, lock)
-        count = encode(tokenizer.to(pick_device(machine.accelerator)), store, pictures, stages)
+    with (
+        Lock(out, WRITING) if process_group.leads else nullcontext() as lock,
+        Stages(shown=process_group.leads) as stages,
+    ):
+        tokenizer = _tokenizer(recipe, out, image_pass, say)
+        store = _opened(out, tokenizer, image_pass, lock)
+        count = encode(tokenizer.to(pick_device(runtime.accelerator)), store, image_pass, stages)
     if seconds := stages.seconds["tokens"]:
-        say(f"tokens    {count:,} pictures in {clock(seconds)}, {count / seconds:,.0f} pictures/s")
-    if note := pictures.bad.note():
+        say(f"tokens    {count:,} images in {clock(seconds)}, {count / seconds:,.0f} images/s")
+    if note := image_pass.bad.note():
         say(f"note      {note}")
     return TokenStore.open(out)
 
 
-def _tokenizer(recipe: Recipe, out: Path, pictures: Pictures, say: Callable[[str], None]) -> "AnyTokenizer":
+def _tokenizer(recipe: Recipe, out: Path, image_pass: ImagePass, say: Callable[[str], None]) -> "AnyTokenizer":
     """The recipe's tokenizer, or the codebook in ``out``, which is fitted there if need be."""
     from mapet.data.decode import require_shown
     from mapet.tokenizers.tokenizer import load_tokenizer
 
     own, named = out / "tokenizer", recipe.tokenizer.tokenizer
-    if not named and not _there(own, pictures.crew):
-        fit(recipe, pictures, own, grid=recipe.grid, say=say)
+    if not named and not _there(own, image_pass.process_group):
+        fit(recipe, image_pass, own, grid=recipe.grid, say=say)
     folder = Path(named or own)
     tokenizer = load_tokenizer(folder, teacher_weights=recipe.tokenizer.teacher_weights)
     _require_fitting(tokenizer, folder, recipe)
-    require_shown(pictures.source, [tokenizer.view])
+    require_shown(image_pass.source, [tokenizer.view])
     say(_line(tokenizer))
     return tokenizer
 
 
 def fit_codebook(
-    recipe: Recipe, folder: Path, machine: Machine, source: "Source", places: "Tensor", bad: "BadPictures"
+    recipe: Recipe, folder: Path, runtime: Runtime, source: "ImageDataset", indices: "Tensor", bad: "UnreadableImages"
 ) -> None:
-    """Fit the recipe's codebook on its pictures and save it in ``folder``, by one process."""
-    fit(recipe, Pictures(source, places, machine, bad), folder, grid=recipe.grid)
+    """Fit the recipe's codebook on its images and save it in ``folder``, by one process."""
+    fit(recipe, ImagePass(source, indices, runtime, bad), folder, grid=recipe.grid)
 
 
-def encode(tokenizer: "AnyTokenizer", store: "TokenStore", pictures: Pictures, stages: Stages) -> int:
-    """Write the tokens of all pictures that the store lacks, and give their number over all processes.
+def encode(tokenizer: "AnyTokenizer", store: "TokenStore", image_pass: ImagePass, stages: Stages) -> int:
+    """Write the tokens of all images that the store lacks, and give their number over all processes.
 
     Several processes append each to a part of its own, and the first brings the parts together in the end.
     """
@@ -187,25 +190,29 @@ def encode(tokenizer: "AnyTokenizer", store: "TokenStore", pictures: Pictures, s
     from mapet.engine.distributed import pick_device
     from mapet.tokenizers.parts import merge, part_of
 
-    crew, source, device = pictures.crew, pictures.source, pick_device(pictures.machine.accelerator)
-    mine = crew.share(_lacking(store, pictures))
-    target, done = part_of(store, crew.rank) if crew.count > 1 else store, 0
-    for images, index in pictures.decoded(tokenizer.view, mine):
+    process_group, source, device = (
+        image_pass.process_group,
+        image_pass.source,
+        pick_device(image_pass.runtime.accelerator),
+    )
+    mine = process_group.share(_lacking(store, image_pass))
+    target, done = part_of(store, process_group.rank) if process_group.count > 1 else store, 0
+    for images, index in image_pass.decoded(tokenizer.view, mine):
         tokens = tokenizer.encode(to_float(images, device))
-        target.append([source.key(place) for place in index.tolist()], tokens)
+        target.append([source.image_id(place) for place in index.tolist()], tokens)
         done += len(index)
         stages("tokens", done, len(mine))
     if target is not store:
         target.release()
-    pictures.settle()
-    if crew.leads:
+    image_pass.settle()
+    if process_group.leads:
         merge(store)
-        pictures.bad.forget(store.__contains__)
-        _require_complete(store, pictures)
-    return int(crew.sum(torch.tensor([done])))
+        image_pass.bad.forget(store.__contains__)
+        _require_complete(store, image_pass)
+    return int(process_group.sum(torch.tensor([done])))
 
 
-def _opened(out: Path, tokenizer: "AnyTokenizer", pictures: Pictures, lock: "Lock | None") -> "TokenStore":
+def _opened(out: Path, tokenizer: "AnyTokenizer", image_pass: ImagePass, lock: "Lock | None") -> "TokenStore":
     """The new store, or this tokenizer's that was begun, with what an interrupted call left in parts.
 
     The first process writes there, by the folder's ``lock``.
@@ -213,50 +220,50 @@ def _opened(out: Path, tokenizer: "AnyTokenizer", pictures: Pictures, lock: "Loc
     from mapet.tokenizers.parts import merge
     from mapet.tokenizers.store import TokenStore
 
-    if pictures.crew.leads:
+    if image_pass.process_group.leads:
         store = TokenStore.create(
             out,
             view=tokenizer.view,
             grid=tokenizer.grid,
             vocabulary=tokenizer.vocabulary,
             tokenizer=tokenizer.hash,
-            extra={"data": pictures.source.name},
+            extra={"data": image_pass.source.name},
         )
         store.reserve(lock)
         merge(store)
-    pictures.settle()
-    return store if pictures.crew.leads else TokenStore.open(out)
+    image_pass.settle()
+    return store if image_pass.process_group.leads else TokenStore.open(out)
 
 
-def _lacking(store: "TokenStore", pictures: Pictures) -> "Tensor":
-    """The places of the pictures without tokens."""
+def _lacking(store: "TokenStore", image_pass: ImagePass) -> "Tensor":
+    """The places of the images without tokens."""
     import torch
 
-    key = pictures.source.key
+    key = image_pass.source.image_id
     parts = [
         part[torch.from_numpy(store.missing([key(place) for place in part.tolist()]))]
-        for part in torch.split(pictures.places, LOOKED_UP)
+        for part in torch.split(image_pass.indices, LOOKED_UP)
     ]
     return torch.cat(parts)
 
 
-def _require_complete(store: "TokenStore", pictures: Pictures) -> None:
-    """Every picture has its tokens or is listed as bad; processes that saw different stores would leave holes."""
-    lacking = _lacking(store, pictures).tolist()
-    if left := [place for place in lacking if pictures.source.key(place) not in pictures.bad]:
+def _require_complete(store: "TokenStore", image_pass: ImagePass) -> None:
+    """Every image has its tokens or is listed as bad; processes that saw different stores would leave holes."""
+    lacking = _lacking(store, image_pass).tolist()
+    if left := [place for place in lacking if image_pass.source.image_id(place) not in image_pass.bad]:
         raise MapetError(
-            f'{len(left)} pictures have no tokens yet, for instance "{pictures.source.key(left[0])}": the processes '
-            "did not see the same folder. Give the same command again."
+            f'{len(left)} images have no tokens yet, for instance "{image_pass.source.image_id(left[0])}": the '
+            "processes did not see the same folder. Give the same command again."
         )
 
 
-def _there(folder: Path, crew: Crew) -> bool:
+def _there(folder: Path, process_group: ProcessGroup) -> bool:
     """Whether the first process finds a tokenizer in ``folder``; what it finds holds for all."""
     import torch
 
     from mapet.tokenizers.tokenizer import FIELDS
 
-    return bool(crew.sum(torch.tensor([crew.leads and (folder / FIELDS).exists()]).long()))
+    return bool(process_group.sum(torch.tensor([process_group.leads and (folder / FIELDS).exists()]).long()))
 
 
 def _line(tokenizer: "AnyTokenizer") -> str:
@@ -282,7 +289,7 @@ def _require_fitting(tokenizer: "AnyTokenizer", folder: Path, recipe: Recipe) ->
         return
     t, teacher, story = recipe.tokenizer, tokenizer.teacher, tokenizer.provenance
     asked = {"grid": recipe.grid, "teacher": str(exported(t.teacher) or t.teacher), **asdict(fitting(recipe))}
-    asked |= {"teacher_stage": t.teacher_stage, "teacher_output": t.teacher_output, "fit_pictures": t.fit_pictures}
+    asked |= {"teacher_stage": t.teacher_stage, "teacher_output": t.teacher_output, "fit_images": t.fit_images}
     found = {**story, "grid": tokenizer.grid, "teacher": teacher.source, "samples": story.get("asked_samples")}
     found["teacher_stage"] = None if t.teacher_stage is None else teacher.stage
     found["teacher_output"] = teacher.describe().get("output", "stage")

@@ -52,17 +52,17 @@ def check(recipe: "Recipe") -> None:
     custom = [number is not None for number in (m.embed_dim, m.depth, m.num_heads)]
     side, (low, high) = m.image_size / max(1, m.patch_size), recipe.scale or (1, 1)
     counts = {"embed-dim": m.embed_dim, "depth": m.depth, "num-heads": m.num_heads, "patch-size": m.patch_size}
-    counts |= {"samples": t.samples, "fit-pictures": t.fit_pictures, "restarts": t.restarts, "iterations": t.iterations}
+    counts |= {"samples": t.samples, "fit-pictures": t.fit_images, "restarts": t.restarts, "iterations": t.iterations}
     counts |= {"regressor-depth": o.regressor_depth, "decoder-depth": o.decoder_depth}
     counts |= {"decoder-num-heads": o.decoder_num_heads}
-    counts |= {"limit": recipe.limit, "batch-size": z.batch_size}
+    counts |= {"max-images": recipe.max_images, "batch-size": z.batch_size}
     fixed = m.pos_embed == "sincos"
     for option, fits, wanted in (
         *((option, count is None or count >= 1, "at least 1") for option, count in counts.items()),
         ("pos-embed", not (fixed and m.embed_dim and m.embed_dim % 4), "learn, or a width divisible by 4"),
         ("betas", all(0 <= beta < 1 for beta in z.betas), "two numbers of at least 0 and below 1"),
         ("patch-size", side == int(side) >= 2, f"a divisor of --image-size {m.image_size}, at least twice in it"),
-        ("mask-ratio", 0 < o.mask_ratio <= 1 and recipe.hidden >= 1, "above 0, at most 1, and at least one patch"),
+        ("mask-ratio", 0 < o.mask_ratio <= 1 and recipe.num_masked >= 1, "above 0, at most 1, and at least one patch"),
         *_objective_rules(recipe),
         ("model", all(custom) if m.model == "custom" else not any(custom), CUSTOM),
         ("num-heads", m.embed_dim is None or not m.embed_dim % max(1, m.num_heads or 1), "a divisor of --embed-dim"),
@@ -101,7 +101,11 @@ def _objective_rules(recipe: "Recipe") -> list[tuple[str, bool, str]]:
             for name, owners in OWN.items()
             for is_default in [getattr(o, name) == getattr(type(o), name)]
         ),
-        ("groups", o.groups is None or 1 <= o.groups <= recipe.hidden, f"1 … {recipe.hidden}, the hidden patches"),
+        (
+            "groups",
+            o.groups is None or 1 <= o.groups <= recipe.num_masked,
+            f"1 … {recipe.num_masked}, the hidden patches",
+        ),
         ("mask-ratio", o.objective != "cae" or recipe.context >= 2, "less: cae starts from at least one patch"),
         ("cls-layer", o.cls_layer is None or 1 <= o.cls_layer <= layers, f"1 … {layers}, the depth less 2"),
         ("decoder-num-heads", (width is None) == (heads is None), "given together with --decoder-embed-dim"),

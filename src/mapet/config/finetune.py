@@ -18,7 +18,7 @@ class Backbone:
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
     image_size: int | None = None
-    """Side of the pictures in pixels, positions interpolated to it; None: that of FROM, from random 224."""
+    """Side of the images in pixels, positions interpolated to it; None: that of FROM, from random 224."""
     num_heads: int | None = None
     """Attention heads where an official-format FROM does not tell them (None: width / 64), or of a custom model."""
     model: str | None = None
@@ -37,7 +37,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to training pictures, by timm and under its names."""
+    """What happens to training images, by timm and under its names."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
     scale: tuple[float, float] = (0.08, 1.0)
@@ -45,23 +45,23 @@ class Augmentation:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width / height of the random resized crops."""
     hflip: float = 0.5
-    """Share of the pictures that are mirrored."""
+    """Share of the images that are mirrored."""
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
     """RandAugment and its kin as timm spells them; None: colour jitter in its place."""
     color_jitter: float = 0.4
     """Strength of brightness, contrast and saturation jitter; without effect beside --auto-augment, as in timm."""
     reprob: float = 0.25
-    """Share of the pictures in which rectangles are erased."""
+    """Share of the images in which rectangles are erased."""
     remode: str = "pixel"
     """What replaces them: pixel (noise), rand (one random colour) or const (the mean colour)."""
     recount: int = 1
-    """Rectangles of a picture, at most."""
+    """Rectangles of an image, at most."""
     mixup: float = 0.8
     """Alpha of mixup; 0: none."""
     cutmix: float = 1.0
     """Alpha of cutmix; 0: none."""
     mixup_prob: float = 1.0
-    """Share of the steps that mix pictures."""
+    """Share of the steps that mix images."""
     mixup_switch_prob: float = 0.5
     """Share of the mixing steps that take cutmix where there are both."""
     smoothing: float = 0.1
@@ -75,10 +75,10 @@ def _optimization() -> Optimization:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class FinetuneRecipe:
     """Everything that decides a fine-tuning's result.
 
-    The defaults are those of MAE's published code for ViT-B, but for three: 256 pictures a step in place of 1024, a
+    The defaults are those of MAE's published code for ViT-B, but for three: 256 images a step in place of 1024, a
     warm-up from 1e-6 in place of 0, and tests on the whole centred square in place of 87.5 % of it.
 
     Raises:
@@ -89,9 +89,9 @@ class Tuning:
     start: str = ""
     """FROM: a run or export folder, an official-format checkpoint, or random; may come first, without --start."""
     data: str = ""
-    """Labelled pictures: a folder with one sub-folder per class, or cifar10."""
-    limit: int | None = None
-    """Use only so many of the training pictures, chosen at random; None: all."""
+    """Labelled images: a folder with one sub-folder per class, or cifar10."""
+    max_images: int | None = None
+    """Use only so many of the training images, chosen at random; None: all."""
     fresh_head: bool = False
     """Draw the head anew where FROM has one."""
     drop_path: float = 0.1
@@ -99,7 +99,7 @@ class Tuning:
     layer_decay: float = 0.65
     """Factor of the learning rate from each block to the one below it; 1: none."""
     crop_pct: float = 1.0
-    """Side of the centred square that is tested, as a share of the picture's shorter side."""
+    """Side of the centred square that is tested, as a share of the image's shorter side."""
     precision: str = "float32"
     """Of training: float32, or bfloat16 (mixed). Tests are in float32."""
     seed: int = 0
@@ -119,12 +119,12 @@ class Tuning:
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures are mixed in pairs."""
+        """Whether images are mixed in pairs."""
         a = self.augmentation
         return a.mixup_prob > 0 and (a.mixup > 0 or a.cutmix > 0)
 
 
-def protocol(t: Tuning) -> str:
+def protocol(t: FinetuneRecipe) -> str:
     """The name under which a fine-tuning's accuracy is reported: all that a table must tell."""
     a, o = t.augmentation, t.optimization
     parts = {
@@ -144,7 +144,7 @@ def protocol(t: Tuning) -> str:
     return f"{kind}, {o.epochs:g} epochs of AdamW, batch {o.batch_size}, lr {t.lr:.3g}, {named}"
 
 
-def check(t: Tuning) -> None:
+def check(t: FinetuneRecipe) -> None:
     """Refuse names that do not exist and numbers that make no sense.
 
     Raises:
@@ -159,7 +159,7 @@ def check(t: Tuning) -> None:
     ):
         if value not in names:
             raise MapetError(f'There is no {option} "{value}".{nearest(value, names)}')
-    counts = {"limit": t.limit, "batch-size": o.batch_size, "recount": a.recount}
+    counts = {"max-images": t.max_images, "batch-size": o.batch_size, "recount": a.recount}
     counts |= {name.replace("_", "-"): getattr(b, name) for name in ("image_size", "num_heads", "embed_dim", "depth")}
     counts |= {"patch-size": b.patch_size}
     shares = ("hflip", "color_jitter", "reprob", "mixup_prob", "mixup_switch_prob")

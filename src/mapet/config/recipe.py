@@ -30,7 +30,7 @@ class Model:
     num_heads: int | None = None
     """Attention heads of a custom model."""
     image_size: int = 224
-    """Side of the student's pictures in pixels."""
+    """Side of the student's images in pixels."""
     patch_size: int = 16
     """Side of a patch in pixels."""
     init_values: float | None = 0.1
@@ -76,7 +76,7 @@ class Tokenizer:
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
     tokenizer: str | None = None
-    """Folder of a ready tokenizer, asked as pictures come in pre-training. None: the next settings fit one."""
+    """Folder of a ready tokenizer, asked as images come in pre-training. None: the next settings fit one."""
     teacher: str = "efficientnet_lite0"
     """Frozen teacher: a timm model; efficientnet_lite0, which is installed; pixels; or an exported run's folder."""
     teacher_stage: int | None = None
@@ -89,8 +89,8 @@ class Tokenizer:
     """Centroids, that is the vocabulary."""
     samples: int | None = None
     """Patch features that are held in memory; None: 512 for each centroid, or 8 where mode is stream."""
-    fit_pictures: int | None = None
-    """Pictures that the samples are drawn from; None: all."""
+    fit_images: int | None = None
+    """Images that the samples are drawn from; None: all."""
     iterations: int = 20
     """Rounds of k-means."""
     restarts: int = 1
@@ -111,9 +111,9 @@ class Optimization:
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
     epochs: float = 300
-    """Passes over the pictures; a fraction ends in the midst of one."""
+    """Passes over the images; a fraction ends in the midst of one."""
     batch_size: int = 256
-    """Pictures a step, over all devices together."""
+    """Images a step, over all devices together."""
     lr: float | None = None
     """Largest learning rate; None: base_lr × batch_size / 256."""
     base_lr: float = 1.875e-4
@@ -146,19 +146,19 @@ class Recipe:
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
     data: str = ""
-    """A folder of pictures, nested in any way or packed by mapet pack, or cifar10."""
+    """A folder of images, nested in any way or packed by mapet pack, or cifar10."""
     tokens: str | None = None
     """Folder that mapet tokenize wrote; None: tokens are made in the run's folder by the tokenizer settings."""
-    limit: int | None = None
-    """Use only so many of the pictures, chosen at random; None: all."""
+    max_images: int | None = None
+    """Use only so many of the images, chosen at random; None: all."""
     scale: tuple[float, float] | None = None
     """Random resized crops of this share of the area, tokenized as they come; None: the whole centred square."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width / height of the random resized crops."""
     hflip: float = 0.0
-    """Share of the pictures that are mirrored."""
+    """Share of the images that are mirrored."""
     color_jitter: float = 0.4
-    """Strength of brightness, contrast and saturation jitter, of the student's pictures alone."""
+    """Strength of brightness, contrast and saturation jitter, of the student's images alone."""
     precision: str = "float32"
     """float32, or bfloat16 (mixed)."""
     seed: int = 0
@@ -179,18 +179,18 @@ class Recipe:
 
     @property
     def varied(self) -> bool:
-        """Whether pictures are cropped or mirrored at random: ready tokens would not be of the same view."""
+        """Whether images are cropped or mirrored at random: ready tokens would not be of the same view."""
         return self.scale is not None or self.hflip > 0
 
     @property
-    def hidden(self) -> int:
-        """Predicted patches of each picture."""
+    def num_masked(self) -> int:
+        """Predicted patches of each image."""
         return round(self.objective.mask_ratio * self.grid[0] * self.grid[1])
 
     @property
     def context(self) -> int:
         """Places of an order that are given, CLS included."""
-        return 1 + self.grid[0] * self.grid[1] - self.hidden
+        return 1 + self.grid[0] * self.grid[1] - self.num_masked
 
     @property
     def reads_tokens(self) -> bool:
@@ -205,11 +205,11 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Machine:
+class Runtime:
     """What must not change a result, beyond rounding."""
 
     workers: int | None = None
-    """Processes that decode pictures for each device; None: up to 8 beside an accelerator, none on a CPU."""
+    """Processes that decode images for each device; None: up to 8 beside an accelerator, none on a CPU."""
     accelerator: str = "auto"
     """auto, cpu, cuda or mps."""
     devices: int = 1
@@ -218,18 +218,18 @@ class Machine:
     """Nodes."""
     strategy: str = "ddp"
     """Several devices: ddp, or fsdp, which spreads the weights and all that belongs to them over the devices."""
-    micro_batch: int | None = None
-    """Pictures that a device works on at once, at most, to save memory; None: its whole share of a batch."""
+    micro_batch_size: int | None = None
+    """Images that a device works on at once, at most, to save memory; None: its whole share of a batch."""
     compile: bool = False
     """Compile the objective with torch.compile."""
     grad_checkpointing: bool = False
     """Compute each block's forward pass again in the backward pass instead of keeping it, to save memory."""
     save_every: int = 0
     """Keep a checkpoint every so many steps, beside the last one; 0: only the last."""
-    memory: float = 2.0
-    """Decoded pictures are held in memory when they fit into so many GiB."""
-    max_bad: float = 0.01
-    """Largest share of pictures that may be unreadable."""
+    cache_gib: float = 2.0
+    """Decoded images are held in memory when they fit into so many GiB."""
+    max_bad_fraction: float = 0.01
+    """Largest share of images that may be unreadable."""
 
     def __post_init__(self) -> None:
         for option, fits, wanted in (
@@ -237,10 +237,10 @@ class Machine:
             ("devices", self.devices >= 1, "at least 1"),
             ("num-nodes", self.num_nodes >= 1, "at least 1"),
             ("strategy", self.strategy in ("ddp", "fsdp"), "ddp or fsdp"),
-            ("micro-batch", self.micro_batch is None or self.micro_batch >= 1, "at least 1"),
+            ("micro-batch-size", self.micro_batch_size is None or self.micro_batch_size >= 1, "at least 1"),
             ("save-every", self.save_every >= 0, "at least 0"),
-            ("memory", self.memory >= 0, "at least 0"),
-            ("max-bad", 0 <= self.max_bad <= 1, "0 … 1"),
+            ("cache-gib", self.cache_gib >= 0, "at least 0"),
+            ("max-bad-fraction", 0 <= self.max_bad_fraction <= 1, "0 … 1"),
         ):
             if not fits:
                 raise MapetError(f"--{option} does not fit: it must be {wanted}.")
@@ -251,9 +251,9 @@ class Machine:
         return self.devices * self.num_nodes
 
     def parts(self, batch_size: int) -> int:
-        """Parts into which each device cuts its share of a batch, equal up to one picture."""
+        """Parts into which each device cuts its share of a batch, equal up to one image."""
         share = max(1, batch_size // self.processes)
-        return -(-share // (self.micro_batch or share))
+        return -(-share // (self.micro_batch_size or share))
 
 
 def save(recipe: Any, path: Path) -> None:

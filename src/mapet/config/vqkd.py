@@ -10,7 +10,7 @@ from mapet.utils.errors import MapetError, nearest
 
 
 @dataclass(frozen=True)
-class Training:
+class VQKDRecipe:
     """Everything that decides the result; the defaults are the published settings but for teacher and data.
 
     Raises:
@@ -19,9 +19,9 @@ class Training:
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
     data: str = ""
-    """A folder of pictures, nested in any way, or cifar10; may come first, without --data."""
-    limit: int | None = None
-    """Use only so many of the pictures, chosen at random; None: all."""
+    """A folder of images, nested in any way, or cifar10; may come first, without --data."""
+    max_images: int | None = None
+    """Use only so many of the images, chosen at random; None: all."""
     teacher: str = "efficientnet_lite0"
     """Frozen teacher: a timm model's name; efficientnet_lite0, whose weights are installed already; pixels; or the
     folder of a run that was exported for timm."""
@@ -37,7 +37,7 @@ class Training:
     code_dim: int = 32
     """Width of a code."""
     image_size: int = 224
-    """Side of the tokenizer's pictures in pixels."""
+    """Side of the tokenizer's images in pixels."""
     patch_size: int = 16
     """Side of a patch in pixels."""
     embed_dim: int = 768
@@ -57,11 +57,11 @@ class Training:
     scale: tuple[float, float] | None = (0.08, 1.0)
     """Random resized crops of this share of the area; None: the whole centred square."""
     hflip: float = 0.5
-    """Share of the pictures that are mirrored."""
+    """Share of the images that are mirrored."""
     epochs: int = 100
-    """Passes over the pictures."""
+    """Passes over the images."""
     batch_size: int = 512
-    """Pictures a step, over all devices together."""
+    """Images a step, over all devices together."""
     lr: float | None = None
     """Largest learning rate; None: 5e-5 × batch_size / 128."""
     min_lr: float = 1e-5
@@ -96,7 +96,7 @@ class Training:
         return 5e-5 * self.batch_size / 128 if self.lr is None else self.lr
 
 
-def check(t: Training) -> None:
+def check(t: VQKDRecipe) -> None:
     """Refuse names that do not exist and numbers that make no sense.
 
     Raises:
@@ -108,7 +108,7 @@ def check(t: Training) -> None:
     counts = ("code_dim", "patch_size", "embed_dim", "depth", "num_heads", "decoder_depth", "epochs", "batch_size")
     for option, fits, wanted in (
         *((name.replace("_", "-"), getattr(t, name) >= 1, "at least 1") for name in counts),
-        ("limit", t.limit is None or t.limit >= 1, "at least 1"),
+        ("max-images", t.max_images is None or t.max_images >= 1, "at least 1"),
         ("codes", 2 <= t.codes <= 65536, "2 … 65536"),
         ("patch-size", not t.image_size % max(1, t.patch_size), f"a divisor of --image-size {t.image_size}"),
         ("num-heads", not t.embed_dim % max(1, t.num_heads), f"a divisor of --embed-dim {t.embed_dim}"),

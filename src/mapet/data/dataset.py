@@ -1,4 +1,4 @@
-"""A source: numbered pictures with stable keys and, where there are any, labels."""
+"""A source: numbered images with stable keys and, where there are any, labels."""
 
 import os
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ SPLITS = ("train", "test")
 NAMED = ("cifar10",)
 
 
-class Source(Protocol):
-    """What every kind of picture collection offers."""
+class ImageDataset(Protocol):
+    """What every kind of image collection offers."""
 
     @property
     def name(self) -> str:
@@ -32,26 +32,26 @@ class Source(Protocol):
         """Class names by label; empty when unlabelled."""
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
 
-    def key(self, i: int) -> str:
-        """The stable, unique name of picture ``i``."""
+    def image_id(self, i: int) -> str:
+        """The stable, unique name of image ``i``."""
 
     def label(self, i: int) -> int:
         """The place of its class in ``classes``; -1 when unlabelled."""
 
     def read(self, i: int) -> "Image.Image":
-        """The picture, mode RGB; raises ``BadPicture`` with the reason."""
+        """The image, mode RGB; raises ``UnreadableImage`` with the reason."""
 
 
-def open_source(data: str, split: str = "train") -> Source:
-    """Open "cifar10" (which may fetch it), a folder of pictures or a packed one; one named cifar10 is "./cifar10".
+def open_dataset(data: str, split: str = "train") -> ImageDataset:
+    """Open "cifar10" (which may fetch it), a folder of images or a packed one; one named cifar10 is "./cifar10".
 
     ``split`` is "train" or "test"; ``mapet.data.folder.open_folder`` says what they are for a folder; packed folders
     in the place of its sub-folders are its splits too.
 
     Raises:
-        MapetError: nothing there, no pictures there, half packed or damaged, or no such split.
+        MapetError: nothing there, no images there, half packed or damaged, or no such split.
     """
     if split not in SPLITS:
         raise MapetError(f'There is no split "{split}".{nearest(split, SPLITS)}')
@@ -62,11 +62,11 @@ def open_source(data: str, split: str = "train") -> Source:
         packs = packed_splits(root)
         return _open_packed(root, packs, split) if packs else open_folder(root, split)
     if os.path.exists(root):
-        raise MapetError(f"{root} is a file: give the folder that holds the pictures.")
+        raise MapetError(f"{root} is a file: give the folder that holds the images.")
     raise MapetError(_not_there(data, Path(os.path.abspath(root))))
 
 
-def _open_packed(root: Path, packs: list[str], split: str) -> Source:
+def _open_packed(root: Path, packs: list[str], split: str) -> ImageDataset:
     """The packed folder that is ``split``: of ``packs``, those below ``root``."""
     if "" in packs:
         if split != "train":
@@ -83,9 +83,9 @@ def _open_packed(root: Path, packs: list[str], split: str) -> Source:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some pictures of a source, in the order of ``indices``; keys and labels stay."""
+    """Some images of a source, in the order of ``indices``; keys and labels stay."""
 
-    source: Source
+    source: ImageDataset
     indices: Sequence[int]
     part: str = "part"
 
@@ -102,40 +102,40 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def key(self, i: int) -> str:
+    def image_id(self, i: int) -> str:
         """The key that the whole source gives."""
-        return self.source.key(self.indices[i])
+        return self.source.image_id(self.indices[i])
 
     def label(self, i: int) -> int:
         """The label that the whole source gives."""
         return self.source.label(self.indices[i])
 
     def read(self, i: int) -> "Image.Image":
-        """The picture, mode RGB; raises ``BadPicture``."""
+        """The image, mode RGB; raises ``UnreadableImage``."""
         return self.source.read(self.indices[i])
 
 
-def unwrapped(source: Source, places: Sequence[int]) -> tuple[Source, Sequence[int]]:
-    """The source below all subsets, and where the pictures at ``places`` are in it."""
+def unwrapped(source: ImageDataset, indices: Sequence[int]) -> tuple[ImageDataset, Sequence[int]]:
+    """The source below all subsets, and where the images at ``indices`` are in it."""
     while isinstance(source, Subset):
-        places = [source.indices[place] for place in places]
+        indices = [source.indices[place] for place in indices]
         source = source.source
-    return source, places
+    return source, indices
 
 
-def held_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Subset, Subset]:
-    """(rest, held-out part): each picture's side hangs on its key and the seed alone, so adding pictures moves none.
+def held_out(source: ImageDataset, share: float = 0.2, seed: int = 0) -> tuple[Subset, Subset]:
+    """(rest, held-out part): each image's side hangs on its key and the seed alone, so adding images moves none.
 
     Raises:
         MapetError: a side would be empty.
     """
     sides: tuple[list[int], list[int]] = ([], [])
     for i in range(len(source)):
-        sides[_fraction(source.key(i), seed) < share].append(i)
+        sides[_fraction(source.image_id(i), seed) < share].append(i)
     if not all(sides):
         raise MapetError(
-            f"Holding out {share:.0%} of the {len(source)} pictures of {source.name} leaves one side empty: "
-            "add pictures or choose another share."
+            f"Holding out {share:.0%} of the {len(source)} images of {source.name} leaves one side empty: "
+            "add images or choose another share."
         )
     return Subset(source, sides[0], "rest"), Subset(source, sides[1], "held out")
 
@@ -145,15 +145,15 @@ def divided(data: str) -> bool:
     return data in NAMED or bool(held_out_names(Path(data).expanduser()))
 
 
-def train_and_test(data: str, share: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
-    """Both splits of ``data``; where it has none, ``share`` of the pictures are held out.
+def train_and_test(data: str, share: float = 0.2, seed: int = 0) -> tuple[ImageDataset, ImageDataset]:
+    """Both splits of ``data``; where it has none, ``share`` of the images are held out.
 
     Raises:
-        MapetError: as ``open_source`` and ``held_out``.
+        MapetError: as ``open_dataset`` and ``held_out``.
     """
     if divided(data):
-        return open_source(data, "train"), open_source(data, "test")
-    return held_out(open_source(data), share, seed)
+        return open_dataset(data, "train"), open_dataset(data, "test")
+    return held_out(open_dataset(data), share, seed)
 
 
 def _fraction(key: str, seed: int) -> float:

@@ -1,4 +1,4 @@
-"""Pictures of a source → uint8 tensors, in this process or in workers, in the order asked for."""
+"""Images of a source → uint8 tensors, in this process or in workers, in the order asked for."""
 
 import signal
 import sys
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mapet.data.crop import Crop, Look, Looks
-from mapet.data.dataset import Source, unwrapped
-from mapet.data.image import BadPicture
+from mapet.data.crop import Crop, Transform, TransformPolicy
+from mapet.data.dataset import ImageDataset, unwrapped
+from mapet.data.image import UnreadableImage
 from mapet.data.packed import RawPack
-from mapet.data.unreadable import BadPictures
-from mapet.utils.view import View
+from mapet.data.unreadable import UnreadableImages
+from mapet.utils.view import CenterCropResize
 
-Group = tuple[int, Sequence[int]]  # an epoch and the places of the pictures that are decoded together
+Group = tuple[int, Sequence[int]]  # an epoch and the places of the images that are decoded together
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one step: ``images`` (B, 3, H, W) uint8; ``index`` (B,) int64, their places in the source.
+    """Images of one step: ``images`` (B, 3, H, W) uint8; ``index`` (B,) int64, their places in the source.
 
-    ``second`` (B, 3, H', W') uint8 is the same part of the same pictures by the second view, where there is one. All
-    lie on the CPU, except for the images of a stream that holds its pictures on another device.
+    ``second`` (B, 3, H', W') uint8 is the same part of the same images by the second view, where there is one. All
+    lie on the CPU, except for the images of a stream that holds its images on another device.
     """
 
     images: Tensor
@@ -46,30 +46,30 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), index=self.index.pin_memory(), second=second)
 
 
-Faults = list[tuple[int, str]]  # place and reason of each bad picture
+Faults = list[tuple[int, str]]  # place and reason of each bad image
 Decoded = tuple[Batch, Faults]
 T = TypeVar("T")
 
 
 def decode(
-    source: Source,
-    views: Sequence[View],
+    source: ImageDataset,
+    views: Sequence[CenterCropResize],
     groups: Iterable[Group],
     *,
-    crops: Looks | None = None,
+    crops: TransformPolicy | None = None,
     workers: int = 0,
-    bad: BadPictures,
+    bad: UnreadableImages,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """For each group the pictures that are good, each read once for one view or two; without ``crops`` centred.
+    """For each group the images that are good, each read once for one view or two; without ``crops`` centred.
 
-    The groups are drawn lazily, a few ahead of the result when there are workers; bad pictures are noted in ``bad``
-    and left out, so that B may fall short of the group's length, down to 0. Pictures that lie ready in a uint8 pack are
+    The groups are drawn lazily, a few ahead of the result when there are workers; bad images are noted in ``bad``
+    and left out, so that B may fall short of the group's length, down to 0. Images that lie ready in a uint8 pack are
     copied by this process, whatever ``workers``: handing them over would take longer. The disk reads one group ahead.
     For a GPU ``pin`` puts the batches into page-locked memory.
 
     Raises:
-        MapetError: views or crops that a uint8 pack cannot show (at once), too many bad pictures (on the way).
+        MapetError: views or crops that a uint8 pack cannot show (at once), too many bad images (on the way).
     """
     require_shown(source, views, crops)
     pack, _ = unwrapped(source, ())
@@ -78,8 +78,10 @@ def decode(
     return noted(loaded(_Groups(source, views, crops), groups, workers, pin), source, bad)
 
 
-def require_shown(source: Source, views: Sequence[View], crops: Looks | None = None) -> None:
-    """Refuse what the source cannot show: a uint8 pack has one view of each picture, and nothing else of it.
+def require_shown(
+    source: ImageDataset, views: Sequence[CenterCropResize], crops: TransformPolicy | None = None
+) -> None:
+    """Refuse what the source cannot show: a uint8 pack has one view of each image, and nothing else of it.
 
     Raises:
         MapetError: both sides and the ways out are named.
@@ -89,47 +91,47 @@ def require_shown(source: Source, views: Sequence[View], crops: Looks | None = N
         pack.require(views, crops is None or crops.whole)
 
 
-def noted(items: Iterable[tuple[T, Faults]], source: Source, bad: BadPictures) -> Iterator[T]:
+def noted(items: Iterable[tuple[T, Faults]], source: ImageDataset, bad: UnreadableImages) -> Iterator[T]:
     """What comes beside the faults, which are noted in ``bad``.
 
     Raises:
-        MapetError: too many bad pictures.
+        MapetError: too many bad images.
     """
     for item, faults in items:
         for place, reason in faults:
-            bad.add(source.key(place), reason)
+            bad.add(source.image_id(place), reason)
         yield item
 
 
 class _Groups(Dataset[Decoded]):
-    """Decodes one group of pictures per item; workers do nothing else."""
+    """Decodes one group of images per item; workers do nothing else."""
 
-    def __init__(self, source: Source, views: Sequence[View], crops: Looks | None) -> None:
+    def __init__(self, source: ImageDataset, views: Sequence[CenterCropResize], crops: TransformPolicy | None) -> None:
         self.source, self.views, self.crops = source, views, crops
 
     def __getitem__(self, group: Group) -> Decoded:
-        epoch, places = group
-        pack, rows = unwrapped(self.source, places)
+        epoch, indices = group
+        pack, rows = unwrapped(self.source, indices)
         if self.crops is None and isinstance(pack, RawPack):
-            return _copied(pack, epoch, places, rows)
-        crops: Sequence[Look] = self.crops(epoch, places) if self.crops else [Crop()] * len(places)
-        images = [torch.empty((len(places), 3, *view.size), dtype=torch.uint8) for view in self.views]
+            return _copied(pack, epoch, indices, rows)
+        crops: Sequence[Transform] = self.crops(epoch, indices) if self.crops else [Crop()] * len(indices)
+        images = [torch.empty((len(indices), 3, *view.size), dtype=torch.uint8) for view in self.views]
         good: list[int] = []
         faults: Faults = []
-        for place, crop in zip(places, crops, strict=True):
+        for place, crop in zip(indices, crops, strict=True):
             try:
-                picture = self.source.read(place)
-            except BadPicture as reason:
+                image = self.source.read(place)
+            except UnreadableImage as reason:
                 faults.append((place, str(reason)))
                 continue
             for tensor, view in zip(images, self.views, strict=True):
-                tensor[len(good)] = torch.from_numpy(np.array(crop(picture, view))).permute(2, 0, 1)
+                tensor[len(good)] = torch.from_numpy(np.array(crop(image, view))).permute(2, 0, 1)
             good.append(place)
         first, *second = [tensor[: len(good)] for tensor in images]
         return Batch(first, torch.tensor(good, dtype=torch.int64), epoch, *second), faults
 
 
-def _announced(groups: Iterable[Group], source: Source, pack: RawPack) -> Iterator[Group]:
+def _announced(groups: Iterable[Group], source: ImageDataset, pack: RawPack) -> Iterator[Group]:
     """The groups, each known to ``pack``, which lies below ``source``, when the one before it is handed out."""
     waiting: list[Group] = []
     for group in groups:
@@ -139,11 +141,11 @@ def _announced(groups: Iterable[Group], source: Source, pack: RawPack) -> Iterat
     yield from waiting
 
 
-def _copied(pack: RawPack, epoch: int, places: Sequence[int], rows: Sequence[int]) -> Decoded:
-    """The pictures at ``places`` of a source, which are those at ``rows`` of a pack below it."""
+def _copied(pack: RawPack, epoch: int, indices: Sequence[int], rows: Sequence[int]) -> Decoded:
+    """The images at ``indices`` of a source, which are those at ``rows`` of a pack below it."""
     images, good = pack.pixels(rows)
-    index = torch.as_tensor(places, dtype=torch.int64)
-    faults = [(places[i], pack.reason(rows[i])) for i in np.flatnonzero(~good).tolist()]
+    index = torch.as_tensor(indices, dtype=torch.int64)
+    faults = [(indices[i], pack.reason(rows[i])) for i in np.flatnonzero(~good).tolist()]
     return Batch(torch.from_numpy(images), index[torch.from_numpy(good)], epoch), faults
 
 

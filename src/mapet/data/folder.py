@@ -1,4 +1,4 @@
-"""Pictures in a folder, nested in any way; labelled where the top level is one sub-folder per class."""
+"""Images in a folder, nested in any way; labelled where the top level is one sub-folder per class."""
 
 import os
 from bisect import bisect_left
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mapet.data.image import SUFFIXES, read_picture
-from mapet.data.packed_strings import Lines
+from mapet.data.image import SUFFIXES, read_image
+from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ HELD_OUT_NAMES = ("test", "val", "validation")
 
 
 class Folder:
-    """All pictures below ``root/part``, sorted by their path below ``root``; hidden files and folders are skipped.
+    """All images below ``root/part``, sorted by their path below ``root``; hidden files and folders are skipped.
 
-    Symbolic links are followed, except back into a folder that holds them. The pictures are labelled when ``root/part``
-    holds at least two sub-folders with pictures and none of its own: ``classes`` are then those sub-folders' names.
+    Symbolic links are followed, except back into a folder that holds them. The images are labelled when ``root/part``
+    holds at least two sub-folders with images and none of its own: ``classes`` are then those sub-folders' names.
 
     Raises:
-        MapetError: no pictures there, or a folder that cannot be listed.
+        MapetError: no images there, or a folder that cannot be listed.
     """
 
     def __init__(self, root: Path, part: str = "") -> None:
@@ -31,28 +31,28 @@ class Folder:
         top = self.root / part
         self.name = f"folder {top}"
         prefix = f"{part}/" if part else ""
-        self._paths = Lines(sorted(_pictures(str(top), prefix, frozenset())))
+        self._paths = PackedStrings(sorted(_images(str(top), prefix, frozenset())))
         if not len(self._paths):
             endings = " ".join(SUFFIXES)
-            raise MapetError(f"The folder {top} and its sub-folders hold no pictures (files ending in {endings}).")
+            raise MapetError(f"The folder {top} and its sub-folders hold no images (files ending in {endings}).")
         self._start = len(prefix)
         self.classes = self._find_classes()
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def key(self, i: int) -> str:
+    def image_id(self, i: int) -> str:
         """The path below the root, with "/"; what cannot be printed in it is escaped, so that a key is one line."""
         path = self._paths[i]
         return path if path.isprintable() else "".join(map(_printable, path))
 
     def label(self, i: int) -> int:
-        """The place of the picture's class in ``classes``, or -1 without classes."""
+        """The place of the image's class in ``classes``, or -1 without classes."""
         return bisect_left(self.classes, self._top(self._paths[i])) if self.classes else -1
 
     def read(self, i: int) -> "Image.Image":
-        """The picture in RGB; raises ``BadPicture``."""
-        return read_picture(self.root / self._paths[i])
+        """The image in RGB; raises ``UnreadableImage``."""
+        return read_image(self.root / self._paths[i])
 
     def _find_classes(self) -> tuple[str, ...]:
         tops = sorted({self._top(path) for path in self._paths})
@@ -63,7 +63,7 @@ class Folder:
 
 
 def open_folder(root: Path, split: str) -> Folder:
-    """A folder's "train" or "test" pictures.
+    """A folder's "train" or "test" images.
 
     Where ``root`` holds ``train`` beside ``test``, ``val`` or ``validation``, those are the splits, and their names
     stay in the keys; the held-out split is the first of the three whose classes agree with those of ``train``.
@@ -81,7 +81,7 @@ def open_folder(root: Path, split: str) -> Folder:
 
 
 def held_out_names(root: Path) -> list[str]:
-    """The sub-folders beside ``train`` that hold held-out pictures; none where the folder is not divided so."""
+    """The sub-folders beside ``train`` that hold held-out images; none where the folder is not divided so."""
     divided = os.path.isdir(root / "train")
     return [name for name in HELD_OUT_NAMES if divided and os.path.isdir(root / name)]
 
@@ -89,7 +89,7 @@ def held_out_names(root: Path) -> list[str]:
 def no_held_out(root: Path) -> str:
     """What is said of a folder without splits that is asked for one."""
     return (
-        f"The folder {root} has no held-out split: put its pictures into sub-folders train and test, "
+        f"The folder {root} has no held-out split: put its images into sub-folders train and test, "
         "or hold a share of them out."
     )
 
@@ -130,8 +130,8 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
 
 
-def _pictures(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Paths of the pictures below ``folder``, each after ``prefix``; ``above`` identifies the folders that hold it."""
+def _images(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Paths of the images below ``folder``, each after ``prefix``; ``above`` identifies the folders that hold it."""
     try:
         status = os.stat(folder)
         entries = list(os.scandir(folder))
@@ -146,7 +146,7 @@ def _pictures(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> It
         if entry.name.startswith("."):
             continue
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from _pictures(entry.path, f"{prefix}{entry.name}/", inside)
+            yield from _images(entry.path, f"{prefix}{entry.name}/", inside)
         elif entry.name.lower().endswith(SUFFIXES):
             yield prefix + entry.name
 

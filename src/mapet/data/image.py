@@ -1,4 +1,4 @@
-"""One picture file → one RGB picture, whatever was stored in it; or the short reason why not."""
+"""One image file → one RGB image, whatever was stored in it; or the short reason why not."""
 
 import os
 import stat
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MOST_PIXELS = (1 << 30) // 4 // 3  # a quarter of a GiB of RGB: larger pictures are taken for decompression bombs
+MOST_PIXELS = (1 << 30) // 4 // 3  # a quarter of a GiB of RGB: larger images are taken for decompression bombs
 
 
-class BadPicture(Exception):
-    """A picture that cannot be used; the message is the reason, in a few words."""
+class UnreadableImage(Exception):
+    """An image that cannot be used; the message is the reason, in a few words."""
 
 
-def read_picture(path: Path) -> "Image.Image":
-    """The first frame of a picture file: mode RGB, turned upright by its EXIF orientation, composited over white.
+def read_image(path: Path) -> "Image.Image":
+    """The first frame of an image file: mode RGB, turned upright by its EXIF orientation, composited over white.
 
     Raises:
-        BadPicture: unreadable, zero bytes, not a picture, truncated or damaged, or a decompression bomb.
+        BadPicture: unreadable, zero bytes, not an image, truncated or damaged, or a decompression bomb.
     """
     with _explained():
         _check_file(path.stat())
@@ -34,27 +34,27 @@ def read_picture(path: Path) -> "Image.Image":
             return _decoded(file, str(path))
 
 
-def decode_picture(content: bytes) -> "Image.Image":
-    """The same from the bytes of a picture file; raises ``BadPicture``."""
+def decode_image(content: bytes) -> "Image.Image":
+    """The same from the bytes of an image file; raises ``UnreadableImage``."""
     with _explained():
         return _decoded(BytesIO(content), "")
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Whatever stops a picture becomes ``BadPicture``."""
+    """Whatever stops an image becomes ``UnreadableImage``."""
     try:
         yield
-    except BadPicture:
+    except UnreadableImage:
         raise
     except OSError as error:
         # Failing system calls carry a number; PIL raises the same class, without one, for damaged content.
-        raise BadPicture(f"unreadable: {error.strerror}" if error.errno else f"damaged: {error}") from error
+        raise UnreadableImage(f"unreadable: {error.strerror}" if error.errno else f"damaged: {error}") from error
     except Exception as error:  # a decoder may raise anything over foreign bytes
-        raise BadPicture(f"damaged: {str(error) or type(error).__name__}") from error
+        raise UnreadableImage(f"damaged: {str(error) or type(error).__name__}") from error
 
 
-def to_rgb(picture: "Image.Image") -> "Image.Image":
+def to_rgb(image: "Image.Image") -> "Image.Image":
     """Any PIL mode as RGB: grey scales keep their full range, whatever is transparent shows white.
 
     16-bit values are divided by 257, floats in [0, 1] multiplied by 255; wider or negative ones are
@@ -62,29 +62,29 @@ def to_rgb(picture: "Image.Image") -> "Image.Image":
     """
     from PIL import Image
 
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
 def _check_file(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        raise BadPicture("not a picture: not a regular file")
+        raise UnreadableImage("not an image: not a regular file")
     if status.st_size == 0:
-        raise BadPicture("zero bytes")
+        raise UnreadableImage("zero bytes")
 
 
 def _decoded(file: BinaryIO, name: str) -> "Image.Image":
     from PIL import ImageOps
 
-    picture = _opened(file, name)
-    if picture.width * picture.height > MOST_PIXELS:
-        raise BadPicture(f"decompression bomb: {picture.width} x {picture.height} pixels")
-    picture.load()
-    return to_rgb(ImageOps.exif_transpose(picture))
+    image = _opened(file, name)
+    if image.width * image.height > MOST_PIXELS:
+        raise UnreadableImage(f"decompression bomb: {image.width} x {image.height} pixels")
+    image.load()
+    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def _opened(file: BinaryIO, name: str) -> "Image.Image":
@@ -98,7 +98,7 @@ def _opened(file: BinaryIO, name: str) -> "Image.Image":
         factory, accepts = Image.OPEN[kind]
         if accepts is not None and accepts(prefix) is True:
             return factory(file, name)
-    raise BadPicture("not a picture of a known kind")
+    raise UnreadableImage("not an image of a known kind")
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     grey = values.astype(np.float64)
     low, high = grey.min(), grey.max()
     if not np.isfinite(high - low):
-        raise BadPicture("holds values that are not finite numbers")
+        raise UnreadableImage("holds values that are not finite numbers")
     full = 1.0 if values.dtype.kind == "f" else 65535.0
     if low < 0 or high > full:
         grey, full = grey - low, high - low

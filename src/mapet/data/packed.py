@@ -1,16 +1,16 @@
-"""Pictures that were decoded once by ``mapet pack``: a source that loads fast.
+"""Images that were decoded once by ``mapet pack``: a source that loads fast.
 
 A folder of
 
     pack.json         what was packed and how; ``complete`` once everything below is there
-    pictures.bin      the pictures, one after another
-    offsets.npy       (N + 1,) int64: picture i lies in the bytes offsets[i] … offsets[i + 1]; -1: not packed yet
+    pictures.bin      the images, one after another
+    offsets.npy       (N + 1,) int64: image i lies in the bytes offsets[i] … offsets[i + 1]; -1: not packed yet
     keys.txt          the keys that the original source gives, one a line
     labels.npy        (N,) int64, -1 for none
-    bad-pictures.txt  the unreadable pictures, where there are any, each with its reason
+    unreadable-images.txt  the unreadable images, where there are any, each with its reason
 
-Pictures keep their keys, their labels and their places: an unreadable one takes no bytes and is unreadable here too. So
-a training stream over a pack has the same pictures in each step as one over the original source, and tokens, which are
+Images keep their keys, their labels and their places: an unreadable one takes no bytes and is unreadable here too. So
+a training stream over a pack has the same images in each step as one over the original source, and tokens, which are
 found by key, serve both.
 
 A ``uint8`` pack shows bit for bit what the original shows by the pack's view, so it goes by the original's name: a
@@ -31,25 +31,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapet.data.folder import HELD_OUT_NAMES
-from mapet.data.image import BadPicture, decode_picture
+from mapet.data.image import UnreadableImage, decode_image
 from mapet.data.packed_strings import LinesOf
 from mapet.data.unreadable import listed
 from mapet.utils.errors import MapetError
 from mapet.utils.io import read_json
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 if TYPE_CHECKING:
     from PIL import Image
 
 FORMAT = "mapet pack 1"
 WHAT = "a packed folder"
-HEADER, PICTURES, OFFSETS = "pack.json", "pictures.bin", "offsets.npy"
-KEYS, LABELS, BAD = "keys.txt", "labels.npy", "bad-pictures.txt"
+HEADER, IMAGES, OFFSETS = "pack.json", "pictures.bin", "offsets.npy"
+KEYS, LABELS, BAD = "keys.txt", "labels.npy", "unreadable-images.txt"
 FIELDS = {"form", "size", "interpolation", "source", "classes", "count", "complete", "command"}
 
 
 class Packed:
-    """A source over a packed folder; ``RawPack`` and ``JpegPack`` say what a picture is.
+    """A source over a packed folder; ``RawPack`` and ``JpegPack`` say what an image is.
 
     Attributes:
         folder: where it lies.
@@ -69,10 +69,13 @@ class Packed:
         self.folder, self.original = folder, str(header["source"])
         try:
             self.classes: tuple[str, ...] = tuple(header["classes"])
-            self.size, self.view = int(header["size"]), View((header["size"], header["size"]), header["interpolation"])
+            self.size, self.view = (
+                int(header["size"]),
+                CenterCropResize((header["size"], header["size"]), header["interpolation"]),
+            )
             self._offsets, self._labels = (np.load(folder / name, mmap_mode="r") for name in (OFFSETS, LABELS))
             self._keys = LinesOf(folder / KEYS)
-            self._file = _mapped(folder / PICTURES)
+            self._file = _mapped(folder / IMAGES)
             self._bytes = np.frombuffer(self._file, np.uint8)
         except (OSError, TypeError, ValueError, EOFError) as error:
             raise MapetError(f"{folder} is damaged ({error}): delete it and pack again, or restore it.") from error
@@ -91,7 +94,7 @@ class Packed:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def key(self, i: int) -> str:
+    def image_id(self, i: int) -> str:
         """The original source's key."""
         return self._keys[i]
 
@@ -100,46 +103,46 @@ class Packed:
         return int(self._labels[i])
 
     def read(self, i: int) -> "Image.Image":
-        """The picture, mode RGB; raises ``BadPicture`` where the original's could not be read."""
+        """The image, mode RGB; raises ``UnreadableImage`` where the original's could not be read."""
         start, end = self._offsets[i], self._offsets[i + 1]
         if start == end:
-            raise BadPicture(self.reason(i))
-        return self._picture(self._bytes[start:end])
+            raise UnreadableImage(self.reason(i))
+        return self._image(self._bytes[start:end])
 
     def reason(self, i: int) -> str:
-        """Why picture ``i``, which takes no bytes, cannot be read."""
-        return self._reasons.get(self.key(i), "could not be read when it was packed")
+        """Why image ``i``, which takes no bytes, cannot be read."""
+        return self._reasons.get(self.image_id(i), "could not be read when it was packed")
 
     @cached_property
     def _reasons(self) -> dict[str, str]:
         return listed(self.folder / BAD)
 
-    def _picture(self, content: NDArray[np.uint8]) -> "Image.Image":
+    def _image(self, content: NDArray[np.uint8]) -> "Image.Image":
         raise NotImplementedError
 
     def _wrong(self, count: int) -> str:
         """What does not fit together; empty where all does."""
         if not len(self._keys) == len(self._labels) == len(self._offsets) - 1 == count:
-            return f"{KEYS}, {LABELS} and {OFFSETS} are not of {count:,} pictures"
+            return f"{KEYS}, {LABELS} and {OFFSETS} are not of {count:,} images"
         if self._offsets[0] or (np.diff(self._offsets) < 0).any():
             return f"{OFFSETS} does not ascend from 0"
         if self._offsets[-1] != len(self._bytes):
-            return f"{PICTURES} has {len(self._bytes):,} bytes, not {self._offsets[-1]:,}"
+            return f"{IMAGES} has {len(self._bytes):,} bytes, not {self._offsets[-1]:,}"
         return ""
 
 
 class RawPack(Packed):
-    """Form ``uint8``: each picture as one view shows it, (3, size, size) uint8."""
+    """Form ``uint8``: each image as one view shows it, (3, size, size) uint8."""
 
     form = "uint8"
 
     @property
     def name(self) -> str:
-        """That of the original source, whose pictures these are bit for bit."""
+        """That of the original source, whose images these are bit for bit."""
         return self.original
 
-    def require(self, views: Sequence[View], whole: bool) -> None:
-        """Refuse views other than the pack's own, and looks at a part of the pictures.
+    def require(self, views: Sequence[CenterCropResize], whole: bool) -> None:
+        """Refuse views other than the pack's own, and looks at a part of the images.
 
         Raises:
             MapetError: both sides and the ways out are named.
@@ -148,7 +151,7 @@ class RawPack(Packed):
         for view in views:
             if view != self.view:
                 raise MapetError(
-                    f"{self.folder} is a uint8 pack of {side}, {self.view.interpolation}, and pictures of "
+                    f"{self.folder} is a uint8 pack of {side}, {self.view.interpolation}, and images of "
                     f"{view.size[0]} x {view.size[1]} pixels, {view.interpolation}, are asked for: give "
                     f"--image-size {self.size} or pack again with --size {view.size[0]} or --form jpeg; "
                     f"tokens that were made from {self.original} itself fit too."
@@ -160,24 +163,24 @@ class RawPack(Packed):
                 "with --form jpeg."
             )
 
-    def pixels(self, places: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """(B, 3, size, size) of the readable pictures at ``places`` (N,), copied; which these are, (N,)."""
-        starts, ends = (self._offsets[np.asarray(places, np.int64) + step] for step in (0, 1))
+    def pixels(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """(B, 3, size, size) of the readable images at ``indices`` (N,), copied; which these are, (N,)."""
+        starts, ends = (self._offsets[np.asarray(indices, np.int64) + step] for step in (0, 1))
         good = ends > starts
         rows = self._bytes.reshape(-1, 3 * self.size**2).take(starts[good] // (3 * self.size**2), axis=0)
         return rows.reshape(-1, 3, self.size, self.size), good
 
-    def expect(self, places: Sequence[int]) -> None:
-        """Let the system fetch the pictures at ``places`` from the disk, all at once and while other work goes on."""
+    def expect(self, indices: Sequence[int]) -> None:
+        """Let the system fetch the images at ``indices`` from the disk, all at once and while other work goes on."""
         if not (isinstance(self._file, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED")):
             return
-        rows = np.asarray(places, np.int64)
+        rows = np.asarray(indices, np.int64)
         starts = self._offsets[rows] // mmap.PAGESIZE * mmap.PAGESIZE
         for start, end in zip(starts.tolist(), self._offsets[rows + 1].tolist(), strict=True):
             if end > start:
                 self._file.madvise(mmap.MADV_WILLNEED, start, end - start)
 
-    def _picture(self, content: NDArray[np.uint8]) -> "Image.Image":
+    def _image(self, content: NDArray[np.uint8]) -> "Image.Image":
         from PIL import Image
 
         return Image.fromarray(content.reshape(3, self.size, self.size).transpose(1, 2, 0))
@@ -192,12 +195,12 @@ class RawPack(Packed):
 
 
 class JpegPack(Packed):
-    """Form ``jpeg``: each whole picture as a JPEG file whose shorter side is at most ``size`` pixels."""
+    """Form ``jpeg``: each whole image as a JPEG file whose shorter side is at most ``size`` pixels."""
 
     form = "jpeg"
 
-    def _picture(self, content: NDArray[np.uint8]) -> "Image.Image":
-        return decode_picture(content.tobytes())
+    def _image(self, content: NDArray[np.uint8]) -> "Image.Image":
+        return decode_image(content.tobytes())
 
 
 FORMS: dict[str, type[RawPack | JpegPack]] = {pack.form: pack for pack in (RawPack, JpegPack)}
@@ -216,7 +219,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def packed_splits(root: Path) -> list[str]:
-    """Which of "" (``root`` itself), "train" and the names of held-out pictures are packed folders."""
+    """Which of "" (``root`` itself), "train" and the names of held-out images are packed folders."""
     return [part for part in ("", "train", *HELD_OUT_NAMES) if (root / part / HEADER).is_file()]
 
 
@@ -230,13 +233,13 @@ def open_pack(folder: Path) -> RawPack | JpegPack:
 
 
 def packed_count(folder: Path) -> int:
-    """How many pictures a begun pack has already."""
+    """How many images a begun pack has already."""
     known = np.load(folder / OFFSETS, mmap_mode="r") >= 0
     return (len(known) if known.all() else int(known.argmin())) - 1
 
 
 def _half_packed(folder: Path, header: dict[str, Any]) -> str:
-    done = f"{packed_count(folder):,} of {header['count']:,} pictures"
+    done = f"{packed_count(folder):,} of {header['count']:,} images"
     return f"{folder} is half packed ({done}): go on with {header['command']}"
 
 

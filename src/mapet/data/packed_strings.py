@@ -8,7 +8,7 @@ from typing import overload
 import numpy as np
 
 
-class Lines(Sequence[str]):
+class PackedStrings(Sequence[str]):
     """Many strings as one piece of memory, which worker processes share: no object for each."""
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -32,7 +32,7 @@ class Lines(Sequence[str]):
         return self._bytes[start:end]
 
 
-class LinesOf(Lines):
+class LinesOf(PackedStrings):
     """The lines of a file, mapped from the disk, without their line breaks; the file must not be empty."""
 
     def __init__(self, path: Path) -> None:

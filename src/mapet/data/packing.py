@@ -1,7 +1,7 @@
-"""The writing of packed folders: any source's pictures, once, into one file; ``packed`` tells the format.
+"""The writing of packed folders: any source's images, once, into one file; ``packed`` tells the format.
 
-What belongs to each picture but its pixels is written first, the header last of that; from then on ``offsets.npy`` says
-how many pictures are there: theirs are on the disk before it counts them. So a kill at any moment leaves a folder that
+What belongs to each image but its pixels is written first, the header last of that; from then on ``offsets.npy`` says
+how many images are there: theirs are on the disk before it counts them. So a kill at any moment leaves a folder that
 ``pack`` goes on with, to the same bytes as without it.
 """
 
@@ -18,42 +18,42 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from mapet.data.dataset import Source
+from mapet.data.dataset import ImageDataset
 from mapet.data.decode import Faults, Group, decode, loaded, noted, require_shown
-from mapet.data.image import BadPicture
+from mapet.data.image import UnreadableImage
 from mapet.data.packed import (
     BAD,
     FORMAT,
     FORMS,
     HEADER,
+    IMAGES,
     KEYS,
     LABELS,
     OFFSETS,
-    PICTURES,
     JpegPack,
     RawPack,
     packed_count,
     read_header,
 )
-from mapet.data.unreadable import BadPictures
+from mapet.data.unreadable import UnreadableImages
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.io import encoded, replace_file, require_free, write_from
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 if TYPE_CHECKING:
     from PIL import Image
 
-AT_ONCE = 64  # pictures decoded together, and on the disk together
+AT_ONCE = 64  # images decoded together, and on the disk together
 MOST = 4096  # pixels of a side
 QUALITY = 95
 
 
 @dataclass(frozen=True)
 class Packing:
-    """What is kept of each picture.
+    """What is kept of each image.
 
     Attributes:
-        form: "uint8" (the view's pixels) or "jpeg" (the whole picture as a JPEG).
+        form: "uint8" (the view's pixels) or "jpeg" (the whole image as a JPEG).
         size: side of the view, or the longest shorter side of a JPEG, in pixels.
         quality: of the JPEGs, 1 … 100; None: 95, and for uint8.
 
@@ -83,46 +83,46 @@ class Packing:
         return QUALITY if self.quality is None else self.quality
 
     @property
-    def view(self) -> View:
+    def view(self) -> CenterCropResize:
         """The view of a uint8 pack; its interpolation is that of the JPEGs too."""
-        return View((self.size, self.size))
+        return CenterCropResize((self.size, self.size))
 
     @property
     def row(self) -> int:
-        """Bytes of a picture in a uint8 pack."""
+        """Bytes of an image in a uint8 pack."""
         return 3 * self.size**2
 
-    def jpeg(self, picture: "Image.Image") -> bytes:
-        """The whole picture as a JPEG, shrunk until its shorter side is ``size``, never enlarged.
+    def jpeg(self, image: "Image.Image") -> bytes:
+        """The whole image as a JPEG, shrunk until its shorter side is ``size``, never enlarged.
 
         Raises:
             BadPicture: a side longer than JPEG allows.
         """
         from PIL import Image
 
-        shorter = min(picture.size)
+        shorter = min(image.size)
         if shorter > self.size:
-            sides = [max(1, round(side * self.size / shorter)) for side in picture.size]
-            picture = picture.resize((sides[0], sides[1]), Image.Resampling[self.view.interpolation.upper()])
+            sides = [max(1, round(side * self.size / shorter)) for side in image.size]
+            image = image.resize((sides[0], sides[1]), Image.Resampling[self.view.interpolation.upper()])
         content = BytesIO()
         try:
-            picture.save(content, "JPEG", quality=self.jpeg_quality)
+            image.save(content, "JPEG", quality=self.jpeg_quality)
         except OSError as error:
-            raise BadPicture(f"{picture.width} x {picture.height} pixels do not fit into a JPEG") from error
+            raise UnreadableImage(f"{image.width} x {image.height} pixels do not fit into a JPEG") from error
         return content.getvalue()
 
 
-def begin(folder: Path, source: Source, packing: Packing, about: dict[str, Any]) -> None:
-    """Write what belongs to the pictures but their pixels, or see that the pack begun in ``folder`` is the same.
+def begin(folder: Path, source: ImageDataset, packing: Packing, about: dict[str, Any]) -> None:
+    """Write what belongs to the images but their pixels, or see that the pack begun in ``folder`` is the same.
 
     Args:
         folder: new, empty, or a pack begun with the same arguments.
-        source: of the pictures.
+        source: of the images.
         packing: what is kept of them.
         about: ``source``, the original's name; ``command``, which goes on; and what else the header shall hold.
 
     Raises:
-        MapetError: a folder with other content, a pack of other pictures or settings, or a disk that is too small.
+        MapetError: a folder with other content, a pack of other images or settings, or a disk that is too small.
     """
     require_shown(source, [packing.view] if packing.form == RawPack.form else [])
     header = _header(source, packing, about)
@@ -133,19 +133,21 @@ def begin(folder: Path, source: Source, packing: Packing, about: dict[str, Any])
     folder.mkdir(parents=True, exist_ok=True)
     _require_room(folder, packing, len(source))
     with (folder / KEYS).open("wb") as file:
-        file.writelines(encoded(source.key(i)) + b"\n" for i in range(len(source)))
+        file.writelines(encoded(source.image_id(i)) + b"\n" for i in range(len(source)))
     np.save(folder / LABELS, _labels(source))
     np.save(folder / OFFSETS, np.concatenate([[0], np.full(len(source), -1)]))
     replace_file(folder / HEADER, json.dumps(header, indent=1) + "\n")
 
 
-def pack(folder: Path, source: Source, packing: Packing, *, workers: int = 0, max_bad: float = 0.01) -> Iterator[int]:
-    """Pack what is missing in a begun folder, and yield how many pictures are done, at first and after each group.
+def pack(
+    folder: Path, source: ImageDataset, packing: Packing, *, workers: int = 0, max_bad_fraction: float = 0.01
+) -> Iterator[int]:
+    """Pack what is missing in a begun folder, and yield how many images are done, at first and after each group.
 
     By one process at a time: who calls this sees to that.
 
     Raises:
-        MapetError: too many bad pictures, or a damaged folder.
+        MapetError: too many bad images, or a damaged folder.
     """
     done, header = packed_count(folder), read_header(folder)
     yield done
@@ -153,10 +155,10 @@ def pack(folder: Path, source: Source, packing: Packing, *, workers: int = 0, ma
         return
     offsets = np.load(folder / OFFSETS, mmap_mode="r+")
     _require_pixels(folder, int(offsets[done]))
-    bad = BadPictures(len(source), max_bad, folder / BAD)
+    bad = UnreadableImages(len(source), max_bad_fraction, folder / BAD)
     groups = (_raw if packing.form == RawPack.form else _jpegs)(source, packing, done, workers, bad)
     for sizes, content in groups:
-        write_from(folder / PICTURES, int(offsets[done]), content)
+        write_from(folder / IMAGES, int(offsets[done]), content)
         offsets[done + 1 : done + 1 + len(sizes)] = offsets[done] + np.cumsum(sizes)
         offsets.flush()
         done += len(sizes)
@@ -165,29 +167,29 @@ def pack(folder: Path, source: Source, packing: Packing, *, workers: int = 0, ma
 
 
 def _require_pixels(folder: Path, size: int) -> None:
-    path = folder / PICTURES
+    path = folder / IMAGES
     if size > (path.stat().st_size if path.exists() else 0):
         raise MapetError(f"{path} is shorter than it was: delete {folder} and pack again.")
 
 
-Encoded = Iterator[tuple[NDArray[np.int64], bytes]]  # bytes of each picture of a group, 0 for a bad one; all of them
+Encoded = Iterator[tuple[NDArray[np.int64], bytes]]  # bytes of each image of a group, 0 for a bad one; all of them
 
 
-def _raw(source: Source, packing: Packing, first: int, workers: int, bad: BadPictures) -> Encoded:
+def _raw(source: ImageDataset, packing: Packing, first: int, workers: int, bad: UnreadableImages) -> Encoded:
     batches = decode(source, [packing.view], _groups(first, len(source)), workers=workers, bad=bad)
-    for (_, places), batch in zip(_groups(first, len(source)), batches, strict=True):
-        yield np.isin(places, batch.index) * packing.row, batch.images.numpy().tobytes()
+    for (_, indices), batch in zip(_groups(first, len(source)), batches, strict=True):
+        yield np.isin(indices, batch.index) * packing.row, batch.images.numpy().tobytes()
 
 
-def _jpegs(source: Source, packing: Packing, first: int, workers: int, bad: BadPictures) -> Encoded:
+def _jpegs(source: ImageDataset, packing: Packing, first: int, workers: int, bad: UnreadableImages) -> Encoded:
     for files in noted(loaded(_Jpegs(source, packing), _groups(first, len(source)), workers), source, bad):
         yield np.array([len(file) for file in files]), b"".join(files)
 
 
 class _Jpegs(Dataset[tuple[list[bytes], Faults]]):
-    """Reads and compresses one group of pictures per item; a bad one is no bytes."""
+    """Reads and compresses one group of images per item; a bad one is no bytes."""
 
-    def __init__(self, source: Source, packing: Packing) -> None:
+    def __init__(self, source: ImageDataset, packing: Packing) -> None:
         self.source, self.packing = source, packing
 
     def __getitem__(self, group: Group) -> tuple[list[bytes], Faults]:
@@ -195,7 +197,7 @@ class _Jpegs(Dataset[tuple[list[bytes], Faults]]):
         for place in group[1]:
             try:
                 files.append(self.packing.jpeg(self.source.read(place)))
-            except BadPicture as reason:
+            except UnreadableImage as reason:
                 files.append(b"")
                 faults.append((place, str(reason)))
         return files, faults
@@ -205,22 +207,22 @@ def _groups(first: int, count: int) -> Iterator[Group]:
     return ((0, range(start, min(start + AT_ONCE, count))) for start in range(first, count, AT_ONCE))
 
 
-def _header(source: Source, packing: Packing, about: dict[str, Any]) -> dict[str, Any]:
+def _header(source: ImageDataset, packing: Packing, about: dict[str, Any]) -> dict[str, Any]:
     quality = packing.jpeg_quality if packing.form == JpegPack.form else None
     header = {"format": FORMAT, "form": packing.form, "size": packing.size, "quality": quality}
     header |= {"interpolation": packing.view.interpolation, "count": len(source), "classes": list(source.classes)}
     return {**header, "keys": _digest(source), **about, "complete": False}
 
 
-def _digest(source: Source) -> str:
+def _digest(source: ImageDataset) -> str:
     """BLAKE2b of all labels and keys."""
     digest = blake2b(digest_size=16)
     for i in range(len(source)):
-        digest.update(b"%d %b\n" % (source.label(i), encoded(source.key(i))))
+        digest.update(b"%d %b\n" % (source.label(i), encoded(source.image_id(i))))
     return digest.hexdigest()
 
 
-def _labels(source: Source) -> NDArray[np.int64]:
+def _labels(source: ImageDataset) -> NDArray[np.int64]:
     return np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))
 
 
@@ -229,7 +231,7 @@ def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
     for name in [name for name in wanted if name not in ("command", "complete")]:
         was, asked = found.get(name), wanted[name]
         if was != asked:
-            told = "other pictures or labels" if name in ("keys", "classes") else f"{name} {was}, and not {asked}"
+            told = "other images or labels" if name in ("keys", "classes") else f"{name} {was}, and not {asked}"
             raise MapetError(f"{folder} was packed with {told}: give another --out, or delete it and pack again.")
 
 
@@ -237,6 +239,6 @@ def _require_room(folder: Path, packing: Packing, count: int) -> None:
     needed, free = count * packing.row, disk_usage(folder).free
     if packing.form == RawPack.form and needed > free:
         raise MapetError(
-            f"{count:,} pictures of {packing.size} x {packing.size} pixels take {needed / 2**30:,.1f} GiB as uint8, "
+            f"{count:,} images of {packing.size} x {packing.size} pixels take {needed / 2**30:,.1f} GiB as uint8, "
             f"and {folder} has {free / 2**30:,.1f} GiB left: give --form jpeg, a smaller --size or another disk."
         )

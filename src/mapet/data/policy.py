@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from mapet.data.augment import IMAGENET_MEAN
-from mapet.data.crop import Look
+from mapet.data.crop import Transform
 from mapet.utils.errors import MapetError
-from mapet.utils.rng import fraction, hashed
-from mapet.utils.view import View
+from mapet.utils.rng import random_bits, uniform
+from mapet.utils.view import CenterCropResize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +53,7 @@ class Policy:
         seed: of all chance.
         scale: bounds of the crop's share of the area.
         ratio: bounds of width / height.
-        hflip: share of the pictures that are mirrored.
+        hflip: share of the images that are mirrored.
         auto_augment: timm's string, such as ``"rand-m9-mstd0.5-inc1"``; None for colour jitter in its place.
         color_jitter: strength of brightness, contrast and saturation.
     """
@@ -70,19 +70,19 @@ class Policy:
         """Whether nothing is cut off: the crop is the centred square."""
         return tuple(self.scale) == tuple(self.ratio) == (1, 1)
 
-    def __call__(self, epoch: int, places: Sequence[int]) -> list[Look]:
-        """What the pictures at ``places`` look like in ``epoch``: each hangs on (seed, epoch, its place) alone."""
-        seeds = hashed(self.seed, POLICY, epoch, torch.tensor(places, dtype=torch.int64)).tolist()
+    def __call__(self, epoch: int, indices: Sequence[int]) -> list[Transform]:
+        """What the images at ``indices`` look like in ``epoch``: each hangs on (seed, epoch, its place) alone."""
+        seeds = random_bits(self.seed, POLICY, epoch, torch.tensor(indices, dtype=torch.int64)).tolist()
         return [partial(self._look, seed) for seed in seeds]
 
-    def _look(self, seed: int, picture: "Image.Image", view: View) -> "Image.Image":
+    def _look(self, seed: int, image: "Image.Image", view: CenterCropResize) -> "Image.Image":
         with seeded(seed):
-            return transform(self, view)(picture)
+            return transform(self, view)(image)
 
 
 @lru_cache(maxsize=8)
-def transform(policy: Policy, view: View) -> Callable[["Image.Image"], "Image.Image"]:
-    """timm's training transform as far as pictures go: PIL in, PIL of the view's size out.
+def transform(policy: Policy, view: CenterCropResize) -> Callable[["Image.Image"], "Image.Image"]:
+    """timm's training transform as far as images go: PIL in, PIL of the view's size out.
 
     Raises:
         MapetError: timm cannot read the policy's ``auto_augment``.
@@ -94,7 +94,7 @@ def transform(policy: Policy, view: View) -> Callable[["Image.Image"], "Image.Im
     if name.startswith("rand") and not re.fullmatch(RAND, name):  # timm passes over what it does not know
         raise MapetError(f"{told}write it as rand-m9-mstd0.5-inc1.")
     try:
-        pictures, colours, _ = create_transform(
+        images, colours, _ = create_transform(
             (3, *view.size),
             is_training=True,
             scale=policy.scale,
@@ -112,19 +112,19 @@ def transform(policy: Policy, view: View) -> Callable[["Image.Image"], "Image.Im
         for operation in chain(getattr(augment, "ops", ()), *getattr(augment, "policy", ())):
             if operation.name.startswith("Posterize"):
                 operation.aug_fn = posterize
-    return Compose([pictures, colours])
+    return Compose([images, colours])
 
 
-def posterize(picture: "Image.Image", bits_to_keep: int, **settings: object) -> "Image.Image":
+def posterize(image: "Image.Image", bits_to_keep: int, **settings: object) -> "Image.Image":
     """timm's operation, which at full magnitude keeps 0 bits: black, as it was before Pillow 13 refused that."""
     from PIL import ImageOps
 
-    return ImageOps.posterize(picture, bits_to_keep) if bits_to_keep else picture.point(lambda value: 0)
+    return ImageOps.posterize(image, bits_to_keep) if bits_to_keep else image.point(lambda value: 0)
 
 
 @dataclass(frozen=True)
 class Centre:
-    """The centred square of each picture whose side is ``crop_pct`` of the shorter one; no chance in it."""
+    """The centred square of each image whose side is ``crop_pct`` of the shorter one; no chance in it."""
 
     crop_pct: float = 1.0
 
@@ -133,21 +133,21 @@ class Centre:
         """Whether nothing is cut off."""
         return self.crop_pct == 1
 
-    def __call__(self, epoch: int, places: Sequence[int]) -> list[Look]:
-        """The same look at each of ``places``."""
-        return [self._look] * len(places)
+    def __call__(self, epoch: int, indices: Sequence[int]) -> list[Transform]:
+        """The same look at each of ``indices``."""
+        return [self._look] * len(indices)
 
-    def _look(self, picture: "Image.Image", view: View) -> "Image.Image":
+    def _look(self, image: "Image.Image", view: CenterCropResize) -> "Image.Image":
         """In one resampling, where timm resizes first and then cuts: the same square up to a pixel of rounding."""
         from PIL import Image, ImageOps
 
         (height, width), method = view.size, Image.Resampling[view.interpolation.upper()]
-        return ImageOps.fit(picture, (width, height), method, bleed=(1 - self.crop_pct) / 2, centering=(0.5, 0.5))
+        return ImageOps.fit(image, (width, height), method, bleed=(1 - self.crop_pct) / 2, centering=(0.5, 0.5))
 
 
 @dataclass(frozen=True)
 class Erasing:
-    """timm's random erasing (Zhong et al., arXiv 1708.04896) of normalised pictures; fields as in ``Augmentation``."""
+    """timm's random erasing (Zhong et al., arXiv 1708.04896) of normalised images; fields as in ``Augmentation``."""
 
     seed: int
     reprob: float
@@ -159,8 +159,8 @@ class Erasing:
         from timm.data.random_erasing import RandomErasing
 
         erase = RandomErasing(1.0, mode=self.remode, max_count=self.recount, device="cpu")
-        chosen = (fraction(self.seed, ERASE, epoch, index) < self.reprob).nonzero().flatten()
-        seeds = hashed(self.seed, NOISE, epoch, index[chosen]).tolist()
+        chosen = (uniform(self.seed, ERASE, epoch, index) < self.reprob).nonzero().flatten()
+        seeds = random_bits(self.seed, NOISE, epoch, index[chosen]).tolist()
         for row, seed in zip(chosen.tolist(), seeds, strict=True):
             with seeded(seed):
                 erase(images[row])
@@ -172,7 +172,7 @@ class Mixing:
     """timm's mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899) and label smoothing; fields as in ``Augmentation``.
 
     Each batch is mixed with itself in reverse, all of it by one factor that hangs on (seed, step) alone. Of several
-    processes each mixes its own part of the batch: their number decides which pictures meet, and nothing else.
+    processes each mixes its own part of the batch: their number decides which images meet, and nothing else.
     """
 
     seed: int
@@ -184,9 +184,9 @@ class Mixing:
     smoothing: float = 0.0
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) and labels (B,) → the mixed pictures, in place, and targets (B, classes) that sum to 1.
+        """(B, 3, H, W) and labels (B,) → the mixed images, in place, and targets (B, classes) that sum to 1.
 
-        Of an odd number, which only unreadable pictures can cause, the last is left out.
+        Of an odd number, which only unreadable images can cause, the last is left out.
         """
         from timm.data.mixup import Mixup, mixup_target
 
@@ -201,6 +201,6 @@ class Mixing:
             num_classes=self.classes,
         )
         even = len(images) // 2 * 2
-        with seeded(int(hashed(self.seed, MIX, step))):
+        with seeded(int(random_bits(self.seed, MIX, step))):
             mixed: tuple[Tensor, Tensor] = mix(images[:even], labels[:even])
         return mixed

@@ -1,4 +1,4 @@
-"""The ledger of pictures that could not be used: each counted once, listed, and bounded."""
+"""The ledger of images that could not be used: each counted once, listed, and bounded."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -9,17 +9,17 @@ from mapet.utils.io import encoded, replace_file
 from mapet.utils.lock import hold
 
 
-class BadPictures:
-    """Counts bad pictures by key and stops the work when they are more than ``limit`` of ``total``.
+class UnreadableImages:
+    """Counts bad images by key and stops the work when they are more than ``max_fraction`` of ``total``.
 
     Used in main processes only. With ``path`` every new key is appended to that file as ``key<TAB>reason``; the file is
-    created by the first bad picture, and the keys that it already lists are known (and counted) on reopening. Several
-    processes may share it: each learns of the others' pictures with the next of its own.
+    created by the first bad image, and the keys that it already lists are known (and counted) on reopening. Several
+    processes may share it: each learns of the others' images with the next of its own.
     """
 
-    def __init__(self, total: int, limit: float = 0.01, path: Path | None = None) -> None:
+    def __init__(self, total: int, max_fraction: float = 0.01, path: Path | None = None) -> None:
         self.total = total
-        self.limit = limit
+        self.max_fraction = max_fraction
         self.path = path
         self._reasons = listed(path) if path else {}
 
@@ -30,16 +30,16 @@ class BadPictures:
         return key in self._reasons
 
     def add(self, key: str, reason: str) -> None:
-        """Note one bad picture; a key that is known already changes nothing.
+        """Note one bad image; a key that is known already changes nothing.
 
         Raises:
-            MapetError: more than ``limit * total`` pictures are bad.
+            MapetError: more than ``max_fraction * total`` images are bad.
         """
         if key not in self._reasons:
             self._reasons[key] = " ".join(reason.split())
             if self.path:
                 self._list(self.path, key)
-        if len(self) > self.limit * self.total:
+        if len(self) > self.max_fraction * self.total:
             raise MapetError(self._too_many())
 
     def _list(self, path: Path, key: str) -> None:
@@ -66,11 +66,11 @@ class BadPictures:
 
     def _too_many(self) -> str:
         remedy = "Mend or remove them and delete that list" if self.path else "Mend or remove them"
-        allowed = f"more than the {self.limit:.2%} allowed"
-        return f"{self._count()}, {allowed}: {self._examples()} {remedy}, or raise --max-bad."
+        allowed = f"more than the {self.max_fraction:.2%} allowed"
+        return f"{self._count()}, {allowed}: {self._examples()} {remedy}, or raise --max-bad-fraction."
 
     def _count(self) -> str:
-        return f"{len(self)} of {self.total} pictures cannot be used"
+        return f"{len(self)} of {self.total} images cannot be used"
 
     def _examples(self) -> str:
         examples = ", ".join(f"{key} ({reason})" for key, reason in islice(self._reasons.items(), 3))
@@ -79,7 +79,8 @@ class BadPictures:
 
 
 def listed(path: Path) -> dict[str, str]:
-    """The reasons by key of a ledger's file; empty where there is none."""
+    """The reasons by key of a ledger's file; empty where there is none. Version 0.1 wrote ``bad-pictures.txt``."""
+    path = path if path.is_file() else path.with_name(path.name.replace("unreadable-images", "bad-pictures"))
     return _parsed(path.read_bytes()) if path.is_file() else {}
 
 

@@ -13,13 +13,13 @@ import torch
 
 from mapet.engine.memory import keep_freed
 from mapet.utils.errors import MapetError
-from mapet.utils.process_group import Crew
+from mapet.utils.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-PATIENCE = timedelta(days=7)  # that one process waits for another, which may have more or slower pictures
+PATIENCE = timedelta(days=7)  # that one process waits for another, which may have more or slower images
 ASK = 10  # steps after which several processes agree whether to stop: each time costs a synchronisation
 
 
@@ -162,7 +162,7 @@ def _leave(fabric: "Fabric") -> None:
 
 
 @contextmanager
-def crew(accelerator: str = "auto") -> Iterator[Crew]:
+def process_group(accelerator: str = "auto") -> Iterator[ProcessGroup]:
     """Join the processes that torchrun or srun started, each with its own GPU where that is the device; else alone.
 
     Raises:
@@ -170,7 +170,7 @@ def crew(accelerator: str = "auto") -> Iterator[Crew]:
     """
     me, device = launched(), pick_device(accelerator)
     if me.count == 1:
-        yield Crew()
+        yield ProcessGroup()
         return
     if device.type == "cuda":
         if me.local >= torch.cuda.device_count():
@@ -180,7 +180,7 @@ def crew(accelerator: str = "auto") -> Iterator[Crew]:
         os.environ.update(MASTER_ADDR=environment.main_address, MASTER_PORT=str(environment.main_port))
     torch.distributed.init_process_group(timeout=PATIENCE, rank=me.rank, world_size=me.count)
     try:
-        yield Crew(me.rank, me.count)
+        yield ProcessGroup(me.rank, me.count)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.distributed import Stopped, agreed, interruptible
-from mapet.engine.metrics import Journal
+from mapet.engine.metrics import MetricsLogger
 from mapet.engine.optim import Optim, average
 from mapet.engine.progress import Meter
 from mapet.engine.run import Run, prefixed
 from mapet.engine.sharding import fill, hand_over, mine, set_up, whole
 from mapet.utils.errors import MapetError
-from mapet.utils.rng import hashed
+from mapet.utils.rng import random_bits
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -86,7 +86,7 @@ def fit(
     trained, model, optimizer = set_up(fabric, objective, optim.optimizer, compiled, grad_checkpointing)
     ema = {name: p.detach().clone() for name, p in trained.named_parameters()} if optim.ema_decay else {}
     start = _restore(trained, optim.optimizer, ema, run)
-    journal = Journal(run, fabric, batches.steps_per_epoch, start)
+    journal = MetricsLogger(run, fabric, batches.steps_per_epoch, start)
     saved = time.monotonic()
 
     def save(step: int) -> None:
@@ -106,7 +106,7 @@ def fit(
     with interruptible() as signalled, journal, meter:
         trained.train()
         for step, batch in enumerate(journal.timed(batches(start)), start + 1):
-            torch.manual_seed(int(hashed(seed, SALT, step, fabric.global_rank)))
+            torch.manual_seed(int(random_bits(seed, SALT, step, fabric.global_rank)))
             lr = _set_lr(optimizer, optim.lr(step - 1))
             figures = backward(fabric, model, batch, accumulate, even=trained is not objective)
             figures["grad_norm"] = clip(fabric, model, optimizer, optim.clip_grad)
@@ -132,12 +132,12 @@ def backward(
 ) -> dict[str, Tensor]:
     """Gradients of the batch's mean loss, in ``accumulate`` parts; the parts' figures, weighted by their size.
 
-    A batch that lacks pictures may have fewer parts. With ``even`` it still makes as many passes as those of the other
-    processes, which gather the weights together: an empty part is the first picture, with no weight.
+    A batch that lacks images may have fewer parts. With ``even`` it still makes as many passes as those of the other
+    processes, which gather the weights together: an empty part is the first image, with no weight.
     """
     size = len(next(iter(batch.values())))
     if not size:
-        raise MapetError("None of a step's pictures could be read: see bad-pictures.txt in the run's folder.")
+        raise MapetError("None of a step's images could be read: see unreadable-images.txt in the run's folder.")
     parts = accumulate if even else min(accumulate, size)
     pieces = zip(*(tensor.tensor_split(parts) for tensor in batch.values()), strict=True)
     total: dict[str, Tensor] = {}

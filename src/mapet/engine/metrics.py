@@ -21,7 +21,7 @@ DELAY = 10  # steps whose figures may stay on an accelerator, so that a step nev
 WINDOW = 50  # steps that ``recent`` averages
 
 
-class Journal:
+class MetricsLogger:
     """Collects each step's figures, averaged over the processes; the first process writes them.
 
     On a CPU a step is checked before the weights move; elsewhere at most ``DELAY`` steps later, and always before a

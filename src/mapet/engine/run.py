@@ -8,7 +8,7 @@ log.txt            what was said on the screen, and more, with the time
 seconds.json       how long the steps up to the last checkpoint took
 checkpoints/       last.safetensors, and step-*.safetensors as often as asked; of sharded weights, folders of that name
 classifier.json    of a fine-tuning: the shape of the classifier, and its classes
-bad-pictures.txt   pictures that could not be read, if there were any
+unreadable-images.txt   images that could not be read, if there were any
 .mapet             that the folder is a run's, so that it may be overwritten
 """
 
@@ -49,7 +49,7 @@ VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy"
 
 
 class Run:
-    """One run's folder. Only the first process writes, but for bad pictures; ``Run(folder)`` alone touches nothing."""
+    """One run's folder. Only the first process writes, but for bad images; ``Run(folder)`` alone touches nothing."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -58,7 +58,7 @@ class Run:
         self.metrics = self.folder / "metrics.csv"
         self.log = self.folder / "log.txt"
         self.checkpoints = self.folder / "checkpoints"
-        self.bad_pictures = self.folder / "bad-pictures.txt"
+        self.unreadable_images = self.folder / "unreadable-images.txt"
 
     @classmethod
     def create(cls, folder: str | Path, *, overwrite: bool = False) -> "Run":

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from mapet.evals.checks import Labelled, check, check_batch
 from mapet.evals.score import Score, tops
-from mapet.evals.sgd import descend, normal, places, warm_cosine
+from mapet.evals.sgd import normal, places, train_sgd, warm_cosine
 
 PROTOCOL = "attentive, CAE's cross-attention block, batch norm and 90 epochs of SGD, patches of one view"
 EPOCHS, WARMUP = 90, 10
@@ -19,7 +19,7 @@ START, BATCHES = 6, 7  # salts: independent streams of chance
 class AttentiveProbe(nn.Module):
     """One learned query reads the patches by cross-attention; batch norm without affine and a linear layer follow.
 
-    CAE's block, written for a single query that is the same for all pictures. Head h scores patch x by q · W_k x =
+    CAE's block, written for a single query that is the same for all images. Head h scores patch x by q · W_k x =
     (W_kᵀ q) · x and reads W_v Σ a x, so no patch is projected: 2 L D H products in place of 2 L D². What softmax and
     batch norm take away again (the shifts of the key, the value and the projection) is not there.
 
@@ -76,7 +76,7 @@ def attentive(
         test: (M, L, D) and (M,).
         classes: number of classes; labels lie in [0, classes).
         seed: of the start and the batches.
-        batch: pictures a step, at most N; by default min(1024, N).
+        batch: images a step, at most N; by default min(1024, N).
         device: where to train; by default where the patches are.
 
     Returns:
@@ -104,5 +104,5 @@ def train_probe(train: Labelled, classes: int, seed: int, batch: int, device: to
         return RATE * batch * warm_cosine(epoch, WARMUP, EPOCHS)
 
     index = torch.arange(len(train[1]))
-    descend(probe, optimizer, train, index, epochs=EPOCHS, batch=batch, rate=rate, key=(seed, BATCHES))
+    train_sgd(probe, optimizer, train, index, epochs=EPOCHS, batch=batch, rate=rate, seed=(seed, BATCHES))
     return probe

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mapet.evals.checks import Labelled
 from mapet.evals.logistic import tenth
 from mapet.evals.score import Score, share, tops
-from mapet.evals.sgd import descend, normal, places
+from mapet.evals.sgd import normal, places, train_sgd
 
 EPOCHS = 100
 BASE_RATE = 1e-3  # × batch / 256: 4e-3 at BEiT's batch of 1024
@@ -46,7 +46,7 @@ def best_layer(
         test: (M, layers, F) and (M,).
         classes: number of classes.
         seed: of the held-out tenth, the start and the batches.
-        batch: pictures a step, at most; BEiT's is 1024.
+        batch: images a step, at most; BEiT's is 1024.
         device: where to train.
 
     Returns:
@@ -64,7 +64,7 @@ def best_layer(
 
 
 def train_heads(train: Labelled, index: Tensor, classes: int, seed: int, batch: int, device: torch.device) -> Heads:
-    """AdamW under a cosine that falls to 0 from epoch to epoch, without warm-up, on the pictures at ``index``."""
+    """AdamW under a cosine that falls to 0 from epoch to epoch, without warm-up, on the images at ``index``."""
     _, layers, width = train[0].shape
     heads, batch = Heads(layers, width, classes, seed).to(device), min(batch, len(index))
     optimizer = torch.optim.AdamW(heads.parameters(), weight_decay=WEIGHT_DECAY)
@@ -72,5 +72,5 @@ def train_heads(train: Labelled, index: Tensor, classes: int, seed: int, batch: 
     def rate(epoch: float) -> float:
         return BASE_RATE * batch / 256 * 0.5 * (1 + math.cos(math.pi * int(epoch) / EPOCHS))
 
-    descend(heads, optimizer, train, index, epochs=EPOCHS, batch=batch, rate=rate, key=(seed, BATCHES))
+    train_sgd(heads, optimizer, train, index, epochs=EPOCHS, batch=batch, rate=rate, seed=(seed, BATCHES))
     return heads

@@ -6,7 +6,7 @@ from torch import Tensor
 from mapet.utils.errors import MapetError
 
 Labelled = tuple[Tensor, Tensor]  # (N, F) or (N, …, F) float features, (N,) int64 labels
-CHUNK = 1024  # pictures checked at a time
+CHUNK = 1024  # images checked at a time
 
 
 def check(train: Labelled, test: Labelled, classes: int) -> None:
@@ -14,7 +14,7 @@ def check(train: Labelled, test: Labelled, classes: int) -> None:
 
     Raises:
         MapetError: fewer than two classes; an empty set; labels that are absent, negative or too large; a class
-            without a training picture; features that are not finite.
+            without a training image; features that are not finite.
     """
     if classes < 2:
         raise MapetError(f"{classes} class leaves nothing to tell apart: give data with at least two classes.")
@@ -24,7 +24,7 @@ def check(train: Labelled, test: Labelled, classes: int) -> None:
     if missing:
         some = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
         raise MapetError(
-            f"{len(missing)} of {classes} classes have no training picture ({some}): use more training pictures."
+            f"{len(missing)} of {classes} classes have no training image ({some}): use more training images."
         )
 
 
@@ -45,7 +45,7 @@ def _check_set(name: str, features: Tensor, labels: Tensor, classes: int) -> Non
         )
     if labels.min() < 0:
         count = int((labels < 0).sum())
-        raise MapetError(f"{count} of {len(labels)} {name} pictures have no label: give a labelled data set.")
+        raise MapetError(f"{count} of {len(labels)} {name} images have no label: give a labelled data set.")
     if labels.max() >= classes:
         raise MapetError(f"The {name} set has a label {int(labels.max())}, but only {classes} classes from 0 on.")
     broken = sum(int((~part.flatten(1).isfinite().all(dim=1)).sum()) for part in torch.split(features, CHUNK))

@@ -1,4 +1,4 @@
-"""What a frozen encoder gives for each picture, and how many directions such vectors use."""
+"""What a frozen encoder gives for each image, and how many directions such vectors use."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ def features(
     device: torch.device | str | None = None,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Features of all pictures in the encoder's eval mode; every module's own mode is restored after.
+    """Features of all images in the encoder's eval mode; every module's own mode is restored after.
 
     Args:
         encoder: (B, C, height, width) → (B, 1 + L, D), CLS first; a norm named ``fc_norm`` is applied after pooling.
@@ -43,7 +43,7 @@ def features(
         ``"avg+token"``; float16 (N, layers, 2 D) for ``"layers"`` and (N, L, D) for ``"patches"``.
 
     Raises:
-        MapetError: an unknown pool, an encoder without blocks where layers are asked for, or no pictures.
+        MapetError: an unknown pool, an encoder without blocks where layers are asked for, or no images.
     """
     known_pools = {**POOLS, **UNPOOLED}
     if pool not in known_pools:
@@ -57,7 +57,7 @@ def features(
             found.append(_pooled(encoder, images.to(place, non_blocking=True), pool).to("cpu", kept))
             known.append(labels.long().cpu())
     if not found:
-        raise MapetError("There are no pictures to take features of: give a data set that is not empty.")
+        raise MapetError("There are no images to take features of: give a data set that is not empty.")
     return _joined(found), torch.cat(known)
 
 

@@ -1,4 +1,4 @@
-"""Classification from a few labelled pictures of each class, repeated over several draws of them."""
+"""Classification from a few labelled images of each class, repeated over several draws of them."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from mapet.evals.checks import Labelled, check
 from mapet.evals.linear import standardised
 from mapet.evals.score import Score, mean, place
 from mapet.utils.errors import MapetError
-from mapet.utils.rng import hashed
+from mapet.utils.rng import random_bits
 
 SHOTS = (1, 5, 10)
 DRAWS = 5
@@ -32,26 +32,26 @@ def fewshot(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Score]:
-    """Fit logistic regression to ``shots`` labelled pictures of each class and score it on all of ``test``.
+    """Fit logistic regression to ``shots`` labelled images of each class and score it on all of ``test``.
 
     Features are standardised by the mean and deviation of all of ``train``, its labels unseen, and divided by √F; the
-    penalty is fixed, for one picture a class leaves none to choose it by. The pictures of a draw with fewer shots are
+    penalty is fixed, for one image a class leaves none to choose it by. The images of a draw with fewer shots are
     among those of the same draw with more.
 
     Args:
         train: (N, F) float features and (N,) int64 labels, to draw from.
         test: (M, F) and (M,) on the same device.
         classes: number of classes; labels lie in [0, classes).
-        shots: labelled pictures of each class, one result for each.
+        shots: labelled images of each class, one result for each.
         draws: repetitions.
         seed: of the draws.
 
     Returns:
         ``1-shot`` and so on: top-1 accuracy, the mean over the draws with its t-interval. The interval tells what other
-        labelled pictures would change; all draws share the test pictures.
+        labelled images would change; all draws share the test images.
 
     Raises:
-        MapetError: no shots or one below 1, fewer than two draws, a class with fewer pictures than shots, or sets that
+        MapetError: no shots or one below 1, fewer than two draws, a class with fewer images than shots, or sets that
             ``check`` refuses.
     """
     check_settings(shots, draws)
@@ -59,8 +59,8 @@ def fewshot(
     counts = torch.bincount(train[1], minlength=classes)
     if counts.min() < max(shots):
         raise MapetError(
-            f"Class {int(counts.argmin())} has {int(counts.min())} training pictures, fewer than {max(shots)} shots: "
-            "use fewer shots or more training pictures."
+            f"Class {int(counts.argmin())} has {int(counts.min())} training images, fewer than {max(shots)} shots: "
+            "use fewer shots or more training images."
         )
     known, asked = (part / part.shape[1] ** 0.5 for part in standardised(train[0], test[0]))
     found = {}
@@ -77,17 +77,15 @@ def check_settings(shots: Sequence[int], draws: int) -> None:
         MapetError: no shots or one below 1, or fewer than two draws.
     """
     if not shots or min(shots) < 1:
-        raise MapetError(
-            f"Few-shot needs at least 1 labelled picture of each class, got {list(shots)}: change --shots."
-        )
+        raise MapetError(f"Few-shot needs at least 1 labelled image of each class, got {list(shots)}: change --shots.")
     if draws < 2:
         raise MapetError(f"--draws {draws} has no spread to give an interval: use at least 2.")
 
 
 def drawn(labels: Tensor, classes: int, count: int, seed: int, draw: int) -> Tensor:
-    """(classes × count,) int64 ascending: the ``count`` pictures of each class that draw number ``draw`` takes."""
+    """(classes × count,) int64 ascending: the ``count`` images of each class that draw number ``draw`` takes."""
     index = torch.arange(len(labels), device=labels.device)
-    order = hashed(seed, DRAW, draw, index).argsort()
+    order = random_bits(seed, DRAW, draw, index).argsort()
     return torch.cat([order[labels[order] == label][:count] for label in range(classes)]).sort().values
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is minimised, and how well the classifier tells the test pictures apart."""
+"""Fine-tuning: what is minimised, and how well the classifier tells the test images apart."""
 
 from collections.abc import Iterable
 
@@ -18,24 +18,24 @@ class FineTuning(nn.Module):
         super().__init__()
         self.classifier, self.criterion = classifier, SoftTargetCrossEntropy()
 
-    def forward(self, images: Tensor, targets: Tensor, key: Tensor) -> dict[str, Tensor]:
-        """Loss and accuracy, which counts the heaviest class of a mixed picture.
+    def forward(self, images: Tensor, targets: Tensor, seed: Tensor) -> dict[str, Tensor]:
+        """Loss and accuracy, which counts the heaviest class of a mixed image.
 
         Args:
             images: (B, 3, H, W) float, normalised.
             targets: (B, classes) float, rows that sum to 1.
             key: (B,) int64, each sample's own seed for stochastic depth.
         """
-        logits = self.classifier(images, key).float()
+        logits = self.classifier(images, seed).float()
         right = logits.argmax(dim=1) == targets.argmax(dim=1)
         return {"loss": self.criterion(logits, targets), "accuracy": right.float().mean()}
 
 
 @torch.no_grad()
-def standings(classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Tensor:
-    """How many pictures there are by the standing of their right class: (1 + classes,) int64 on ``device``.
+def rank_histogram(classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Tensor:
+    """How many images there are by the standing of their right class: (1 + classes,) int64 on ``device``.
 
-    Entry 0 counts the pictures whose right class is ranked first. Such counts add up over processes; ``placed``
+    Entry 0 counts the images whose right class is ranked first. Such counts add up over processes; ``placed``
     reads them.
 
     Args:
@@ -52,5 +52,5 @@ def standings(classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]], 
 
 
 def placed(counts: Tensor) -> Tensor:
-    """``standings`` → (N,) int64, one standing a picture, ascending: what ``score.tops`` takes."""
+    """``rank_histogram`` → (N,) int64, one standing an image, ascending: what ``score.tops`` takes."""
     return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)

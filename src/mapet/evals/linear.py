@@ -39,7 +39,7 @@ def linear(
     layer, LARS with rate 0.1 × batch / 256, 90 epochs, 10 of them warm-up, cosine to 0. As features are computed once,
     of the centre view, MAE's random crops and flips are absent; MAE reads the class token, and stops ViT-L and larger
     at 50 epochs. Made for ImageNet: how far LARS moves the weights grows
-    with N whatever the batch, so with fewer than some 50,000 pictures the probe stays under-trained.
+    with N whatever the batch, so with fewer than some 50,000 images the probe stays under-trained.
 
     ``"beit"`` is the linear probe of BEiT: class token beside mean of patches after every block, as they are, a linear
     layer on each, AdamW with rate 4e-3 × batch / 1024 and weight decay 1e-4, 100 epochs, cosine to 0. The best layer is
@@ -48,11 +48,11 @@ def linear(
 
     Args:
         train: (N, F) float features, or (N, layers, F) for ``"beit"``, and (N,) int64 labels.
-        test: the same of M pictures, on the same device.
+        test: the same of M images, on the same device.
         classes: number of classes; labels lie in [0, classes).
         protocol: a key of ``PROTOCOLS``.
         seed: of the held-out tenth, the start and the batches.
-        batch: pictures a step of ``"mae"`` and ``"beit"``, at most N; by default min(16384, N) and min(1024, N).
+        batch: images a step of ``"mae"`` and ``"beit"``, at most N; by default min(16384, N) and min(1024, N).
         device: where ``"mae"`` and ``"beit"`` train; by default where the features are.
 
     Returns:
@@ -67,7 +67,7 @@ def linear(
     if train[0].ndim != (3 if protocol == "beit" else 2):
         raise MapetError(
             f"The {protocol} protocol does not fit features of shape {tuple(train[0].shape)}: "
-            'take those of pool "layers" for beit, and one vector a picture for the others.'
+            'take those of pool "layers" for beit, and one vector an image for the others.'
         )
     check(train, test, classes)
     with torch.enable_grad():

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mapet.utils.rng import hashed
+from mapet.utils.rng import random_bits
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 HELD_OUT = 1  # salt: its own stream of chance
@@ -31,8 +31,8 @@ def fit_chosen(features: Tensor, labels: Tensor, classes: int, seed: int) -> Ten
 
 
 def tenth(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The places of a held-out tenth of ``count`` pictures, at least one, and of the rest: both (…,) int64."""
-    held, kept = hashed(seed, HELD_OUT, torch.arange(count)).argsort().tensor_split([max(1, count // 10)])
+    """The places of a held-out tenth of ``count`` images, at least one, and of the rest: both (…,) int64."""
+    held, kept = random_bits(seed, HELD_OUT, torch.arange(count)).argsort().tensor_split([max(1, count // 10)])
     return held, kept
 
 
@@ -50,18 +50,18 @@ def fit(features: Tensor, labels: Tensor, classes: int, penalty: float) -> Tenso
     """
     change = _evener(features, classes, penalty)
     eased = features @ change
-    moved = features.new_zeros(classes, features.shape[1] + 1, requires_grad=True)
-    solver = torch.optim.LBFGS([moved], max_iter=100, history_size=20, line_search_fn="strong_wolfe")
+    ema_update = features.new_zeros(classes, features.shape[1] + 1, requires_grad=True)
+    solver = torch.optim.LBFGS([ema_update], max_iter=100, history_size=20, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
-        squares = (moved[:, :-1] @ change.T).square().sum()
-        value = F.cross_entropy(scores(eased, moved), labels) + penalty / 2 * squares
+        squares = (ema_update[:, :-1] @ change.T).square().sum()
+        value = F.cross_entropy(scores(eased, ema_update), labels) + penalty / 2 * squares
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     solver.step(loss)  # type: ignore[no-untyped-call]
-    return torch.cat([moved[:, :-1] @ change.T, moved[:, -1:]], dim=1).detach()
+    return torch.cat([ema_update[:, :-1] @ change.T, ema_update[:, -1:]], dim=1).detach()
 
 
 def _evener(features: Tensor, classes: int, penalty: float) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapet.evals.checks import Labelled
-from mapet.evals.sgd import descend, normal, warm_cosine
+from mapet.evals.sgd import normal, train_sgd, warm_cosine
 
 EPOCHS, WARMUP = 90, 10
 BASE_RATE = 0.1  # × batch / 256: 6.4 at MAE's batch of 16384
@@ -34,7 +34,7 @@ def train_probe(train: Labelled, classes: int, seed: int, batch: int, device: to
         train: (N, F) float32 features and (N,) int64 labels.
         classes: number of classes.
         seed: of the start and the batches.
-        batch: pictures a step, at most N.
+        batch: images a step, at most N.
         device: where to train.
     """
     from timm.optim import Lars
@@ -46,5 +46,5 @@ def train_probe(train: Labelled, classes: int, seed: int, batch: int, device: to
         return BASE_RATE * batch / 256 * warm_cosine(epoch, WARMUP, EPOCHS)
 
     index = torch.arange(len(train[1]))
-    descend(probe, optimizer, train, index, epochs=EPOCHS, batch=batch, rate=rate, key=(seed, BATCHES))
+    train_sgd(probe, optimizer, train, index, epochs=EPOCHS, batch=batch, rate=rate, seed=(seed, BATCHES))
     return probe

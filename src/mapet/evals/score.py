@@ -45,7 +45,7 @@ def share(correct: int, count: int) -> Score:
 def mean(shares: Sequence[float]) -> Score:
     """The mean of repetitions with Student's interval, cut to [0, 1]: where the mean of very many would lie.
 
-    It tells of what changed between the repetitions alone; test pictures that they share have no part in it.
+    It tells of what changed between the repetitions alone; test images that they share have no part in it.
 
     Raises:
         ValueError: fewer than two repetitions, which have no spread.

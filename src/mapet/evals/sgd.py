@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapet.evals.score import place
-from mapet.utils.rng import fraction, hashed
+from mapet.utils.rng import random_bits, uniform
 
-CHUNK = 1024  # pictures answered at a time
+CHUNK = 1024  # images answered at a time
 
 
-def descend(
+def train_sgd(
     probe: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: tuple[Tensor, Tensor],
@@ -22,7 +22,7 @@ def descend(
     epochs: int,
     batch: int,
     rate: Callable[[float], float],
-    key: tuple[int, int],
+    seed: tuple[int, int],
 ) -> None:
     """Lower the cross-entropy of ``probe``, summed over its heads, where it lies; then set it to eval mode.
 
@@ -30,9 +30,9 @@ def descend(
         probe: (B, …) features → (B, classes) scores, or (B, heads, classes).
         optimizer: over its parameters.
         data: (N, …) float features and (N,) int64 labels, on any device.
-        index: (M,) int64, the pictures to train on.
+        index: (M,) int64, the images to train on.
         epochs: passes over them; what does not fill an epoch's last batch is left out.
-        batch: pictures a step, at most M.
+        batch: images a step, at most M.
         rate: epochs done, with a fraction → learning rate.
         key: keys of each epoch's order.
     """
@@ -40,7 +40,7 @@ def descend(
     steps = len(index) // batch
     probe.train()
     for epoch in range(epochs):
-        order = index[hashed(*key, epoch, index).argsort()]
+        order = index[random_bits(*seed, epoch, index).argsort()]
         for step, rows in enumerate(order[: steps * batch].view(steps, batch)):
             for group in optimizer.param_groups:
                 group["lr"] = rate(epoch + step / steps)
@@ -51,14 +51,14 @@ def descend(
 
 
 def loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of (B, classes) or (B, heads, classes) scores: the mean over pictures, the sum over heads."""
+    """Cross-entropy of (B, classes) or (B, heads, classes) scores: the mean over images, the sum over heads."""
     heads = scores[0].numel() // scores.shape[-1]
     return heads * F.cross_entropy(scores.flatten(0, -2), labels.repeat_interleave(heads))
 
 
 @torch.no_grad()
 def places(probe: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
-    """(N,) or (N, heads) int64 on the CPU: how many classes each head sets before a picture's right one."""
+    """(N,) or (N, heads) int64 on the CPU: how many classes each head sets before an image's right one."""
     device, found = next(probe.parameters()).device, []
     for features, labels in zip(*(torch.split(part, CHUNK) for part in data), strict=True):
         scores = probe(features.to(device)).cpu()
@@ -67,9 +67,9 @@ def places(probe: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat(found)
 
 
-def normal(shape: tuple[int, ...], deviation: float, *key: int) -> nn.Parameter:
+def normal(shape: tuple[int, ...], deviation: float, *seed: int) -> nn.Parameter:
     """Normal numbers about 0 of a standard deviation: a pure function of the keys."""
-    chance = fraction(*key, torch.arange(math.prod(shape))).clamp(min=2.0**-54)
+    chance = uniform(*seed, torch.arange(math.prod(shape))).clamp(min=2.0**-54)
     return nn.Parameter(deviation * torch.special.ndtri(chance).float().view(shape))
 
 

@@ -15,7 +15,7 @@ from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mapet.method.encoder import SIZES, Classifier, Encoder
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import AN_EXPORT, EXPORT, discard, is_export, stranger
-from mapet.utils.rng import fraction
+from mapet.utils.rng import uniform
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -215,7 +215,7 @@ def load_export(folder: Path) -> Encoder:
     """The encoder in a folder that ``to_timm`` wrote; a ``Classifier`` where it has a head.
 
     Raises:
-        MapetError: timm cannot load the folder, what it loads is no plain vision transformer, or its pictures are
+        MapetError: timm cannot load the folder, what it loads is no plain vision transformer, or its images are
             normalised otherwise than ours.
     """
     import timm
@@ -226,7 +226,7 @@ def load_export(folder: Path) -> Encoder:
         raise MapetError(f"timm cannot load {folder}: {' '.join(str(error).split())[:200]}") from error
     normalised = tuple(tuple(model.pretrained_cfg.get(name) or ()) for name in ("mean", "std"))
     if normalised != (IMAGENET_MEAN, IMAGENET_STD):
-        raise MapetError(f"{folder} normalises its pictures by {normalised}, and only ImageNet's statistics are known.")
+        raise MapetError(f"{folder} normalises its images by {normalised}, and only ImageNet's statistics are known.")
     encoder = from_timm(model)
     if not model.num_classes:
         return encoder
@@ -255,7 +255,7 @@ def _agree(encoder: Encoder, model: nn.Module) -> None:
     """Shapes do not tell of other activations or norms: one image of noise does."""
     device = next(model.parameters()).device
     shape = torch.Size((1, encoder.in_chans, *encoder.img_size))
-    image = (fraction(0, torch.arange(shape.numel())).view(shape).float() * 4 - 2).to(device)
+    image = (uniform(0, torch.arange(shape.numel())).view(shape).float() * 4 - 2).to(device)
     training = model.training
     expected = model.eval().forward_features(image)  # type: ignore[operator]
     model.train(training)

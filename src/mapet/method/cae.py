@@ -12,9 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapet.method.cost import Counted, Work, block_work, embed_work, head_work
-from mapet.method.cross_entropy import score
-from mapet.method.encoder import Block, Encoder, LayerScale, Mlp, init_xavier, sincos, stream, survival, through
-from mapet.method.order import take
+from mapet.method.cross_entropy import chunked_cross_entropy
+from mapet.method.encoder import (
+    Block,
+    Encoder,
+    LayerScale,
+    Mlp,
+    drop_path_scale,
+    init_xavier,
+    run_blocks,
+    sincos,
+    stream,
+)
+from mapet.method.order import gather_rows
 
 TEACHER, REGRESSOR, DECODER = 1, 2, 3  # independent streams of each sample's chance
 
@@ -87,7 +97,7 @@ class CAE(Counted, nn.Module):
         """V, the number of different tokens."""
         return self.head.out_features
 
-    def latents(self, images: Tensor, order: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def latents(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the regressor guesses and what the teacher answers for every hidden patch.
 
         Args:
@@ -99,17 +109,17 @@ class CAE(Counted, nn.Module):
             Two times (B, M, E) in the order's own sequence, the teacher's without gradient.
         """
         rows = self.encoder.embed(images) + self.encoder.pos_embed
-        given = self._encoded(rows, order[:, : self.context], key)
+        given = self._encoded(rows, order[:, : self.context], seed)
         with torch.no_grad():
             hidden = torch.cat([order[:, :1], order[:, self.context :]], dim=1)
-            target = self._encoded(rows, hidden, stream(key, TEACHER))
-        return self._regressed(given, order, key), target
+            target = self._encoded(rows, hidden, stream(seed, TEACHER))
+        return self._regressed(given, order, seed), target
 
-    def decode(self, latent: Tensor, order: Tensor, key: Tensor | None = None) -> Tensor:
+    def decode(self, latent: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, M, E) representations of the hidden patches → (B, M, V) scores of every token."""
-        return self.head(self._decoded(latent, order, key))
+        return self.head(self._decoded(latent, order, seed))
 
-    def forward(self, images: Tensor, tokens: Tensor, order: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, tokens: Tensor, order: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """The training step's figures.
 
         Args:
@@ -122,8 +132,8 @@ class CAE(Counted, nn.Module):
             patches whose token scores highest. All scalars.
         """
         target = tokens.gather(1, order[:, self.context :] - 1)
-        guess, answer = self.latents(images, order, key)
-        token_loss, accuracy = score(self._decoded(guess, order, key), self.head, target)
+        guess, answer = self.latents(images, order, seed)
+        token_loss, accuracy = chunked_cross_entropy(self._decoded(guess, order, seed), self.head, target)
         alignment = self.alignment_weight * F.mse_loss(guess.float(), answer.float())
         figures = {"token_loss": token_loss, "alignment_loss": alignment, "accuracy": accuracy}
         return {"loss": token_loss + alignment, **figures}
@@ -138,22 +148,22 @@ class CAE(Counted, nn.Module):
         learned += head_work(dim, self.vocabulary, hidden)
         return learned * (3 if training else 1) + self._encoding_work(hidden)
 
-    def _encoded(self, rows: Tensor, places: Tensor, key: Tensor | None) -> Tensor:
+    def _encoded(self, rows: Tensor, places: Tensor, seed: Tensor | None) -> Tensor:
         """(B, 1 + L, D), CLS and K patches chosen by ``places`` → (B, K, E): the patches as the encoder sees them."""
-        seen = self.encoder.run(take(rows, places), last=places.shape[1] - 1, key=key)
+        seen = self.encoder.run(gather_rows(rows, places), last=places.shape[1] - 1, seed=seed)
         return self.encoder_to_decoder(seen)
 
-    def _decoded(self, latent: Tensor, order: Tensor, key: Tensor | None) -> Tensor:
+    def _decoded(self, latent: Tensor, order: Tensor, seed: Tensor | None) -> Tensor:
         """(B, M, E) → (B, M, E): through the decoder's blocks and its norm, as the head reads them."""
         rows = latent + F.embedding(order[:, self.context :], self.positions)
-        keep = survival(self.decoder_blocks, self.encoder.drop_path_rate, len(rows), stream(key, DECODER))
-        return self.decoder_norm(through(self.decoder_blocks, rows, keep=keep))
+        keep = drop_path_scale(self.decoder_blocks, self.encoder.drop_path_rate, len(rows), stream(seed, DECODER))
+        return self.decoder_norm(run_blocks(self.decoder_blocks, rows, keep=keep))
 
-    def _regressed(self, given: Tensor, order: Tensor, key: Tensor | None) -> Tensor:
+    def _regressed(self, given: Tensor, order: Tensor, seed: Tensor | None) -> Tensor:
         """(B, context − 1, E) → (B, M, E): mask tokens through the cross-attention blocks, then the norm."""
         positions = F.embedding(order[:, 1:], self.positions)
         rows = self.mask_token.to(given.dtype).expand(len(given), order.shape[1] - self.context, -1)
-        keep = survival(self.regressor_blocks, self.encoder.drop_path_rate, len(given), stream(key, REGRESSOR))
+        keep = drop_path_scale(self.regressor_blocks, self.encoder.drop_path_rate, len(given), stream(seed, REGRESSOR))
         for block, kept in zip(self.regressor_blocks, keep, strict=True):
             rows = block(rows, given, positions, kept)
         return self.regressor_norm(rows)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mapet.method.cost import Work, block_work, head_work, work
-from mapet.method.cross_entropy import score
-from mapet.method.encoder import Block, Encoder, init_linear, stream, survival, through
+from mapet.method.cross_entropy import chunked_cross_entropy
+from mapet.method.encoder import Block, Encoder, drop_path_scale, init_linear, run_blocks, stream
 from mapet.method.pattern import Pattern
 from mapet.method.predict import TokenPrediction
 
@@ -38,30 +38,30 @@ class ClassAggregation(TokenPrediction):
         depth = len(encoder.blocks)
         if not (extra >= 1 and 1 <= layer <= depth - extra):
             raise ValueError(f"layer {layer} and {extra} extra blocks must fit into a depth of {depth}")
-        self.layer, self.cls_row = layer, pattern.rank.tolist().index(0)
+        self.layer, self.cls_row = layer, pattern.position_in_order.tolist().index(0)
         shape = (encoder.embed_dim, encoder.num_heads, encoder.mlp_ratio, encoder.init_values)
         self.cls_blocks = nn.ModuleList(Block(*shape) for _ in range(extra)).apply(init_linear)
 
-    def both(self, images: Tensor, order: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def both(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The encoder's prediction and the second one, each as ``logits``: (B, M, V)."""
-        first, second = self._states(images, order, key)
+        first, second = self._states(images, order, seed)
         return self.head(first), self.head(second)
 
-    def _states(self, images: Tensor, order: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _states(self, images: Tensor, order: Tensor, seed: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the head reads for each prediction: (B, M, D)."""
         encoder, count, size = self.encoder, len(self.pattern.predict), len(images)
-        early, late = self._layers(self.rows(images, order), key)
+        early, late = self._layers(self.rows(images, order), seed)
         rows = torch.cat([early[:, : self.cls_row], late[:, :1], early[:, self.cls_row + 1 :]], dim=1)
-        beside = survival(encoder.blocks, encoder.drop_path_rate, size, stream(key, AGGREGATION))
+        beside = drop_path_scale(encoder.blocks, encoder.drop_path_rate, size, stream(seed, AGGREGATION))
         keep = beside[self.layer : self.layer + len(self.cls_blocks)]
-        second = through(self.cls_blocks, rows, self.visible, count, keep)
+        second = run_blocks(self.cls_blocks, rows, self.visible, count, keep)
         return encoder.norm(late[:, -count:]), encoder.norm(second)
 
-    def forward(self, images: Tensor, tokens: Tensor, order: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, tokens: Tensor, order: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """As ``TokenPrediction.forward``; ``loss`` is the sum of ``token_loss`` (the encoder's) and ``cls_loss``."""
         target = tokens.gather(1, order[:, self.pattern.context :] - 1)
         (token_loss, accuracy), (cls_loss, _) = (
-            score(rows, self.head, target) for rows in self._states(images, order, key)
+            chunked_cross_entropy(rows, self.head, target) for rows in self._states(images, order, seed)
         )
         return {"loss": token_loss + cls_loss, "token_loss": token_loss, "cls_loss": cls_loss, "accuracy": accuracy}
 
@@ -74,10 +74,10 @@ class ClassAggregation(TokenPrediction):
         extra = block_work(dim, ratio, rows, keys) * (len(self.cls_blocks) - 1) + block_work(dim, ratio, count, keys)
         return (plain + late + extra + head_work(dim, self.vocabulary, count)) * (3 if training else 1)
 
-    def _layers(self, rows: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _layers(self, rows: Tensor, seed: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, R, D) → rows after the intermediate layer, and after the last one those from CLS on; no norm."""
         blocks = self.encoder.blocks
-        keep = survival(blocks, self.encoder.drop_path_rate, len(rows), key)
-        early = through(blocks[: self.layer], rows, self.visible, keep=keep[: self.layer])
+        keep = drop_path_scale(blocks, self.encoder.drop_path_rate, len(rows), seed)
+        early = run_blocks(blocks[: self.layer], rows, self.visible, keep=keep[: self.layer])
         wanted = self.pattern.rows - self.cls_row
-        return early, through(blocks[self.layer :], early, self.visible, wanted, keep[self.layer :])
+        return early, run_blocks(blocks[self.layer :], early, self.visible, wanted, keep[self.layer :])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 CELLS = {"cpu": 1 << 23, "cuda": 1 << 26}  # scores of one chunk: 32 MiB of float32, or 256 MiB on a GPU
 
 
-def score(rows: Tensor, head: nn.Linear, target: Tensor) -> tuple[Tensor, Tensor]:
+def chunked_cross_entropy(rows: Tensor, head: nn.Linear, target: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy in nats, and the share of rows whose target scores highest; both float32 scalars.
 
     Args:

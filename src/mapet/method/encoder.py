@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapet.utils.rng import fraction, hashed
+from mapet.utils.rng import random_bits, uniform
 
 SIZES: dict[str, dict[str, int]] = {
     "vit_tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
 
     def run(
-        self, rows: Tensor, visible: Tensor | None = None, last: int | None = None, key: Tensor | None = None
+        self, rows: Tensor, visible: Tensor | None = None, last: int | None = None, seed: Tensor | None = None
     ) -> Tensor:
         """All blocks and the final norm.
 
@@ -103,12 +103,12 @@ class Encoder(nn.Module):
         Returns:
             (B, R, D), or (B, Q, D) with ``last`` = Q.
         """
-        keep = survival(self.blocks, self.drop_path_rate, len(rows), key)
-        return self.norm(through(self.blocks, rows, visible, last, keep))
+        keep = drop_path_scale(self.blocks, self.drop_path_rate, len(rows), seed)
+        return self.norm(run_blocks(self.blocks, rows, visible, last, keep))
 
-    def forward(self, images: Tensor, key: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, height, width) → (B, 1 + L, D), CLS first, after the final norm (an identity with ``"avg"``)."""
-        return self.run(self.embed(images) + self.pos_embed, key=key)
+        return self.run(self.embed(images) + self.pos_embed, seed=seed)
 
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, 1 + L, D) → (B, classes), or pooled (B, D) without a head."""
@@ -120,9 +120,9 @@ class Encoder(nn.Module):
 class Classifier(Encoder):
     """An encoder that goes on to its head: images (B, C, height, width) → logits (B, classes)."""
 
-    def forward(self, images: Tensor, key: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, seed: Tensor | None = None) -> Tensor:
         """Pool, norm and head after the blocks."""
-        return self.forward_head(super().forward(images, key))
+        return self.forward_head(super().forward(images, seed))
 
 
 class PatchEmbed(nn.Module):
@@ -217,7 +217,7 @@ class LayerScale(nn.Module):
         return rows * self.gamma
 
 
-def through(
+def run_blocks(
     blocks: nn.ModuleList,
     rows: Tensor,
     visible: Tensor | None = None,
@@ -231,7 +231,7 @@ def through(
     return blocks[-1](rows, visible, last, keep[-1])
 
 
-def survival(blocks: nn.ModuleList, rate: float, samples: int, key: Tensor | None) -> Sequence[Tensor | None]:
+def drop_path_scale(blocks: nn.ModuleList, rate: float, samples: int, seed: Tensor | None) -> Sequence[Tensor | None]:
     """Stochastic depth (Huang et al., arXiv 1603.09382): for each block (2, B, 1, 1), 0 or 1 / (1 − its rate).
 
     The rate grows linearly from 0 to ``rate`` at the last block; nothing is dropped in evaluation.
@@ -239,16 +239,16 @@ def survival(blocks: nn.ModuleList, rate: float, samples: int, key: Tensor | Non
     if not rate or not blocks.training:
         return [None] * len(blocks)
     device = next(blocks.parameters()).device
-    place = device if key is None else key.device
+    place = device if seed is None else seed.device
     rates = torch.linspace(0, rate, len(blocks), device=place)[:, None, None]
     branch = torch.arange(2 * len(blocks), device=place).view(-1, 2, 1)
-    chance = torch.rand(len(blocks), 2, samples, device=place) if key is None else fraction(key, branch)
+    chance = torch.rand(len(blocks), 2, samples, device=place) if seed is None else uniform(seed, branch)
     return (((chance >= rates) / (1 - rates))[..., None, None]).to(device).unbind()
 
 
-def stream(key: Tensor | None, number: int) -> Tensor | None:
+def stream(seed: Tensor | None, number: int) -> Tensor | None:
     """Each sample's key for an independent stream of chance: of blocks beside the encoder's."""
-    return None if key is None else hashed(key, number)
+    return None if seed is None else random_bits(seed, number)
 
 
 def init_linear(module: nn.Module) -> None:

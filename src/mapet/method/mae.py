@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapet.method.cost import Counted, Work, block_work, embed_work, head_work
-from mapet.method.encoder import Block, Encoder, init_xavier, sincos, through
-from mapet.method.order import take
+from mapet.method.encoder import Block, Encoder, init_xavier, run_blocks, sincos
+from mapet.method.order import gather_rows
 
 DECODERS: dict[str, dict[str, int]] = {
     "vit_tiny": {"decoder_embed_dim": 96, "decoder_depth": 1, "decoder_num_heads": 3},  # MAE-Lite's (arXiv 2205.14443)
@@ -69,12 +69,12 @@ class MAE(Counted, nn.Module):
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             part.apply(init_xavier)
 
-    def latents(self, images: Tensor, order: Tensor, key: Tensor | None = None) -> Tensor:
+    def latents(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, context, D): CLS and the given patches, encoded; no hidden pixel gets here."""
         rows = self.encoder.embed(images) + self.encoder.pos_embed
-        return self.encoder.run(take(rows, order[:, : self.context]), key=key)
+        return self.encoder.run(gather_rows(rows, order[:, : self.context]), seed=seed)
 
-    def pixels(self, images: Tensor, order: Tensor, key: Tensor | None = None) -> Tensor:
+    def pixels(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
         """Painted hidden patches.
 
         Args:
@@ -85,24 +85,24 @@ class MAE(Counted, nn.Module):
         Returns:
             (B, M, P) in the order's own sequence, in units of the target: see ``normalize_pixels``.
         """
-        given = self.decoder_embed(self.latents(images, order, key))
+        given = self.decoder_embed(self.latents(images, order, seed))
         hidden = self.mask_token.to(given.dtype).expand(len(order), order.shape[1] - self.context, -1)
         rows = torch.cat([given, hidden], dim=1) + F.embedding(order, self.decoder_pos_embed[0])
-        return self.decoder_pred(self.decoder_norm(through(self.decoder_blocks, rows, last=hidden.shape[1])))
+        return self.decoder_pred(self.decoder_norm(run_blocks(self.decoder_blocks, rows, last=hidden.shape[1])))
 
     def target(self, images: Tensor, order: Tensor) -> Tensor:
         """(B, M, P) float32: the hidden patches' pixels, normalised patch by patch where that is asked for."""
-        pixels = take(patchify(images.float(), self.encoder.patch_size), order[:, self.context :] - 1)
+        pixels = gather_rows(patchify(images.float(), self.encoder.patch_size), order[:, self.context :] - 1)
         if not self.normalize_pixels:
             return pixels
         variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
         return (pixels - mean) / (variance + 1e-6).sqrt()
 
     def forward(
-        self, images: Tensor, tokens: Tensor | None, order: Tensor, key: Tensor | None = None
+        self, images: Tensor, tokens: Tensor | None, order: Tensor, seed: Tensor | None = None
     ) -> dict[str, Tensor]:
         """``loss``: mean squared error over all pixels of all hidden patches, a scalar; ``tokens`` is not read."""
-        return {"loss": F.mse_loss(self.pixels(images, order, key).float(), self.target(images, order))}
+        return {"loss": F.mse_loss(self.pixels(images, order, seed).float(), self.target(images, order))}
 
     def work(self, training: bool = False) -> Work:
         """The work on one image (``cost.py``): of its forward pass, or of forward and backward together."""

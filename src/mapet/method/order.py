@@ -1,10 +1,10 @@
 """Orders: in which sequence an image's positions are known and revealed.
 
 An order is an int64 tensor (B, 1 + L) of positions, 0 = CLS and p + 1 = patch p, CLS first. Sliced, it replaces boolean
-masks, ids_restore and index pairs: its first entries are the context, its last ones are hidden.
+masks, ids_restore and index pairs: its first entries are the context, its last ones are masked.
 
-Each strategy is a distribution over orders with one signature, ``strategy(grid, hidden, seed, epoch, index)``, and a
-pure function of its arguments, row by row: bit-identical on CPU and GPU and under any split of the batch.
+Each strategy is a distribution over orders with one signature, ``strategy(grid, num_masked, seed, epoch, index)``,
+and a pure function of its arguments, row by row: bit-identical on CPU and GPU and under any split of the batch.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mapet.utils.rng import hashed, upper
+from mapet.utils.rng import random_bits, random_uint32
 
 Grid = tuple[int, int]
 Strategy = Callable[[Grid, int, int, int, Tensor], Tensor]
@@ -27,12 +27,12 @@ AHEAD = 32  # attempts whose numbers are drawn for all images at once; few image
 CHOICE, BLOCK = 1, 2  # salts: independent streams of chance
 
 
-def uniform(grid: Grid, hidden: int, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Any permutation of the patches, all equally likely (the paper's choice; ``hidden`` has no influence).
+def uniform(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) -> Tensor:
+    """Any permutation of the patches, all equally likely (the paper's choice; ``num_masked`` has no influence).
 
     Args:
         grid: rows and columns of patches.
-        hidden: how many patches will be predicted.
+        num_masked: how many patches will be predicted.
         seed: of the whole run.
         epoch: of this visit to the images.
         index: (B,) int64, each image's place in its source.
@@ -43,42 +43,42 @@ def uniform(grid: Grid, hidden: int, seed: int, epoch: int, index: Tensor) -> Te
     return _with_cls(_chance(grid, seed, epoch, index).argsort(dim=1, stable=True))
 
 
-def raster(grid: Grid, hidden: int, seed: int, epoch: int, index: Tensor) -> Tensor:
+def raster(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) -> Tensor:
     """Row by row from the top left, as a language model reads: the same for every image. Arguments as ``uniform``."""
     patches = torch.arange(grid[0] * grid[1], device=index.device)
     return _with_cls(patches.expand(len(index), -1))
 
 
-def blockwise(grid: Grid, hidden: int, seed: int, epoch: int, index: Tensor) -> Tensor:
+def blockwise(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) -> Tensor:
     """Hide whole rectangles, as BEiT does (Bao et al., arXiv 2106.08254, algorithm 1). Arguments as ``uniform``.
 
     Rectangles of at least 16 patches and log-uniform aspect are hidden while they fit into what is left to hide; what
-    they leave over is hidden singly, so exactly ``hidden`` patches stand at the end, in a uniformly random sequence.
+    they leave over is hidden singly, so exactly ``num_masked`` patches come last, in a uniformly random sequence.
     The rectangles are found on the CPU: with ``index`` on a GPU that waits for it.
     """
-    covered = _rectangles(grid, hidden, seed, epoch, index)
+    covered = _rectangles(grid, num_masked, seed, epoch, index)
     chance = _chance(grid, seed, epoch, index).argsort(dim=1, stable=True)
     late = covered.gather(1, chance).argsort(dim=1, stable=True)  # covered last, else by chance
     order = chance.gather(1, late)
-    cut = order.shape[1] - hidden
+    cut = order.shape[1] - num_masked
     return _with_cls(torch.cat([order[:, :cut], _reshuffled(order[:, cut:], seed, epoch, index)], dim=1))
 
 
 STRATEGIES: dict[str, Strategy] = {"uniform": uniform, "blockwise": blockwise, "raster": raster}
 
 
-def take(rows: Tensor, places: Tensor) -> Tensor:
+def gather_rows(rows: Tensor, places: Tensor) -> Tensor:
     """(B, 1 + L, D) rows by position and (B, K) positions, a slice of an order → (B, K, D)."""
     return rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[-1]))
 
 
 def _chance(grid: Grid, seed: int, epoch: int, index: Tensor, salt: int = CHOICE) -> Tensor:
     patches = torch.arange(grid[0] * grid[1], device=index.device)
-    return hashed(seed, salt, epoch, index[:, None], patches)
+    return random_bits(seed, salt, epoch, index[:, None], patches)
 
 
 def _reshuffled(patches: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
-    keys = hashed(seed, CHOICE, epoch, index[:, None], ~patches)
+    keys = random_bits(seed, CHOICE, epoch, index[:, None], ~patches)
     return patches.gather(1, keys.argsort(dim=1, stable=True))
 
 
@@ -86,14 +86,14 @@ def _with_cls(patches: Tensor) -> Tensor:
     return torch.cat([patches.new_zeros(len(patches), 1), patches + 1], dim=1)
 
 
-def _rectangles(grid: Grid, hidden: int, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """(B, L) uint8: 1 for the patches that BEiT's rectangles cover, at most ``hidden`` of them, and 0 for the others.
+def _rectangles(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) -> Tensor:
+    """(B, L) uint8: 1 for the patches that BEiT's rectangles cover, at most ``num_masked``, and 0 for the others.
 
     One image after another, as integers whose bits are patches: in tensors of a batch it takes five times as long.
     """
     places = index.cpu()[:, None]
     masks = [
-        _covered(grid, hidden, itertools.chain(ready, _further(seed, epoch, place)))
+        _covered(grid, num_masked, itertools.chain(ready, _further(seed, epoch, place)))
         for place, ready in zip(places, _numbers(seed, epoch, places, 0), strict=True)
     ]
     size = math.ceil(grid[0] * grid[1] / 8)
@@ -102,10 +102,10 @@ def _rectangles(grid: Grid, hidden: int, seed: int, epoch: int, index: Tensor) -
     return bits.flatten(1)[:, : grid[0] * grid[1]].to(index.device)
 
 
-def _covered(grid: Grid, hidden: int, numbers: Iterable[Sequence[int]]) -> int:
+def _covered(grid: Grid, num_masked: int, numbers: Iterable[Sequence[int]]) -> int:
     """The patches of one image that rectangles cover, as bits: one attempt for every four ``numbers`` below 2**32."""
     (rows, columns), sides = grid, _sides(grid[0] * grid[1])
-    covered, left, refused = 0, hidden, 0
+    covered, left, refused = 0, num_masked, 0
     for for_area, for_aspect, for_top, for_start in numbers:
         if not left or refused == ATTEMPTS:
             break
@@ -126,7 +126,7 @@ def _covered(grid: Grid, hidden: int, numbers: Iterable[Sequence[int]]) -> int:
 def _numbers(seed: int, epoch: int, places: Tensor, first: int) -> list[list[list[int]]]:
     """(B, AHEAD, 4) below 2**32 for images at ``places`` (B, 1), from attempt ``first`` on."""
     attempts = torch.arange(first, first + AHEAD)[:, None]
-    return upper(seed, BLOCK, epoch, places[:, None], attempts, torch.arange(4)).tolist()
+    return random_uint32(seed, BLOCK, epoch, places[:, None], attempts, torch.arange(4)).tolist()
 
 
 def _further(seed: int, epoch: int, place: Tensor) -> Iterator[Sequence[int]]:

@@ -34,15 +34,15 @@ class Pattern:
     """Rows and who reads whom. The readable rows come first, the predicted ones last; the two may overlap.
 
     Attributes:
-        rank: (R,) int64, each row's place in the order: 0 = CLS, up to L.
-        hidden: (R,) bool, true where a row starts from the mask token instead of its patch.
+        position_in_order: (R,) int64, each row's place in the order: 0 = CLS, up to L.
+        is_masked: (R,) bool, true where a row starts from the mask token instead of its patch.
         visible: (R, R) bool, row i may read row j.
         predict: (M,) int64, the rows that predict a token, in the order's sequence: always the last M.
         length: number of patches L.
     """
 
-    rank: Tensor
-    hidden: Tensor
+    position_in_order: Tensor
+    is_masked: Tensor
     visible: Tensor
     predict: Tensor
     length: int
@@ -50,7 +50,7 @@ class Pattern:
     @property
     def rows(self) -> int:
         """R, the rows that the transformer computes for one image."""
-        return len(self.rank)
+        return len(self.position_in_order)
 
     @property
     def keys(self) -> int:
@@ -65,7 +65,10 @@ class Pattern:
     def __str__(self) -> str:
         """A drawing: one line a row, one column a readable row; ■ read, · not; ▶ marks rows that predict."""
         first = self.rows - len(self.predict)
-        names = [f"{'?' if hidden else ' '}{rank}" for hidden, rank in zip(self.hidden, self.rank, strict=True)]
+        names = [
+            f"{'?' if is_masked else ' '}{position_in_order}"
+            for is_masked, position_in_order in zip(self.is_masked, self.position_in_order, strict=True)
+        ]
         width = max(map(len, names))
         lines = [" " * (width + 2) + " ".join(name.rjust(width) for name in names[: self.keys])]
         for row, name in enumerate(names):
@@ -93,13 +96,19 @@ def reveal(length: int, groups: Sequence[int], fill: bool) -> Pattern:
     first, later = place[time == 1], place[time > 1]
     content = torch.cat([place[(time > 0) & (time < len(groups))].flip(0), place[time == 0]])
     placeholders = later.flip(0) if fill else later[:0]
-    rank = torch.cat([content, placeholders, first, later])
+    position_in_order = torch.cat([content, placeholders, first, later])
     clock = torch.cat([time[content], torch.zeros_like(placeholders), time[first] - 1, time[later] - 1])
-    hidden = torch.arange(len(rank)) >= len(content)
+    is_masked = torch.arange(len(position_in_order)) >= len(content)
     readable = len(content) + (len(placeholders) + len(first) if fill else 0)
-    visible = _rule(time[rank], clock, hidden)
+    visible = _rule(time[position_in_order], clock, is_masked)
     visible[:, readable:] = False
-    return Pattern(rank, hidden, visible, torch.arange(len(rank) - sum(groups), len(rank)), length)
+    return Pattern(
+        position_in_order,
+        is_masked,
+        visible,
+        torch.arange(len(position_in_order) - sum(groups), len(position_in_order)),
+        length,
+    )
 
 
 def _times(length: int, groups: Sequence[int]) -> Tensor:
@@ -108,22 +117,22 @@ def _times(length: int, groups: Sequence[int]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
-def _rule(time: Tensor, clock: Tensor, hidden: Tensor) -> Tensor:
+def _rule(time: Tensor, clock: Tensor, is_masked: Tensor) -> Tensor:
     """(R, R) bool: the content of a place is fresh for a reader from its time on, its placeholder until then."""
     known = time[None, :] <= clock[:, None]
-    return known ^ hidden[None, :]
+    return known ^ is_masked[None, :]
 
 
-def mim(length: int, hidden: int) -> Pattern:
-    """Masked image modelling as in BEiT: ``hidden`` of ``length`` patches predicted at once."""
-    return reveal(length, [hidden], fill=True)
+def mim(length: int, num_masked: int) -> Pattern:
+    """Masked image modelling as in BEiT: ``num_masked`` of ``length`` patches predicted at once."""
+    return reveal(length, [num_masked], fill=True)
 
 
-def pet(length: int, hidden: int) -> Pattern:
+def pet(length: int, num_masked: int) -> Pattern:
     """Permuted prediction alone: one patch at a time from the context and the patches before it."""
-    return reveal(length, [1] * hidden, fill=False)
+    return reveal(length, [1] * num_masked, fill=False)
 
 
-def mapet(length: int, hidden: int) -> Pattern:
+def mapet(length: int, num_masked: int) -> Pattern:
     """Masked and permuted prediction (arXiv 2306.07346): as ``pet``, and every hidden position is known ahead."""
-    return reveal(length, [1] * hidden, fill=True)
+    return reveal(length, [1] * num_masked, fill=True)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapet.method.cost import Counted, Work, work
-from mapet.method.cross_entropy import score
+from mapet.method.cross_entropy import chunked_cross_entropy
 from mapet.method.encoder import Encoder, init_linear
-from mapet.method.order import take
+from mapet.method.order import gather_rows
 from mapet.method.pattern import Pattern
 
 
@@ -26,8 +26,8 @@ class TokenPrediction(Counted, nn.Module):
         ValueError: encoder and pattern count different numbers of patches.
     """
 
-    rank: Tensor
-    hidden: Tensor
+    position_in_order: Tensor
+    is_masked: Tensor
     visible: Tensor | None
 
     def __init__(self, encoder: Encoder, pattern: Pattern, vocabulary: int) -> None:
@@ -40,8 +40,8 @@ class TokenPrediction(Counted, nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         init_linear(self.head)
         visible = pattern.visible[:, : pattern.keys]
-        self.register_buffer("rank", pattern.rank, persistent=False)
-        self.register_buffer("hidden", pattern.hidden[:, None], persistent=False)
+        self.register_buffer("position_in_order", pattern.position_in_order, persistent=False)
+        self.register_buffer("is_masked", pattern.is_masked[:, None], persistent=False)
         self.register_buffer("visible", None if pattern.visible.all() else visible, persistent=False)
 
     @property
@@ -49,7 +49,7 @@ class TokenPrediction(Counted, nn.Module):
         """V, the number of different tokens."""
         return self.head.out_features
 
-    def logits(self, images: Tensor, order: Tensor, key: Tensor | None = None) -> Tensor:
+    def logits(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
         """Scores of every token for every hidden patch.
 
         Args:
@@ -60,20 +60,20 @@ class TokenPrediction(Counted, nn.Module):
         Returns:
             (B, M, V) in the order's own sequence: the k-th is for patch ``order[:, context + k] - 1``.
         """
-        return self.head(self.states(images, order, key))
+        return self.head(self.states(images, order, seed))
 
-    def states(self, images: Tensor, order: Tensor, key: Tensor | None = None) -> Tensor:
+    def states(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, M, D): the rows that predict, as the head reads them; arguments as ``logits``."""
-        return self.encoder.run(self.rows(images, order), self.visible, len(self.pattern.predict), key)
+        return self.encoder.run(self.rows(images, order), self.visible, len(self.pattern.predict), seed)
 
     def rows(self, images: Tensor, order: Tensor) -> Tensor:
         """(B, R, D): the pattern's rows as they enter the first block, patch or mask token plus position."""
-        place = order[:, self.rank]  # (B, R) the position of every row
-        patches = take(self.encoder.embed(images), place)
-        rows = torch.where(self.hidden, self.mask_token.to(patches.dtype), patches)
+        place = order[:, self.position_in_order]  # (B, R) the position of every row
+        patches = gather_rows(self.encoder.embed(images), place)
+        rows = torch.where(self.is_masked, self.mask_token.to(patches.dtype), patches)
         return rows + F.embedding(place, self.encoder.pos_embed[0])
 
-    def forward(self, images: Tensor, tokens: Tensor, order: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, tokens: Tensor, order: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """The training step's figures.
 
         Args:
@@ -86,7 +86,7 @@ class TokenPrediction(Counted, nn.Module):
             them whose token scores highest. Both scalars.
         """
         target = tokens.gather(1, order[:, self.pattern.context :] - 1)
-        loss, accuracy = score(self.states(images, order, key), self.head, target)
+        loss, accuracy = chunked_cross_entropy(self.states(images, order, seed), self.head, target)
         return {"loss": loss, "accuracy": accuracy}
 
     def work(self, training: bool = False) -> Work:

@@ -1,1 +1,1 @@
-"""From a picture to one visual token per patch."""
+"""From an image to one visual token per patch."""

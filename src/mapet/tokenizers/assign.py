@@ -90,45 +90,45 @@ class Nearest:
         room = self._rooms.pop()
         try:
             wide, scores = (temporary[: len(vectors)] for temporary in room)
-            moved = torch.sub(vectors, self.shift, out=wide[:, : len(self.shift)])
+            ema_update = torch.sub(vectors, self.shift, out=wide[:, : len(self.shift)])
             scores = self._product(wide, scores)
-            return self._decided(moved, scores if self.fused else scores.sub_(self.bias))
+            return self._decided(ema_update, scores if self.fused else scores.sub_(self.bias))
         finally:
             self._rooms.append(room)
 
-    def _product(self, moved: Tensor, out: Tensor) -> Tensor:
+    def _product(self, ema_update: Tensor, out: Tensor) -> Tensor:
         """moved · factorᵀ (n, k) float32; a CPU rounds the factors alone where bfloat16 is asked for.
 
         NumPy's product is a tenth faster than torch's on the CPUs that were tried, and nowhere slower.
         """
         factor = self.factor
-        if self.precision == "bfloat16" and moved.is_cuda:
-            return torch.mm(moved.bfloat16(), factor.T, out_dtype=torch.float32)
+        if self.precision == "bfloat16" and ema_update.is_cuda:
+            return torch.mm(ema_update.bfloat16(), factor.T, out_dtype=torch.float32)
         if self.precision == "bfloat16":
-            moved, factor = moved.bfloat16().float(), factor.float()
-        if moved.device.type != "cpu":
-            return torch.mm(moved, factor.T, out=out)
+            ema_update, factor = ema_update.bfloat16().float(), factor.float()
+        if ema_update.device.type != "cpu":
+            return torch.mm(ema_update, factor.T, out=out)
         with np.errstate(all="ignore"):  # numbers that are not finite come out as such
-            np.matmul(moved.numpy(), factor.numpy().T, out=out.numpy())
+            np.matmul(ema_update.numpy(), factor.numpy().T, out=out.numpy())
         return out
 
-    def _decided(self, moved: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def _decided(self, ema_update: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest (n,) of those with the highest scores, and its squared distance; ``scores`` are used up."""
         labels = best = _highest(scores)
-        squared = self._squared(moved, labels)
+        squared = self._squared(ema_update, labels)
         for _ in range(min(self.candidates, len(self.centred)) - 1):
             scores.scatter_(1, best[:, None], -torch.inf)
             best = _highest(scores)
-            other = self._squared(moved, best)
+            other = self._squared(ema_update, best)
             labels, squared = torch.where(other < squared, best, labels), torch.minimum(other, squared)
         return labels, squared
 
-    def _squared(self, moved: Tensor, labels: Tensor) -> Tensor:
+    def _squared(self, ema_update: Tensor, labels: Tensor) -> Tensor:
         """Squared distances (n,) from the differences themselves."""
-        size = max(1, CELLS.get(moved.device.type, CELLS["cpu"]) // (16 * moved.shape[1]))
+        size = max(1, CELLS.get(ema_update.device.type, CELLS["cpu"]) // (16 * ema_update.shape[1]))
         norms = [
-            torch.linalg.vector_norm(self.centred[labels[rows]].sub_(moved[rows]), dim=1)
-            for rows in slices(len(moved), size)
+            torch.linalg.vector_norm(self.centred[labels[rows]].sub_(ema_update[rows]), dim=1)
+            for rows in slices(len(ema_update), size)
         ]
         return torch.cat(norms).square()
 

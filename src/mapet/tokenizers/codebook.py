@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mapet.tokenizers.assign import assign
-from mapet.tokenizers.codebook_fit import Fitting, Pictures, Progress, clusters
+from mapet.tokenizers.codebook_fit import ImagePass, KMeansSettings, Progress, clusters
 from mapet.tokenizers.files import fingerprint
 from mapet.tokenizers.kmeans import KMeans
 from mapet.tokenizers.kmeans_init import finite
 from mapet.tokenizers.teacher import Features, open_teacher
 from mapet.tokenizers.tokenizer import in_view, write_folder
 from mapet.utils.errors import MapetError
-from mapet.utils.process_group import ALONE, Crew
+from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
 from mapet.utils.versions import versions
 
 
 class Codebook(nn.Module):
-    """Turns pictures into visual tokens by the nearest centroid of their teacher's features.
+    """Turns images into visual tokens by the nearest centroid of their teacher's features.
 
     With a CLIP ResNet as teacher it is the k-CLIP tokenizer of "Learning to Mask and Permute Visual Tokens for Vision
     Transformer Pre-Training" (arXiv 2306.07346).
@@ -49,40 +49,42 @@ class Codebook(nn.Module):
     def fit(
         cls,
         teacher: Features,
-        pictures: Pictures,
-        places: Tensor,
-        settings: Fitting,
+        images: ImagePass,
+        indices: Tensor,
+        settings: KMeansSettings,
         *,
         device: torch.device | str = "cpu",
-        crew: Crew = ALONE,
+        process_group: ProcessGroup = SINGLE_PROCESS,
         progress: Progress = lambda what, done, total: None,
     ) -> Self:
-        """Cluster patches of all pictures, by one process or several that each read their share of the pictures.
+        """Cluster patches of all images, by one process or several that each read their share of the images.
 
         Args:
             teacher: is moved to ``device``.
-            pictures: from places to their pictures (B, 3, H, W) uint8 at ``teacher.view.size`` and their places (B,)
-                int64, each once, in batches. It is called for a part of ``places``, again for every pass over it; what
+            images: from places to their images (B, 3, H, W) uint8 at ``teacher.view.size`` and their places (B,)
+                int64, each once, in batches. It is called for a part of ``indices``, again for every pass over it; what
                 cannot be read is left out. The result does not depend on the batches' order, and on their sizes
                 only by rounding of the features.
-            places: (N,) int64, the numbers of all pictures, the same on every process.
+            places: (N,) int64, the numbers of all images, the same on every process.
             settings: of k-means.
             device: where features and clusters are computed.
             crew: the processes; all of them get the same codebook.
-            progress: is told of this process's work what is going on ("features" of pictures, then "k-means" on
+            progress: is told of this process's work what is going on ("features" of images, then "k-means" on
                 vectors), how much is done, and of how much at most.
 
         Raises:
             MapetError: fewer patches than codes, features that are not finite, too little memory.
         """
-        best, samples = clusters(teacher.to(device), pictures, places, settings, torch.device(device), crew, progress)
-        story = {**asdict(settings), "asked_samples": settings.samples, "samples": samples, "pictures": len(places)}
+        best, samples = clusters(
+            teacher.to(device), images, indices, settings, torch.device(device), process_group, progress
+        )
+        story = {**asdict(settings), "asked_samples": settings.samples, "samples": samples, "images": len(indices)}
         story |= _record(best)
         return cls(teacher, best.centroids, settings.metric, story)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row.
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row.
 
         Raises:
             MapetError: features that are not finite.

@@ -1,4 +1,4 @@
-"""k-means over the patch features of many pictures, of which never all are held at once."""
+"""k-means over the patch features of many images, of which never all are held at once."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from mapet.tokenizers.patch_sample import ROW, PatchSample
 from mapet.tokenizers.teacher import Features
 from mapet.tokenizers.vector_pool import Pool
 from mapet.utils.errors import MapetError, nearest
-from mapet.utils.process_group import Crew
-from mapet.utils.rng import exact, hashed
+from mapet.utils.process_group import ProcessGroup
+from mapet.utils.rng import exact, random_bits
 
 STARTS = {"k-means++": plus_plus, "sample": sampled}
 MODES = {"sample": 512, "stream": 8}  # and the vectors that are held for each code, where nothing else is said
 RESTART = 0x5253  # salt
 
-Pictures = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
+ImagePass = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Fitting:
+class KMeansSettings:
     """Settings of k-means over patch features.
 
     Attributes:
@@ -65,36 +65,36 @@ class Fitting:
         """How many of ``patches`` vectors are held at once, over all processes."""
         return min(self.samples or MODES[self.mode] * self.codes, patches)
 
-    def footprint(self, patches: int, width: int, crew: Crew) -> int:
+    def footprint(self, patches: int, width: int, process_group: ProcessGroup) -> int:
         """Bytes of memory that each process takes at most, beside the teacher and a batch of its features.
 
         They are the held vectors, each with its keys and distances; the centroids, their float64 sums and copies; and
         five temporaries.
         """
-        held = self.held(patches) * (4 * width // crew.count + ROW)
+        held = self.held(patches) * (4 * width // process_group.count + ROW)
         return held + 40 * self.codes * width + 5 * 4 * CELLS["cpu"]
 
 
 class FeatureStream:
-    """The features of all patches of some pictures, computed anew in each pass: chunks (B · L, F).
+    """The features of all patches of some images, computed anew in each pass: chunks (B · L, F).
 
     Args:
         teacher: on ``device``.
-        pictures: from places to their pictures (B, 3, H, W) uint8 at the teacher's view and their places (B,), each
-            once, in batches; pictures that cannot be read are left out.
-        places: of the pictures.
+        images: from places to their images (B, 3, H, W) uint8 at the teacher's view and their places (B,), each
+            once, in batches; images that cannot be read are left out.
+        places: of the images.
         device: where the teacher is.
     """
 
-    def __init__(self, teacher: Features, pictures: Pictures, places: Tensor, device: torch.device) -> None:
-        self.teacher, self.pictures, self.places, self.device = teacher, pictures, places, device
+    def __init__(self, teacher: Features, images: ImagePass, indices: Tensor, device: torch.device) -> None:
+        self.teacher, self.images, self.indices, self.device = teacher, images, indices, device
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (features.flatten(0, 1) for features, _ in self.batches(self.places))
+        return (features.flatten(0, 1) for features, _ in self.batches(self.indices))
 
-    def batches(self, places: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features (B, L, F) and places (B,) of the pictures at ``places``."""
-        for images, index in self.pictures(places):
+    def batches(self, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features (B, L, F) and places (B,) of the images at ``indices``."""
+        for images, index in self.images(indices):
             yield self.teacher(images.to(self.device).float() / 255), index
 
 
@@ -112,25 +112,33 @@ class Watched:
 
 
 def clusters(
-    teacher: Features, pictures: Pictures, places: Tensor, f: Fitting, device: torch.device, crew: Crew, tell: Progress
+    teacher: Features,
+    images: ImagePass,
+    indices: Tensor,
+    f: KMeansSettings,
+    device: torch.device,
+    process_group: ProcessGroup,
+    tell: Progress,
 ) -> tuple[KMeans, int]:
     """The best of the restarts, and the number of vectors that were held.
 
     Raises:
         MapetError: fewer patches than codes, or features that are not finite.
     """
-    stream = FeatureStream(teacher, pictures, crew.share(places), device)
-    pool = _pool(stream, places, f, crew, tell)
-    chunks, share = (pool, len(pool.vectors)) if f.mode == "sample" else (stream, len(stream.places) * _length(teacher))
+    stream = FeatureStream(teacher, images, process_group.share(indices), device)
+    pool = _pool(stream, indices, f, process_group, tell)
+    chunks, share = (
+        (pool, len(pool.vectors)) if f.mode == "sample" else (stream, len(stream.indices) * _length(teacher))
+    )
     total = f.restarts * (f.iterations + 1) * share
     watched = Watched(chunks, pool.device, lambda done: tell("k-means", done, total))
     runs = (
         kmeans(
             watched,
-            STARTS[f.start](pool, f.codes, int(hashed(f.seed, RESTART, turn))),
+            STARTS[f.start](pool, f.codes, int(random_bits(f.seed, RESTART, turn))),
             iterations=f.iterations,
             metric=f.metric,
-            reduce=crew.sum,
+            reduce=process_group.sum,
             precision=f.precision,
         )
         for turn in range(f.restarts)
@@ -138,18 +146,20 @@ def clusters(
     return min(runs, key=lambda run: min(run.objective)), pool.total
 
 
-def _pool(stream: FeatureStream, places: Tensor, f: Fitting, crew: Crew, tell: Progress) -> Pool:
-    """A uniform sample of the patches of the pictures at ``places``; unit vectors where the metric is cosine."""
+def _pool(
+    stream: FeatureStream, indices: Tensor, f: KMeansSettings, process_group: ProcessGroup, tell: Progress
+) -> Pool:
+    """A uniform sample of the patches of the images at ``indices``; unit vectors where the metric is cosine."""
     teacher, length = stream.teacher, _length(stream.teacher)
-    count = f.held(len(places) * length)
-    _require(count, f.codes, places, teacher)
-    sample, done = PatchSample(places, length, teacher.width, count, f.seed, crew), 0
-    for features, index in stream.batches(sample.places):
+    count = f.held(len(indices) * length)
+    _require(count, f.codes, indices, teacher)
+    sample, done = PatchSample(indices, length, teacher.width, count, f.seed, process_group), 0
+    for features, index in stream.batches(sample.indices):
         sample.add(features, index)
         done += len(index)
-        tell("features", done, len(sample.places))
+        tell("features", done, len(sample.indices))
     pool = sample.pool(exact(stream.device))
-    _require(pool.total, f.codes, places, teacher)
+    _require(pool.total, f.codes, indices, teacher)
     for part in pool.slices if f.metric == "cosine" else ():
         pool.vectors[part] = normalize(pool.vectors[part])
     return pool
@@ -159,9 +169,9 @@ def _length(teacher: Features) -> int:
     return teacher.grid[0] * teacher.grid[1]
 
 
-def _require(vectors: int, codes: int, places: Tensor, teacher: Features) -> None:
+def _require(vectors: int, codes: int, indices: Tensor, teacher: Features) -> None:
     if vectors < codes:
         raise MapetError(
-            f"{codes} codes need at least {codes} patches, and there are {vectors} ({len(places)} pictures, a grid of "
-            f"{teacher.grid[0]}x{teacher.grid[1]}): use fewer codes, more samples or more pictures."
+            f"{codes} codes need at least {codes} patches, and there are {vectors} ({len(indices)} images, a grid of "
+            f"{teacher.grid[0]}x{teacher.grid[1]}): use fewer codes, more samples or more images."
         )

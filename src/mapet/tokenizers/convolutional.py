@@ -1,20 +1,20 @@
-"""What the convolutional tokenizers share: square pictures, and one token for so many pixels a side."""
+"""What the convolutional tokenizers share: square images, and one token for so many pixels a side."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from mapet.tokenizers.tokenizer import Network
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 
 class Convolutional(Network):
-    """A network that gives one token for each ``stride`` × ``stride`` pixels of a square picture.
+    """A network that gives one token for each ``stride`` × ``stride`` pixels of a square image.
 
-    Pictures are resized by Lanczos' filter, as BEiT and CAE do it for their tokenizers' view.
+    Images are resized by Lanczos' filter, as BEiT and CAE do it for their tokenizers' view.
 
     Args:
-        config: the subclass's keyword arguments; ``image_size`` is the side of its pictures in pixels.
+        config: the subclass's keyword arguments; ``image_size`` is the side of its images in pixels.
         stride: pixels a token, along either side.
 
     Raises:
@@ -30,4 +30,4 @@ class Convolutional(Network):
                 f"This {self.kind} tokenizer gives one token for {stride}x{stride} pixels, and {side} is not a "
                 f"multiple of {stride}: use an image size such as {fitting}."
             )
-        self.view, self.grid = View((side, side), "lanczos"), (side // stride, side // stride)
+        self.view, self.grid = CenterCropResize((side, side), "lanczos"), (side // stride, side // stride)

@@ -15,16 +15,16 @@ from mapet.tokenizers.convolutional import Convolutional
 from mapet.tokenizers.tokenizer import in_view
 from mapet.utils.weights import count, extent, fill
 
-GROUPS = (1, 2, 4, 8)  # widths, in units of n_hid; between two groups the picture is halved
+GROUPS = (1, 2, 4, 8)  # widths, in units of n_hid; between two groups the image is halved
 STRIDE = 8
 WHAT = "OpenAI's dVAE encoder"
 
 
 class DalleEncoder(Convolutional):
-    """Pictures to the dVAE's most probable codes, one for each 8 × 8 pixels; parameters have the published names.
+    """Images to the dVAE's most probable codes, one for each 8 × 8 pixels; parameters have the published names.
 
     Args:
-        image_size: side of the pictures in pixels, a multiple of 8; BEiT and CAE take 112, half of their student's 224.
+        image_size: side of the images in pixels, a multiple of 8; BEiT and CAE take 112, half of their student's 224.
         n_hid: width of the first group, 256 as published.
         n_blk: residual blocks in each of the four groups, 2 as published.
         vocabulary: codes, 8192 as published.
@@ -55,7 +55,7 @@ class DalleEncoder(Convolutional):
         Args:
             weights: its state dict (``blocks.input.w``, ``blocks.group_1.block_1.res_path.conv_1.w`` …); all sizes are
                 read off the shapes.
-            image_size: side of the pictures in pixels.
+            image_size: side of the images in pixels.
 
         Raises:
             MapetError: other weights, or an image size that is not a multiple of 8.
@@ -70,14 +70,14 @@ class DalleEncoder(Convolutional):
         return network.requires_grad_(False).eval()
 
     def logits(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to a score for each code, (B, vocabulary, *grid)."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to a score for each code, (B, vocabulary, *grid)."""
         x = self.blocks["input"](0.8 * in_view(images, self) + 0.1)
         for group in range(len(GROUPS)):
             x = self.blocks[f"group_{group + 1}"](max_pool2d(x, 2) if group else x)
         return self.blocks["output"](x.relu())
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
         return self.measure(images)[0]
 
     @torch.no_grad()

@@ -13,26 +13,26 @@ from mapet.utils.errors import MapetError
 ENOUGH = 10  # patches a code before anything is judged: a code in even use is then missed once in e^10 = 22,000 times
 DEAD = 0.1  # of all codes: k-means leaves about none dead; of collapsing VQ codebooks, half and more are reported
 EVEN = 0.25  # perplexity over codes: k-means has about 0.9, and at 0.25 two bits of every token are never used
-MOST = 0.1  # of all patches of one code: a guess is then right for every tenth token, and its picture is not looked at
+MOST = 0.1  # of all patches of one code: a guess is then right for every tenth token, and its image is not looked at
 EXCESS = 4  # times its even share that this code must have too, for vocabularies of a few codes
 
 
 @dataclass(frozen=True)
 class Health:
-    """How the codes of a vocabulary were used by some pictures.
+    """How the codes of a vocabulary were used by some images.
 
     Attributes:
-        pictures: how many there were.
+        images: how many there were.
         patches: how many they have together.
         vocabulary: codes in all.
         seen: codes that occurred.
-        missed: of the others, those in use that so few pictures lack by chance (an estimate from below).
+        missed: of the others, those in use that so few images lack by chance (an estimate from below).
         perplexity: exponential of the entropy of the codes' frequencies; the vocabulary where all occur alike.
         most: the most frequent code.
         share: of all patches that are of this code, in [0, 1]: the accuracy of always guessing it.
     """
 
-    pictures: int
+    images: int
     patches: int
     vocabulary: int
     seen: int
@@ -43,10 +43,10 @@ class Health:
 
     @classmethod
     def of(cls, tokens: Tensor, vocabulary: int) -> Self:
-        """Of the tokens (N, L) of N pictures, integers below ``vocabulary``; N × L is at least 1."""
+        """Of the tokens (N, L) of N images, integers below ``vocabulary``; N × L is at least 1."""
         counts = usage(tokens, vocabulary)
         return cls(
-            pictures=len(tokens),
+            images=len(tokens),
             patches=tokens.numel(),
             vocabulary=vocabulary,
             seen=int((counts > 0).sum()),
@@ -58,7 +58,7 @@ class Health:
 
     @property
     def dead(self) -> float:
-        """Codes that are never used, as far as these pictures can tell."""
+        """Codes that are never used, as far as these images can tell."""
         return self.vocabulary - self.seen - self.missed
 
     @property
@@ -70,9 +70,9 @@ class Health:
     def judged(self) -> bool:
         """Whether an unhealthy codebook can be told from a small sample: by many patches, or by how few codes they use.
 
-        Patches of one picture are alike, so that the few codes must be few beside the number of pictures.
+        Patches of one image are alike, so that the few codes must be few beside the number of images.
         """
-        few = self.perplexity < EVEN * min(self.vocabulary, self.pictures)
+        few = self.perplexity < EVEN * min(self.vocabulary, self.images)
         return few or self.patches >= ENOUGH * self.vocabulary
 
     def warnings(self) -> list[str]:
@@ -90,25 +90,25 @@ class Health:
 
 
 def occurrence(tokens: Tensor, vocabulary: int) -> Tensor:
-    """In how many pictures each code occurs: tokens (N, L) → (vocabulary,) int64."""
+    """In how many images each code occurs: tokens (N, L) → (vocabulary,) int64."""
     ordered = tokens.sort(dim=1).values
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     return usage(ordered[first], vocabulary)
 
 
-def missed(occurrences: Tensor, pictures: int) -> float:
-    """How many codes are in use but occurred in none of the pictures by chance: at least so many are expected.
+def missed(occurrences: Tensor, images: int) -> float:
+    """How many codes are in use but occurred in none of the images by chance: at least so many are expected.
 
-    Chao's estimate from the codes that occurred in one picture and in two (Biometrics 1987, doi 10.2307/2531532, in
-    the bias-corrected form). It counts pictures, not patches, as patches of one picture are alike.
+    Chao's estimate from the codes that occurred in one image and in two (Biometrics 1987, doi 10.2307/2531532, in
+    the bias-corrected form). It counts images, not patches, as patches of one image are alike.
 
     Args:
-        occurrences: (V,) int64, in how many of the ``pictures`` each code occurred.
-        pictures: at least 1.
+        occurrences: (V,) int64, in how many of the ``images`` each code occurred.
+        images: at least 1.
     """
     once, twice, never = (int((occurrences == times).sum()) for times in (1, 2, 0))
-    return min(never, (pictures - 1) / pictures * math.comb(once, 2) / (twice + 1))
+    return min(never, (images - 1) / images * math.comb(once, 2) / (twice + 1))
 
 
 class Distortion:
@@ -124,10 +124,10 @@ class Distortion:
         if not self._count:
             self._shift = flat.mean(dim=0)
             self._sum = torch.zeros(flat.shape[1], dtype=torch.float64)
-        moved = flat - self._shift  # so that a large common offset does not cost digits
+        ema_update = flat - self._shift  # so that a large common offset does not cost digits
         self._count += len(flat)
-        self._sum += moved.sum(dim=0).cpu()
-        self._moment += float(moved.square().sum())
+        self._sum += ema_update.sum(dim=0).cpu()
+        self._moment += float(ema_update.square().sum())
         self._squared += float(squared.sum())
 
     def result(self) -> tuple[float, float]:
@@ -144,7 +144,7 @@ class Distortion:
 
 
 def nearest_patches(tokens: Tensor, squared: Tensor, code: int, count: int) -> tuple[Tensor, Tensor]:
-    """The patches nearest to a code, one a picture: rows (n,) of ``tokens`` and places (n,) in them, n ≤ ``count``.
+    """The patches nearest to a code, one an image: rows (n,) of ``tokens`` and places (n,) in them, n ≤ ``count``.
 
     Args:
         tokens: (N, L) integers.

@@ -1,4 +1,4 @@
-"""Picture keys to row numbers in 16 bytes a picture."""
+"""Image keys to row numbers in 16 bytes an image."""
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mapet.utils.io import encoded
 
 
-class KeyIndex:
+class IdIndex:
     """Sorted 64-bit BLAKE2b hashes of keys, each with its row; two keys of one hash cannot both be in it."""
 
     def __init__(self) -> None:

@@ -1,10 +1,10 @@
-"""What tokens tell: about the labels of their pictures, and about the tokens of another tokenizer."""
+"""What tokens tell: about the labels of their images, and about the tokens of another tokenizer."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from mapet.utils.rng import hashed
+from mapet.utils.rng import random_bits
 
 SHUFFLES = 8  # random pairings whose mean is what chance alone would show
 SHUFFLE, HELD_OUT = 0x5348, 0x484F  # salts
@@ -23,7 +23,7 @@ def mutual_information(tokens: Tensor, others: Tensor, seed: int = 0) -> tuple[f
     From samples the first number comes out too high, the more so the more codes there are. The second one is its mean
     over ``SHUFFLES`` random pairings of rows with symbols; the difference estimates the information, from a little
     below where there is much. As whole rows are paired anew, tokens of one row may depend on one another in any way:
-    with (N, L) tokens of pictures and one label a picture, this is what a correction that takes patches for independent
+    with (N, L) tokens of images and one label an image, this is what a correction that takes patches for independent
     samples, such as Miller and Madow's, gets wrong. With rows of one token, the second number estimates the expectation
     that defines the adjusted mutual information of Vinh, Epps and Bailey (JMLR 11, 2010).
 
@@ -37,7 +37,7 @@ def mutual_information(tokens: Tensor, others: Tensor, seed: int = 0) -> tuple[f
     """
     apart = entropy(tokens) + entropy(others)
     rows = torch.arange(len(others))
-    orders = (hashed(seed, SHUFFLE, turn, rows).argsort() for turn in range(SHUFFLES))
+    orders = (random_bits(seed, SHUFFLE, turn, rows).argsort() for turn in range(SHUFFLES))
     by_chance = [apart - _together(tokens, others[order]) for order in orders]
     return apart - _together(tokens, others), sum(by_chance) / SHUFFLES
 
@@ -58,9 +58,9 @@ def agreement(one: Tensor, other: Tensor, seed: int = 0) -> float:
 
 
 def bag_guesses(tokens: Tensor, labels: Tensor, vocabulary: int, seed: int = 0) -> tuple[Tensor, Tensor, float]:
-    """What the bag of a picture's tokens says of its label, by multinomial naive Bayes with Laplace smoothing.
+    """What the bag of an image's tokens says of its label, by multinomial naive Bayes with Laplace smoothing.
 
-    A fifth of the pictures, drawn by the seed, is held out; the others are learned from.
+    A fifth of the images, drawn by the seed, is held out; the others are learned from.
 
     Args:
         tokens: (N, L) integers below ``vocabulary``.
@@ -69,10 +69,10 @@ def bag_guesses(tokens: Tensor, labels: Tensor, vocabulary: int, seed: int = 0) 
         seed: of the held-out part.
 
     Returns:
-        (M,) int64, the label found for each picture held out; (M,) int64, its own; and the share of the label that is
+        (M,) int64, the label found for each image held out; (M,) int64, its own; and the share of the label that is
         most frequent in the rest, among them: the accuracy of a guess.
     """
-    order = hashed(seed, HELD_OUT, torch.arange(len(labels))).argsort()
+    order = random_bits(seed, HELD_OUT, torch.arange(len(labels))).argsort()
     held, kept = order.tensor_split([len(order) // 5])
     counts = _class_counts(tokens[kept], labels[kept], int(labels.max()) + 1, vocabulary)
     found = naive_bayes(tokens[held], counts, labels[kept].bincount(minlength=len(counts)))
@@ -86,7 +86,7 @@ def naive_bayes(tokens: Tensor, counts: Tensor, prior: Tensor) -> Tensor:
     Args:
         tokens: (M, L) integers below V.
         counts: (classes, V) int64, how often each code occurs in each class.
-        prior: (classes,) int64, pictures of each class; a class without is never found.
+        prior: (classes,) int64, images of each class; a class without is never found.
     """
     smooth = counts.double() + SMOOTHING
     likely = (smooth / smooth.sum(dim=1, keepdim=True)).log()

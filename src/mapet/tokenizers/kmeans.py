@@ -11,7 +11,7 @@ from mapet.tokenizers.assign import CELLS, Nearest, assign, slices
 from mapet.tokenizers.kmeans_init import finite, require_enough
 from mapet.tokenizers.vector_pool import Pool
 from mapet.utils.errors import MapetError, nearest
-from mapet.utils.rng import hashed
+from mapet.utils.rng import random_bits
 
 __all__ = ["METRICS", "KMeans", "assign", "kmeans", "unit"]
 
@@ -119,7 +119,7 @@ def _update(sums: Tensor, counts: Tensor, spread: Tensor, centroids: Tensor, ste
     donors = donors[spread[donors] > 0]
     empty = empty[: len(donors)]
     axes = torch.arange(means.shape[1], device=means.device)
-    sign = (hashed(SPLIT, step, empty[:, None], axes) & 1) * 2 - 1
+    sign = (random_bits(SPLIT, step, empty[:, None], axes) & 1) * 2 - 1
     offset = sign * (spread[donors] / counts[donors] / means.shape[1]).sqrt()[:, None] / 8
     means[empty] = means[donors] + offset
     means[donors] -= offset

@@ -6,7 +6,7 @@ from torch import Tensor
 from mapet.tokenizers.assign import Nearest
 from mapet.tokenizers.vector_pool import Pool
 from mapet.utils.errors import MapetError
-from mapet.utils.rng import fraction, hashed
+from mapet.utils.rng import random_bits, uniform
 
 BLOCK = 1024  # candidates compared with all vectors in one pass
 PLAIN, DRAW, ACCEPT = 0x504C, 0x4452, 0x4143  # salts
@@ -77,13 +77,13 @@ def finite(total: Tensor) -> float:
 
 def _shuffled(pool: Pool, seed: int) -> Tensor:
     """The numbers of all vectors, in an order of chance."""
-    return hashed(seed, PLAIN, torch.arange(pool.total, device=pool.device)).argsort(stable=True)
+    return random_bits(seed, PLAIN, torch.arange(pool.total, device=pool.device)).argsort(stable=True)
 
 
 def _draw(weights: Tensor, count: int, seed: int, turn: int) -> Tensor:
     """``count`` indices, each in proportion to its weight: (count,) int64."""
     stairs = weights.cumsum(0, dtype=torch.float64)
-    points = fraction(seed, DRAW, turn, torch.arange(count, device=weights.device)) * stairs[-1]
+    points = uniform(seed, DRAW, turn, torch.arange(count, device=weights.device)) * stairs[-1]
     return torch.searchsorted(stairs, points, right=True).clamp_max(len(weights) - 1)
 
 
@@ -91,7 +91,7 @@ def _accepted(rows: Tensor, before: Tensor, seed: int, turn: int) -> list[int]:
     """Which candidates stay: kept with probability (squared distance now) / (squared distance before the block)."""
     between = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square().cpu()
     left = before.cpu().clone()
-    limit = fraction(seed, ACCEPT, turn, torch.arange(len(left))) * left
+    limit = uniform(seed, ACCEPT, turn, torch.arange(len(left))) * left
     kept = []
     for place in range(len(left)):
         if left[place] > limit[place]:

@@ -1,4 +1,4 @@
-"""A uniform sample of patch features, bounded in memory, that does not depend on the order of the pictures."""
+"""A uniform sample of patch features, bounded in memory, that does not depend on the order of the images."""
 
 from contextlib import suppress
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from mapet.tokenizers.kmeans_init import finite
 from mapet.tokenizers.vector_pool import Pool
 from mapet.utils.errors import MapetError
-from mapet.utils.process_group import ALONE, Crew
-from mapet.utils.rng import hashed
+from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
+from mapet.utils.rng import random_bits
 
 PATCH = 0x5041  # salt
 BLOCK = 1 << 20  # keys made at once
@@ -17,37 +17,45 @@ ROW = 100  # bytes for each sampled vector, at most, beside the vector itself: k
 
 
 class PatchSample:
-    """The ``count`` patches with the smallest hashed keys of all pictures: uniform, without replacement.
+    """The ``count`` patches with the smallest hashed keys of all images: uniform, without replacement.
 
-    The key of a patch is ``hashed(seed, salt, picture, patch)``, so which patches these are is known before a picture
-    is read, and each vector has its own row in memory that is taken once. Several processes divide the pictures, and
-    each holds the vectors of its own. Patches of pictures that are never shown are left out in the end.
+    The key of a patch is ``random_bits(seed, salt, image, patch)``, so which patches these are is known before an image
+    is read, and each vector has its own row in memory that is taken once. Several processes divide the images, and
+    each holds the vectors of its own. Patches of images that are never shown are left out in the end.
 
     Args:
-        places: (N,) int64, the numbers of all pictures, the same on every process.
-        patches: L, of each picture.
+        places: (N,) int64, the numbers of all images, the same on every process.
+        patches: L, of each image.
         width: F.
         count: vectors to keep, over all processes.
         seed: another seed keeps other patches.
         crew: the processes.
 
     Attributes:
-        places: those of this process's pictures that have a patch in the sample; the others need not be shown.
+        places: those of this process's images that have a patch in the sample; the others need not be shown.
 
     Raises:
         MapetError: not enough memory.
     """
 
-    def __init__(self, places: Tensor, patches: int, width: int, count: int, seed: int, crew: Crew = ALONE):
-        self.patches, self.seed, self.crew = patches, seed, crew
-        self._all = self._smallest(places, count)
-        share = crew.share(places)
+    def __init__(
+        self,
+        indices: Tensor,
+        patches: int,
+        width: int,
+        count: int,
+        seed: int,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ):
+        self.patches, self.seed, self.process_group = patches, seed, process_group
+        self._all = self._smallest(indices, count)
+        share = process_group.share(indices)
         counts, keys = [], []
         for part in torch.split(share, max(1, BLOCK // patches)):
             inside = self._keys(part) <= self._all[-1]
             counts.append(inside.sum(dim=1))
             keys.append(self._keys(part)[inside])
-        self.places, self._own = share[torch.cat(counts) > 0], torch.cat(keys).sort().values
+        self.indices, self._own = share[torch.cat(counts) > 0], torch.cat(keys).sort().values
         self._shown = torch.zeros(len(self._own), dtype=torch.bool)
         try:
             self._vectors = torch.empty(len(self._own), width)
@@ -58,7 +66,7 @@ class PatchSample:
             ) from None
 
     def add(self, features: Tensor, index: Tensor) -> None:
-        """Show the features (B, L, F) of the pictures ``index`` (B,) int64.
+        """Show the features (B, L, F) of the images ``index`` (B,) int64.
 
         Raises:
             MapetError: features that are not finite.
@@ -83,19 +91,21 @@ class PatchSample:
         rows = torch.searchsorted(self._all, self._own[kept])
         present = torch.zeros(len(self._all), dtype=torch.int64)
         present[rows] = 1
-        numbers = self.crew.sum(present).cumsum(0)
+        numbers = self.process_group.sum(present).cumsum(0)
         vectors = self._vectors[: len(kept)]
         with suppress(torch.OutOfMemoryError):
             vectors = vectors.to(device)
-        return Pool(vectors, rows=numbers[rows] - 1, total=int(numbers[-1]), device=device, crew=self.crew)
+        return Pool(
+            vectors, rows=numbers[rows] - 1, total=int(numbers[-1]), device=device, process_group=self.process_group
+        )
 
     def _keys(self, index: Tensor) -> Tensor:
-        return hashed(self.seed, PATCH, index[:, None], torch.arange(self.patches))
+        return random_bits(self.seed, PATCH, index[:, None], torch.arange(self.patches))
 
-    def _smallest(self, places: Tensor, count: int) -> Tensor:
+    def _smallest(self, indices: Tensor, count: int) -> Tensor:
         """The ``count`` smallest keys of all, ascending."""
         kept, limit = torch.empty(0, dtype=torch.int64), torch.iinfo(torch.int64).max
-        for part in torch.split(places, max(1, BLOCK // self.patches)):
+        for part in torch.split(indices, max(1, BLOCK // self.patches)):
             keys = self._keys(part)
             kept = torch.cat([kept, keys[keys <= limit]])
             if len(kept) > 1.5 * count + BLOCK:

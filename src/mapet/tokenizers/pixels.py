@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 PIXELS = "pixels"
 
@@ -24,10 +24,10 @@ class Pixels(nn.Module):
     def __init__(self, grid: tuple[int, int], patch_size: int) -> None:
         super().__init__()
         self.grid, self.width = grid, 3 * patch_size**2
-        self.view = View((grid[0] * patch_size, grid[1] * patch_size))
+        self.view = CenterCropResize((grid[0] * patch_size, grid[1] * patch_size))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 at ``view.size`` to features (B, L, F), patches row by row."""
+        """Images (B, 3, H, W) float32 at ``view.size`` to features (B, L, F), patches row by row."""
         (rows, columns), (height, width) = self.grid, self.view.size
         patches = images.reshape(-1, 3, rows, height // rows, columns, width // columns)
         return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mapet.utils.rng import below
+from mapet.utils.rng import randint
 
 Reduce = Callable[[Tensor, str], Tensor]  # (tensor, "sum" or "min") → the same over all processes
 
@@ -21,7 +21,7 @@ def alone(tensor: Tensor, operation: str) -> Tensor:
     return tensor
 
 
-def tally(unit: Tensor, tokens: Tensor, codes: int) -> Tensor:
+def sum_by_code(unit: Tensor, tokens: Tensor, codes: int) -> Tensor:
     """Per code the sum of the unit features (N, C) that chose it, then their number: (K, C + 1) float64."""
     table = unit.new_zeros(codes, unit.shape[1] + 1, dtype=torch.float64)
     table[:, :-1].index_add_(0, tokens, unit.double())
@@ -29,8 +29,8 @@ def tally(unit: Tensor, tokens: Tensor, codes: int) -> Tensor:
     return table
 
 
-def moved(codes: Tensor, usage: Tensor, table: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-    """Codes (K, C) and usage (K,) after a step whose features are ``tally``'s ``table``.
+def ema_update(codes: Tensor, usage: Tensor, table: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """Codes (K, C) and usage (K,) after a step whose features are ``sum_by_code``'s ``table``.
 
     A chosen code becomes the direction of decay · code + (1 − decay) · direction of its features' mean; the others
     stay. Usage is the moving average of the counts.
@@ -45,7 +45,7 @@ def drawn(unit: Tensor, keys: Tensor, codes: int, reduce: Reduce) -> tuple[Tenso
 
     A feature's key (N,) int64 names the one code that it is a candidate for; the candidate with the least key is it.
     """
-    place, none = below(codes, keys), torch.iinfo(torch.int64).max
+    place, none = randint(codes, keys), torch.iinfo(torch.int64).max
     least = torch.full((codes,), none, device=unit.device).scatter_reduce(0, place, keys, "amin")
     least = reduce(least, "min")
     chosen = (keys == least[place])[:, None]

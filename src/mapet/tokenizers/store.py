@@ -1,4 +1,4 @@
-"""Tokens on disk, found by picture key.
+"""Tokens on disk, found by image key.
 
 A folder of ``tokens.bin`` (little-endian uint16, N × L), ``keys.txt`` (one key a line) and ``store.json`` (header).
 A row counts when it is complete in ``tokens.bin`` and its line is complete in ``keys.txt``; whatever lies behind the
@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapet.tokenizers.id_index import KeyIndex
+from mapet.tokenizers.id_index import IdIndex
 from mapet.utils.errors import MapetError
 from mapet.utils.io import encoded, read_json, replace_file, write_from
 from mapet.utils.lock import Lock
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 FORMAT = "mapet tokens 1"
 BATCH = 1 << 16  # keys looked up at a time
@@ -31,7 +31,7 @@ WRITING = "writing tokens into"  # what a lock is for
 
 
 class TokenStore:
-    """The tokens of many pictures: ``create`` or ``open`` one; one process at a time appends, any may read.
+    """The tokens of many images: ``create`` or ``open`` one; one process at a time appends, any may read.
 
     Attributes:
         view: the crop that the tokenizer saw, at its own input size.
@@ -44,7 +44,7 @@ class TokenStore:
     def __init__(self, folder: Path, header: dict[str, Any]):
         self.folder = folder
         try:
-            self.view = View.from_dict(header["view"])
+            self.view = CenterCropResize.from_dict(header["view"])
             self.grid: tuple[int, int] = (int(header["grid"][0]), int(header["grid"][1]))
             self.vocabulary, self.tokenizer = int(header["vocabulary"]), str(header["tokenizer"])
             self.extra: dict[str, Any] = header["extra"]
@@ -54,7 +54,7 @@ class TokenStore:
         if not known:
             raise MapetError(f"{folder / HEADER} is damaged or of another version: make the tokens anew.")
         self.length = self.grid[0] * self.grid[1]
-        self._index, self._tokens = KeyIndex(), self._mapped(0)
+        self._index, self._tokens = IdIndex(), self._mapped(0)
         self._end_of_keys = 0
         self._lock: Lock | None = None
         self._sizes = self._found()
@@ -65,7 +65,7 @@ class TokenStore:
         cls,
         folder: Path,
         *,
-        view: View,
+        view: CenterCropResize,
         grid: tuple[int, int],
         vocabulary: int,
         tokenizer: str,
@@ -102,7 +102,7 @@ class TokenStore:
         return cls(folder, read_json(folder / HEADER, "a token store"))
 
     def append(self, keys: Sequence[str], tokens: Tensor) -> None:
-        """Add the rows ``tokens`` (B, L) of the pictures ``keys``; on the disk when this returns.
+        """Add the rows ``tokens`` (B, L) of the images ``keys``; on the disk when this returns.
 
         Raises:
             MapetError: a key that is there already, a line break in a key, tokens of another shape or vocabulary; or
@@ -113,7 +113,7 @@ class TokenStore:
         lines = [encoded(key) for key in keys]
         start, clash = len(self), self._index.add(lines)
         if clash is not None:
-            raise MapetError(f'{self.folder} has the picture "{keys[clash]}" already, or another of the same hash.')
+            raise MapetError(f'{self.folder} has the image "{keys[clash]}" already, or another of the same hash.')
         text = b"".join(line + b"\n" for line in lines)
         write_from(self.folder / TOKENS, start * 2 * self.length, tokens.cpu().numpy().astype("<u2").tobytes())
         write_from(self.folder / KEYS, self._end_of_keys, text)
@@ -149,7 +149,7 @@ class TokenStore:
         return len(self._index)
 
     def __getitem__(self, key: str) -> NDArray[np.uint16]:
-        """The tokens (L,) of one picture."""
+        """The tokens (L,) of one image."""
         row: NDArray[np.uint16] = self.tokens[self.rows([key])[0]]
         return row
 
@@ -177,20 +177,20 @@ class TokenStore:
         rows = self._index.find(keys)
         if len(missing := np.flatnonzero(rows < 0)):
             raise MapetError(
-                f"{self.folder} lacks the tokens of {len(missing)} of {len(keys)} pictures, "
+                f"{self.folder} lacks the tokens of {len(missing)} of {len(keys)} images, "
                 f'for instance "{keys[missing[0]]}": tokenize this data into it.'
             )
         return rows
 
     def gather(self, keys: Sequence[str]) -> Tensor:
-        """The tokens of many pictures: (B, L) int64."""
+        """The tokens of many images: (B, L) int64."""
         return torch.from_numpy(self.tokens[self.rows(keys)].astype(np.int64))
 
-    def check(self, *, source_name: str, keys: Iterable[str], view: View, grid: tuple[int, int]) -> None:
+    def check(self, *, source_name: str, keys: Iterable[str], view: CenterCropResize, grid: tuple[int, int]) -> None:
         """See that the store fits a source, and the view and grid of a student; the student's size may differ.
 
         Raises:
-            MapetError: another crop, interpolation or grid, or pictures without tokens.
+            MapetError: another crop, interpolation or grid, or images without tokens.
         """
         if view.interpolation != self.view.interpolation or not _same_aspect(view, self.view):
             raise MapetError(f"{self.folder} was made with {_shown(self.view)}, and the student sees {_shown(view)}.")
@@ -205,8 +205,8 @@ class TokenStore:
             total, lacking = total + len(batch), lacking + len(missing)
         if lacking:
             raise MapetError(
-                f"{self.folder} ({len(self)} pictures) lacks the tokens of {lacking} of the {total} "
-                f'pictures of {source_name}, for instance "{example}": tokenize {source_name} into it.'
+                f"{self.folder} ({len(self)} images) lacks the tokens of {lacking} of the {total} "
+                f'images of {source_name}, for instance "{example}": tokenize {source_name} into it.'
             )
 
     def _require_fitting(self, keys: Sequence[str], tokens: Tensor) -> None:
@@ -215,7 +215,7 @@ class TokenStore:
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary:
             raise MapetError(f"{self.folder} takes tokens from 0 to {self.vocabulary - 1} only.")
         if bad := [key for key in keys if "\n" in key]:
-            raise MapetError(f"The picture key {bad[0]!r} has a line break in it: rename the picture.")
+            raise MapetError(f"The image key {bad[0]!r} has a line break in it: rename the image.")
 
     def _found(self) -> tuple[int, int]:
         """The bytes of tokens and keys that are on the disk now."""
@@ -229,7 +229,7 @@ class TokenStore:
         with _lines(self.folder / KEYS) as lines:
             clash = self._index.add(self._counted(islice(lines, complete)))
         if clash is not None:
-            raise MapetError(f"{self.folder / KEYS} names a picture twice (line {clash + 1}): make the tokens anew.")
+            raise MapetError(f"{self.folder / KEYS} names an image twice (line {clash + 1}): make the tokens anew.")
         self._tokens = self._mapped(len(self))
 
     def _counted(self, lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -248,11 +248,11 @@ def _lines(path: Path) -> Any:
     return path.open("rb") if path.exists() else open(os.devnull, "rb")
 
 
-def _same_aspect(one: View, other: View) -> bool:
+def _same_aspect(one: CenterCropResize, other: CenterCropResize) -> bool:
     return one.size[0] * other.size[1] == one.size[1] * other.size[0]
 
 
-def _shown(view: View) -> str:
+def _shown(view: CenterCropResize) -> str:
     return f"a {view.interpolation} view of {view.size[0]}x{view.size[1]} pixels"
 
 

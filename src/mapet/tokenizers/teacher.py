@@ -11,7 +11,7 @@ from mapet.tokenizers.files import fingerprint
 from mapet.tokenizers.pixels import PIXELS, Pixels
 from mapet.tokenizers.timm_backbone import CONFIG, OFFLINE, OFFLINE_STAGE, build, exported, listing, stages
 from mapet.utils.errors import MapetError, nearest
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 OUTPUTS = ("stage", "norm", "head")
 
@@ -34,11 +34,11 @@ class Features(Protocol):
     stage: int
     grid: tuple[int, int]
     width: int
-    view: View
+    view: CenterCropResize
     origin: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches row by row."""
 
     def to(self, device: Any) -> Self:
         """The teacher on another device."""
@@ -135,7 +135,7 @@ class Teacher(nn.Module):
         self._weights = fingerprint(tower.state_dict())  # before anything depends on the grid
         self.output, self._last = output, self._finish(tower, output, len(pairs))
         self._take(tower)
-        self.view = View((grid[0] * stride, grid[1] * stride), tower.pretrained_cfg["interpolation"])
+        self.view = CenterCropResize((grid[0] * stride, grid[1] * stride), tower.pretrained_cfg["interpolation"])
         self._fit(pairs)
 
     def _finish(self, tower: Any, output: str, stages: int) -> nn.Module:
@@ -164,7 +164,7 @@ class Teacher(nn.Module):
         self.requires_grad_(False).eval()
 
     def _fit(self, pairs: list[tuple[int, int]]) -> None:
-        """Set the input size, drop what lies behind the stage, and see by one picture that the grid is right."""
+        """Set the input size, drop what lies behind the stage, and see by one image that the grid is right."""
         size: tuple[int, int] = self.view.size
         native: tuple[int, int] = self.tower.pretrained_cfg["input_size"][-2:]
         try:
@@ -185,7 +185,7 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches row by row."""
         return self._map(images).flatten(2).transpose(1, 2)
 
     @torch.no_grad()

@@ -51,7 +51,7 @@ def stages(name: str) -> list[tuple[int, int]]:
 
 
 def listing(pairs: list[tuple[int, int]], size: tuple[int, int]) -> str:
-    """The stages in words, with the grid that each gives for pictures of ``size`` pixels."""
+    """The stages in words, with the grid that each gives for images of ``size`` pixels."""
     lines = []
     for stride, group in groupby(range(len(pairs)), key=lambda stage: pairs[stage][1]):
         first, *rest = group

@@ -22,7 +22,7 @@ from mapet.tokenizers.files import fingerprint
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.io import read_json, replace_file
 from mapet.utils.owned import PAIR, discard
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 
 KINDS = {
     "codebook": "codebook.Codebook",
@@ -35,7 +35,7 @@ PART, NEXT = "tokenizer.part", "tokenizer.next"
 
 
 class Tokenizer(Protocol):
-    """Pictures in, one visual token a patch out.
+    """Images in, one visual token a patch out.
 
     Attributes:
         kind: a key of ``KINDS``.
@@ -45,7 +45,7 @@ class Tokenizer(Protocol):
     """
 
     kind: ClassVar[str]
-    view: View
+    view: CenterCropResize
     grid: tuple[int, int]
     vocabulary: int
 
@@ -54,7 +54,7 @@ class Tokenizer(Protocol):
         """Identifies the tokenizer: equal hashes give equal tokens."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
 
     def measure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens (B, L) of ``encode``; how badly each patch stands for its code (B, L); and vectors (B, L, F) or None.
@@ -84,7 +84,7 @@ class Network(nn.Module):
     """
 
     kind: ClassVar[str]
-    view: View
+    view: CenterCropResize
     grid: tuple[int, int]
     vocabulary: int
 
@@ -122,7 +122,7 @@ def in_view(images: Tensor, tokenizer: Tokenizer) -> Tensor:
     wanted = (3, *tokenizer.view.size)
     if tuple(images.shape[1:]) != wanted or images.dtype != torch.float32:
         raise MapetError(
-            f"This {tokenizer.kind} tokenizer reads pictures (B, {', '.join(map(str, wanted))}) float32 in [0, 1], and "
+            f"This {tokenizer.kind} tokenizer reads images (B, {', '.join(map(str, wanted))}) float32 in [0, 1], and "
             f"these are {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: put them into its view."
         )
     return images

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mapet.tokenizers.assign import CELLS, slices
-from mapet.utils.process_group import ALONE, Crew
+from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
 
 
 class Pool:
@@ -28,10 +28,10 @@ class Pool:
         rows: Tensor | None = None,
         total: int | None = None,
         device: torch.device | str | None = None,
-        crew: Crew = ALONE,
+        process_group: ProcessGroup = SINGLE_PROCESS,
         chunk: int | None = None,
     ) -> None:
-        self.vectors, self.crew = vectors, crew
+        self.vectors, self.process_group = vectors, process_group
         self.device = vectors.device if device is None else torch.device(device)
         self.total = len(vectors) if total is None else total
         self.rows = (torch.arange(self.total) if rows is None else rows).to(self.device)
@@ -54,10 +54,10 @@ class Pool:
         here = (mine >= 0).nonzero().flatten()
         taken = torch.zeros(len(numbers), self.vectors.shape[1], device=self.device)
         taken[here] = self.vectors[mine[here].to(self.vectors.device)].to(self.device).float()
-        return self.crew.sum(taken)
+        return self.process_group.sum(taken)
 
     def spread(self, values: Tensor) -> Tensor:
         """One value for each vector of this process (n,) → of all processes, by number: (total,)."""
         everywhere = torch.zeros(self.total, dtype=values.dtype, device=self.device)
         everywhere[self.rows] = values
-        return self.crew.sum(everywhere)
+        return self.process_group.sum(everywhere)

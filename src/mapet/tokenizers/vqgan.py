@@ -23,15 +23,15 @@ WHAT = "a VQGAN of taming-transformers"
 
 
 class VQGAN(Convolutional):
-    """Pictures to the codes of a VQGAN. Parameters have the published names.
+    """Images to the codes of a VQGAN. Parameters have the published names.
 
     The code is the nearest embedding, or, for a model trained with Gumbel-softmax, the one with the largest logit:
     there the published code samples with noise even when it evaluates, and this gives its most probable answer.
 
     Args:
-        image_size: side of the pictures in pixels, a multiple of 2 to the number of halvings.
+        image_size: side of the images in pixels, a multiple of 2 to the number of halvings.
         channels: width of the first convolution.
-        widths: of each level; between two levels the picture is halved.
+        widths: of each level; between two levels the image is halved.
         blocks: residual blocks in each level.
         attention: levels whose blocks are each followed by self-attention, counted from 0.
         latent: width of the encoder's output.
@@ -73,7 +73,7 @@ class VQGAN(Convolutional):
         Args:
             weights: a checkpoint's state dict; decoder, loss and whatever else tokens do not need are left out, and all
                 sizes are read off the shapes.
-            image_size: side of the pictures in pixels.
+            image_size: side of the images in pixels.
 
         Raises:
             MapetError: other weights, or an image size that is not a multiple of a token's pixels.
@@ -83,11 +83,11 @@ class VQGAN(Convolutional):
         return network.requires_grad_(False).eval()
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to what is quantised, (B, L, code_width)."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to what is quantised, (B, L, code_width)."""
         return self.quant_conv(self.encoder(2 * in_view(images, self) - 1)).flatten(2).mT
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
         return self.measure(images)[0]
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(last, latent, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures in [-1, 1] to the map that ``quant_conv`` reads."""
+        """Images in [-1, 1] to the map that ``quant_conv`` reads."""
         return self.conv_out(silu(self.norm_out(self.mid(self.down(self.conv_in(x))))))
 
 

@@ -1,7 +1,7 @@
 """VQ-KD, the tokenizer of BEiT v2 (Peng et al., arXiv 2208.06366): a ViT that says which code a patch is nearest to.
 
 Encoder → linear, tanh, linear → unit vector → nearest of the unit codes. ``vqkd_train.py`` trains one.
-Legend: B pictures, L patches, D width, C width of a code, K codes.
+Legend: B images, L patches, D width, C width of a code, K codes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from mapet.tokenizers.kmeans import assign
 from mapet.tokenizers.tokenizer import Network, in_view
 from mapet.utils.errors import MapetError
-from mapet.utils.view import View
+from mapet.utils.view import CenterCropResize
 from mapet.utils.weights import count, extent, fill
 
 Pair = int | Sequence[int]
@@ -26,7 +26,7 @@ WHAT = "BEiT v2's tokenizer (VQ-KD) at this image size, patch size and number of
 
 
 class VQKD(Network):
-    """Pictures to tokens by the nearest of K unit codes; the defaults are the published sizes.
+    """Images to tokens by the nearest of K unit codes; the defaults are the published sizes.
 
     Args:
         image_size: pixels, or (height, width).
@@ -38,7 +38,7 @@ class VQKD(Network):
         code_dim: C.
 
     Raises:
-        MapetError: patches that do not tile the picture, or heads that do not divide the width.
+        MapetError: patches that do not tile the image, or heads that do not divide the width.
     """
 
     kind: ClassVar[str] = "vqkd"
@@ -59,7 +59,11 @@ class VQKD(Network):
         _check(size, patch, embed_dim, num_heads)
         shape = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "codes": codes, "code_dim": code_dim}
         super().__init__({"image_size": list(size), "patch_size": list(patch), **shape})
-        self.view, self.grid, self.vocabulary = View(size), (size[0] // patch[0], size[1] // patch[1]), codes
+        self.view, self.grid, self.vocabulary = (
+            CenterCropResize(size),
+            (size[0] // patch[0], size[1] // patch[1]),
+            codes,
+        )
         self.encoder = vit(size, patch, 3, embed_dim, depth, num_heads)
         self.encode_task_layer = task_layer(embed_dim, code_dim)
         self.register_buffer("codes", normalize(torch.randn(codes, code_dim)))
@@ -94,10 +98,10 @@ class VQKD(Network):
         return network.requires_grad_(False).eval()
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] to (B, L, C), not yet of unit length, patches row by row.
+        """Images (B, 3, H, W) in [0, 1] to (B, L, C), not yet of unit length, patches row by row.
 
         The pixel map 2x − 1 is applied here. (The published code scales by 255 / 127.5, and by 255 only where the
-        maximum of the whole batch is at most 1, so that a picture's tokens may hang on its neighbours; not so here.)
+        maximum of the whole batch is at most 1, so that an image's tokens may hang on its neighbours; not so here.)
         """
         return self.encode_task_layer(patches(self.encoder, 2 * images - 1))
 
@@ -112,7 +116,7 @@ class VQKD(Network):
         return tokens.view(unit.shape[:2]), squared.view(unit.shape[:2])
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
         return self.measure(images)[0]
 
     @torch.no_grad()
@@ -164,6 +168,6 @@ def _pair(size: Pair) -> tuple[int, int]:
 
 def _check(size: tuple[int, int], patch: tuple[int, int], width: int, heads: int) -> None:
     if min(patch) < 1 or size[0] % patch[0] or size[1] % patch[1] or min(size) < 1:
-        raise MapetError(f"Patches of {patch} pixels do not tile a picture of {size}: choose sizes that divide.")
+        raise MapetError(f"Patches of {patch} pixels do not tile an image of {size}: choose sizes that divide.")
     if heads < 1 or width % heads:
         raise MapetError(f"{heads} heads do not divide a width of {width}: choose a divisor.")

@@ -1,7 +1,7 @@
-"""Training a VQ-KD tokenizer: the codes of a picture must suffice to say what a teacher sees in it.
+"""Training a VQ-KD tokenizer: the codes of an image must suffice to say what a teacher sees in it.
 
 Encoder → nearest code → decoder → the teacher's patch features (BEiT v2, arXiv 2208.06366, section 2.2).
-Legend: B pictures, L patches, C width of a code, K codes, F width of the teacher's features.
+Legend: B images, L patches, C width of a code, K codes, F width of the teacher's features.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,9 +14,9 @@ from torch.nn.functional import cosine_similarity, mse_loss
 
 from mapet.tokenizers.kmeans import kmeans
 from mapet.tokenizers.kmeans_init import sampled
-from mapet.tokenizers.quantizer import Reduce, alone, drawn, moved, tally
+from mapet.tokenizers.quantizer import Reduce, alone, drawn, ema_update, sum_by_code
 from mapet.tokenizers.vqkd import VQKD, WHAT, Pair, joined, patches, task_layer, vit
-from mapet.utils.rng import exact, hashed
+from mapet.utils.rng import exact, random_bits
 from mapet.utils.weights import count, extent, fill
 
 RESTART = 0x5651  # salt
@@ -29,7 +29,7 @@ class VQKDTraining(nn.Module):
     The gradient passes from the chosen code to the feature unchanged (straight through). Codes take no gradient:
     ``update``, to be called after each step of the optimiser, moves them to the features that chose them in the
     forward passes since; those chosen too rarely get a new place among these features. All that a step changes lies
-    in parameters and buffers, and the choice of features is a pure function of (seed, step, picture, patch).
+    in parameters and buffers, and the choice of features is a pure function of (seed, step, image, patch).
 
     Args:
         network: the tokenizer to be trained, in place.
@@ -108,7 +108,7 @@ class VQKDTraining(nn.Module):
 
     @torch.no_grad()
     def start(self, batches: Iterable[Tensor]) -> None:
-        """Put the codes where cosine k-means finds the features of these pictures, each batch (B, 3, H, W).
+        """Put the codes where cosine k-means finds the features of these images, each batch (B, 3, H, W).
 
         Raises:
             MapetError: fewer patches than codes.
@@ -126,7 +126,7 @@ class VQKDTraining(nn.Module):
         Args:
             images: (B, 3, H, W) float32 in [0, 1].
             target: (B, L, F), the teacher's features of the same crops.
-            index: (B,) int64, the pictures' numbers: a picture's own key for restarts.
+            index: (B,) int64, the images' numbers: an image's own key for restarts.
 
         Returns:
             Scalars: loss, cosine, commitment; and of the usage: perplexity, and used, the codes above twice the share
@@ -157,10 +157,10 @@ class VQKDTraining(nn.Module):
         unit, tokens, index = (torch.cat(parts).to(place) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
         codes, usage = self.network.codes.to(place), self.usage.to(place)
-        table = self.reduce(tally(unit.flatten(0, 1), tokens.flatten(), len(codes)), "sum")
-        codes, usage = moved(codes, usage, table, self.decay)
+        table = self.reduce(sum_by_code(unit.flatten(0, 1), tokens.flatten(), len(codes)), "sum")
+        codes, usage = ema_update(codes, usage, table, self.decay)
         patch = torch.arange(unit.shape[1], device=place)
-        keys = hashed(self.seed, RESTART, self.steps.to(place), index[:, None], patch).flatten()
+        keys = random_bits(self.seed, RESTART, self.steps.to(place), index[:, None], patch).flatten()
         found, there = drawn(unit.flatten(0, 1), keys, len(codes), self.reduce)
         dead = (usage < self.restart * usage.mean()) & there
         self.network.codes.copy_(torch.where(dead[:, None], found, codes))

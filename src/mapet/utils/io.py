@@ -43,7 +43,7 @@ def require_free(folder: Path, ours: Collection[str] = ()) -> None:
 
 
 def encoded(key: str) -> bytes:
-    """A picture's key as bytes; file names that are not valid UTF-8 survive."""
+    """An image's key as bytes; file names that are not valid UTF-8 survive."""
     return key.encode("utf-8", "surrogateescape")
 
 

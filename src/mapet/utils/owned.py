@@ -34,7 +34,7 @@ def _files(*names: str) -> dict[str, Tree | None]:
     return {re.escape(name) + r"(\.part)?": None for name in names}
 
 
-LISTS: Tree = {r"bad-pictures\.txt(\.\w+)?": None}
+LISTS: Tree = {r"(unreadable-images|bad-pictures)\.txt(\.\w+)?": None}  # the second name is that of version 0.1
 EXPORT: Tree = {r"config\.json|model\.safetensors|README\.md": None}
 PAIR: Tree = _files("tokenizer.json", "tokenizer.safetensors")
 TOKENIZER: Tree = {

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroup:
     """This process among ``count``; the default is one that works alone.
 
     Attributes:
@@ -26,9 +26,9 @@ class Crew:
         """Whether this is the process that writes and talks."""
         return self.rank == 0
 
-    def share(self, places: "Tensor") -> "Tensor":
-        """This process's part of ``places`` (N,): one of ``count`` contiguous parts, equal up to one."""
-        return places.tensor_split(self.count)[self.rank]
+    def share(self, indices: "Tensor") -> "Tensor":
+        """This process's part of ``indices`` (N,): one of ``count`` contiguous parts, equal up to one."""
+        return indices.tensor_split(self.count)[self.rank]
 
     def sum(self, tensor: "Tensor") -> "Tensor":
         """The sum over all processes, the same bits on each; ``tensor`` itself may be overwritten.
@@ -55,4 +55,4 @@ class Crew:
         self.sum(torch.zeros(1))
 
 
-ALONE = Crew()
+SINGLE_PROCESS = ProcessGroup()

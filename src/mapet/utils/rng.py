@@ -19,7 +19,7 @@ SECOND = -7723592293110705685  # 0x94D049BB133111EB
 NARROW = frozenset({"mps"})  # kinds of devices that lack a part of 64-bit arithmetic
 
 
-def hashed(*keys: int | Tensor) -> Tensor:
+def random_bits(*keys: int | Tensor) -> Tensor:
     """Mix integer keys, broadcast against one another, into uniform bits: int64 of the broadcast shape.
 
     Each key is absorbed by one round of SplitMix64 (Steele et al. 2014), so (1, 2) and (2, 1) differ. The result lies
@@ -31,19 +31,19 @@ def hashed(*keys: int | Tensor) -> Tensor:
     return state if isinstance(state, Tensor) else torch.tensor(_signed(state))
 
 
-def fraction(*keys: int | Tensor) -> Tensor:
-    """``hashed`` as float64 in [0, 1), exact to 53 bits on every device that has float64."""
-    return _shift(hashed(*keys), 11).double() * 2.0**-53
+def uniform(*keys: int | Tensor) -> Tensor:
+    """``random_bits`` as float64 in [0, 1), exact to 53 bits on every device that has float64."""
+    return _shift(random_bits(*keys), 11).double() * 2.0**-53
 
 
-def below(bound: int | Tensor, *keys: int | Tensor) -> Tensor:
-    """``hashed`` as int64 in [0, bound); the bias is below bound / 2**32."""
-    return (upper(*keys) * bound) >> 32
+def randint(bound: int | Tensor, *keys: int | Tensor) -> Tensor:
+    """``random_bits`` as int64 in [0, bound); the bias is below bound / 2**32."""
+    return (random_uint32(*keys) * bound) >> 32
 
 
-def upper(*keys: int | Tensor) -> Tensor:
-    """The upper half of ``hashed``: int64 in [0, 2**32)."""
-    return _shift(hashed(*keys), 32)
+def random_uint32(*keys: int | Tensor) -> Tensor:
+    """The upper half of ``random_bits``: int64 in [0, 2**32)."""
+    return _shift(random_bits(*keys), 32)
 
 
 def exact(device: torch.device | str) -> torch.device:

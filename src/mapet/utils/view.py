@@ -1,4 +1,4 @@
-"""Which part of a picture is looked at, and at what size: a value that tokens and pixels must share."""
+"""Which part of an image is looked at, and at what size: a value that tokens and pixels must share."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +13,7 @@ Box = tuple[int, int, int, int]  # left, upper, right, lower in pixels, as PIL c
 
 
 @dataclass(frozen=True)
-class View:
+class CenterCropResize:
     """The largest centred crop of ``size``'s aspect, resized to ``size`` = (height, width) in pixels.
 
     Raises:
@@ -30,25 +30,25 @@ class View:
         if min(self.size) < 1:
             raise MapetError(f"A view of {self.size} pixels is empty: give a height and a width of at least 1.")
 
-    def __call__(self, picture: "Image.Image", box: Box | None = None) -> "Image.Image":
-        """Cut and resize one PIL picture; antialiased, as PIL does it. With ``box``, all of that, and nothing else."""
+    def __call__(self, image: "Image.Image", box: Box | None = None) -> "Image.Image":
+        """Cut and resize one PIL image; antialiased, as PIL does it. With ``box``, all of that, and nothing else."""
         from PIL import Image, ImageOps
 
         height, width = self.size
         method = Image.Resampling[self.interpolation.upper()]
         if box is not None:
-            return picture.crop(box).resize((width, height), method)
-        return ImageOps.fit(picture, (width, height), method, centering=(0.5, 0.5))
+            return image.crop(box).resize((width, height), method)
+        return ImageOps.fit(image, (width, height), method, centering=(0.5, 0.5))
 
     def at(self, size: tuple[int, int]) -> Self:
         """The same crop at another size, for instance the student's for a teacher's.
 
         Raises:
-            MapetError: the aspects differ, so the two would not see the same part of a picture.
+            MapetError: the aspects differ, so the two would not see the same part of an image.
         """
         if self.size[0] * size[1] != self.size[1] * size[0]:
             raise MapetError(
-                f"A view of {self.size} and one of {size} pixels crop a picture differently: use one aspect."
+                f"A view of {self.size} and one of {size} pixels crop an image differently: use one aspect."
             )
         return replace(self, size=size)
 

@@ -1,4 +1,4 @@
-"""Pictures of a tokenizer as PNG files: what its codes stand for, where they lie in pictures, how often they occur."""
+"""Images of a tokenizer as PNG files: what its codes stand for, where they lie in images, how often they occur."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mapet.utils.errors import MapetError
-from mapet.utils.rng import fraction, hashed
+from mapet.utils.rng import random_bits, uniform
 from mapet.viz.figures import BLUE, GREY, ORANGE, blank, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABEL = 1.2  # inches beside a row of patches
-PAPER, BEYOND = 255, 232  # greys between the tiles, and in a tile where its picture ends
+PAPER, BEYOND = 255, 232  # greys between the tiles, and in a tile where its image ends
 CODES, EXAMPLES, COLOURS = 1, 2, 3  # salts: independent streams of chance
 
 Pixels = NDArray[np.uint8]
@@ -26,10 +26,10 @@ Pair = NDArray[np.int64]  # of pixels or places: down, across
 
 @dataclass(frozen=True)
 class Row:
-    """Patches under one label: of each of the pictures (n, 3, H, W) uint8 one, ``places`` (n,) counted row by row."""
+    """Patches under one label: of each of the images (n, 3, H, W) uint8 one, ``places`` (n,) counted row by row."""
 
     label: str
-    pictures: Pixels
+    images: Pixels
     places: Sequence[int]
 
 
@@ -43,12 +43,12 @@ def patch_rows(
     reach: int = 1,
     inches: float = 0.8,
 ) -> Path:
-    """Rows of outlined patches, each amid its surroundings; the rows' pictures are needed one row at a time.
+    """Rows of outlined patches, each amid its surroundings; the rows' images are needed one row at a time.
 
     Args:
-        rows: at least one; a row without pictures stays white.
-        grid: rows and columns of patches in a picture.
-        size: H and W of all pictures, multiples of the grid.
+        rows: at least one; a row without images stays white.
+        grid: rows and columns of patches in an image.
+        size: H and W of all images, multiples of the grid.
         out: the PNG file to write.
         examples: patches a row at most.
         reach: patches shown on each side of the outlined one.
@@ -60,9 +60,9 @@ def patch_rows(
     strips, corners, labels = [], [], []
     for number, row in enumerate(rows):
         strip = np.full((pitch[0], pitch[1] * examples, 3), PAPER, dtype=np.uint8)
-        for column, (picture, place) in enumerate(zip(row.pictures, row.places, strict=True)):
+        for column, (image, place) in enumerate(zip(row.images, row.places, strict=True)):
             left = column * pitch[1]
-            strip[: side[0], left : left + side[1]] = _surroundings(picture, divmod(place, grid[1]), patch, reach)
+            strip[: side[0], left : left + side[1]] = _surroundings(image, divmod(place, grid[1]), patch, reach)
             corners.append(pitch * (number, column) + reach * patch)
         strips.append(strip)
         labels.append(row.label)
@@ -70,7 +70,7 @@ def patch_rows(
 
 
 def code_patches(
-    pictures: ArrayLike,
+    images: ArrayLike,
     tokens: ArrayLike,
     grid: tuple[int, int],
     out: Path,
@@ -82,7 +82,7 @@ def code_patches(
     """What some codes stand for: a row of patches of each, outlined, with the eight patches around them.
 
     Args:
-        pictures: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8.
         tokens: (N, L) integers, the code of every patch, row by row.
         grid: rows and columns of patches.
         out: the PNG file to write.
@@ -91,9 +91,9 @@ def code_patches(
         seed: of both draws.
 
     Raises:
-        MapetError: pictures, tokens and grid that do not fit one another.
+        MapetError: images, tokens and grid that do not fit one another.
     """
-    pixels, places = _fitting(pictures, tokens, grid)
+    pixels, places = _fitting(images, tokens, grid)
 
     def rows() -> Iterator[Row]:
         for code in np.sort(_draw(np.unique(places), codes, CODES, seed)):
@@ -111,15 +111,15 @@ def code_label(code: int, patches: int) -> str:
 
 def _draw(items: NDArray[np.int64], count: int, *keys: int) -> NDArray[np.int64]:
     """``count`` of the (n,) items, or all if there are fewer, as the keys will have it."""
-    chosen = hashed(*keys, torch.from_numpy(items)).argsort()[:count]
+    chosen = random_bits(*keys, torch.from_numpy(items)).argsort()[:count]
     drawn: NDArray[np.int64] = items[chosen.numpy()]
     return drawn
 
 
-def _surroundings(picture: Pixels, place: tuple[int, int], patch: Pair, reach: int) -> Pixels:
-    """(3, H, W) → (height, width, 3): a patch and ``reach`` more on every side, light grey beyond the picture."""
+def _surroundings(image: Pixels, place: tuple[int, int], patch: Pair, reach: int) -> Pixels:
+    """(3, H, W) → (height, width, 3): a patch and ``reach`` more on every side, light grey beyond the image."""
     (above, beside), (top, left) = reach * patch, patch * place
-    padded = np.pad(picture, ((0, 0), (above, above), (beside, beside)), constant_values=BEYOND)
+    padded = np.pad(image, ((0, 0), (above, above), (beside, beside)), constant_values=BEYOND)
     height, width = (1 + 2 * reach) * patch
     return padded[:, top : top + height, left : left + width].transpose(1, 2, 0)
 
@@ -127,7 +127,7 @@ def _surroundings(picture: Pixels, place: tuple[int, int], patch: Pair, reach: i
 def _mosaic(
     canvas: Pixels, pitch: Pair, side: Pair, corners: list[Pair], patch: Pair, labels: list[str], inches: float
 ) -> "Figure":
-    """The canvas with a label a row and a frame at each corner, white in black to be seen on any picture."""
+    """The canvas with a label a row and a frame at each corner, white in black to be seen on any image."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
@@ -149,24 +149,24 @@ def _mosaic(
     return figure
 
 
-def token_map(pictures: ArrayLike, tokens: ArrayLike, grid: tuple[int, int], out: Path, *, count: int = 4) -> Path:
-    """The first ``count`` pictures, and below each the map of its tokens: one colour a code, the same in every figure.
+def token_map(images: ArrayLike, tokens: ArrayLike, grid: tuple[int, int], out: Path, *, count: int = 4) -> Path:
+    """The first ``count`` images, and below each the map of its tokens: one colour a code, the same in every figure.
 
     Arguments and errors as ``code_patches``.
     """
-    pixels, places = _fitting(pictures, tokens, grid)
+    pixels, places = _fitting(images, tokens, grid)
     shown = min(count, len(pixels))
     aspect = pixels.shape[2] / pixels.shape[3]
     figure = blank(2.0 * shown + 0.3, 2 * (2.0 * aspect) + 0.2)
     panels = figure.subplots(2, shown, squeeze=False)
-    for (above, below), picture, codes in zip(panels.T, pixels, places, strict=False):
-        above.imshow(picture.transpose(1, 2, 0), interpolation="nearest", aspect="auto")
+    for (above, below), image, codes in zip(panels.T, pixels, places, strict=False):
+        above.imshow(image.transpose(1, 2, 0), interpolation="nearest", aspect="auto")
         below.imshow(_colours(codes.reshape(grid)), interpolation="nearest", aspect="auto")
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
         axes.set_box_aspect(aspect)
         axes.spines[:].set_visible(False)
-    panels[0, 0].set_ylabel("picture")
+    panels[0, 0].set_ylabel("image")
     panels[1, 0].set_ylabel(f"tokens, {grid[0]} × {grid[1]}")
     return save(figure, out)
 
@@ -204,14 +204,14 @@ def _colours(codes: NDArray[np.int64]) -> NDArray[np.float64]:
     """(h, w) → (h, w, 3) in [0, 1]: hue, strength and brightness of each code by chance; codes differ as greys too."""
     from matplotlib.colors import hsv_to_rgb
 
-    chance = fraction(COLOURS, torch.from_numpy(codes)[..., None], torch.arange(3)).numpy()
+    chance = uniform(COLOURS, torch.from_numpy(codes)[..., None], torch.arange(3)).numpy()
     return hsv_to_rgb(chance * (1, 0.6, 0.65) + (0, 0.35, 0.35))
 
 
 def _fitting(
-    pictures: ArrayLike, tokens: ArrayLike, grid: tuple[int, int]
+    images: ArrayLike, tokens: ArrayLike, grid: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    pixels, places = np.asarray(pictures), np.asarray(tokens)
+    pixels, places = np.asarray(images), np.asarray(tokens)
     fits = (
         pixels.ndim == 4
         and pixels.shape[1] == 3
@@ -221,7 +221,7 @@ def _fitting(
     )
     if not fits:
         raise MapetError(
-            f"Pictures {pixels.shape}, tokens {places.shape} and a grid of {grid} do not fit one another: "
+            f"Images {pixels.shape}, tokens {places.shape} and a grid of {grid} do not fit one another: "
             f"expected (N, 3, H, W) and (N, {grid[0] * grid[1]}), the grid dividing H and W."
         )
     return pixels, places.astype(np.int64)

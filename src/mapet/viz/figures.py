@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: is it learning? And what all figures have in common."""
+"""Images of a run as PNG files: is it learning? And what all figures have in common."""
 
 import csv
 from pathlib import Path

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from mapet.api.benchmark import peers
-from mapet.api.benchmark.case import OURS, Case, contestants, dense_batch, require_equal
+from mapet.api.benchmark.case import OURS, Case, dense_batch, implementations, require_equal
 from mapet.api.benchmark.dense import dense_masks
-from mapet.api.benchmark.loading import LOADERS, Loading, feed
+from mapet.api.benchmark.loading import LOADERS, Loading, pretrain_batches
 from mapet.config.recipe import Model, Objective, Optimization, Recipe
 from mapet.engine.distributed import world
 from mapet.method.order import uniform
@@ -59,7 +59,7 @@ def test_every_formulation_gives_our_loss_and_gradients(objective, against, init
     if against == "transformers":
         pytest.importorskip("transformers")
     shaken(monkeypatch)
-    ours, theirs = contestants(case(objective, against, init_values=init_values))
+    ours, theirs = implementations(case(objective, against, init_values=init_values))
     assert (ours.name, theirs.name) == (OURS, against)
     losses = [one.module.eval()(**one.batch)["loss"] for one in (ours, theirs)]
     torch.testing.assert_close(*losses, atol=1e-5, rtol=0)
@@ -74,7 +74,7 @@ def test_every_formulation_gives_our_loss_and_gradients(objective, against, init
 
 def test_dense_gradients_one_by_one(monkeypatch):
     shaken(monkeypatch)
-    ours, dense = contestants(case("mapet", "dense"))
+    ours, dense = implementations(case("mapet", "dense"))
     for one in (ours, dense):
         one.module(**one.batch)["loss"].backward()
     theirs = {name: parameter.grad for name, parameter in dense.module.named_parameters()}
@@ -87,7 +87,7 @@ def test_dense_gradients_one_by_one(monkeypatch):
 
 def test_disagreeing_models_are_not_timed(fabric):
     one = case("mapet", "dense")
-    every = contestants(one)
+    every = implementations(one)
     require_equal(every, one, fabric)
     with torch.no_grad():
         every[1].module.head.bias[0] += 1
@@ -108,12 +108,14 @@ def test_masks_hide_as_much_as_the_pattern():
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("scale", [None, (0.3, 1.0)])
-def test_the_reference_loads_the_same_pictures_tokens_and_masks(pictures, workers, scale):
+def test_the_reference_loads_the_same_pictures_tokens_and_masks(images, workers, scale):
     one = case("mapet", "dense")
     one = replace(one, recipe=replace(one.recipe, scale=scale, optimization=Optimization(batch_size=20)))
-    loading = Loading(str(pictures), workers, memory=0)
-    ours, dense = (LOADERS[name](feed(one, loading, 3, torch.device("cpu")), one) for name in (OURS, "dense"))
-    for _ in range(3):  # 48 pictures: the third batch is of the second epoch
+    loading = Loading(str(images), workers, cache_gib=0)
+    ours, dense = (
+        LOADERS[name](pretrain_batches(one, loading, 3, torch.device("cpu")), one) for name in (OURS, "dense")
+    )
+    for _ in range(3):  # 48 images: the third batch is of the second epoch
         mine, theirs = next(ours), next(dense)
         expected = dense_batch(mine, one.recipe.context, 3)
         assert expected.keys() == theirs.keys()
@@ -121,7 +123,7 @@ def test_the_reference_loads_the_same_pictures_tokens_and_masks(pictures, worker
 
 
 def test_orders_of_drawn_batches_are_the_recipes():
-    ours, _ = contestants(case("mapet", "dense"))
+    ours, _ = implementations(case("mapet", "dense"))
     assert torch.equal(ours.batch["order"], uniform((4, 4), 8, 0, 0, torch.arange(3)))
 
 
@@ -131,7 +133,7 @@ def test_orders_of_drawn_batches_are_the_recipes():
 )
 def test_what_cannot_be_compared_is_told(objective, against, model, said):
     with pytest.raises(MapetError, match=said):
-        contestants(case(objective, against, **model))
+        implementations(case(objective, against, **model))
 
 
 def test_the_declared_transformers_are_new_enough(monkeypatch):

@@ -63,7 +63,7 @@ def test_every_part_gives_its_figures(gpu, here, monkeypatch, tmp_path, capsys):
     run(gpu, monkeypatch, "--dry-run", "--minutes", "60", "--out", str(out))
     report = json.loads((out / "gpu.json").read_text())
     assert {name: part["failed"] for name, part in report["parts"].items() if "failed" in part} == {}
-    assert [name for name, part in report["parts"].items() if not part["figures"]] == ["pictures"]
+    assert [name for name, part in report["parts"].items() if not part["figures"]] == ["images"]
     table = (out / "gpu.md").read_text()
     absent = [bar for bar in BARS if f"| {bar} |" not in table]
     assert absent == ["≤ 35 %"]  # peak memory is measured on a GPU alone
@@ -95,9 +95,9 @@ def test_a_part_that_fails_or_hangs_leaves_the_others(gpu, monkeypatch, tmp_path
     assert "none" in found["empty"]["failed"]
 
 
-ROW = {"contestant": "ours", "batch": 4, "passes_seconds": 1.0, "seconds": 1.0, "loading": 1.0, "memory": 10}
+ROW = {"implementation": "ours", "batch": 4, "passes_seconds": 1.0, "seconds": 1.0, "loading": 1.0, "memory": 10}
 ROW |= {"peak": [1e12], "share": 0.6, "passes_share": 0.7, "images_per_second": 4.0}
-DENSE = ROW | {"contestant": "dense", "passes_seconds": 5.0, "seconds": 5.0, "loading": 9.0, "memory": 40}
+DENSE = ROW | {"implementation": "dense", "passes_seconds": 5.0, "seconds": 5.0, "loading": 9.0, "memory": 40}
 LOST = {"mapet, custom, batch 4": "CUDA out of memory."}
 
 
@@ -125,7 +125,7 @@ def test_figures_of_whatever_rows_there_are(gpu, tmp_path):
     assert len(titles(dense, ROW, DENSE)) == 7
     assert len(titles(dense, DENSE)) == 3, "ours, compiled"
     assert titles(gpu_parts.over_peer("MIM", 1.2), ROW) == titles(gpu_parts.share_of_peak("L", 0.55)) == []
-    assert len(titles(gpu_parts.over_peer("MIM", 1.2), ROW, {**ROW, "contestant": "transformers"})) == 2
+    assert len(titles(gpu_parts.over_peer("MIM", 1.2), ROW, {**ROW, "implementation": "transformers"})) == 2
     small = gpu_parts.small_pictures
     assert "batch 4," in titles(small, {**ROW, "batch": 8, "loading": None}, ROW, failed=LOST)[0]
     assert titles(small, {**ROW, "loading": None}) == titles(small) == []
@@ -154,8 +154,8 @@ def test_rows_of_a_part_that_failed_or_was_stopped_count(gpu, monkeypatch, tmp_p
 def test_steps_with_a_bar_come_first(gpu):
     order = list(gpu.PARTS)
     steps = ["mim", "mae", "large", "base-compiled", "base", "tiny-compiled", "tiny", "small"]
-    assert [name for name in order if name != "pictures"][: len(steps)] == steps
-    assert order.index("pictures") < order.index("base-compiled")
+    assert [name for name in order if name != "images"][: len(steps)] == steps
+    assert order.index("images") < order.index("base-compiled")
     assert order[-3:] == ["kmeans", "assignments", "attention"]
 
 
@@ -173,8 +173,8 @@ def test_earlier_figures_outlive_a_call_that_has_fewer(gpu, monkeypatch, tmp_pat
 def test_without_pictures_steps_are_measured_all_the_same(gpu, tmp_path):
     context = gpu.Context(tmp_path, True)
     assert "--data" not in gpu.PARTS["base"].command(context)
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "drawn").touch()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "drawn").touch()
     assert "--data" in gpu.PARTS["base"].command(context)
 
 

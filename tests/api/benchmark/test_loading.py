@@ -7,7 +7,7 @@ import torch
 
 from mapet.api.benchmark import loading
 from mapet.api.benchmark.case import Case
-from mapet.api.benchmark.loading import AHEAD, Loading, Masked, feed, fitting, handed_over, workers_for
+from mapet.api.benchmark.loading import AHEAD, Loading, Masked, fitting, handed_over, pretrain_batches, workers_for
 from mapet.config.recipe import Model, Optimization, Recipe
 
 SHAPE = Model(model="custom", embed_dim=24, depth=1, num_heads=3, image_size=16, patch_size=4)
@@ -24,8 +24,8 @@ def test_what_is_decoded_ahead_and_the_batch_in_hand_fit(workers, free, fits):
     assert fits <= 1 or (AHEAD * fits + 1) * 100 <= free
 
 
-def test_the_size_of_a_batch_with_masks(pictures):
-    stream = feed(CASE, Loading(str(pictures), workers=0, memory=0), 1, torch.device("cpu"))
+def test_the_size_of_a_batch_with_masks(images):
+    stream = pretrain_batches(CASE, Loading(str(images), workers=0, cache_gib=0), 1, torch.device("cpu"))
     pixels, _, _, content, query = Masked(stream.shuffled, CASE)[0, 0]
     assert handed_over(CASE) == 5 * (pixels.nbytes + content.nbytes + query.nbytes)
 
@@ -33,7 +33,7 @@ def test_the_size_of_a_batch_with_masks(pictures):
 def test_only_the_reference_is_bounded(monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "SHARED", tmp_path)
     monkeypatch.setattr(loading, "disk_usage", lambda folder: SimpleNamespace(free=5 * handed_over(CASE)))
-    asked = Loading("pictures", workers=6)
+    asked = Loading("images", workers=6)
     assert workers_for("dense", CASE, asked, GPU) == 2
     assert workers_for("ours", CASE, asked, GPU) == 6
     monkeypatch.setattr(loading, "SHARED", tmp_path / "absent")

@@ -23,7 +23,7 @@ def test_figures_of_a_row():
 
 
 def test_ratios_are_within_a_case():
-    dense = replace(OURS, contestant="dense", step=[6.0], memory=50, flop=None, predicted=None)
+    dense = replace(OURS, implementation="dense", step=[6.0], memory=50, flop=None, predicted=None)
     other = replace(OURS, batch=16, step=[60.0])
     assert over_ours(dense, [other, OURS, dense], "seconds") == 3
     assert over_ours(dense, [other, OURS, dense], "memory") == 0.5
@@ -33,7 +33,7 @@ def test_ratios_are_within_a_case():
 
 
 def test_efficiency_is_over_the_fewest_processes():
-    one, four = (replace(OURS, contestant=SCALING, devices=n, step=[s]) for n, s in ((1, 8.0), (4, 4.0)))
+    one, four = (replace(OURS, implementation=SCALING, devices=n, step=[s]) for n, s in ((1, 8.0), (4, 4.0)))
     assert efficiency(four, [OURS, one, four]) == pytest.approx(0.5)
     assert efficiency(one, [OURS, one, four]) == 1
     assert efficiency(OURS, [OURS, one, four]) is None
@@ -43,8 +43,8 @@ def test_a_line_fits_the_screen():
     wide = replace(OURS, step=[123.4567], passes=[123.4567], flop=1e15, peak=[1e13], memory=80 << 30, loading=500.0)
     rows = [
         wide,
-        replace(wide, contestant="transformers", step=[1234.56]),
-        replace(wide, contestant=SCALING, devices=4),
+        replace(wide, implementation="transformers", step=[1234.56]),
+        replace(wide, implementation=SCALING, devices=4),
     ]
     for row in rows:
         assert len(report.line(row, rows)) <= len(report.SCREEN) <= 80

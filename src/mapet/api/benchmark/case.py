@@ -1,4 +1,4 @@
-"""What is measured: one recipe's training step, and other formulations of it with the same weights and pictures."""
+"""What is measured: one recipe's training step, and other formulations of it with the same weights and images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ class Case:
         return self.recipe.optimization.batch_size
 
     @property
-    def rivals(self) -> tuple[str, ...]:
+    def baselines(self) -> tuple[str, ...]:
         """Those of ``against`` that there are for the objective."""
         return tuple(name for name in self.against if self.recipe.objective.objective in AGAINST[name])
 
@@ -63,7 +63,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Implementation:
     """One formulation: a module whose ``forward(**batch)`` gives a ``"loss"``, and its batch, both on the CPU."""
 
     name: str
@@ -71,48 +71,51 @@ class Contestant:
     batch: Mapping[str, Tensor]
 
 
-def contestants(case: Case) -> list[Contestant]:
-    """Ours, then its rivals: equal weights, the same random pictures, tokens and orders.
+def implementations(case: Case) -> list[Implementation]:
+    """Ours, then its rivals: equal weights, the same random images, tokens and orders.
 
     Raises:
         MapetError: what is measured against is not installed, or the recipe is not what it can compute.
     """
     recipe = case.recipe
-    if case.rivals:
+    if case.baselines:
         recipe = replace(recipe, model=replace(recipe.model, drop_path=0.0))
     objective, batch = build_objective(recipe, case.vocabulary), drawn(case, recipe)
-    return [Contestant(OURS, objective, batch), *(_rival(name, recipe, objective, batch) for name in case.rivals)]
+    return [
+        Implementation(OURS, objective, batch),
+        *(_rival(name, recipe, objective, batch) for name in case.baselines),
+    ]
 
 
 def drawn(case: Case, recipe: Recipe) -> dict[str, Tensor]:
-    """A batch of random pictures as ``Feed`` would give it."""
+    """A batch of random images as ``PretrainBatches`` would give it."""
     generator = torch.Generator().manual_seed(recipe.seed)
     length, index = recipe.grid[0] * recipe.grid[1], torch.arange(case.batch)
     side = recipe.model.image_size
     return {
         "images": torch.randn(case.batch, 3, side, side, generator=generator),
         "tokens": torch.randint(case.vocabulary, (case.batch, length), generator=generator),
-        "order": STRATEGIES[recipe.objective.order](recipe.grid, recipe.hidden, recipe.seed, 0, index),
-        "key": index,
+        "order": STRATEGIES[recipe.objective.order](recipe.grid, recipe.num_masked, recipe.seed, 0, index),
+        "seed": index,
     }
 
 
 def _rival(
     name: str, recipe: Recipe, objective: TokenPrediction | CAE | MAE, batch: Mapping[str, Tensor]
-) -> Contestant:
+) -> Implementation:
     if name == "dense":
         assert isinstance(objective, TokenPrediction)
         if recipe.objective.groups is not None or recipe.objective.cls_layer is not None:
             raise MapetError("The dense reference knows mapet as published: leave --groups and --cls-layer out.")
-        return Contestant(
+        return Implementation(
             name, Dense(objective), dense_batch(batch, objective.pattern.context, objective.encoder.num_heads)
         )
     from mapet.api.benchmark import peers
 
     if isinstance(objective, MAE):
-        return Contestant(name, peers.MaePeer(objective), peers.mae_batch(batch))
+        return Implementation(name, peers.MaePeer(objective), peers.mae_batch(batch))
     assert isinstance(objective, TokenPrediction)
-    return Contestant(name, peers.BeitPeer(objective), peers.beit_batch(batch, objective.pattern.context))
+    return Implementation(name, peers.BeitPeer(objective), peers.beit_batch(batch, objective.pattern.context))
 
 
 def dense_batch(batch: Mapping[str, Tensor], context: int, heads: int) -> dict[str, Tensor]:
@@ -128,7 +131,7 @@ def dense_batch(batch: Mapping[str, Tensor], context: int, heads: int) -> dict[s
 
 
 @torch.no_grad()
-def require_equal(all_of_them: list[Contestant], case: Case, fabric: "Fabric") -> None:
+def require_equal(all_of_them: list[Implementation], case: Case, fabric: "Fabric") -> None:
     """Compare losses: a comparison of speed is worth nothing where these differ.
 
     Raises:
@@ -141,7 +144,7 @@ def require_equal(all_of_them: list[Contestant], case: Case, fabric: "Fabric") -
             raise MapetError(f"{case}: the loss of {name} is {loss}, and ours {ours}: nothing is timed.")
 
 
-def _loss(one: Contestant, fabric: "Fabric") -> float:
+def _loss(one: Implementation, fabric: "Fabric") -> float:
     """Of one formulation, uncompiled; it is on the device for that long only."""
     one.module.to(fabric.device)
     with fabric.autocast():

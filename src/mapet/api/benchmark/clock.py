@@ -24,7 +24,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class Laps:
+class Timer:
     """Marks between pieces of work; nothing waits for a GPU until ``spent`` asks."""
 
     def __init__(self, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from mapet.engine.run import VERSIONS
 from mapet.utils.versions import versions
 
 
-def machine(device: torch.device) -> str:
+def runtime(device: torch.device) -> str:
     """Device, processor, cores, threads, versions and load, in words."""
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
@@ -37,6 +37,6 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "command": shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "mapet"), *sys.argv[1:]]),
-        "machine": machine(device),
+        "machine": runtime(device),
         "versions": versions(VERSIONS),
     }

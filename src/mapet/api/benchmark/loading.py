@@ -14,15 +14,15 @@ from torch.utils.data import DataLoader, Dataset
 from mapet.api.benchmark.case import OURS, Case
 from mapet.api.benchmark.dense import dense_masks, predicted_positions
 from mapet.api.benchmark.step import Runner, over_stream
-from mapet.build.batches import Feed, chosen, crops, student_view
+from mapet.build.batches import PretrainBatches, chosen, crops, student_view
 from mapet.build.pretrain import build_encoder
-from mapet.data.dataset import open_source
+from mapet.data.dataset import open_dataset
 from mapet.data.decode import Batch
 from mapet.data.loader import Shuffled
-from mapet.data.unreadable import BadPictures
+from mapet.data.unreadable import UnreadableImages
 from mapet.engine.distributed import pick_workers
 from mapet.method.order import STRATEGIES
-from mapet.utils.rng import below
+from mapet.utils.rng import randint
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -34,17 +34,17 @@ TOKENS = 0x42
 
 @dataclass(frozen=True)
 class Loading:
-    """Where pictures come from, and how.
+    """Where images come from, and how.
 
     Attributes:
-        data: folder of pictures, or cifar10.
-        workers: processes that decode, as ``Machine.workers``.
-        memory: GiB into which decoded pictures must fit to be held, as ``Machine.memory``.
+        data: folder of images, or cifar10.
+        workers: processes that decode, as ``Runtime.workers``.
+        cache_gib: GiB into which decoded images must fit to be held, as ``Runtime.cache_gib``.
     """
 
     data: str
     workers: int | None = None
-    memory: float = 2.0
+    cache_gib: float = 2.0
 
 
 class Drawn:
@@ -56,54 +56,54 @@ class Drawn:
         self.vocabulary, self.length = vocabulary, length
 
     def __call__(self, batch: Batch) -> Tensor:
-        """(B, L) int64, always the same for a picture."""
-        return below(self.vocabulary, TOKENS, batch.index.cpu()[:, None], torch.arange(self.length))
+        """(B, L) int64, always the same for an image."""
+        return randint(self.vocabulary, TOKENS, batch.index.cpu()[:, None], torch.arange(self.length))
 
     def some(self, shuffled: Shuffled) -> Tensor:
-        """(1, L) of the first picture."""
-        return self(Batch(torch.empty(0), shuffled.places[:1], 0))
+        """(1, L) of the first image."""
+        return self(Batch(torch.empty(0), shuffled.indices[:1], 0))
 
 
-def feed(case: Case, loading: Loading, steps: int, device: torch.device) -> Feed:
-    """``steps`` steps of the recipe and more over the pictures, as ``mapet pretrain`` reads them.
+def pretrain_batches(case: Case, loading: Loading, steps: int, device: torch.device) -> PretrainBatches:
+    """``steps`` steps of the recipe and more over the images, as ``mapet pretrain`` reads them.
 
     Raises:
-        MapetError: no pictures, or fewer than a batch.
+        MapetError: no images, or fewer than a batch.
     """
-    recipe, source = case.recipe, open_source(loading.data)
-    places = chosen(source, recipe.limit, recipe.seed)
+    recipe, source = case.recipe, open_dataset(loading.data)
+    indices = chosen(source, recipe.max_images, recipe.seed)
     shuffled = Shuffled(
         source,
         student_view(recipe),
         crops=crops(recipe),
         batch_size=case.batch,
-        epochs=1 + steps / max(1, len(places) // case.batch),
+        epochs=1 + steps / max(1, len(indices) // case.batch),
         seed=recipe.seed,
-        bad=BadPictures(len(places)),
+        bad=UnreadableImages(len(indices)),
         workers=pick_workers(loading.workers, device),
-        memory=int(loading.memory * 2**30),
-        places=places,
+        memory=int(loading.cache_gib * 2**30),
+        indices=indices,
         device=device,
     )
-    return Feed(recipe, shuffled, Drawn(case.vocabulary, recipe.grid[0] * recipe.grid[1]), device)
+    return PretrainBatches(recipe, shuffled, Drawn(case.vocabulary, recipe.grid[0] * recipe.grid[1]), device)
 
 
 def end_to_end(runner: Runner, case: Case, loading: Loading, steps: int, fabric: "Fabric") -> float:
     """Wall seconds a step with loading; batches that are ready at the start do not count.
 
     Raises:
-        MapetError: as ``feed``.
+        MapetError: as ``pretrain_batches``.
     """
     workers = workers_for(runner.name, case, loading, fabric.device)
     skip = 1 + AHEAD * workers
-    stream = feed(case, replace(loading, workers=workers), skip + steps, fabric.device)
+    stream = pretrain_batches(case, replace(loading, workers=workers), skip + steps, fabric.device)
     return over_stream(runner, LOADERS[runner.name](stream, case), skip, steps)
 
 
-def workers_for(contestant: str, case: Case, loading: Loading, device: torch.device) -> int:
+def workers_for(implementation: str, case: Case, loading: Loading, device: torch.device) -> int:
     """As many as are asked for; of those that hand masks over only so many as the shared memory has room for."""
     workers = pick_workers(loading.workers, device)
-    if contestant == OURS or not SHARED.is_dir():
+    if implementation == OURS or not SHARED.is_dir():
         return workers
     return fitting(workers, handed_over(case), disk_usage(SHARED).free)
 
@@ -126,7 +126,7 @@ def _heads(case: Case) -> int:
         return build_encoder(case.recipe).num_heads
 
 
-def with_masks(stream: Feed, case: Case) -> Iterator[dict[str, Tensor]]:
+def with_masks(stream: PretrainBatches, case: Case) -> Iterator[dict[str, Tensor]]:
     """The batches of ``stream`` as the dense reference takes them; each image's masks are made beside its pixels.
 
     The workers make them, image by image, and they are copied to the device batch by batch.
@@ -151,7 +151,7 @@ def with_masks(stream: Feed, case: Case) -> Iterator[dict[str, Tensor]]:
         }
 
 
-def plainly(stream: Feed, case: Case) -> Iterator[dict[str, Tensor]]:
+def plainly(stream: PretrainBatches, case: Case) -> Iterator[dict[str, Tensor]]:
     """The batches of ``stream`` as they are."""
     return stream(0)
 
@@ -160,7 +160,7 @@ LOADERS = {OURS: plainly, "dense": with_masks}
 
 
 class _Batches:
-    """(epoch, place) of the pictures of each step."""
+    """(epoch, place) of the images of each step."""
 
     def __init__(self, shuffled: Shuffled) -> None:
         self.shuffled = shuffled
@@ -184,12 +184,12 @@ class Masked(Dataset[tuple[Tensor, int, int, Tensor, Tensor]]):
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int, int, Tensor, Tensor]:
         epoch, place = item
-        picture = self.source.read(place)
-        seen = self.crops(epoch, [place])[0](picture, self.view) if self.crops else self.view(picture)
+        image = self.source.read(place)
+        seen = self.crops(epoch, [place])[0](image, self.view) if self.crops else self.view(image)
         pixels = torch.from_numpy(np.array(seen)).permute(2, 0, 1).contiguous()
         recipe = self.recipe
         order = STRATEGIES[recipe.objective.order](
-            recipe.grid, recipe.hidden, recipe.seed, epoch, torch.tensor([place])
+            recipe.grid, recipe.num_masked, recipe.seed, epoch, torch.tensor([place])
         )
         content, query = dense_masks(order, recipe.context, self.heads)
         return pixels, place, epoch, content[0], query[0]

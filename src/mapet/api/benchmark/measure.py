@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from mapet.api.benchmark import predict, process, rates, row
-from mapet.api.benchmark.case import OURS, Case, contestants, require_equal
+from mapet.api.benchmark.case import OURS, Case, implementations, require_equal
 from mapet.api.benchmark.loading import LOADERS, Loading, end_to_end
 from mapet.api.benchmark.step import Runner, alternate
 from mapet.build.pretrain import build_encoder, build_objective
@@ -31,7 +31,7 @@ class Settings:
 
     Attributes:
         rounds: timings of each contestant.
-        loading: where pictures come from, to measure with loading too; None for steps alone.
+        loading: where images come from, to measure with loading too; None for steps alone.
         scaling: numbers of processes.
         peak: whether to measure memory on a CPU, which takes a process for each contestant.
     """
@@ -60,7 +60,7 @@ def measured(case: Case, fabric: "Fabric", how: Settings, note: Note) -> Iterato
     gc.collect()  # what failed before may hold memory of the device in cycles
     if case.compiled:
         torch._dynamo.reset()  # a case's code is not kept for the next
-    every = contestants(case)
+    every = implementations(case)
     require_equal(every, case, fabric)
     tried = [attempt(one.name, partial(Runner, one, case, fabric), note) for one in every]
     if runners := [one for one in tried if one is not None]:

@@ -52,7 +52,7 @@ class BeitPeer(nn.Module):
         self.model.lm_head.load_state_dict(ours.head.state_dict())
 
     def forward(self, images: Tensor, masked: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Pictures (B, 3, H, W), hidden patches (B, L) bool, and their tokens (B, M), in the patches' sequence."""
+        """Images (B, 3, H, W), hidden patches (B, L) bool, and their tokens (B, M), in the patches' sequence."""
         return {"loss": self.model(images, bool_masked_pos=masked, labels=labels.flatten()).loss}
 
 
@@ -105,7 +105,7 @@ class MaePeer(nn.Module):
                 _copy_block(theirs, block)
 
     def forward(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Pictures (B, 3, H, W), and noise (B, L) whose smallest entries are the patches that are given."""
+        """Images (B, 3, H, W), and noise (B, L) whose smallest entries are the patches that are given."""
         return {"loss": self.model(images, noise=noise).loss}
 
 

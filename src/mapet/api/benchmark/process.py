@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mapet.api.benchmark.case import OURS, Case, contestants
+from mapet.api.benchmark.case import OURS, Case, implementations
 from mapet.api.benchmark.clock import Spent, synchronize
 from mapet.api.benchmark.step import Runner, Timing, alternate
 from mapet.config.recipe import Recipe, read, save
@@ -34,22 +34,22 @@ class Job:
         what: "memory" of one contestant, "pace" of ours in ``devices`` processes, or the time "until" its first step.
         contestant: whose memory.
         case: the step.
-        accelerator: as ``Machine.accelerator``.
+        accelerator: as ``Runtime.accelerator``.
         devices: processes.
         rounds: of timing.
     """
 
     what: str = "memory"
-    contestant: str = OURS
+    implementation: str = OURS
     case: Case = field(default_factory=lambda: Case(Recipe()))
     accelerator: str = "cpu"
     devices: int = 1
     rounds: int = 1
 
 
-def memory(case: Case, contestant: str, accelerator: str) -> int:
+def memory(case: Case, implementation: str, accelerator: str) -> int:
     """Bytes that one contestant's step takes on a CPU at the most, beyond the process itself; raises as ``run``."""
-    return int(run(Job("memory", contestant, case, accelerator))["memory"])
+    return int(run(Job("memory", implementation, case, accelerator))["memory"])
 
 
 def pace(case: Case, devices: int, rounds: int, accelerator: str, threads: int) -> list[Timing]:
@@ -122,7 +122,7 @@ def _memory(job: Job) -> dict[str, Any]:
     fabric = world(accelerator=job.accelerator, precision=job.case.recipe.precision)
     forget_peak(fabric.device)
     before = peak(fabric.device)
-    chosen = next(one for one in contestants(job.case) if one.name == job.contestant)
+    chosen = next(one for one in implementations(job.case) if one.name == job.implementation)
     forget_peak(fabric.device)
     Runner(chosen, job.case, fabric, warm=1).step()
     return {"memory": peak(fabric.device) - before}
@@ -132,7 +132,7 @@ def _pace(job: Job) -> dict[str, Any] | None:
     from mapet.engine.distributed import joined
 
     with joined(accelerator=job.accelerator, devices=job.devices, precision=job.case.recipe.precision) as fabric:
-        runner = Runner(contestants(job.case)[0], job.case, fabric)
+        runner = Runner(implementations(job.case)[0], job.case, fabric)
         timings = alternate([runner], job.rounds, fabric.device)[0]
         return {"timings": timings} if fabric.is_global_zero else None
 
@@ -142,7 +142,7 @@ def _until(job: Job) -> dict[str, Any]:
     from mapet.engine.distributed import world
 
     fabric = world(accelerator=job.accelerator, precision=job.case.recipe.precision)
-    Runner(contestants(job.case)[0], job.case, fabric, warm=1)
+    Runner(implementations(job.case)[0], job.case, fabric, warm=1)
     synchronize(fabric.device)
     return {"until": time.time()}
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mapet.api.benchmark.clock import timed
 from mapet.engine.optim import adamw
-from mapet.method.cross_entropy import score
+from mapet.method.cross_entropy import chunked_cross_entropy
 from mapet.method.encoder import LayerScale
 from mapet.method.pattern import mapet
 
@@ -181,7 +181,7 @@ def _scores(predicted: int, precision: str, device: torch.device) -> Callable[[]
 
     def forward() -> list[Tensor]:
         with autocast(precision, device):
-            return [score(rows, head, target)[0]]
+            return [chunked_cross_entropy(rows, head, target)[0]]
 
     return _passes(forward, [rows, *head.parameters()])
 

@@ -139,7 +139,7 @@ def notes(row: Row, rows: Sequence[Row]) -> list[str]:
         said.append(f"predicted {1e3 * row.predicted:.1f} ms, {row.foretold:.2f} of what was measured: {parts}")
     if row.loading is not None:
         said.append(f"with loading {row.batch / row.loading:.4g} images/s, {1e3 * row.loading:.1f} ms/step")
-    if row.contestant not in (OURS, SCALING):
+    if row.implementation not in (OURS, SCALING):
         told = {"fwd+bwd": "passes_seconds", "memory": "memory", "with loading": "loading"}
         found = {name: over_ours(row, rows, figure) for name, figure in told.items()}
         said.append("over ours: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.items() if ratio))
@@ -149,7 +149,7 @@ def notes(row: Row, rows: Sequence[Row]) -> list[str]:
 def label(row: Row) -> str:
     """What a row is called."""
     plural = "es" if row.devices > 1 else ""
-    return f"{row.devices} process{plural}" if row.contestant == SCALING else row.contestant
+    return f"{row.devices} process{plural}" if row.implementation == SCALING else row.implementation
 
 
 def markdown(report: Report) -> str:
@@ -186,7 +186,7 @@ def markdown(report: Report) -> str:
 
 
 def _ratio(row: Row, rows: Sequence[Row]) -> float | None:
-    return efficiency(row, rows) if row.contestant == SCALING else over_ours(row, rows, "seconds")
+    return efficiency(row, rows) if row.implementation == SCALING else over_ours(row, rows, "seconds")
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ class Row:
     precision: str
     compiled: bool
     accumulate: int
-    contestant: str
+    implementation: str
     step: list[float]
     passes: list[float]
     step_processor: list[float]
@@ -127,14 +127,14 @@ class Row:
     @property
     def identity(self) -> tuple[Any, ...]:
         """What no other row of a report shares."""
-        return *self.case, self.contestant, self.devices
+        return *self.case, self.implementation, self.devices
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it: the fields, and the figures that follow from them."""
         return {**asdict(self), **{name: getattr(self, name) for name in DERIVED}}
 
 
-def of(case: Case, contestant: str, timings: Sequence[Timing], **figures: Any) -> Row:
+def of(case: Case, implementation: str, timings: Sequence[Timing], **figures: Any) -> Row:
     """The row of a contestant from its rounds."""
     peaks = [one.peak for one in timings if one.peak is not None]
     return Row(
@@ -144,7 +144,7 @@ def of(case: Case, contestant: str, timings: Sequence[Timing], **figures: Any) -
         precision=case.recipe.precision,
         compiled=case.compiled,
         accumulate=case.accumulate,
-        contestant=contestant,
+        implementation=implementation,
         step=[one.step.wall for one in timings],
         passes=[one.passes.wall for one in timings],
         step_processor=[one.step.processor for one in timings],
@@ -156,15 +156,15 @@ def of(case: Case, contestant: str, timings: Sequence[Timing], **figures: Any) -
 
 def over_ours(row: Row, rows: Sequence[Row], figure: str) -> float | None:
     """A contestant's figure over ours in the same case; None for ours itself, or where ours is not known."""
-    ours = next((one for one in rows if one.contestant == OURS and one.devices == 1 and one.case == row.case), None)
+    ours = next((one for one in rows if one.implementation == OURS and one.devices == 1 and one.case == row.case), None)
     mine, theirs = getattr(row, figure), getattr(ours, figure, None)
-    return mine / theirs if row.contestant in AGAINST and mine and theirs else None
+    return mine / theirs if row.implementation in AGAINST and mine and theirs else None
 
 
 def efficiency(row: Row, rows: Sequence[Row]) -> float | None:
     """Images a second over those of as many times the fewest devices that the case was measured on."""
-    same = [one for one in rows if one.contestant == SCALING and one.case == row.case]
+    same = [one for one in rows if one.implementation == SCALING and one.case == row.case]
     least = min(same, key=lambda one: one.devices, default=None)
-    if row.contestant != SCALING or least is None:
+    if row.implementation != SCALING or least is None:
         return None
     return row.images_per_second / least.images_per_second * least.devices / row.devices

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from mapet.api.benchmark.case import Case, Contestant
-from mapet.api.benchmark.clock import Laps, Spent, synchronize
+from mapet.api.benchmark.case import Case, Implementation
+from mapet.api.benchmark.clock import Spent, Timer, synchronize
 from mapet.engine.fit import backward, clip
 from mapet.engine.optim import adamw
 
@@ -28,20 +28,20 @@ class Runner:
         memory: bytes of a GPU at the most, beyond what was there before; None on a CPU, or after a single step.
     """
 
-    def __init__(self, contestant: Contestant, case: Case, fabric: "Fabric", warm: int = WARM) -> None:
+    def __init__(self, implementation: Implementation, case: Case, fabric: "Fabric", warm: int = WARM) -> None:
         o = case.recipe.optimization
-        self.name, self.fabric, self.limit = contestant.name, fabric, o.clip_grad
+        self.name, self.fabric, self.limit = implementation.name, fabric, o.clip_grad
         self.accumulate = -(-case.accumulate // fabric.world_size)  # each process has a share of the batch
         before = _allocated(fabric.device)
-        module = contestant.module.train()
+        module = implementation.module.train()
         optimizer = adamw(module, weight_decay=o.weight_decay, betas=o.betas, no_decay=o.no_decay)
         self.model, self.optimizer = fabric.setup(torch.compile(module) if case.compiled else module, optimizer)
-        self.batch = {name: self._share(tensor).to(fabric.device) for name, tensor in contestant.batch.items()}
+        self.batch = {name: self._share(tensor).to(fabric.device) for name, tensor in implementation.batch.items()}
         for _ in range(warm):
             self.step()
         self.memory = self._most(before) if warm > 1 else None
 
-    def step(self, batch: Mapping[str, Tensor] | None = None, laps: Laps | None = None) -> None:
+    def step(self, batch: Mapping[str, Tensor] | None = None, laps: Timer | None = None) -> None:
         """Forward, backward, clipping, optimiser; ``laps`` are marked between backward and clipping, and at the end."""
         backward(self.fabric, self.model, self.batch if batch is None else batch, self.accumulate)
         if laps:
@@ -96,7 +96,7 @@ def alternate(
 
 
 def _round(runner: Runner, steps: int, device: torch.device, peak: Callable[[], float | None] | None = None) -> Timing:
-    laps = Laps(device)
+    laps = Timer(device)
     synchronize(device)
     laps.mark()
     for _ in range(steps):
@@ -112,7 +112,7 @@ def _mean(spent: Sequence[Spent]) -> Spent:
 
 def over_stream(runner: Runner, stream: Iterable[Mapping[str, Tensor]], skip: int, steps: int) -> float:
     """Wall seconds a step over ``stream``, whose first ``skip`` batches do not count; at most ``steps`` do."""
-    device, laps = runner.fabric.device, Laps(runner.fabric.device)
+    device, laps = runner.fabric.device, Timer(runner.fabric.device)
     for number, batch in enumerate(stream):
         if number == skip:
             synchronize(device)

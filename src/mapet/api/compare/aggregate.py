@@ -7,8 +7,8 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-from mapet.api.compare.plan import Arm, Cell, Plan
-from mapet.api.compare.results_folder import Ledger
+from mapet.api.compare.plan import Plan, Trial, Variant
+from mapet.api.compare.results_folder import ResultsFolder
 from mapet.evals.score import student
 from mapet.viz.table import Entry, Estimate
 
@@ -19,7 +19,7 @@ COST = ("run", "method", "setting", "epochs", "seed", "images", "gmac", "trainin
 CURVE = ("run", "method", "setting", "seed", "epoch", "step", "pflop", "value")
 
 
-def results(plan: Plan, cells: Mapping[str, Sequence[Cell]], ledger: Ledger) -> list[dict[str, Any]]:
+def results(plan: Plan, cells: Mapping[str, Sequence[Trial]], ledger: ResultsFolder) -> list[dict[str, Any]]:
     """One row a cell and metric, in the plan's sequence; nothing in it hangs on the machine's speed."""
     rows = []
     for budget, own in cells.items():
@@ -32,7 +32,7 @@ def results(plan: Plan, cells: Mapping[str, Sequence[Cell]], ledger: Ledger) -> 
     return rows
 
 
-def costs(cells: Iterable[Cell], ledger: Ledger) -> list[dict[str, Any]]:
+def costs(cells: Iterable[Trial], ledger: ResultsFolder) -> list[dict[str, Any]]:
     """One row a trained cell: images, compute, and what hangs on the machine."""
     rows = []
     for cell in cells:
@@ -41,7 +41,7 @@ def costs(cells: Iterable[Cell], ledger: Ledger) -> list[dict[str, Any]]:
     return [{name: row[name] for name in COST} for row in rows]
 
 
-def curves(cells: Iterable[Cell], ledger: Ledger) -> list[dict[str, Any]]:
+def curves(cells: Iterable[Trial], ledger: ResultsFolder) -> list[dict[str, Any]]:
     """k-NN accuracy while training: one row a kept checkpoint."""
     rows = []
     for cell in cells:
@@ -62,9 +62,9 @@ def written(rows: Sequence[Mapping[str, Any]], header: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def entries(plan: Plan, own: Sequence[Cell], ledger: Ledger) -> list[Entry]:
+def entries(plan: Plan, own: Sequence[Trial], ledger: ResultsFolder) -> list[Entry]:
     """One entry an arm of one budget, over its seeds that are done."""
-    arms: dict[int, tuple[Arm, list[dict[str, Any]]]] = {}
+    arms: dict[int, tuple[Variant, list[dict[str, Any]]]] = {}
     for cell in own:
         known = ledger.known(cell)
         if "cost" in known:
@@ -72,7 +72,7 @@ def entries(plan: Plan, own: Sequence[Cell], ledger: Ledger) -> list[Entry]:
     return [_entry(plan, arm, known) for arm, known in arms.values()]
 
 
-def _entry(plan: Plan, arm: Arm, known: Sequence[Mapping[str, Any]]) -> Entry:
+def _entry(plan: Plan, arm: Variant, known: Sequence[Mapping[str, Any]]) -> Entry:
     cost, times = known[0]["cost"], [one["cost"]["seconds"] for one in known]
     peaks = [one["cost"]["peak"] for one in known if one["cost"]["peak"]]
     seconds = [time for time in times if time is not None]
@@ -106,7 +106,7 @@ def _estimate(values: Sequence[float]) -> Estimate:
     return Estimate(fmean(values), reach, count)
 
 
-def _about(cell: Cell, known: Mapping[str, Any]) -> dict[str, Any]:
+def _about(cell: Trial, known: Mapping[str, Any]) -> dict[str, Any]:
     epochs = known["cost"]["epochs"] if "cost" in known else cell.epochs
     about = {"method": cell.arm.method, "setting": cell.arm.setting, "seed": cell.recipe.seed}
     return {**about, "epochs": f"{epochs:.6g}"}

@@ -5,37 +5,42 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.api.compare.plan import Cell, Plan
+from mapet.api.compare.plan import Plan, Trial
 from mapet.cli.probe import Probe, labelled_features
-from mapet.config.recipe import Machine
+from mapet.config.recipe import Runtime
 
 if TYPE_CHECKING:
     from mapet.cli.probe import Labelled
-    from mapet.config.finetune import Backbone, Tuning
+    from mapet.config.finetune import Backbone, FinetuneRecipe
     from mapet.evals.score import Score
     from mapet.method.encoder import Encoder
 
 
 class Subject:
-    """A cell's encoder before the labelled pictures, which are the same for all cells and seeds.
+    """A cell's encoder before the labelled images, which are the same for all cells and seeds.
 
     Args:
         encoder: trained, or at its start.
         cell: whose encoder it is.
         run: its run's folder.
-        plan: names the labelled pictures.
+        plan: names the labelled images.
         machine: how they are read.
     """
 
-    def __init__(self, encoder: "Encoder", cell: Cell, run: Path, plan: Plan, machine: Machine) -> None:
-        self.encoder, self.cell, self.run, self.plan, self.machine = encoder, cell, run, plan, machine
+    def __init__(self, encoder: "Encoder", cell: Trial, run: Path, plan: Plan, runtime: Runtime) -> None:
+        self.encoder, self.cell, self.run, self.plan, self.runtime = encoder, cell, run, plan, runtime
         self.known: dict[str, tuple[Labelled, Labelled, int]] = {}
 
     def features(self, pool: str) -> "tuple[Labelled, Labelled, int]":
         """Training and test features with labels, and the number of classes; computed once for each pool."""
         if pool not in self.known:
-            m, p = self.machine, self.plan
-            probe = Probe(limit=p.eval_limit, accelerator=m.accelerator, workers=m.workers, max_bad=m.max_bad)
+            m, p = self.runtime, self.plan
+            probe = Probe(
+                max_images=p.eval_limit,
+                accelerator=m.accelerator,
+                workers=m.workers,
+                max_bad_fraction=m.max_bad_fraction,
+            )
             self.known = {
                 pool: labelled_features(self.encoder, p.labelled, p.recipe.seed, probe, pool)
             }  # one at a time
@@ -70,7 +75,7 @@ def _linear(name: str, pool: str) -> Evaluation:
         from mapet.evals.linear import linear
 
         train, test, classes = subject.features(pool)
-        device = None if name == "quick" else pick_device(subject.machine.accelerator)
+        device = None if name == "quick" else pick_device(subject.runtime.accelerator)
         return linear(train, test, classes=classes, protocol=name, device=device)
 
     def protocol(plan: Plan) -> str:
@@ -87,7 +92,7 @@ def _attentive(subject: Subject) -> "Mapping[str, Score]":
     from mapet.evals.attentive import attentive
 
     train, test, classes = subject.features("patches")
-    return attentive(train, test, classes=classes, device=pick_device(subject.machine.accelerator))
+    return attentive(train, test, classes=classes, device=pick_device(subject.runtime.accelerator))
 
 
 def _attentive_protocol(plan: Plan) -> str:
@@ -112,7 +117,7 @@ def _fewshot_protocol(plan: Plan) -> str:
 
 def _finetune(subject: Subject) -> "Mapping[str, Score]":
     run = subject.run.with_name(f"{subject.run.name}-finetune")
-    return tuned(tuning(subject.plan, subject.cell, str(subject.run.absolute())), run, subject.machine)
+    return tuned(tuning(subject.plan, subject.cell, str(subject.run.absolute())), run, subject.runtime)
 
 
 def _finetune_protocol(plan: Plan) -> str:
@@ -132,15 +137,15 @@ EVALUATIONS = {
 }
 
 
-def tuning(plan: Plan, cell: Cell, start: str) -> "Tuning":
-    """The plan's fine-tuning from ``start``; under a limit each seed draws labelled pictures of its own."""
+def tuning(plan: Plan, cell: Trial, start: str) -> "FinetuneRecipe":
+    """The plan's fine-tuning from ``start``; under a limit each seed draws labelled images of its own."""
     from mapet.config.finetune import RANDOM
 
-    t = replace(plan.tuning, start=start, data=plan.labelled, limit=plan.eval_limit, seed=cell.recipe.seed)
+    t = replace(plan.tuning, start=start, data=plan.labelled, max_images=plan.eval_limit, seed=cell.recipe.seed)
     return replace(t, backbone=_backbone(cell, t.backbone.image_size)) if start == RANDOM else t
 
 
-def _backbone(cell: Cell, image_size: int | None) -> "Backbone":
+def _backbone(cell: Trial, image_size: int | None) -> "Backbone":
     """The shape of the cell's encoder, as fine-tuning from random numbers wants it told."""
     from mapet.config.finetune import Backbone
 
@@ -157,7 +162,7 @@ def _backbone(cell: Cell, image_size: int | None) -> "Backbone":
     )
 
 
-def tuned(t: "Tuning", folder: Path, machine: Machine) -> "dict[str, Score]":
+def tuned(t: "FinetuneRecipe", folder: Path, runtime: Runtime) -> "dict[str, Score]":
     """The test scores of a fine-tuning in ``folder``, which is begun, gone on with or finished already.
 
     Raises:
@@ -173,8 +178,8 @@ def tuned(t: "Tuning", folder: Path, machine: Machine) -> "dict[str, Score]":
 
     if Run(folder).recipe.is_file():
         follow(t, Run(folder))
-        run = resume(folder, machine, say=silent)
+        run = resume(folder, runtime, say=silent)
     else:
-        run = finetune(t, folder, machine, say=silent)
+        run = finetune(t, folder, runtime, say=silent)
     last: dict[str, Any] = json.loads((run.folder / "scores.json").read_text())[-1]
     return {name: Score(**score) for name, score in last.items() if isinstance(score, dict)}

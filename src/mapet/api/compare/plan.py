@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
 from mapet.config.checks import OBJECTIVES, OWN
-from mapet.config.finetune import Tuning
+from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import FORBID_UNKNOWN, Objective, Recipe, fair, settings
 from mapet.utils.errors import MapetError, nearest
 
@@ -52,7 +52,7 @@ class Plan:
     eval_data: str | None = None
     eval_limit: int | None = None
     recipe: Recipe = field(default_factory=Recipe)
-    tuning: Tuning = field(default_factory=Tuning)
+    tuning: FinetuneRecipe = field(default_factory=FinetuneRecipe)
 
     def __post_init__(self) -> None:
         named = self.recipe.tokens or self.recipe.tokenizer.tokenizer
@@ -77,12 +77,12 @@ class Plan:
 
     @property
     def labelled(self) -> str:
-        """The labelled pictures."""
+        """The labelled images."""
         return self.eval_data or self.recipe.data
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether there are tokens, which then tell all runs which pictures cannot be read."""
+        """Whether there are tokens, which then tell all runs which images cannot be read."""
         return any(for_method(self.recipe, method).reads_tokens for method in self.objectives)
 
     @property
@@ -107,7 +107,7 @@ def check_names(option: str, chosen: Iterable[str], names: Iterable[str]) -> Non
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One way of training; ``vocabulary`` is known once there are tokens."""
 
     method: str
@@ -122,10 +122,10 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One run: an arm whose recipe has the cell's epochs and seed."""
 
-    arm: Arm
+    arm: Variant
     number: int
     epochs: float
 
@@ -143,7 +143,7 @@ class Cell:
         return "-".join([self.arm.method, *chosen, *trained, f"seed{self.recipe.seed}"])
 
 
-def arms(plan: Plan) -> list[Arm]:
+def arms(plan: Plan) -> list[Variant]:
     """All arms of a plan, the objectives in its order and then the baselines.
 
     A varied setting that a method does not have leaves it as it is: it then is one arm.
@@ -155,13 +155,13 @@ def arms(plan: Plan) -> list[Arm]:
     check_names("vary", varied := [choice[0][2] for choice in choices], varied)
     if EPOCHS in varied and "compute" in plan.budget:
         raise MapetError("--vary epochs does not fit: under --budget compute the epochs follow from the compute.")
-    found: dict[tuple[str, Label], Arm] = {}
+    found: dict[tuple[str, Label], Variant] = {}
     for method, *chosen in product([*plan.objectives, *plan.baselines], *choices):
         own = [(name, text, setting, value) for name, text, setting, value in chosen if _has(method, setting)]
         label = tuple((name, text) for name, text, _, _ in own)
         start = for_method(plan.recipe, method)
         changed = with_settings(start, {setting: value for _, _, setting, value in own})
-        found.setdefault((method, label), Arm(method, label, changed))
+        found.setdefault((method, label), Variant(method, label, changed))
     return list(found.values())
 
 
@@ -231,8 +231,8 @@ def with_settings(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 def budgeted(
-    plan: Plan, all_arms: Sequence[Arm], macs: Callable[[Arm], int], images: Callable[[Recipe], int]
-) -> dict[str, list[Cell]]:
+    plan: Plan, all_arms: Sequence[Variant], macs: Callable[[Variant], int], images: Callable[[Recipe], int]
+) -> dict[str, list[Trial]]:
     """The cells of each budget, seed by seed.
 
     Under equal epochs every arm has its recipe's. Under equal compute it has so many steps, at least 1, that
@@ -245,7 +245,7 @@ def budgeted(
         images: of one epoch of a recipe.
     """
 
-    def epochs(arm: Arm, budget: str) -> float:
+    def epochs(arm: Variant, budget: str) -> float:
         own = arm.recipe.optimization.epochs
         if budget == "epochs" or arm.method in BASELINES:
             return own
@@ -257,19 +257,19 @@ def budgeted(
     counts = {budget: [epochs(arm, budget) for arm in all_arms] for budget in plan.budget}
     return {
         budget: [
-            Cell(arm, number, count) for number in range(plan.seeds) for arm, count in zip(all_arms, own, strict=True)
+            Trial(arm, number, count) for number in range(plan.seeds) for arm, count in zip(all_arms, own, strict=True)
         ]
         for budget, own in counts.items()
     }
 
 
-def differences(cells: Sequence[Cell]) -> list[str]:
+def differences(cells: Sequence[Trial]) -> list[str]:
     """The settings outside the objective in which any two trained cells differ: ``fair``, beside the seed."""
     recipes = [cell.recipe for cell in cells if cell.arm.method in OBJECTIVES]
     names = {name for recipe in recipes for name in fair(recipes[0], recipe)} - {"seed"}
     return [name for name in settings(recipes[0]) if name in names]
 
 
-def unique(cells: Iterable[Cell]) -> list[Cell]:
+def unique(cells: Iterable[Trial]) -> list[Trial]:
     """The cells in their sequence, those that two budgets share once."""
     return list({cell.name: cell for cell in cells}.values())

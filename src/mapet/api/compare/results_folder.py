@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.api.compare.plan import Cell, Plan
+from mapet.api.compare.plan import Plan, Trial
 from mapet.config.recipe import diff, read, save
 from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
@@ -30,7 +30,7 @@ PLACES = {"tokens", "tokenizer.tokenizer", "start"}  # that may lie in the compa
 LABELLED = ("eval_data", "eval_limit")  # what scores hang on, and runs do not
 
 
-class Ledger:
+class ResultsFolder:
     """The folder of one comparison. What is written is whole after a kill at any moment."""
 
     def __init__(self, folder: Path) -> None:
@@ -38,12 +38,12 @@ class Ledger:
 
     @classmethod
     @contextmanager
-    def begun(cls, folder: Path, plan: Plan) -> Iterator["Ledger"]:
+    def begun(cls, folder: Path, plan: Plan) -> Iterator["ResultsFolder"]:
         """The folder of this plan, for this process alone; it is made if need be.
 
         Args:
             folder: new, empty, or of a comparison.
-            plan: as it is ``grown`` there.
+            plan: as it is ``merge_plans`` there.
 
         Raises:
             MapetError: it holds something other than a comparison, another process works on that, or has just made it
@@ -54,33 +54,33 @@ class Ledger:
         if taken and not (folder / PLAN).is_file():
             raise MapetError(f"{folder} is not empty and holds no comparison: give another --out.")
         with Lock(folder, "working on the comparison in"):
-            if grown(folder, plan) != plan:
+            if merge_plans(folder, plan) != plan:
                 raise MapetError(f"{folder} has grown since this command began: give it again.")
             folder.mkdir(parents=True, exist_ok=True)
             save(plan, folder / PLAN)
             yield cls(folder)
 
-    def run(self, cell: Cell) -> Path:
+    def run(self, cell: Trial) -> Path:
         """The run's folder."""
         return self.folder / "runs" / cell.name
 
-    def known(self, cell: Cell) -> dict[str, Any]:
+    def known(self, cell: Trial) -> dict[str, Any]:
         """What has been noted of a cell."""
         path = self._path(cell)
         known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         return known
 
-    def note(self, cell: Cell, what: str, value: Any) -> None:
+    def note(self, cell: Trial, what: str, value: Any) -> None:
         """Add to what is known of a cell."""
         path = self._path(cell)
         path.parent.mkdir(exist_ok=True)
         replace_file(path, json.dumps({**self.known(cell), what: value}, indent=1) + "\n")
 
-    def note_scores(self, cell: Cell, what: str, scores: "Mapping[str, Score]") -> None:
+    def note_scores(self, cell: Trial, what: str, scores: "Mapping[str, Score]") -> None:
         """Add the scores of one evaluation."""
         self.note(cell, what, {name: vars(score) for name, score in scores.items()})
 
-    def _path(self, cell: Cell) -> Path:
+    def _path(self, cell: Trial) -> Path:
         return self.folder / "scores" / f"{cell.name}.json"
 
 
@@ -95,7 +95,7 @@ def follow(settings: Any, run: "Run") -> None:
             save(settings, run.recipe)
 
 
-def grown(folder: Path, plan: Plan) -> Plan:
+def merge_plans(folder: Path, plan: Plan) -> Plan:
     """The plan together with what the folder's comparison has already, whose runs and measures come first.
 
     Raises:

@@ -1,26 +1,26 @@
-"""What of a comparison's labelled pictures and fine-tuning cannot work, found before anything is trained."""
+"""What of a comparison's labelled images and fine-tuning cannot work, found before anything is trained."""
 
 from collections.abc import Iterable
 from itertools import product
 from typing import TYPE_CHECKING
 
 from mapet.api.compare.evaluations import EVALUATIONS, tuning
-from mapet.api.compare.plan import Arm, Cell, Plan, arms
+from mapet.api.compare.plan import Plan, Trial, Variant, arms
 from mapet.api.encoders import DRAWN
 from mapet.cli.probe import Probe, room
 from mapet.config.finetune import RANDOM
-from mapet.config.recipe import Machine
+from mapet.config.recipe import Runtime
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
-    from mapet.data.dataset import Source
+    from mapet.data.dataset import ImageDataset
 
 
-def look_ahead(plan: Plan, machine: Machine) -> None:
+def validate(plan: Plan, runtime: Runtime) -> None:
     """Find what no evaluation of the plan could do.
 
     Raises:
-        MapetError: pictures without labels, too few of a class, or a fine-tuning that does not fit them.
+        MapetError: images without labels, too few of a class, or a fine-tuning that does not fit them.
     """
     from mapet.data.dataset import train_and_test
 
@@ -28,10 +28,10 @@ def look_ahead(plan: Plan, machine: Machine) -> None:
     _labels(plan, train)
     _room(plan, min(len(train), plan.eval_limit or len(train)) + len(test))
     if "finetune" in plan.measures:
-        _tuning(plan, machine)
+        _tuning(plan, runtime)
 
 
-def _labels(plan: Plan, source: "Source") -> None:
+def _labels(plan: Plan, source: "ImageDataset") -> None:
     import torch
 
     from mapet.build.batches import chosen
@@ -41,18 +41,18 @@ def _labels(plan: Plan, source: "Source") -> None:
         raise MapetError(f"{source.name} has no labels: give --eval-data, a folder with sub-folders, one per class.")
     if len(source.classes) < 2:
         raise MapetError(f"{source.name} has one class, which leaves nothing to tell apart: give other --eval-data.")
-    places = chosen(source, plan.eval_limit, plan.recipe.seed)
-    counts = torch.tensor([source.label(i) for i in places.tolist()]).bincount(minlength=len(source.classes))
+    indices = chosen(source, plan.eval_limit, plan.recipe.seed)
+    counts = torch.tensor([source.label(i) for i in indices.tolist()]).bincount(minlength=len(source.classes))
     least, number = source.classes[int(counts.argmin())], int(counts.min())
     needed = max(SHOTS) if "fewshot" in plan.evaluate else 1
     if number < needed and plan.evaluate != ("finetune",):
         raise MapetError(
-            f'Of class "{least}" there are {number} labelled training pictures, and --evaluate '
+            f'Of class "{least}" there are {number} labelled training images, and --evaluate '
             f"{','.join(plan.evaluate)} needs {needed}: raise --eval-limit, or give other --eval-data."
         )
 
 
-def _room(plan: Plan, pictures: int) -> None:
+def _room(plan: Plan, images: int) -> None:
     """Features are held in memory."""
     import torch
 
@@ -61,28 +61,28 @@ def _room(plan: Plan, pictures: int) -> None:
     pools = {name: pool for name in plan.evaluate if (pool := EVALUATIONS[name].pool)}
     for arm, (name, pool) in product(_encoders(plan), pools.items()):
         with torch.device("meta"):
-            needed = room(build_encoder(arm.recipe), pool, pictures)
-        if needed > Probe.memory:
+            needed = room(build_encoder(arm.recipe), pool, images)
+        if needed > Probe.cache_gib:
             raise MapetError(
-                f"The features of {pictures:,} pictures take {needed:,.1f} GiB for --evaluate {name}, more than "
-                f"{Probe.memory:g}: lower --eval-limit, or leave that one out."
+                f"The features of {images:,} images take {needed:,.1f} GiB for --evaluate {name}, more than "
+                f"{Probe.cache_gib:g}: lower --eval-limit, or leave that one out."
             )
 
 
-def _encoders(plan: Plan) -> Iterable[Arm]:
+def _encoders(plan: Plan) -> Iterable[Variant]:
     """One arm for each architecture."""
     return {arm.recipe.model: arm for arm in arms(plan)}.values()
 
 
-def _tuning(plan: Plan, machine: Machine) -> None:
+def _tuning(plan: Plan, runtime: Runtime) -> None:
     """The fine-tuning of each encoder among the arms, as it would begin from random numbers."""
-    from mapet.api.finetune_inputs import look_ahead
+    from mapet.api.finetune_inputs import validate
 
     given = [name for name in (*DRAWN, "num_heads") if getattr(plan.tuning.backbone, name) is not None]
     if given:
         raise MapetError(f"--tuning has {given[0]}, but the encoders are those of the comparison: leave it out.")
     for arm in _encoders(plan):
         try:
-            look_ahead(tuning(plan, Cell(arm, 0, arm.recipe.optimization.epochs), RANDOM), machine)
+            validate(tuning(plan, Trial(arm, 0, arm.recipe.optimization.epochs), RANDOM), runtime)
         except MapetError as error:
             raise MapetError(f"finetune does not fit: {str(error)[:-1]}, in the FILE.yaml of --tuning.") from error

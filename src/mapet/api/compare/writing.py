@@ -6,14 +6,14 @@ from typing import Any
 
 from mapet.api.compare import aggregate as outcome
 from mapet.api.compare.evaluations import EVALUATIONS
-from mapet.api.compare.plan import Cell, Plan
-from mapet.api.compare.results_folder import Ledger
+from mapet.api.compare.plan import Plan, Trial
+from mapet.api.compare.results_folder import ResultsFolder
 from mapet.data.dataset import divided
 from mapet.utils.io import replace_file
 from mapet.viz import comparison, table
 
-SEEN = "the data has no split: a fifth of it is the test set; objectives saw its pictures, nobody its labels"
-Budgets = Mapping[str, Sequence[Cell]]
+SEEN = "the data has no split: a fifth of it is the test set; objectives saw its images, nobody its labels"
+Budgets = Mapping[str, Sequence[Trial]]
 
 
 def wrapped(line: str) -> str:
@@ -30,7 +30,7 @@ def scores_line(known: Mapping[str, Any], plan: Plan) -> str:
     )
 
 
-def write_rows(plan: Plan, budgets: Budgets, every: Sequence[Cell], ledger: Ledger) -> None:
+def write_rows(plan: Plan, budgets: Budgets, every: Sequence[Trial], ledger: ResultsFolder) -> None:
     """``results.csv``, ``costs.csv`` and, where it is measured, ``curves.csv``, of what is known so far."""
     files = {
         "results.csv": outcome.written(outcome.results(plan, budgets, ledger), outcome.RESULT),
@@ -42,7 +42,9 @@ def write_rows(plan: Plan, budgets: Budgets, every: Sequence[Cell], ledger: Ledg
         replace_file(ledger.folder / name, content)
 
 
-def write_all(plan: Plan, budgets: Budgets, every: Sequence[Cell], ledger: Ledger, say: Callable[[str], None]) -> None:
+def write_all(
+    plan: Plan, budgets: Budgets, every: Sequence[Trial], ledger: ResultsFolder, say: Callable[[str], None]
+) -> None:
     """The tables in all forms and the figures; the table and what it says go to the screen too."""
     entries = {budget: outcome.entries(plan, own, ledger) for budget, own in budgets.items()}
     notes = _notes(plan, ledger, every)
@@ -64,11 +66,11 @@ def write_all(plan: Plan, budgets: Budgets, every: Sequence[Cell], ledger: Ledge
     say("\n" + wrapped(f"written   {', '.join(names)} in {ledger.folder}"))
 
 
-def _notes(plan: Plan, ledger: Ledger, every: Sequence[Cell]) -> list[str]:
+def _notes(plan: Plan, ledger: ResultsFolder, every: Sequence[Trial]) -> list[str]:
     """Under which protocol each number was taken, and what an interval means."""
     protocols = [f"{what}: {EVALUATIONS[what].protocol(plan)}" for what in plan.measures]
     found = [score["top1"]["count"] for cell in every for score in ledger.known(cell).values() if "top1" in score]
-    tests = f" and {found[0]:,} test pictures" if found else ""
+    tests = f" and {found[0]:,} test images" if found else ""
     labelled = "all" if plan.eval_limit is None else f"{plan.eval_limit:,}"
     spread = f"mean ± 95 % t-interval over {plan.seeds} seeds" if plan.seeds > 1 else "one seed"
     seen = [] if plan.eval_data or divided(plan.recipe.data) else [SEEN]

@@ -8,7 +8,7 @@ VERBS = {
     "fit": "k-means over a frozen teacher's features (with CLIP: k-CLIP)",
     "train-vqkd": "train a VQ-KD tokenizer (BEiT v2) on a teacher's features",
     "import": "published weights (VQ-KD, DALL-E, VQGAN) into a folder",
-    "inspect": "health of a tokenizer, and pictures of its codes",
+    "inspect": "health of a tokenizer, and images of its codes",
 }
 
 
@@ -18,7 +18,7 @@ def usage() -> str:
     return (
         "usage: mapet tokenizer VERB [options]\n\n"
         f"{verbs}\n\nmapet tokenizer VERB --help lists a verb's options.\n"
-        "mapet tokenize writes the tokens of all pictures."
+        "mapet tokenize writes the tokens of all images."
     )
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.images import BATCH, LEDGER, Pictures, require_apart
+from mapet.api.images import BATCH, LEDGER, ImagePass, require_apart
 from mapet.cli.options import parse, positional, say, silent
-from mapet.config.recipe import Machine, Model, Recipe, Tokenizer
+from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
 from mapet.engine.stages import Stages
 from mapet.utils.errors import MapetError
 from mapet.utils.io import require_free
@@ -34,20 +34,20 @@ from mapet.utils.owned import (
     put_back,
     require_ours,
 )
-from mapet.utils.process_group import Crew
+from mapet.utils.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mapet.tokenizers.codebook import Codebook
-    from mapet.tokenizers.codebook_fit import Fitting
+    from mapet.tokenizers.codebook_fit import KMeansSettings
 
 ABOUT = """Fit a codebook: k-means over a frozen teacher's features of all patches.
 
-k-CLIP as published is --teacher resnet50x64_clip.openai --start sample and the defaults: pictures of 448 pixels,
+k-CLIP as published is --teacher resnet50x64_clip.openai --start sample and the defaults: images of 448 pixels,
 14 x 14 features of 4096 channels, not normalised, the best of 5 runs of 20 rounds, over at most 512 features a code.
 
-Under torchrun each process reads its share of the pictures:
+Under torchrun each process reads its share of the images:
 
 torchrun --nproc-per-node 8 -m mapet tokenizer fit DATA --out FOLDER"""
 
@@ -57,7 +57,7 @@ class Options:
     """Options of ``mapet tokenizer fit DATA``."""
 
     data: str = ""
-    """A folder of pictures, nested in any way, or cifar10; the same as DATA."""
+    """A folder of images, nested in any way, or cifar10; the same as DATA."""
     out: str = ""
     """Folder for the tokenizer."""
     overwrite: bool = False
@@ -65,37 +65,37 @@ class Options:
     grid: tuple[int, int] | None = None
     """Rows and columns of patches, as many of either; None: those of the next two."""
     image_size: int = 224
-    """Side of the student's pictures in pixels."""
+    """Side of the student's images in pixels."""
     patch_size: int = 16
     """Side of the student's patches in pixels."""
-    limit: int | None = None
-    """Use only so many of the pictures, chosen at random; None: all."""
+    max_images: int | None = None
+    """Use only so many of the images, chosen at random; None: all."""
     seed: int = 0
     """Of the sample and of k-means."""
     batch_size: int = BATCH
-    """Pictures that the teacher sees at a time, in each process."""
+    """Images that the teacher sees at a time, in each process."""
     accelerator: str = "auto"
     """auto, cpu, cuda or mps."""
     workers: int | None = None
-    """Processes that decode pictures; None: up to 8 beside an accelerator, none on a CPU."""
-    max_bad: float = 0.01
-    """Largest share of pictures that may be unreadable."""
+    """Processes that decode images; None: up to 8 beside an accelerator, none on a CPU."""
+    max_bad_fraction: float = 0.01
+    """Largest share of images that may be unreadable."""
     tokenizer: Tokenizer = field(default_factory=lambda: Tokenizer(restarts=5))
 
 
 def command(arguments: list[str]) -> int:
     """Parse, fit, save, tell what came out."""
-    from mapet.engine.distributed import crew
+    from mapet.engine.distributed import process_group
 
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenizer fit DATA", ABOUT)
-    out, recipe, machine = _asked(o, words)
-    with crew(o.accelerator) as together, _begun(out) if together.leads else nullcontext():
+    out, recipe, runtime = _asked(o, words)
+    with process_group(o.accelerator) as together, _begun(out) if together.leads else nullcontext():
         together.wait()
-        pictures = Pictures.of(recipe, machine, out, together, o.batch_size)
+        images = ImagePass.of(recipe, runtime, out, together, o.batch_size)
         tell = say if together.leads else silent
-        fit(recipe, pictures, out, grid=o.grid or recipe.grid, say=tell)
-        if note := pictures.bad.note():
+        fit(recipe, images, out, grid=o.grid or recipe.grid, say=tell)
+        if note := images.bad.note():
             tell(f"note      {note}")
         tell(f"saved     {out}")
     return 0
@@ -121,12 +121,12 @@ def _begun(out: Path) -> Iterator[None]:
     drop(out)
 
 
-def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Machine]:
+def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Runtime]:
     """The folder to write, the settings as a recipe, and the machine's."""
     data, *more = [*words, *([o.data] if o.data else [])] or [""]
     if not data or not o.out or more:
         raise MapetError(
-            "mapet tokenizer fit needs pictures (a folder, or cifar10) and a folder to write: "
+            "mapet tokenizer fit needs images (a folder, or cifar10) and a folder to write: "
             "mapet tokenizer fit DATA --out FOLDER."
         )
     if o.tokenizer.tokenizer:
@@ -135,15 +135,15 @@ def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Machine]:
         raise MapetError("--batch-size and --grid must be at least 1.")
     if o.grid and o.grid[0] != o.grid[1]:
         raise MapetError(
-            f"--grid {o.grid[0]} {o.grid[1]} is of oblong pictures, and all students see squares: "
+            f"--grid {o.grid[0]} {o.grid[1]} is of oblong images, and all students see squares: "
             "give as many rows as columns."
         )
     out = Path(o.out)
     require_apart(o.out, data, o.tokenizer)
     _require_free(out, o.overwrite)
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
-    recipe = Recipe(data=data, limit=o.limit, seed=o.seed, model=model, tokenizer=o.tokenizer)
-    return out, recipe, Machine(accelerator=o.accelerator, workers=o.workers, max_bad=o.max_bad)
+    recipe = Recipe(data=data, max_images=o.max_images, seed=o.seed, model=model, tokenizer=o.tokenizer)
+    return out, recipe, Runtime(accelerator=o.accelerator, workers=o.workers, max_bad_fraction=o.max_bad_fraction)
 
 
 def _require_free(out: Path, overwrite: bool) -> None:
@@ -159,19 +159,19 @@ def _require_free(out: Path, overwrite: bool) -> None:
 
 
 def fit(
-    recipe: Recipe, pictures: Pictures, folder: Path, *, grid: tuple[int, int], say: Callable[[str], None] = say
+    recipe: Recipe, images: ImagePass, folder: Path, *, grid: tuple[int, int], say: Callable[[str], None] = say
 ) -> "Codebook":
-    """Fit the recipe's codebook on ``pictures`` and save it in ``folder``.
+    """Fit the recipe's codebook on ``images`` and save it in ``folder``.
 
     Raises:
-        MapetError: a teacher that cannot be had or cannot give the grid, too few or too many bad pictures, features
+        MapetError: a teacher that cannot be had or cannot give the grid, too few or too many bad images, features
             that are not finite, too little memory.
     """
     from mapet.engine.distributed import pick_device
     from mapet.tokenizers.codebook import Codebook
     from mapet.tokenizers.teacher import open_teacher
 
-    t, crew, device = recipe.tokenizer, pictures.crew, pick_device(pictures.machine.accelerator)
+    t, process_group, device = recipe.tokenizer, images.process_group, pick_device(images.runtime.accelerator)
     weights = Path(t.teacher_weights) if t.teacher_weights else None
     teacher = open_teacher(
         t.teacher,
@@ -181,37 +181,37 @@ def fit(
         output=t.teacher_output,
         weights=weights,
     )
-    settings, places = fitting(recipe), _some(pictures.places, recipe)
+    settings, indices = fitting(recipe), _some(images.indices, recipe)
     length = grid[0] * grid[1]
-    gib = settings.footprint(len(places) * length, teacher.width, crew) / 2**30
-    held = f"{settings.held(len(places) * length):,} features of {teacher.width} channels"
-    say(f"memory    at most {gib:.1f} GiB{' a process' * (crew.count > 1)} beside the teacher: {held}")
-    with Stages(shown=crew.leads) as stages:
+    gib = settings.footprint(len(indices) * length, teacher.width, process_group) / 2**30
+    held = f"{settings.held(len(indices) * length):,} features of {teacher.width} channels"
+    say(f"memory    at most {gib:.1f} GiB{' a process' * (process_group.count > 1)} beside the teacher: {held}")
+    with Stages(shown=process_group.leads) as stages:
         book = Codebook.fit(
             teacher,
-            lambda some: pictures.decoded(teacher.view, some),
-            places,
+            lambda some: images.decoded(teacher.view, some),
+            indices,
             settings,
             device=device,
-            crew=crew,
+            process_group=process_group,
             progress=stages,
         )
-    book.provenance["fit_pictures"] = t.fit_pictures
-    pictures.settle()
-    if crew.leads:
+    book.provenance["fit_images"] = t.fit_images
+    images.settle()
+    if process_group.leads:
         book.save(folder)
-    crew.wait()
+    process_group.wait()
     say(describe(book))
-    say(f"fitted    {_figures(book, stages, crew)}")
+    say(f"fitted    {_figures(book, stages, process_group)}")
     return book
 
 
-def fitting(recipe: Recipe) -> "Fitting":
+def fitting(recipe: Recipe) -> "KMeansSettings":
     """The settings of k-means in a recipe."""
-    from mapet.tokenizers.codebook_fit import Fitting
+    from mapet.tokenizers.codebook_fit import KMeansSettings
 
     t = recipe.tokenizer
-    return Fitting(
+    return KMeansSettings(
         codes=t.codes,
         samples=t.samples,
         iterations=t.iterations,
@@ -231,15 +231,15 @@ def describe(book: "Codebook") -> str:
     return f"codebook  {book.vocabulary} codes{even} over {book.teacher.name} at {rows} × {columns} patches"
 
 
-def _some(places: "Tensor", recipe: Recipe) -> "Tensor":
-    """The places of the pictures that the codebook is fitted on."""
-    from mapet.utils.rng import hashed
+def _some(indices: "Tensor", recipe: Recipe) -> "Tensor":
+    """The places of the images that the codebook is fitted on."""
+    from mapet.utils.rng import random_bits
 
-    count = recipe.tokenizer.fit_pictures or len(places)
-    return places[hashed(recipe.seed, 1, places).argsort(stable=True)[:count].sort().values]
+    count = recipe.tokenizer.fit_images or len(indices)
+    return indices[random_bits(recipe.seed, 1, indices).argsort(stable=True)[:count].sort().values]
 
 
-def _figures(book: "Codebook", stages: Stages, crew: Crew) -> str:
+def _figures(book: "Codebook", stages: Stages, process_group: ProcessGroup) -> str:
     """What the last line tells: the objective, the codes in use, the time, and the pace of all processes together."""
     import torch
 
@@ -249,7 +249,7 @@ def _figures(book: "Codebook", stages: Stages, crew: Crew) -> str:
     whole = sum(stages.seconds.values())
     if story["mode"] == "stream":
         read, seconds = read + stages.done["k-means"] // (book.grid[0] * book.grid[1]), whole
-    pace = int(crew.sum(torch.tensor([read]))) / max(seconds, 1e-9)
+    pace = int(process_group.sum(torch.tensor([read]))) / max(seconds, 1e-9)
     used = sum(count > 0 for count in story["counts"])
     objective = f"objective {min(story['objective']):.5g}, {len(story['objective']) - 1} rounds"
-    return f"{objective}, {used:,} of {book.vocabulary:,} codes in use; {clock(whole)}, {pace:,.0f} pictures/s"
+    return f"{objective}, {used:,} of {book.vocabulary:,} codes in use; {clock(whole)}, {pace:,.0f} images/s"

@@ -27,7 +27,7 @@ class Options:
     out: str = ""
     """Folder to write."""
     image_size: int | None = None
-    """Side of its pictures in pixels; None: 112 for dalle, else 224 (a vqgan f8 needs 112 for 14 x 14 tokens)."""
+    """Side of its images in pixels; None: 112 for dalle, else 224 (a vqgan f8 needs 112 for 14 x 14 tokens)."""
     patch_size: int = 16
     """Side of its patches in pixels; for vqkd, the others' is in the weights."""
     heads: int = 12
@@ -42,14 +42,14 @@ def command(arguments: list[str]) -> int:
         raise MapetError("mapet tokenizer import needs a file, its kind and a folder: FILE --kind dalle --out FOLDER.")
     if o.kind not in IMAGE_SIZE:
         raise MapetError(f'There is no kind "{o.kind}" of weights.{nearest(o.kind, IMAGE_SIZE)}')
-    network, out = bring(Path(files[0]), Path(o.out), o), o.out
+    network, out = import_weights(Path(files[0]), Path(o.out), o), o.out
     (rows, columns), (height, width) = network.grid, network.view.size
     codes = f"{network.vocabulary:,} codes, {rows} × {columns} tokens for {height} × {width} pixels"
     say(f"{network.kind}  {codes}, hash {network.hash} → {out}")
     return 0
 
 
-def bring(file: Path, out: Path, options: Options) -> "Network":
+def import_weights(file: Path, out: Path, options: Options) -> "Network":
     """Write the tokenizer that ``file`` holds the weights of into the new or empty folder ``out``.
 
     Raises:

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from mapet.data.dataset import Source
+    from mapet.data.dataset import ImageDataset
     from mapet.tokenizers.health import Distortion
     from mapet.tokenizers.tokenizer import Tokenizer
-    from mapet.utils.view import View
+    from mapet.utils.view import CenterCropResize
     from mapet.viz.codes import Row
 
-BATCH = 64  # pictures that the tokenizer sees at a time
+BATCH = 64  # images that the tokenizer sees at a time
 PATCH = 32  # pixels of a patch in the figures, at least
 EXAMPLES, REACH, INCHES = 10, 2, 1.25  # patches a code, neighbours on each side, size of a patch with neighbours
-MAPS = 6  # pictures beside their tokens
+MAPS = 6  # images beside their tokens
 MOST_CODES = 100  # that one figure shows
 FOUND = "inspect.json"
-CODES, PICTURES = 0x4943, 0x4953  # salts
+CODES, IMAGES = 0x4943, 0x4953  # salts
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Options:
 
     out: str | None = None
     """Folder for inspect.json and the figures; None: FOLDER/inspect."""
-    limit: int | None = 10_000
-    """Use only so many of the pictures, chosen at random; None: all (8 bytes of memory for each of their patches)."""
+    max_images: int | None = 10_000
+    """Use only so many of the images, chosen at random; None: all (8 bytes of memory for each of their patches)."""
     codes: int = 8
     """Codes drawn at random from those in use, whose patches are shown."""
     show: str = ""
@@ -53,23 +53,23 @@ class Options:
     accelerator: str = "auto"
     """auto, cpu, cuda or mps."""
     workers: int | None = None
-    """Processes that decode pictures; None: up to 8 beside an accelerator, none on a CPU."""
-    max_bad: float = 0.01
-    """Largest share of pictures that may be unreadable."""
+    """Processes that decode images; None: up to 8 beside an accelerator, none on a CPU."""
+    max_bad_fraction: float = 0.01
+    """Largest share of images that may be unreadable."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a tokenizer made of N pictures; rows belong together.
+    """What a tokenizer made of N images; rows belong together.
 
     Attributes:
-        places: (N,) int64, of the pictures in their source.
+        places: (N,) int64, of the images in their source.
         tokens: (N, L) int32.
         rank: (N, L) float32, the smaller, the better the patch stands for its code.
         distortion: of codes that are places among vectors, else None.
     """
 
-    places: "Tensor"
+    indices: "Tensor"
     tokens: "Tensor"
     rank: "Tensor"
     distortion: "Distortion | None"
@@ -78,31 +78,31 @@ class Seen:
 def command(arguments: list[str]) -> int:
     """Parse, look, tell, draw."""
     words, rest = positional(arguments, Options())
-    o = parse(Options(), rest, "tokenizer inspect FOLDER DATA", "Health of a tokenizer, and pictures of its codes.")
+    o = parse(Options(), rest, "tokenizer inspect FOLDER DATA", "Health of a tokenizer, and images of its codes.")
     if len(words) != 2:
         raise MapetError(
-            "mapet tokenizer inspect needs a tokenizer's folder and pictures: mapet tokenizer inspect FOLDER DATA."
+            "mapet tokenizer inspect needs a tokenizer's folder and images: mapet tokenizer inspect FOLDER DATA."
         )
     inspect(Path(words[0]), words[1], o)
     return 0
 
 
 def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
-    """Everything about the tokenizer in ``folder`` on the pictures ``data``, as written to ``inspect.json``.
+    """Everything about the tokenizer in ``folder`` on the images ``data``, as written to ``inspect.json``.
 
     Raises:
-        MapetError: no tokenizer or pictures there, codes that do not exist, or a second tokenizer of other patches.
+        MapetError: no tokenizer or images there, codes that do not exist, or a second tokenizer of other patches.
     """
     import torch
 
     from mapet.api import tokenizer_report as findings
     from mapet.build.batches import chosen
-    from mapet.data.dataset import open_source
+    from mapet.data.dataset import open_dataset
     from mapet.tokenizers.health import Health
     from mapet.utils.io import replace_file, require_free
 
-    if o.limit is not None and o.limit < 1:
-        raise MapetError("--limit does not fit: it must be at least 1.")
+    if o.max_images is not None and o.max_images < 1:
+        raise MapetError("--max-images does not fit: it must be at least 1.")
     tokenizer = _loaded(folder, o.teacher_weights, o)
     out = Path(o.out) if o.out else folder / "inspect"
     require_apart(out, FOLDER=folder, data=data)
@@ -113,16 +113,16 @@ def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
     other = _loaded(Path(o.against), o.against_teacher_weights, o) if o.against else None
     if other is not None:
         _require_same_patches(tokenizer, other)
-    source = open_source(data)
-    seen = look(tokenizer, source, chosen(source, o.limit, o.seed), o)
+    source = open_dataset(data)
+    seen = look(tokenizer, source, chosen(source, o.max_images, o.seed), o)
     health = Health.of(seen.tokens, tokenizer.vocabulary)
     found = findings.subject(tokenizer, folder, source.name, health)
     found |= {"seed": o.seed} | findings.use(health) | findings.distance(seen.distortion)
     if source.classes:
-        labels = torch.tensor([source.label(place) for place in seen.places.tolist()])
+        labels = torch.tensor([source.label(place) for place in seen.indices.tolist()])
         found |= findings.labels(seen.tokens, labels, tokenizer.vocabulary, o.seed)
     if other is not None:
-        found |= findings.other(seen.tokens, look(other, source, seen.places, o).tokens, Path(str(o.against)), o.seed)
+        found |= findings.other(seen.tokens, look(other, source, seen.indices, o).tokens, Path(str(o.against)), o.seed)
     found |= findings.verdict(health)
     out.mkdir(parents=True, exist_ok=True)
     names = draw(tokenizer, source, seen, asked, out, o)
@@ -139,11 +139,11 @@ def _inspected(out: Path) -> bool:
         return False
 
 
-def look(tokenizer: "Tokenizer", source: "Source", places: "Tensor", o: Options) -> Seen:
-    """Tokens of all good pictures at ``places``, and how well each patch stands for its code.
+def look(tokenizer: "Tokenizer", source: "ImageDataset", indices: "Tensor", o: Options) -> Seen:
+    """Tokens of all good images at ``indices``, and how well each patch stands for its code.
 
     Raises:
-        MapetError: no good pictures, too many bad ones, or features that are not finite.
+        MapetError: no good images, too many bad ones, or features that are not finite.
     """
     import torch
 
@@ -151,32 +151,32 @@ def look(tokenizer: "Tokenizer", source: "Source", places: "Tensor", o: Options)
 
     distortion = None
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images, index in _batches(tokenizer, source, places, o):
+    for images, index in _batches(tokenizer, source, indices, o):
         tokens, rank, vectors = tokenizer.measure(images)
         if vectors is not None:
             distortion = distortion or Distortion()
             distortion.add(rank, vectors)
         found.append((index, tokens.int().cpu(), rank.float().cpu()))
     if not found:
-        raise MapetError(f"{source.name} gave no picture to look at: give others, or a --limit above 0.")
+        raise MapetError(f"{source.name} gave no image to look at: give others, or a --max-images above 0.")
     index, tokens, rank = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Seen(index, tokens, rank, distortion)
 
 
 def _batches(
-    tokenizer: "Tokenizer", source: "Source", places: "Tensor", o: Options
+    tokenizer: "Tokenizer", source: "ImageDataset", indices: "Tensor", o: Options
 ) -> "Iterator[tuple[Tensor, Tensor]]":
-    """Pictures (B, 3, H, W) float32 in [0, 1] on the device, and their places (B,)."""
+    """Images (B, 3, H, W) float32 in [0, 1] on the device, and their places (B,)."""
     from mapet.data.augment import to_float
     from mapet.data.loader import in_order
-    from mapet.data.unreadable import BadPictures
+    from mapet.data.unreadable import UnreadableImages
     from mapet.engine.distributed import pick_device, pick_workers
     from mapet.engine.progress import Meter
 
-    device, done, bad = pick_device(o.accelerator), 0, BadPictures(len(places), o.max_bad)
+    device, done, bad = pick_device(o.accelerator), 0, UnreadableImages(len(indices), o.max_bad_fraction)
     workers = pick_workers(o.workers, device)
-    with Meter("tokens", len(places)) as meter:
-        for batch in in_order(source, tokenizer.view, BATCH, workers=workers, bad=bad, places=places.tolist()):
+    with Meter("tokens", len(indices)) as meter:
+        for batch in in_order(source, tokenizer.view, BATCH, workers=workers, bad=bad, indices=indices.tolist()):
             yield to_float(batch.images, device), batch.index
             done += len(batch.index)
             if meter.due(done):
@@ -185,17 +185,19 @@ def _batches(
         say(f"note      {note}")
 
 
-def draw(tokenizer: "Tokenizer", source: "Source", seen: Seen, asked: list[int], out: Path, o: Options) -> list[str]:
+def draw(
+    tokenizer: "Tokenizer", source: "ImageDataset", seen: Seen, asked: list[int], out: Path, o: Options
+) -> list[str]:
     """Write the figures into ``out``, and return their names: codes, the first ``asked``; tokens; usage."""
     import torch
 
     from mapet.tokenizers.codebook import usage
-    from mapet.utils.rng import hashed
+    from mapet.utils.rng import random_bits
     from mapet.viz.codes import patch_rows, token_map, usage_histogram
 
     counts = usage(seen.tokens, tokenizer.vocabulary)
     left = counts.index_fill(0, torch.tensor(asked, dtype=torch.int64), 0).nonzero().flatten()
-    codes = asked + left[hashed(o.seed, CODES, left).argsort()[: o.codes]].sort().values.tolist()
+    codes = asked + left[random_bits(o.seed, CODES, left).argsort()[: o.codes]].sort().values.tolist()
     view = _enlarged(tokenizer)
     names = []
     if codes:
@@ -204,31 +206,31 @@ def draw(tokenizer: "Tokenizer", source: "Source", seen: Seen, asked: list[int],
             rows, tokenizer.grid, view.size, out / "codes.png", examples=EXAMPLES, reach=REACH, inches=INCHES
         )
         names.append(shown.name)
-    few = hashed(o.seed, PICTURES, seen.places).argsort()[:MAPS]
-    pictures = _pictures(source, view, seen.places[few])
-    names.append(token_map(pictures, seen.tokens[few], tokenizer.grid, out / "tokens.png", count=MAPS).name)
+    few = random_bits(o.seed, IMAGES, seen.indices).argsort()[:MAPS]
+    images = _images(source, view, seen.indices[few])
+    names.append(token_map(images, seen.tokens[few], tokenizer.grid, out / "tokens.png", count=MAPS).name)
     return [*names, usage_histogram(counts, out / "usage.png").name]
 
 
-def _row(source: "Source", view: "View", seen: Seen, code: int, patches: int) -> "Row":
-    """The patches that stand best for a code, one a picture."""
+def _row(source: "ImageDataset", view: "CenterCropResize", seen: Seen, code: int, patches: int) -> "Row":
+    """The patches that stand best for a code, one an image."""
     from mapet.tokenizers.health import nearest_patches
     from mapet.viz.codes import Row, code_label
 
     rows, patch = nearest_patches(seen.tokens, seen.rank, code, EXAMPLES)
-    return Row(code_label(code, patches), _pictures(source, view, seen.places[rows]), patch.tolist())
+    return Row(code_label(code, patches), _images(source, view, seen.indices[rows]), patch.tolist())
 
 
-def _pictures(source: "Source", view: "View", places: "Tensor") -> "NDArray[np.uint8]":
-    """(n, 3, H, W) of the pictures at ``places``, read again."""
+def _images(source: "ImageDataset", view: "CenterCropResize", indices: "Tensor") -> "NDArray[np.uint8]":
+    """(n, 3, H, W) of the images at ``indices``, read again."""
     import numpy as np
 
-    pixels = [np.asarray(view(source.read(place))).transpose(2, 0, 1) for place in places.tolist()]
+    pixels = [np.asarray(view(source.read(place))).transpose(2, 0, 1) for place in indices.tolist()]
     return np.stack(pixels) if pixels else np.empty((0, 3, *view.size), np.uint8)
 
 
-def _enlarged(tokenizer: "Tokenizer") -> "View":
-    """The tokenizer's crop with patches of at least ``PATCH`` pixels, so that large pictures are seen as such."""
+def _enlarged(tokenizer: "Tokenizer") -> "CenterCropResize":
+    """The tokenizer's crop with patches of at least ``PATCH`` pixels, so that large images are seen as such."""
     height, width = tokenizer.view.size
     factor = max(1, -(-PATCH * tokenizer.grid[0] // height))
     return tokenizer.view.at((factor * height, factor * width))

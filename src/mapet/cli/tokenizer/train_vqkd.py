@@ -7,28 +7,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.api.training import reopened, require_unchanged, teller, training_in
-from mapet.api.vqkd_inputs import build_objective, build_optim, build_pairs, look_ahead, require_same, start
+from mapet.api.vqkd_inputs import build_distill_batches, build_objective, build_optim, require_same, start, validate
 from mapet.cli.options import parse, positional, say, take
 from mapet.cli.pretrain import again, stoppable
-from mapet.config.recipe import Machine, read, save
-from mapet.config.vqkd import Training
+from mapet.config.recipe import Runtime, read, save
+from mapet.config.vqkd import VQKDRecipe
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import require_apart
 from mapet.utils.versions import versions
 
 if TYPE_CHECKING:
-    from mapet.build.vqkd import Pairs
+    from mapet.build.vqkd import DistillBatches
     from mapet.engine.run import Run
     from mapet.tokenizers.teacher import Features
     from mapet.tokenizers.vqkd_train import VQKDTraining
 
-ABOUT = """Train a VQ-KD tokenizer (BEiT v2) on the pictures DATA to say in codes what a teacher sees in them.
+ABOUT = """Train a VQ-KD tokenizer (BEiT v2) on the images DATA to say in codes what a teacher sees in them.
 
 The folder --out is a run's, and a tokenizer's when the training has ended.
 
 --resume OUT goes on with an interrupted run."""
 VERB = ("tokenizer", "train-vqkd")
-MEASURED = 10_000  # pictures on which the finished tokenizer is measured
+MEASURED = 10_000  # images on which the finished tokenizer is measured
 
 
 @dataclass(frozen=True)
@@ -39,45 +39,45 @@ class Options:
     """Folder for the run and the tokenizer; must be empty or absent."""
     overwrite: bool = False
     """Replace the run that is in the folder once this one trains; nothing but files of mapet is deleted."""
-    training: Training = field(default_factory=Training)
-    machine: Machine = field(default_factory=Machine)
+    training: VQKDRecipe = field(default_factory=VQKDRecipe)
+    runtime: Runtime = field(default_factory=Runtime)
 
 
 def command(arguments: list[str]) -> int:
     """Parse, train or go on, tell what came out."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        machine = _machine(folder, arguments)
-        return stoppable(lambda: resume(folder, machine), again(folder, machine, *VERB), Path(folder))
+        runtime = _machine(folder, arguments)
+        return stoppable(lambda: resume(folder, runtime), again(folder, runtime, *VERB), Path(folder))
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenizer train-vqkd DATA", ABOUT)
     data = [*words, *filter(None, [o.training.data])]
     if len(data) != 1 or not o.out:
-        raise MapetError("mapet tokenizer train-vqkd needs pictures and a folder: DATA --out FOLDER.")
+        raise MapetError("mapet tokenizer train-vqkd needs images and a folder: DATA --out FOLDER.")
     training = _anchored(replace(o.training, data=data[0]))
-    begin = partial(train, training, o.out, o.machine, overwrite=o.overwrite)
-    return stoppable(begin, again(o.out, o.machine, *VERB), Path(o.out))
+    begin = partial(train, training, o.out, o.runtime, overwrite=o.overwrite)
+    return stoppable(begin, again(o.out, o.runtime, *VERB), Path(o.out))
 
 
-def _anchored(t: Training) -> Training:
+def _anchored(t: VQKDRecipe) -> VQKDRecipe:
     """Paths made absolute, so that the run can go on from anywhere."""
     weights = t.teacher_weights and str(Path(t.teacher_weights).expanduser().absolute())
     data = t.data if t.data == "cifar10" else str(Path(t.data).expanduser().absolute())
     return replace(t, data=data, teacher_weights=weights)
 
 
-def _machine(folder: str, arguments: list[str]) -> Machine:
+def _machine(folder: str, arguments: list[str]) -> Runtime:
     """The machine settings to go on with; whatever else is given must be what the run was begun with."""
-    training = read(reopened(folder).recipe, Training)
+    training = read(reopened(folder).recipe, VQKDRecipe)
     o = parse(Options(training=training), arguments, "tokenizer train-vqkd", ABOUT)
     require_unchanged(folder, training, o.training)
-    return o.machine
+    return o.runtime
 
 
 def train(
-    training: Training,
+    training: VQKDRecipe,
     out: str | Path,
-    machine: Machine | None = None,
+    runtime: Runtime | None = None,
     *,
     overwrite: bool = False,
     say: Callable[[str], None] = say,
@@ -85,31 +85,31 @@ def train(
     """Train from nothing in the new folder ``out``, which ``load_tokenizer`` can read in the end.
 
     Raises:
-        MapetError: a folder in use, settings, pictures or a teacher that do not fit, or a loss that is no number.
+        MapetError: a folder in use, settings, images or a teacher that do not fit, or a loss that is no number.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
     """
     from mapet.engine.run import Run
 
-    machine = machine or Machine()
+    runtime = runtime or Runtime()
     require_apart(out, data=training.data, teacher=training.teacher, teacher_weights=training.teacher_weights)
-    teacher = look_ahead(training, machine)
+    teacher = validate(training, runtime)
     training = replace(training, teacher=teacher.source)  # a folder by its absolute path
     return _go(
-        Run(out), training, machine, teacher, say, lambda: save(training, Run.create(out, overwrite=overwrite).recipe)
+        Run(out), training, runtime, teacher, say, lambda: save(training, Run.create(out, overwrite=overwrite).recipe)
     )
 
 
-def resume(folder: str | Path, machine: Machine | None = None, *, say: Callable[[str], None] = say) -> "Run":
+def resume(folder: str | Path, runtime: Runtime | None = None, *, say: Callable[[str], None] = say) -> "Run":
     """Go on with the run in ``folder`` from its last checkpoint; raises as ``train``."""
-    run, machine = reopened(folder, say), machine or Machine()
-    training = read(run.recipe, Training)
-    return _go(run, training, machine, look_ahead(training, machine), say)
+    run, runtime = reopened(folder, say), runtime or Runtime()
+    training = read(run.recipe, VQKDRecipe)
+    return _go(run, training, runtime, validate(training, runtime), say)
 
 
 def _go(
     run: "Run",
-    t: Training,
-    machine: Machine,
+    t: VQKDRecipe,
+    runtime: Runtime,
     teacher: "Features",
     say: Callable[[str], None],
     begin: Callable[[], object] = lambda: None,
@@ -117,8 +117,8 @@ def _go(
     from mapet.engine.fit import fit
 
     tell = teller(run, say)
-    with training_in(run, machine, t.precision, begin) as fabric:
-        pairs = build_pairs(run, t, machine, teacher, fabric)
+    with training_in(run, runtime, t.precision, begin) as fabric:
+        pairs = build_distill_batches(run, t, runtime, teacher, fabric)
         objective = build_objective(t, teacher.width, fabric)
         _tell_plan(tell, t, pairs, objective)
         if fabric.is_global_zero:
@@ -132,10 +132,10 @@ def _go(
             fabric,
             run,
             seed=t.seed,
-            accumulate=machine.parts(t.batch_size),
-            save_every=machine.save_every,
-            compiled=machine.compile,
-            grad_checkpointing=machine.grad_checkpointing,
+            accumulate=runtime.parts(t.batch_size),
+            save_every=runtime.save_every,
+            compiled=runtime.compile,
+            grad_checkpointing=runtime.grad_checkpointing,
             label="vq-kd",
             describe=_figures,
         )
@@ -144,11 +144,11 @@ def _go(
         return run
 
 
-def _tell_plan(tell: Callable[[str], None], t: Training, pairs: "Pairs", objective: "VQKDTraining") -> None:
+def _tell_plan(tell: Callable[[str], None], t: VQKDRecipe, pairs: "DistillBatches", objective: "VQKDTraining") -> None:
     millions = sum(p.numel() for p in objective.parameters()) / 1e6
     (rows, columns), (height, width), teacher = t.grid, pairs.teacher.view.size, pairs.teacher
-    tell(f"data      {pairs.shuffled.source.name}: {len(pairs.shuffled.places):,} pictures")
-    patches = f"{rows} × {columns} patches of pictures of {height} × {width} pixels"
+    tell(f"data      {pairs.shuffled.source.name}: {len(pairs.shuffled.indices):,} images")
+    patches = f"{rows} × {columns} patches of images of {height} × {width} pixels"
     tell(f"teacher   {teacher.name}, {teacher.width} channels for {patches}")
     tell(f"model     vqkd, {millions:.1f} M parameters; {t.codes:,} codes of {t.code_dim}")
     tell(f"steps     {t.epochs} epochs × {pairs.steps_per_epoch} steps of {t.batch_size}, lr {t.peak:.2e}")
@@ -159,7 +159,7 @@ def _figures(recent: Mapping[str, float]) -> str:
     return f"loss {recent['loss']:.3f}  cosine {recent['cosine']:.3f}  {used}"
 
 
-def _finish(run: "Run", objective: "VQKDTraining", pairs: "Pairs", tell: Callable[[str], None]) -> None:
+def _finish(run: "Run", objective: "VQKDTraining", pairs: "DistillBatches", tell: Callable[[str], None]) -> None:
     """Measure the tokenizer and write it beside the run's files."""
     from mapet.build.vqkd import measure
 
@@ -174,5 +174,5 @@ def _finish(run: "Run", objective: "VQKDTraining", pairs: "Pairs", tell: Callabl
     }
     tokenizer.save(run.folder)
     health = f"{found['used']:,} of {tokenizer.vocabulary:,} codes used, perplexity {found['perplexity']:.0f}"
-    reached = f"{health}, cosine {found['cosine']:.3f} on {found['pictures']:,} pictures"
+    reached = f"{health}, cosine {found['cosine']:.3f} on {found['images']:,} images"
     tell(f"done      step {pairs.steps}: {reached} → {run.folder}")

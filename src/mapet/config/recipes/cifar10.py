@@ -6,12 +6,12 @@ from mapet.config.recipe import Model, Objective, Optimization, Recipe, Tokenize
 def quickstart() -> Recipe:
     """A few minutes of MaPeT on two CPU cores: ``mapet quickstart`` (the README tells what it gives).
 
-    8,000 pictures of 50,000, so that the teacher needs a minute and a half; 3 epochs of 250 steps of 32. Linear probe
+    8,000 images of 50,000, so that the teacher needs a minute and a half; 3 epochs of 250 steps of 32. Linear probe
     at least 8 points above the random start (three seeds, two CPU cores).
     """
     return Recipe(
         data="cifar10",
-        limit=8_000,
+        max_images=8_000,
         color_jitter=0.4,
         model=Model(
             model="custom",
@@ -24,13 +24,13 @@ def quickstart() -> Recipe:
             drop_path=0.0,
         ),
         objective=Objective(objective="mapet", mask_ratio=0.75),  # 48 of 64
-        tokenizer=Tokenizer(teacher="efficientnet_lite0", codes=512, samples=51_200, fit_pictures=2_000, iterations=10),
+        tokenizer=Tokenizer(teacher="efficientnet_lite0", codes=512, samples=51_200, fit_images=2_000, iterations=10),
         optimization=Optimization(epochs=3, batch_size=32, lr=2e-3, min_lr=1e-5, warmup_epochs=0.3, betas=(0.9, 0.98)),
     )
 
 
 def vit_tiny() -> Recipe:
-    """ViT-Ti/4 by MaPeT on all 50,000 pictures, 200 epochs: 50,000 / 256 = 195 steps an epoch, 39,000 in all.
+    """ViT-Ti/4 by MaPeT on all 50,000 images, 200 epochs: 50,000 / 256 = 195 steps an epoch, 39,000 in all.
 
     Made for one GPU; no accuracy stands here, because none was measured yet.
     """

@@ -6,7 +6,7 @@
         --devices 8 --tokenizer DALLE
 
 They are for repeating each method as its authors ran it; ``mapet compare`` puts the objectives under one setting. Crops
-are random, so that tokens are made as the pictures come, by the tokenizer that ``mapet tokenizer import`` has written:
+are random, so that tokens are made as the images come, by the tokenizer that ``mapet tokenizer import`` has written:
 DALL-E's for BEiT and CAE, VQ-KD for BEiT v2.
 
 All encoders start as this package's do, which is timm's way: MAE draws its linear layers Xavier-uniform, and CAE and

@@ -22,14 +22,14 @@ No accuracy stands here, because none was measured with this package yet.
 from collections.abc import Callable
 from dataclasses import replace
 
-from mapet.config.finetune import Augmentation, Tuning
+from mapet.config.finetune import Augmentation, FinetuneRecipe
 from mapet.config.recipe import Optimization
 from mapet.utils.errors import MapetError, nearest
 
 
-def vit_base() -> Tuning:
-    """ViT-B/16, 100 epochs: 1,281,167 pictures / 512 = 2,502 steps an epoch, 250,200 in all."""
-    return Tuning(
+def vit_base() -> FinetuneRecipe:
+    """ViT-B/16, 100 epochs: 1,281,167 images / 512 = 2,502 steps an epoch, 250,200 in all."""
+    return FinetuneRecipe(
         drop_path=0.1,
         layer_decay=0.65,
         crop_pct=0.9,
@@ -57,7 +57,7 @@ def vit_base() -> Tuning:
     )
 
 
-def vit_small() -> Tuning:
+def vit_small() -> FinetuneRecipe:
     """ViT-S/16, 200 epochs, 500,400 steps; else as ``vit_base``.
 
     Its published learning rate of 5e-3 is ten times the base model's and twenty times the tiny one's: most likely a
@@ -66,18 +66,18 @@ def vit_small() -> Tuning:
     return _changed(epochs=200, lr=5e-3)
 
 
-def vit_tiny() -> Tuning:
+def vit_tiny() -> FinetuneRecipe:
     """ViT-Ti/16, 300 epochs, 750,600 steps, without layer decay; else as ``vit_base``."""
     return replace(_changed(epochs=300, lr=2.5e-4), layer_decay=1.0)
 
 
-def cifar10() -> Tuning:
-    """An encoder of 32 × 32 pictures, 100 epochs: 50,000 / 256 = 195 steps an epoch, 19,500 in all.
+def cifar10() -> FinetuneRecipe:
+    """An encoder of 32 × 32 images, 100 epochs: 50,000 / 256 = 195 steps an epoch, 19,500 in all.
 
-    Milder than on ImageNet, as a crop of a few pixels shows nothing: at least a third of each picture, rectangles
+    Milder than on ImageNet, as a crop of a few pixels shows nothing: at least a third of each image, rectangles
     erased in a tenth of them, layer decay 0.75. No accuracy stands here, because none was measured yet.
     """
-    return Tuning(
+    return FinetuneRecipe(
         data="cifar10",
         layer_decay=0.75,
         augmentation=Augmentation(scale=(0.33, 1.0), reprob=0.1),
@@ -92,18 +92,18 @@ def cifar10() -> Tuning:
     )
 
 
-def _changed(*, epochs: int, lr: float) -> Tuning:
+def _changed(*, epochs: int, lr: float) -> FinetuneRecipe:
     base = vit_base()
     return replace(base, optimization=replace(base.optimization, epochs=epochs, lr=lr))
 
 
-def catalogue() -> dict[str, Callable[[], Tuning]]:
+def catalogue() -> dict[str, Callable[[], FinetuneRecipe]]:
     """All of them by their name on the command line."""
     sizes = {"tiny": vit_tiny, "small": vit_small, "base": vit_base}
     return {"cifar10-finetune": cifar10, **{f"in1k-finetune-vit-{size}": make for size, make in sizes.items()}}
 
 
-def find(name: str) -> Tuning:
+def find(name: str) -> FinetuneRecipe:
     """The fine-tuning of that name.
 
     Raises:

@@ -15,7 +15,7 @@ from mapet.config.recipe import Model, Objective, Optimization, Recipe
 
 
 def vit_base() -> Recipe:
-    """ViT-B/16 by MaPeT, 300 epochs: 1,281,167 pictures / 2048 = 625 steps an epoch, 187,500 in all."""
+    """ViT-B/16 by MaPeT, 300 epochs: 1,281,167 images / 2048 = 625 steps an epoch, 187,500 in all."""
     return Recipe(
         data="",
         color_jitter=0.4,
