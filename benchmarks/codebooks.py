@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mapet.api import tokenizer_report as findings
 from mapet.api.images import ImagePass
-from mapet.cli.tokenizer.inspect import Options, Seen, draw, look
+from mapet.api.inspect_tokenizer import Options, Seen, draw, look
 from mapet.config.recipe import Runtime
 from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.unreadable import UnreadableImages

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mapet.cli.pack import pack
+from mapet.api.pack import pack
 from mapet.data.crop import Crops
 from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.loader import Shuffled

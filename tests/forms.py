@@ -2,8 +2,8 @@
 
 import torch
 
+from mapet.api.export import export
 from mapet.build.pretrain import build_objective
-from mapet.cli.export import export
 from mapet.config.recipe import Model, save
 from mapet.engine.run import Run, prefixed
 

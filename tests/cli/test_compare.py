@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mapet.api.compare import trials as cells
+from mapet.api.evaluate import Probe
 from mapet.cli import main
-from mapet.cli.probe import Probe
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import fair, load, read
 from mapet.engine.run import Run, load_checkpoint

@@ -63,7 +63,7 @@ def inspect(place, monkeypatch, capsys):
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures, where the numbers are what is asked for."""
-    monkeypatch.setattr("mapet.cli.tokenizer.inspect.draw", lambda *_: [])
+    monkeypatch.setattr("mapet.api.inspect_tokenizer.draw", lambda *_: [])
 
 
 def found(folder):
@@ -120,7 +120,7 @@ def test_a_picture_s_tokens_tell_at_least_what_the_guesses_do(capsys):
 def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, monkeypatch):
     """Of 30 of the 48 images; shown at the tokenizer's own size, so that they can be tokenized again."""
     shown = []
-    monkeypatch.setattr("mapet.cli.tokenizer.inspect.PATCH", 1)
+    monkeypatch.setattr("mapet.api.inspect_tokenizer.PATCH", 1)
     monkeypatch.setattr("mapet.viz.codes.patch_rows", lambda rows, grid, size, out, **_: shown.extend(rows) or out)
     arguments = ("--max-images", "30", "--codes", "3", "--show", "7,2", "--out", "shown")
     assert inspect("book", "labelled", *arguments)[0] == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-import mapet.cli.pretrain as pretraining
+import mapet.api.pretrain as pretraining
 from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
 from mapet.interop.timm import load_export
@@ -272,10 +272,10 @@ def test_a_foreign_model_in_a_runs_folder_keeps_the_run(images, folder, made, ca
 
 
 FIRST = {
-    "pretrain": "mapet.cli.pretrain.pretrain_batches",
-    "finetune": "mapet.cli.finetune.finetune_batches",
-    "vqkd": "mapet.cli.tokenizer.train_vqkd.build_distill_batches",
-    "fit": "mapet.cli.tokenizer.fit.fit",
+    "pretrain": "mapet.api.pretrain.pretrain_batches",
+    "finetune": "mapet.api.finetune.finetune_batches",
+    "vqkd": "mapet.api.train_vqkd.build_distill_batches",
+    "fit": "mapet.api.fit_tokenizer.fit",
 }
 
 

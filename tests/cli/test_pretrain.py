@@ -129,14 +129,14 @@ def test_stopped_before_anything_is_there(images, tokens, tmp_path, monkeypatch,
         raise KeyboardInterrupt
 
     for place, said in (
-        ("look_ahead", "the same command"),
-        ("make_ready", f"mapet pretrain --resume {tmp_path / 'out'}"),
+        ("validate", "the same command"),
+        ("prepare_tokens", f"mapet pretrain --resume {tmp_path / 'out'}"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"mapet.cli.pretrain.{place}", stopped)
+            patch.setattr(f"mapet.api.pretrain.{place}", stopped)
             assert main(arguments(images, tokens, tmp_path / "out")) == 130
         assert f"go on with: {said}" in capsys.readouterr().out
-        assert (tmp_path / "out").exists() == (place == "make_ready")
+        assert (tmp_path / "out").exists() == (place == "prepare_tokens")
 
 
 def test_the_recipe_of_a_run_trains_the_same_again(whole, tmp_path):

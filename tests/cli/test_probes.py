@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from forms import MODEL, in_all_forms, randomised
+from mapet.api.export import export
 from mapet.build.finetune import begin, classifier_over
 from mapet.build.pretrain import build_objective, load_encoder
 from mapet.cli import main
-from mapet.cli.export import export
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import Recipe, save
 from mapet.engine.run import Run, prefixed
@@ -87,7 +87,7 @@ def test_the_best_layer_is_named(run, capsys):
 @pytest.mark.parametrize("options", [["linear", "--protocol", "beit"], ["attentive"], ["fewshot", "--shots", "2"]])
 def test_the_batch_of_features_does_not_matter(run, options, monkeypatch):
     assert probe(run, *options) == 0
-    monkeypatch.setattr("mapet.cli.probe.BATCH", 7)
+    monkeypatch.setattr("mapet.api.evaluate.BATCH", 7)
     assert probe(run, *options) == 0
     first, second = entries(run)
     for name in list(first)[5:]:
@@ -137,7 +137,7 @@ def test_labels_are_needed(images, run, tmp_path, capsys, verb):
 
 def test_room_is_counted_as_it_is_taken(run):
     """The refusal's number is the size of what would have been stored."""
-    from mapet.cli.probe import Probe, room
+    from mapet.api.evaluate import Probe, room
 
     encoder, _, _ = load_encoder(run)
     for pool in (*POOLS, *UNPOOLED):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mapet.api.tokenize import tokenize
 from mapet.build.batches import tokenized
 from mapet.cli import main
-from mapet.cli.tokenize import tokenize
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
 from mapet.data.dataset import open_dataset
 from mapet.data.unreadable import UnreadableImages, listed

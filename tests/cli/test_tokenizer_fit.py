@@ -9,8 +9,9 @@ import sys
 import pytest
 import torch
 
+from mapet.api.fit_tokenizer import fitting
 from mapet.cli import main
-from mapet.cli.tokenizer.fit import Options, fitting
+from mapet.cli.tokenizer.fit import Options
 from mapet.config.recipe import Recipe
 from mapet.tokenizers.codebook_fit import STARTS
 from mapet.tokenizers.tokenizer import load_tokenizer

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from mapet.cli import pack
+from mapet.api import pack
 from mapet.engine.distributed import Launched, first_process, launched, pick_workers, process_group, world
 from mapet.utils.errors import MapetError
 

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from forms import MODEL, in_all_forms, randomised
 from golden_numbers import FOLDER, Golden
 from mapet.api.encoders import load_start
+from mapet.api.export import export
 from mapet.build.finetune import FinetuneBatches, begin, classifier_over, load_classifier
 from mapet.build.pretrain import build_objective
-from mapet.cli.export import export
 from mapet.config.finetune import Augmentation, Backbone, FinetuneRecipe, protocol
 from mapet.config.recipe import Recipe, read, save, settings
 from mapet.config.recipes.finetune import catalogue

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mapet.api.tokenize import fit_codebook, tokenize
 from mapet.api.training import pin, require_batch
-from mapet.cli.tokenize import fit_codebook, tokenize
 from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.errors import MapetError
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.cli.options import say
+from mapet.utils.log import say
 
 if TYPE_CHECKING:
     from torch import Tensor

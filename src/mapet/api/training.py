@@ -5,9 +5,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.cli.options import say
 from mapet.config.recipe import Runtime, diff
 from mapet.utils.errors import MapetError
+from mapet.utils.log import say
 from mapet.utils.owned import RUN, is_aside, put_back
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.probe import Probe, asked, probed, report
+from mapet.api.evaluate import Probe, probed
+from mapet.cli.probe import asked, report
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.probe import Pooled, asked, check_pool, probed, report
+from mapet.api.evaluate import Pooled, check_pool, probed
+from mapet.cli.probe import asked, report
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
-from mapet.cli.probe import Probe, labelled_features
+from mapet.api.evaluate import Probe, labelled_features
 from mapet.config.recipe import Runtime
 
 if TYPE_CHECKING:
@@ -171,10 +171,10 @@ def tuned(t: "FinetuneRecipe", folder: Path, runtime: Runtime) -> "dict[str, Sco
     import json
 
     from mapet.api.compare.results_folder import follow
-    from mapet.cli.finetune import finetune, resume
-    from mapet.cli.options import silent
+    from mapet.api.finetune import finetune, resume
     from mapet.engine.run import Run
     from mapet.evals.score import Score
+    from mapet.utils.log import silent
 
     if Run(folder).recipe.is_file():
         follow(t, Run(folder))

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from mapet.api.compare.plan import Plan, Variant
-from mapet.cli.tokenize import fit_codebook, tokenize
+from mapet.api.tokenize import fit_codebook, tokenize
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
 from mapet.utils.io import replace_file
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from mapet.api.compare.evaluations import EVALUATIONS, Subject, tuned, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant
 from mapet.api.compare.results_folder import ResultsFolder, follow
-from mapet.cli.options import silent
 from mapet.config.recipe import Recipe, Runtime
+from mapet.utils.log import silent
 
 if TYPE_CHECKING:
     from mapet.engine.run import Run
@@ -88,7 +88,7 @@ def _train(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> 
 
 
 def _run(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> "Run":
-    from mapet.cli.pretrain import pretrain, resume
+    from mapet.api.pretrain import pretrain, resume
     from mapet.engine.run import Run
 
     folder, step = ledger.run(cell), cell.recipe.optimization.batch_size

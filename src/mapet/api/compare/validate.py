@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mapet.api.compare.evaluations import EVALUATIONS, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant, arms
 from mapet.api.encoders import DRAWN
-from mapet.cli.probe import Probe, room
+from mapet.api.evaluate import Probe, room
 from mapet.config.finetune import RANDOM
 from mapet.config.recipe import Runtime
 from mapet.utils.errors import MapetError

@@ -10,37 +10,20 @@ plain sample, as ``--start sample`` does here; the default, k-means++, starts lo
 really used there is not told.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.images import BATCH, LEDGER, ImagePass, require_apart
-from mapet.cli.options import parse, positional, say, silent
+from mapet.api.images import BATCH, ImagePass, require_apart
+from mapet.cli.options import parse, positional
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
-from mapet.engine.stages import Stages
 from mapet.utils.errors import MapetError
-from mapet.utils.io import require_free
-from mapet.utils.owned import (
-    A_TOKENIZER,
-    LISTS,
-    MARK,
-    TOKENIZERS,
-    drop,
-    is_marked,
-    mark,
-    put_aside,
-    put_back,
-    require_ours,
-)
-from mapet.utils.process_group import ProcessGroup
+from mapet.utils.log import say, silent
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mapet.tokenizers.codebook import Codebook
-    from mapet.tokenizers.codebook_fit import KMeansSettings
+    pass
+from mapet.api.fit_tokenizer import _begun, _require_free, fit
 
 ABOUT = """Fit a codebook: k-means over a frozen teacher's features of all patches.
 
@@ -101,26 +84,6 @@ def command(arguments: list[str]) -> int:
     return 0
 
 
-@contextmanager
-def _begun(out: Path) -> Iterator[None]:
-    """The folder to write into. The list of images that an earlier fit could not read is deleted after this one.
-
-    The method ``save`` replaces the tokenizer itself, once the new one is complete beside it.
-    """
-    put_back(out, LISTS)
-    mark(out, A_TOKENIZER)
-    if any(out.glob(f"{LEDGER}*")):
-        put_aside(out, LISTS)
-    try:
-        yield
-    except BaseException:
-        put_back(out, LISTS)
-        if [path.name for path in out.iterdir()] == [MARK]:
-            (out / MARK).unlink()
-        raise
-    drop(out)
-
-
 def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Runtime]:
     """The folder to write, the settings as a recipe, and the machine's."""
     data, *more = [*words, *([o.data] if o.data else [])] or [""]
@@ -144,112 +107,3 @@ def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Runtime]:
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, max_images=o.max_images, seed=o.seed, model=model, tokenizer=o.tokenizer)
     return out, recipe, Runtime(accelerator=o.accelerator, workers=o.workers, max_bad_fraction=o.max_bad_fraction)
-
-
-def _require_free(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that is not ours to write into."""
-    from mapet.tokenizers.tokenizer import FIELDS, NEXT, PART
-
-    if (there := (out / FIELDS).exists()) and not overwrite:
-        raise MapetError(f"{out} holds a tokenizer already: give another --out, or replace it with --overwrite.")
-    if there or is_marked(out, A_TOKENIZER):
-        require_ours(out, TOKENIZERS)
-    else:
-        require_free(out, (PART, NEXT, f"{MARK}.part"))
-
-
-def fit(
-    recipe: Recipe, images: ImagePass, folder: Path, *, grid: tuple[int, int], say: Callable[[str], None] = say
-) -> "Codebook":
-    """Fit the recipe's codebook on ``images`` and save it in ``folder``.
-
-    Raises:
-        MapetError: a teacher that cannot be had or cannot give the grid, too few or too many bad images, features
-            that are not finite, too little memory.
-    """
-    from mapet.engine.distributed import pick_device
-    from mapet.tokenizers.codebook import Codebook
-    from mapet.tokenizers.teacher import open_teacher
-
-    t, process_group, device = recipe.tokenizer, images.process_group, pick_device(images.runtime.accelerator)
-    weights = Path(t.teacher_weights) if t.teacher_weights else None
-    teacher = open_teacher(
-        t.teacher,
-        grid,
-        patch_size=recipe.model.patch_size,
-        stage=t.teacher_stage,
-        output=t.teacher_output,
-        weights=weights,
-    )
-    settings, indices = fitting(recipe), _some(images.indices, recipe)
-    length = grid[0] * grid[1]
-    gib = settings.footprint(len(indices) * length, teacher.width, process_group) / 2**30
-    held = f"{settings.held(len(indices) * length):,} features of {teacher.width} channels"
-    say(f"memory    at most {gib:.1f} GiB{' a process' * (process_group.count > 1)} beside the teacher: {held}")
-    with Stages(shown=process_group.leads) as stages:
-        book = Codebook.fit(
-            teacher,
-            lambda some: images.decoded(teacher.view, some),
-            indices,
-            settings,
-            device=device,
-            process_group=process_group,
-            progress=stages,
-        )
-    book.provenance["fit_images"] = t.fit_images
-    images.settle()
-    if process_group.leads:
-        book.save(folder)
-    process_group.wait()
-    say(describe(book))
-    say(f"fitted    {_figures(book, stages, process_group)}")
-    return book
-
-
-def fitting(recipe: Recipe) -> "KMeansSettings":
-    """The settings of k-means in a recipe."""
-    from mapet.tokenizers.codebook_fit import KMeansSettings
-
-    t = recipe.tokenizer
-    return KMeansSettings(
-        codes=t.codes,
-        samples=t.samples,
-        iterations=t.iterations,
-        restarts=t.restarts,
-        start=t.start,
-        metric=t.metric,
-        mode=t.mode,
-        precision=t.distances,
-        seed=recipe.seed,
-    )
-
-
-def describe(book: "Codebook") -> str:
-    """One line about a codebook."""
-    rows, columns = book.grid
-    even = f" (perplexity {book.provenance['perplexity']:.0f})" if "perplexity" in book.provenance else ""
-    return f"codebook  {book.vocabulary} codes{even} over {book.teacher.name} at {rows} × {columns} patches"
-
-
-def _some(indices: "Tensor", recipe: Recipe) -> "Tensor":
-    """The places of the images that the codebook is fitted on."""
-    from mapet.utils.rng import random_bits
-
-    count = recipe.tokenizer.fit_images or len(indices)
-    return indices[random_bits(recipe.seed, 1, indices).argsort(stable=True)[:count].sort().values]
-
-
-def _figures(book: "Codebook", stages: Stages, process_group: ProcessGroup) -> str:
-    """What the last line tells: the objective, the codes in use, the time, and the pace of all processes together."""
-    import torch
-
-    from mapet.engine.progress import clock
-
-    story, read, seconds = book.provenance, stages.done["features"], stages.seconds["features"]
-    whole = sum(stages.seconds.values())
-    if story["mode"] == "stream":
-        read, seconds = read + stages.done["k-means"] // (book.grid[0] * book.grid[1]), whole
-    pace = int(process_group.sum(torch.tensor([read]))) / max(seconds, 1e-9)
-    used = sum(count > 0 for count in story["counts"])
-    objective = f"objective {min(story['objective']):.5g}, {len(story['objective']) - 1} rounds"
-    return f"{objective}, {used:,} of {book.vocabulary:,} codes in use; {clock(whole)}, {pace:,.0f} images/s"
