@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mapet.api import pack
-from mapet.engine.distributed import Launched, first_process, launched, pick_workers, process_group, world
+from mapet.engine.distributed import pick_workers, process_group, world
 from mapet.utils.errors import MapetError
+from mapet.utils.process_group import Launched, first_process, launched
 
 STEP = {"STEP_NUM_TASKS": "4", "NTASKS": "4", "NTASKS_PER_NODE": "2", "NNODES": "2", "PROCID": "3", "LOCALID": "1"}
 STEP |= {"NODEID": "1", "JOB_ID": "7", "NODELIST": "n[1-2]"}

@@ -11,9 +11,10 @@ import torch
 from lightning_fabric import Fabric
 
 from mapet.engine import fit as loop
-from mapet.engine.distributed import first_process, joined
+from mapet.engine.distributed import joined
 from mapet.engine.fit import fit
 from mapet.engine.run import Run
+from mapet.utils.process_group import first_process
 from processes import crowd, finished
 from toy import Numbers, Toy, optim
 

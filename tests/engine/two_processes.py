@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from mapet.engine.distributed import first_process, joined
+from mapet.engine.distributed import joined
 from mapet.engine.fit import fit
 from mapet.engine.run import Run
+from mapet.utils.process_group import first_process
 from toy import Numbers, Toy, optim
 
 

@@ -57,8 +57,8 @@ def finetune(
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
     """
     from mapet.build.finetune import begin
-    from mapet.engine.distributed import first_process
     from mapet.engine.run import Run
+    from mapet.utils.process_group import first_process
 
     run, runtime = Run(out), runtime or Runtime()
     require_apart(out, data=t.data, FROM=t.start)

@@ -64,8 +64,8 @@ def pretrain(
         MapetError: a folder in use, settings, images or tokens that do not fit, or a loss that is no number.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
     """
-    from mapet.engine.distributed import first_process
     from mapet.engine.run import Run
+    from mapet.utils.process_group import first_process
 
     runtime, t = runtime or Runtime(), recipe.tokenizer
     require_apart(out, data=recipe.data, tokens=recipe.tokens, tokenizer=t.tokenizer)

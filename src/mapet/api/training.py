@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def teller(run: "Run", say: Callable[[str], None]) -> Callable[[str], None]:
     """Lines of the first process for the screen and the run's log."""
-    from mapet.engine.distributed import first_process
+    from mapet.utils.process_group import first_process
 
     def tell(line: str) -> None:
         if first_process():
@@ -40,8 +40,8 @@ def reopened(folder: str | Path, say: Callable[[str], None] = say) -> "Run":
     Raises:
         MapetError: no run, another process that trains there, or several processes before what was put aside.
     """
-    from mapet.engine.distributed import launched
     from mapet.engine.run import Run
+    from mapet.utils.process_group import launched
 
     run = Run(folder)
     if is_aside(run.folder):
@@ -69,7 +69,8 @@ def training_in(run: "Run", runtime: Runtime, precision: str, prepare: Callable[
         MapetError: another process trains there, or as ``world``.
         Undone: Ctrl-C came before the first step, and an earlier run has its place again.
     """
-    from mapet.engine.distributed import first_process, joined
+    from mapet.engine.distributed import joined
+    from mapet.utils.process_group import first_process
 
     leads = first_process()
     with run.alone() if leads else nullcontext(), _undone(run) if leads else nullcontext():

@@ -1,10 +1,13 @@
 """The command line: ``mapet VERB``. Nothing heavy is imported before a verb is known."""
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from mapet.utils.errors import MapetError, nearest
+from mapet.utils.log import log
 
 VERBS = {
     "quickstart": "CIFAR-10 from nothing to a pre-trained encoder and its numbers",
@@ -46,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mapet {versions(['mapet'])['mapet'] or 'from its source folder'}")
         return 0
     try:
-        return _run(arguments[0], arguments[1:])
+        with printing():
+            return _run(arguments[0], arguments[1:])
     except MapetError as error:
-        print(f"mapet: {error}", file=sys.stderr)
+        print(f"mapet: {error.option_text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mapet: interrupted; what was written already stays as it is.", file=sys.stderr)
@@ -64,6 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"mapet: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Print the log's lines on stdout."""
+    handler, level = logging.StreamHandler(sys.stdout), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _run(verb: str, arguments: list[str]) -> int:

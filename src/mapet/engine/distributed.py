@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import torch
 
 from mapet.engine.memory import keep_freed
 from mapet.utils.errors import MapetError
-from mapet.utils.process_group import ProcessGroup
+from mapet.utils.process_group import ProcessGroup, launched
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -29,35 +28,6 @@ class Stopped(Exception):
     def __init__(self, number: int, step: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
         self.number, self.step = number, step
-
-
-@dataclass(frozen=True)
-class Launched:
-    """This process among those that torchrun or srun started.
-
-    Attributes:
-        count: of them; 1 where there was no launcher.
-        rank: from 0.
-        local: rank on this node.
-    """
-
-    count: int = 1
-    rank: int = 0
-    local: int = 0
-
-
-def launched() -> Launched:
-    """What the launcher has told this process; torchrun comes first, as srun may have started it.
-
-    SLURM counts only where srun itself started this process: a shell inside an allocation, or a batch script, has most
-    of its variables too, and is one process.
-    """
-    if "WORLD_SIZE" in os.environ:
-        local = int(os.environ.get("LOCAL_RANK", 0))
-        return Launched(int(os.environ["WORLD_SIZE"]), int(os.environ.get("RANK", local)), local)
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        return Launched(*(int(os.environ[f"SLURM_{name}"]) for name in ("STEP_NUM_TASKS", "PROCID", "LOCALID")))
-    return Launched()
 
 
 def world(
@@ -210,11 +180,6 @@ def pick_workers(workers: int | None, device: torch.device) -> int:
     if workers is not None:
         return workers
     return 0 if device.type == "cpu" else min(8, cores())
-
-
-def first_process() -> bool:
-    """Whether this process is the one that writes; known before the processes have met."""
-    return launched().rank == 0
 
 
 @contextmanager

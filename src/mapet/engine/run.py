@@ -14,11 +14,13 @@ unreadable-images.txt   images that could not be read, if there were any
 
 import csv
 import json
+import logging
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,6 +30,7 @@ from mapet.engine.checkpoint import Checkpoint, exists, remove, write_file, writ
 from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
 from mapet.utils.lock import LOCK, Lock
+from mapet.utils.log import log
 from mapet.utils.owned import (
     A_RUN,
     ASIDE,
@@ -132,6 +135,16 @@ class Run:
         with self.log.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Append what is logged to ``log.txt``, with the time; on rank 0."""
+        handler = _LogFile(self)
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+
     @property
     def last(self) -> Path:
         """The last checkpoint: ``last.safetensors``, or the folder ``last``; the former where there is none yet."""
@@ -203,6 +216,18 @@ class Run:
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole[1:] if int(line.split(",", 1)[0]) <= step]
         replace_file(self.metrics, "".join([*whole[:1], *kept]))
+
+
+class _LogFile(logging.Handler):
+    """Writes records into a run's log, which need not exist yet."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(logging.INFO)
+        self.run = run
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append one line."""
+        self.run.write_log(record.getMessage())
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:

@@ -1,11 +1,23 @@
 """What a user is told when something of theirs does not fit: one line with the thing, the reason and the way out."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class MapetError(Exception):
-    """A mistake that the user can mend. The command line prints it as one line and ends with exit code 2."""
+    """A mistake that the user can correct. The command line prints it as one line and exits with code 2.
+
+    The text names settings as options, ``--max-images``. ``str`` gives the form for Python, ``max_images``.
+    """
+
+    def __str__(self) -> str:
+        return re.sub(r"(?<![\w-])--([a-z][\w-]*)", lambda option: option[1].replace("-", "_"), self.option_text)
+
+    @property
+    def option_text(self) -> str:
+        """The text for the command line."""
+        return super().__str__()
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

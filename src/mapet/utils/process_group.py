@@ -1,5 +1,6 @@
 """Processes that share one piece of work without gradients: each takes its part, and sums are agreed on."""
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,3 +57,37 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
+
+
+@dataclass(frozen=True)
+class Launched:
+    """This process among those that torchrun or srun started.
+
+    Attributes:
+        count: of them; 1 where there was no launcher.
+        rank: from 0.
+        local: rank on this node.
+    """
+
+    count: int = 1
+    rank: int = 0
+    local: int = 0
+
+
+def launched() -> Launched:
+    """This process among those of its launcher; torchrun comes first, as srun may have started it.
+
+    SLURM counts only where srun itself started this process: a shell inside an allocation, or a batch script, has most
+    of its variables too, and is one process.
+    """
+    if "WORLD_SIZE" in os.environ:
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        return Launched(int(os.environ["WORLD_SIZE"]), int(os.environ.get("RANK", local)), local)
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return Launched(*(int(os.environ[f"SLURM_{name}"]) for name in ("STEP_NUM_TASKS", "PROCID", "LOCALID")))
+    return Launched()
+
+
+def first_process() -> bool:
+    """Whether this is rank 0, the process that writes; known before the process group is initialised."""
+    return launched().rank == 0
