@@ -110,9 +110,9 @@ def _scratch(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -
 
 
 def _encoder(cell: Trial, ledger: ResultsFolder) -> "Encoder":
-    from mapet.build.pretrain import build_encoder, load_encoder
+    from mapet.build.pretrain import build_encoder, load_run_encoder
 
-    return build_encoder(cell.recipe) if cell.arm.method == "random" else load_encoder(ledger.run(cell))[0]
+    return build_encoder(cell.recipe) if cell.arm.method == "random" else load_run_encoder(ledger.run(cell))[0]
 
 
 def _measure_curve(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> None:
