@@ -11,8 +11,8 @@ from mapet.api import features as extraction
 from mapet.api.evaluate import evaluate
 from mapet.api.protocols import PROTOCOLS
 from mapet.cli import main
+from mapet.config.evaluate import POOLS, EvaluateSettings
 from mapet.config.recipe import Recipe
-from mapet.config.verbs import POOLS, EvaluateSettings
 from mapet.evals import features, fewshot, knn, linear
 from mapet.evals.score import Score
 from mapet.utils.errors import MapetError

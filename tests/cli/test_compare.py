@@ -15,9 +15,9 @@ import torch
 
 from mapet.api.compare import trials as cells
 from mapet.cli import main
+from mapet.config.evaluate import FeatureSettings
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import fair, load, read
-from mapet.config.verbs import FeatureSettings
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.lock import Lock
 from mapet.utils.rng import randint

@@ -138,7 +138,7 @@ def test_labels_are_needed(images, run, tmp_path, capsys, verb):
 def test_room_is_counted_as_it_is_taken(run):
     """The refusal's number is the size of what would have been stored."""
     from mapet.api.features import features_gib
-    from mapet.config.verbs import FeatureSettings
+    from mapet.config.evaluate import FeatureSettings
 
     encoder, _, _ = load_run_encoder(run)
     for pool in (*POOLS, *UNPOOLED):

@@ -21,8 +21,8 @@ from mapet.data.loader import Shuffled
 from mapet.data.policy import Policy
 from mapet.data.unreadable import UnreadableImages
 from mapet.engine.run import Run
-from mapet.evals.finetune import FineTuning, placed, rank_histogram
-from mapet.evals.score import place, share, tops
+from mapet.evals.finetune import FineTuning, rank_histogram, ranks_from_histogram
+from mapet.evals.score import rank_of_target, share, tops
 from mapet.interop.checkpoint import load_checkpoint_encoder
 from mapet.method.encoder import Classifier, Encoder
 from mapet.utils.errors import MapetError
@@ -79,7 +79,7 @@ def test_a_folder_of_a_fine_tuning_is_whole_without_from(forms, tmp_path):
     assert not torch.equal(fresh(IMAGES), model(IMAGES))
     export(run.folder, tmp_path / "export")
     assert torch.equal(started(tmp_path / "export")(IMAGES), model(IMAGES))
-    with pytest.raises(MapetError, match=r"5 classes, and the data have 3.*--fresh-head"):
+    with pytest.raises(MapetError, match=r"5 classes, and the data have 3.*fresh_head"):
         started(run.folder, classes=3)
     assert started(run.folder, classes=3, fresh_head=True)(IMAGES).shape == (3, 3)
 
@@ -121,7 +121,7 @@ def test_a_published_classifier_keeps_its_head():
     classes, heads = golden["logits"].shape[1], golden.config["num_heads"]
     model = started(path, classes=classes, heads=heads)
     torch.testing.assert_close(model(golden["images"]), golden["logits"], atol=2e-5, rtol=0)
-    with pytest.raises(MapetError, match="--fresh-head"):
+    with pytest.raises(MapetError, match="fresh_head"):
         started(path, classes=classes + 1, heads=heads)
 
 
@@ -133,11 +133,11 @@ def test_what_from_cannot_be(forms, tmp_path):
         (tmp_path / "absent", {}, f"does not exist: give {fits_none}"),
         (tmp_path / "empty", {}, f"holds neither a run nor an export: give {fits_none}"),
         (tmp_path / "other.pth", {}, "patch_embed"),
-        (forms["run"], {"model": "vit_tiny"}, "--model"),
-        (forms["run"], {"num_heads": 2}, "--num-heads"),
-        (forms["run"], {"image_size": 18}, "--image-size 18 does not fit"),
+        (forms["run"], {"model": "vit_tiny"}, "model is fixed by"),
+        (forms["run"], {"num_heads": 2}, "num_heads is fixed by"),
+        (forms["run"], {"image_size": 18}, "image_size 18 does not fit"),
         (forms["published.pth.tar"], {"num_heads": 3}, "3 heads"),
-        ("random", {}, "--model"),
+        ("random", {}, "needs model"),
     ):
         t = FinetuneRecipe(start=str(start), backbone=Backbone(**backbone))
         with pytest.raises(MapetError) as error:
@@ -146,7 +146,7 @@ def test_what_from_cannot_be(forms, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_an_export_of_other_pictures_is_refused(forms, tmp_path):
+def test_an_export_with_another_normalization_is_refused(forms, tmp_path):
     from mapet.build.pretrain import load_run_encoder
     from mapet.interop.timm import to_timm
 
@@ -177,16 +177,16 @@ def test_stochastic_depth_hangs_on_the_key():
     assert one == same != other
 
 
-def test_standings_count_places_and_add_up():
+def test_histograms_count_ranks_and_add_up():
     classifier = randomised(Classifier(16, 4, embed_dim=16, depth=1, num_heads=2, num_classes=7, drop_path_rate=0.9))
     images, labels = torch.randn(20, 3, 16, 16), torch.arange(20) % 7
     with torch.no_grad():
-        expected = place(classifier.eval()(images), labels)
+        expected = rank_of_target(classifier.eval()(images), labels)
     classifier.train()
     device = torch.device("cpu")
     parts = [rank_histogram(classifier, [(images[part], labels[part])], device) for part in (slice(0, 9), slice(9, 20))]
-    assert torch.equal(placed(sum(parts)), expected.sort().values)
-    assert tops(placed(sum(parts)), 7)["top1"] == share(int((expected == 0).sum()), 20)
+    assert torch.equal(ranks_from_histogram(sum(parts)), expected.sort().values)
+    assert tops(ranks_from_histogram(sum(parts)), 7)["top1"] == share(int((expected == 0).sum()), 20)
 
 
 def finetune_batches(images, rank=0, world=1, **mixing):

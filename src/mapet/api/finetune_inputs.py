@@ -108,12 +108,12 @@ def evaluate(classifier: "Classifier", t: FinetuneRecipe, runtime: Runtime, fabr
         MapetError: too many test images cannot be read.
     """
     from mapet.data.dataset import train_and_test
-    from mapet.evals.finetune import placed, rank_histogram
+    from mapet.evals.finetune import rank_histogram, ranks_from_histogram
     from mapet.evals.score import tops
 
     source = train_and_test(t.data)[1]
     counts = rank_histogram(classifier, _tests(source, classifier, t, runtime, fabric), fabric.device)
-    return tops(placed(fabric.all_reduce(counts, reduce_op="sum")), classifier.num_classes)
+    return tops(ranks_from_histogram(fabric.all_reduce(counts, reduce_op="sum")), classifier.num_classes)
 
 
 def _tests(

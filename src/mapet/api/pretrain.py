@@ -32,15 +32,17 @@ def anchored(recipe: Recipe) -> Recipe:
     return replace(recipe, data=data, tokens=absolute(recipe.tokens), tokenizer=t)
 
 
-def named_recipe(name: str | None) -> Recipe:
-    """A recipe by name or YAML file; the defaults without either."""
+def named_recipe(name: Recipe | str | Path | None) -> Recipe:
+    """A recipe by name or YAML file; the defaults for None."""
     if name is None:
         return Recipe()
-    if is_file(name):
+    if isinstance(name, Recipe):
+        return name
+    if is_file(str(name)):
         return load(name)
     from mapet.config.recipes import find
 
-    return find(name)
+    return find(str(name))
 
 
 def is_file(name: str | None) -> bool:

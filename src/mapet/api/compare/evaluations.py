@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mapet.api.compare.plan import Plan, Trial
 from mapet.api.features import Features
 from mapet.api.protocols import PROTOCOLS, Protocol
+from mapet.config.evaluate import EvaluateSettings, FeatureSettings
 from mapet.config.recipe import Runtime
-from mapet.config.verbs import EvaluateSettings, FeatureSettings
 
 if TYPE_CHECKING:
     from mapet.config.finetune import Backbone, FinetuneRecipe

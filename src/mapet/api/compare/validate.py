@@ -8,9 +8,9 @@ from mapet.api.compare.evaluations import EVALUATIONS, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant, arms
 from mapet.api.encoders import ARCHITECTURE
 from mapet.api.features import features_gib
+from mapet.config.evaluate import FeatureSettings
 from mapet.config.finetune import RANDOM
 from mapet.config.recipe import Runtime
-from mapet.config.verbs import FeatureSettings
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Settings of the verbs that have no recipe: one dataclass for each verb, or for each group of its options."""
+"""Settings of ``mapet evaluate``, in the groups that its protocols read."""
 
 from dataclasses import dataclass, field
 
