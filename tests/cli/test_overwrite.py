@@ -291,7 +291,7 @@ def test_what_fails_before_the_first_step_leaves_the_earlier_one(images, folder,
     monkeypatch.setattr(FIRST[name], fails)
     assert main(VERBS[name](images, out, "--seed", "1", "--overwrite")) == (130 if error.args == () else 2)
     if name in TRAINED and error.args == ():
-        assert "go on with: the same command" in capsys.readouterr().out
+        assert "resume with: the same command" in capsys.readouterr().out
     assert content(out) == before
     loadable(name, out)
 

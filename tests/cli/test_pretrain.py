@@ -135,7 +135,7 @@ def test_stopped_before_anything_is_there(images, tokens, tmp_path, monkeypatch,
         with monkeypatch.context() as patch:
             patch.setattr(f"mapet.api.pretrain.{place}", stopped)
             assert main(arguments(images, tokens, tmp_path / "out")) == 130
-        assert f"go on with: {said}" in capsys.readouterr().out
+        assert f"resume with: {said}" in capsys.readouterr().out
         assert (tmp_path / "out").exists() == (place == "prepare_tokens")
 
 

@@ -60,7 +60,8 @@ def quickstart(o: Options) -> None:
         Stopped: a signal came; calling again goes on.
     """
     from mapet.api.export import export
-    from mapet.api.pretrain import pretrain, resume
+    from mapet.api.pretrain import pretrain
+    from mapet.api.resume import resume
     from mapet.build.pretrain import build_encoder, load_encoder
     from mapet.engine.run import Run
     from mapet.interop.timm import loading_lines
@@ -71,7 +72,7 @@ def quickstart(o: Options) -> None:
     started = Run(folder).recipe.is_file()
     if started and load(Run(folder).recipe) != sized(o):
         raise MapetError(f"{folder} holds another run, or a quickstart with other settings: give another --out.")
-    run = resume(folder, runtime) if started else pretrain(sized(o), folder, runtime)
+    run = resume(folder, runtime=runtime) if started else pretrain(sized(o), folder, runtime=runtime)
     encoder, recipe, _ = load_encoder(folder)
     scores = {"random start": evaluate(build_encoder(recipe), recipe, o), "after MaPeT": evaluate(encoder, recipe, o)}
     figures(run, recipe)

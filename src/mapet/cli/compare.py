@@ -59,7 +59,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, train and measure, write."""
-    from mapet.cli.pretrain import again, stoppable
+    from mapet.cli.training import again, stoppable
 
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
@@ -74,7 +74,8 @@ def command(arguments: list[str]) -> int:
 
 def _asked(arguments: list[str]) -> tuple[Plan, Path, Runtime]:
     from mapet.api.finetune import named_tuning
-    from mapet.api.pretrain import anchored, is_file, named_recipe
+    from mapet.api.pretrain import anchored
+    from mapet.api.settings import is_file, named_recipe
     from mapet.api.tokenize import require_one_way
 
     varied, arguments = _all(arguments, "--vary")

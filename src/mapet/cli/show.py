@@ -26,7 +26,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, draw, count."""
-    from mapet.api.pretrain import named_recipe
+    from mapet.api.settings import named_recipe
 
     name, arguments = take(arguments, "--recipe")
     words, rest = positional(arguments, Options())

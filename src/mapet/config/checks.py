@@ -3,13 +3,14 @@
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from mapet.config.objectives import BUILT_IN, is_own, require_objective
 from mapet.utils.errors import MapetError, nearest
 
 if TYPE_CHECKING:
     from mapet.config.recipe import Recipe
 
 MODELS = ("vit_tiny", "vit_small", "vit_base", "vit_large", "custom")
-OBJECTIVES = ("mapet", "pet", "mim", "cae", "mae")
+OBJECTIVES = tuple(BUILT_IN)
 OWN = {  # settings of some objectives alone
     "groups": ("mapet", "pet"),
     "cls_layer": ("mapet", "pet", "mim"),
@@ -35,11 +36,11 @@ def check(recipe: "Recipe") -> None:
     Raises:
         MapetError: the setting, its value and what would do.
     """
+    require_objective(recipe.objective.objective)
     m, o, t, z = recipe.model, recipe.objective, recipe.tokenizer, recipe.optimization
     for option, value, names in (
         ("model", m.model, MODELS),
         ("pos-embed", m.pos_embed, POSITIONS),
-        ("objective", o.objective, OBJECTIVES),
         ("order", o.order, ORDERS),
         ("metric", t.metric, METRICS),
         ("start", t.start, STARTS),
@@ -97,9 +98,13 @@ def _objective_rules(recipe: "Recipe") -> list[tuple[str, bool, str]]:
     wide = width or (m.embed_dim if o.objective == "cae" else None) or 4
     return [
         *(
-            (name.replace("_", "-"), o.objective in owners or is_default, f"left out: it is for {' and '.join(owners)}")
+            (
+                name.replace("_", "-"),
+                o.objective in owners or is_default,
+                f"left out: it is for {' and '.join(owners)}",
+            )
             for name, owners in OWN.items()
-            for is_default in [getattr(o, name) == getattr(type(o), name)]
+            for is_default in [is_own(o.objective) or getattr(o, name) == getattr(type(o), name)]
         ),
         (
             "groups",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from mapet.config.checks import check
+from mapet.config.objectives import reads_tokens
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.io import replace_file
 
@@ -195,7 +196,7 @@ class Recipe:
     @property
     def reads_tokens(self) -> bool:
         """Whether the objective needs visual tokens."""
-        return self.objective.objective != "mae"
+        return reads_tokens(self.objective.objective)
 
     @property
     def lr(self) -> float:

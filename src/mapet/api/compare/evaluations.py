@@ -171,15 +171,18 @@ def tuned(t: "FinetuneRecipe", folder: Path, runtime: Runtime) -> "dict[str, Sco
     import json
 
     from mapet.api.compare.results_folder import follow
-    from mapet.api.finetune import finetune, resume
+    from mapet.api.finetune import finetune
+    from mapet.api.resume import resume
     from mapet.engine.run import Run
     from mapet.evals.score import Score
-    from mapet.utils.log import silent
+    from mapet.utils.log import quiet
 
     if Run(folder).recipe.is_file():
         follow(t, Run(folder))
-        run = resume(folder, runtime, say=silent)
+        with quiet():
+            run = resume(folder, runtime=runtime)
     else:
-        run = finetune(t, folder, runtime, say=silent)
+        with quiet():
+            run = finetune(recipe=t, out=folder, runtime=runtime)
     last: dict[str, Any] = json.loads((run.folder / "scores.json").read_text())[-1]
     return {name: Score(**score) for name, score in last.items() if isinstance(score, dict)}
