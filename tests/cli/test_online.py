@@ -184,7 +184,7 @@ def test_crops_and_tokenizer_survive_the_run_s_recipe(whole, tokenizer):
 
     recipe = load(Run(whole).recipe)
     assert (recipe.scale, recipe.ratio, recipe.hflip) == ((0.2, 1.0), (3 / 4, 4 / 3), 0.5)
-    assert recipe.tokenizer == Tokenizer(tokenizer=str(tokenizer))
+    assert recipe.tokenizer == Tokenizer(path=str(tokenizer))
     assert Recipe(scale=(0.2, 1.0)).varied
     assert Recipe(hflip=0.1).varied
     assert not Recipe().varied

@@ -128,14 +128,14 @@ def fitting(recipe: Recipe) -> "KMeansSettings":
 
     t = recipe.tokenizer
     return KMeansSettings(
-        codes=t.codes,
+        codes=t.vocab_size,
         samples=t.samples,
         iterations=t.iterations,
         restarts=t.restarts,
-        start=t.start,
+        start=t.kmeans_init,
         metric=t.metric,
-        mode=t.mode,
-        precision=t.distances,
+        mode=t.kmeans_mode,
+        precision=t.kmeans_precision,
         seed=recipe.seed,
     )
 

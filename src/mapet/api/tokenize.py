@@ -96,7 +96,7 @@ def _tokenizer(recipe: Recipe, out: Path, image_pass: ImagePass, say: Callable[[
     from mapet.data.decode import require_shown
     from mapet.tokenizers.tokenizer import load_tokenizer
 
-    own, named = out / "tokenizer", recipe.tokenizer.tokenizer
+    own, named = out / "tokenizer", recipe.tokenizer.path
     if not named and not _there(own, image_pass.process_group):
         fit(recipe, image_pass, own, grid=recipe.grid, say=say)
     folder = Path(named or own)
@@ -219,7 +219,7 @@ def _require_fitting(tokenizer: "AnyTokenizer", folder: Path, recipe: Recipe) ->
     from mapet.tokenizers.codebook import Codebook
     from mapet.tokenizers.timm_backbone import exported
 
-    if recipe.tokenizer.tokenizer or not isinstance(tokenizer, Codebook):
+    if recipe.tokenizer.path or not isinstance(tokenizer, Codebook):
         require_fitting(tokenizer, folder, recipe)
         return
     t, teacher, story = recipe.tokenizer, tokenizer.teacher, tokenizer.provenance

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mapet.api.images import BATCH, ImagePass, require_apart
 from mapet.cli.options import parse, positional
-from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
+from mapet.config.recipe import Accelerator, Model, Recipe, Runtime, Tokenizer
 from mapet.utils.errors import MapetError
 from mapet.utils.log import say, silent
 
@@ -57,7 +57,7 @@ class Options:
     """Of the sample and of k-means."""
     batch_size: int = BATCH
     """Images that the teacher sees at a time, in each process."""
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
     """auto, cpu, cuda or mps."""
     workers: int | None = None
     """Processes that decode images; None: up to 8 beside an accelerator, none on a CPU."""
@@ -92,7 +92,7 @@ def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Runtime]:
             "mapet tokenizer fit needs images (a folder, or cifar10) and a folder to write: "
             "mapet tokenizer fit DATA --out FOLDER."
         )
-    if o.tokenizer.tokenizer:
+    if o.tokenizer.path:
         raise MapetError("mapet tokenizer fit makes a tokenizer, so it takes no --tokenizer: use mapet tokenize.")
     if o.batch_size < 1 or min(o.grid or (1, 1)) < 1:
         raise MapetError("--batch-size and --grid must be at least 1.")
