@@ -20,7 +20,7 @@ SMALL = [*MODEL, "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "1", "
 @pytest.fixture(scope="module")
 def tokens(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized") / "tokens"
-    options = ["--teacher", "pixels", "--codes", "16", "--iterations", "2"]
+    options = ["--teacher", "pixels", "--vocab-size", "16", "--iterations", "2"]
     assert main(["tokenize", str(images), "--out", str(folder), *STUDENT, *options]) == 0
     return folder
 

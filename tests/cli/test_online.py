@@ -24,7 +24,7 @@ STUDENT = ["--image-size", "16", "--patch-size", "4"]
 MODEL = ["--model", "custom", "--embed-dim", "16", "--depth", "2", "--num-heads", "2", "--drop-path", "0.2", *STUDENT]
 SMALL = [*MODEL, "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "1", "--lr", "1e-3"]
 CROPS = ["--scale", "0.2", "1", "--hflip", "0.5"]
-FIT = ["--codes", "16", "--iterations", "2"]
+FIT = ["--vocab-size", "16", "--iterations", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def require_one_way(asked: Tokenizer, default: Tokenizer, **folders: str | None)
         folders: what is ready, by the option that names it; nothing is where none is given.
     """
     ready = next((option for option, folder in folders.items() if folder), None)
-    own = {"tokenizer", "teacher_weights"} if ready == "tokenizer" else {"tokenizer"}  # its teacher may need them
+    own = {"path", "teacher_weights"} if ready == "tokenizer" else {"path"}  # its teacher may need them
     if ready and (names := [name for name in diff(asked, default) if name not in own]):
         option = names[0].replace("_", "-")
         raise MapetError(

@@ -21,7 +21,7 @@ def refusal(error: ValidationError, kind: type, prefix: str = "") -> MapetError:
     """The error for the first thing that is wrong with settings of the class ``kind``; ``prefix`` comes before it."""
     first = error.errors(include_url=False)[0]
     place, value = first["loc"], first["input"]
-    if first["type"] == "unexpected_keyword_argument":
+    if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
         return MapetError(f"{prefix}{unknown(str(place[-1]), kind, tuple(map(str, place[:-1])))}")
     one = _field(kind, place)
     if one is None:
