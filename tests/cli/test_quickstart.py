@@ -9,4 +9,4 @@ def test_an_interrupted_quickstart_repeats_its_options(monkeypatch, capsys):
 
     monkeypatch.setattr("mapet.cli.quickstart.quickstart", interrupted)
     assert main(["quickstart", "--out", "a b", "--epochs", "0.5", "--max-images", "99"]) == 130
-    assert "go on with: mapet quickstart --out 'a b' --epochs 0.5 --max-images 99\n" in capsys.readouterr().out
+    assert "resume with: mapet quickstart --out 'a b' --epochs 0.5 --max-images 99\n" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import mapet
 from mapet.build.objectives import OBJECTIVES
 from mapet.cli import main
 from mapet.config import objectives as names
-from mapet.config.checks import OWN
+from mapet.config.recipe import OWNERS
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
@@ -19,7 +19,7 @@ from mapet.utils.errors import MapetError
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_objective.py"
 SMALL = {"model": "custom", "embed_dim": 16, "depth": 2, "num_heads": 2, "image_size": 16, "patch_size": 4}
 SMALL |= {"batch_size": 16, "epochs": 2, "warmup_epochs": 0, "accelerator": "cpu", "teacher": "pixels"}
-CODES = {"codes": 8, "iterations": 2}
+CODES = {"vocab_size": 8, "iterations": 2}
 
 
 def weights(run):
@@ -106,6 +106,6 @@ def test_what_stands_for_no_objective_is_refused(images, tmp_path, example, name
 
 def test_names_and_settings_are_those_of_the_configuration():
     assert {name: row.reads_tokens for name, row in OBJECTIVES.items()} == names.BUILT_IN
-    owners = {setting: tuple(name for name, row in OBJECTIVES.items() if setting in row.settings) for setting in OWN}
-    assert owners == OWN
-    assert {setting for row in OBJECTIVES.values() for setting in row.settings} == OWN.keys()
+    owners = {setting: tuple(name for name, row in OBJECTIVES.items() if setting in row.settings) for setting in OWNERS}
+    assert owners == OWNERS
+    assert {setting for row in OBJECTIVES.values() for setting in row.settings} == OWNERS.keys()

@@ -56,14 +56,14 @@ def finetune(
     from mapet.engine.run import Run
 
     t, runtime = combined(named_tuning(recipe), runtime, settings)
-    t = replace(t, start=str(source or t.start), data=str(data or t.data))
+    t = replace(t, init=str(source or t.init), data=str(data or t.data))
     require_given(
-        FROM=(t.start, "a run, an export folder, a checkpoint, or random"),
+        FROM=(t.init, "a run, an export folder, a checkpoint, or random"),
         data=(t.data, "a folder with one sub-folder per class, or cifar10"),
         out=(out, "a folder for the run"),
     )
     assert out is not None
-    require_apart(out, recipe=str(recipe) if is_file(recipe) else None, data=t.data, FROM=t.start)
+    require_apart(out, recipe=str(recipe) if is_file(recipe) else None, data=t.data, FROM=t.init)
     job = Finetuning(Run(out), anchored(t), runtime, evaluate_every)
     return run_training(job, new=True, overwrite=overwrite)
 
@@ -77,7 +77,7 @@ def named_tuning(name: FinetuneRecipe | str | Path | None) -> FinetuneRecipe:
 
 def anchored(t: FinetuneRecipe) -> FinetuneRecipe:
     """The recipe with absolute paths, so that the run can be resumed from any folder."""
-    return replace(t, start=absolute(t.start, RANDOM), data=absolute(t.data, "cifar10"))
+    return replace(t, init=absolute(t.init, RANDOM), data=absolute(t.data, "cifar10"))
 
 
 class Finetuning(Job[FinetuneRecipe]):

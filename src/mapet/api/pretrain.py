@@ -55,9 +55,9 @@ def pretrain(
     require_given(data=(wanted.data, "a folder of images, or cifar10"), out=(out, "a folder for the run"))
     assert out is not None
     require_apart(out, recipe=recipe if isinstance(recipe, str | Path) and Path(recipe).is_file() else None)
-    require_apart(out, data=wanted.data, tokens=wanted.tokens, tokenizer=t.tokenizer)
+    require_apart(out, data=wanted.data, tokens=wanted.tokens, tokenizer=t.path)
     require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
-    require_one_way(t, given.tokenizer, tokens=wanted.tokens, tokenizer=t.tokenizer)
+    require_one_way(t, given.tokenizer, tokens=wanted.tokens, tokenizer=t.path)
     return run_training(Pretraining(Run(out), anchored(wanted), runtime), new=True, overwrite=overwrite)
 
 
@@ -68,9 +68,9 @@ def anchored(recipe: Recipe) -> Recipe:
         recipe,
         data=absolute(recipe.data, "cifar10"),
         tokens=absolute(recipe.tokens),
-        tokenizer=absolute(t.tokenizer),
+        tokenizer=absolute(t.path),
         teacher_weights=absolute(t.teacher_weights),
-        objective=absolute_name(recipe.objective.objective),
+        objective=absolute_name(recipe.objective.name),
     )
 
 
@@ -101,7 +101,7 @@ class Pretraining(Job[Recipe]):
 
     def identity(self, batches: "PretrainBatches") -> dict[str, Any]:
         """Hashes of the tokenizer, and of the file of a user's own objective."""
-        code = file_hash(self.recipe.objective.objective)
+        code = file_hash(self.recipe.objective.name)
         return {"tokenizer": batches.tokens.tokenizer, **({} if code is None else {"objective": code})}
 
     def objective(self, batches: "PretrainBatches", fabric: "Fabric") -> "nn.Module":
@@ -116,10 +116,10 @@ class Pretraining(Job[Recipe]):
         from mapet.build.objectives import objective_type
 
         r, millions = self.recipe, sum(p.numel() for p in objective.parameters()) / 1e6
-        rows = objective_type(r.objective.objective).rows(objective)
+        rows = objective_type(r.objective.name).rows(objective)
         predicted = f"{r.num_masked} of {r.grid[0] * r.grid[1]} patches predicted, {rows}"
-        name = short_name(r.objective.objective)
-        return {"model": f"{r.model.model}, {millions:.1f} M parameters; {name}: {predicted}"}
+        name = short_name(r.objective.name)
+        return {"model": f"{r.model.name}, {millions:.1f} M parameters; {name}: {predicted}"}
 
     def optim(self, objective: "nn.Module", batches: "PretrainBatches") -> "Optim":
         """AdamW."""

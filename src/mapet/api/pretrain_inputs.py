@@ -30,7 +30,7 @@ def validate(recipe: Recipe, runtime: Runtime) -> None:
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.teacher import require_teacher
 
-    objective_type(recipe.objective.objective)
+    objective_type(recipe.objective.name)
     images, crops = open_images(recipe.data, recipe.max_images, recipe.seed, runtime), random_crops(recipe)
     require_batch(images.source, recipe.max_images, recipe.optimization.batch_size)
     require_shown(images.source, [student_view(recipe)], crops)
@@ -39,8 +39,8 @@ def validate(recipe: Recipe, runtime: Runtime) -> None:
         with_tokens(images, TokenStore.open(Path(recipe.tokens)), recipe)
     elif not recipe.reads_tokens:
         return
-    elif recipe.tokenizer.tokenizer:
-        require_shown(images.source, [_tokenizer(Path(recipe.tokenizer.tokenizer), recipe).view], crops)
+    elif recipe.tokenizer.path:
+        require_shown(images.source, [_tokenizer(Path(recipe.tokenizer.path), recipe).view], crops)
     elif runtime.processes > 1:
         raise MapetError(
             "Several processes need a ready tokenizer: run mapet tokenizer fit, then give its folder as --tokenizer; "
@@ -53,7 +53,7 @@ def validate(recipe: Recipe, runtime: Runtime) -> None:
 def prepare_tokens(run: "Run", recipe: Recipe, runtime: Runtime) -> None:
     """Make in the run's folder what the recipe does not name: its tokens, or with random crops a tokenizer."""
     own, done = run.folder / "tokenizer", run.folder / "tokens" / "complete"
-    if recipe.tokens or recipe.tokenizer.tokenizer or not recipe.reads_tokens:
+    if recipe.tokens or recipe.tokenizer.path or not recipe.reads_tokens:
         return
     if recipe.varied and not own.exists():
         fit_codebook(recipe, own, runtime, *_images(run, recipe, runtime))
@@ -84,8 +84,8 @@ def pretrain_batches(run: "Run", recipe: Recipe, runtime: Runtime, fabric: "Fabr
     images, view = _images(run, recipe, runtime), student_view(recipe)
     tokens: Tokens = NoTokens()
     second = view
-    if recipe.reads_tokens and (recipe.tokenizer.tokenizer or recipe.varied):
-        tokenizer = _tokenizer(Path(recipe.tokenizer.tokenizer or run.folder / "tokenizer"), recipe)
+    if recipe.reads_tokens and (recipe.tokenizer.path or recipe.varied):
+        tokenizer = _tokenizer(Path(recipe.tokenizer.path or run.folder / "tokenizer"), recipe)
         tokens, second = Online(tokenizer, fabric.device), tokenizer.view
         log.info(f"tokenizer {_tokenizer_line(tokenizer)}")
     elif recipe.reads_tokens or recipe.tokens:
@@ -94,8 +94,8 @@ def pretrain_batches(run: "Run", recipe: Recipe, runtime: Runtime, fabric: "Fabr
         tokens = Stored(store, images.source, images.indices) if recipe.reads_tokens else tokens
         if (made := store.extra.get("data")) not in (None, images.source.name):
             log.info(f"note      the tokens were made from {made}: their images must be the same")
-    if given := not recipe.reads_tokens and (recipe.tokens or recipe.tokenizer.tokenizer):
-        log.info(f"note      {recipe.objective.objective} reads no tokens: those of {given} are not used")
+    if given := not recipe.reads_tokens and (recipe.tokens or recipe.tokenizer.path):
+        log.info(f"note      {recipe.objective.name} reads no tokens: those of {given} are not used")
     shuffled = shuffled_images(
         images,
         (view, second),

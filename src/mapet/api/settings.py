@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mapet.config.flat import paths, updated
+from mapet.config.flat import diff, paths, updated
 from mapet.config.recipe import Recipe, Runtime, read
 from mapet.utils.errors import MapetError, nearest
 
@@ -53,8 +53,8 @@ def combined(recipe: R, runtime: Runtime | None, settings: dict[str, Any]) -> tu
 
 def changes(before: Any, after: Any) -> dict[str, Any]:
     """The settings in which ``after`` differs from ``before``, by flat names: ``updated(before, **changes)``."""
-    theirs, ours = _values(before), _values(after)
-    return {name: value for name, value in ours.items() if value != theirs[name]}
+    changed = diff(before, after)
+    return {name: changed[path][1] for name, path in paths(before).items() if path in changed}
 
 
 def absolute(path: P, *words: str) -> P:
@@ -79,8 +79,6 @@ def require_unchanged(folder: str | Path, before: Any, after: Any) -> None:
     Raises:
         MapetError: the first such setting, with both values.
     """
-    from mapet.config.recipe import diff
-
     for name, (was, wanted) in diff(before, after).items():
         if name == "data":
             raise MapetError(f"{folder} was begun with the images {was}: put them, or a link to them, there again.")
@@ -88,13 +86,3 @@ def require_unchanged(folder: str | Path, before: Any, after: Any) -> None:
             f"{folder} was begun with {name} = {was}, so it cannot be resumed with {wanted}: leave the option out, "
             "or begin a new run in another --out."
         )
-
-
-def _values(value: Any) -> dict[str, Any]:
-    found = {}
-    for name, dotted in paths(value).items():
-        inner = value
-        for part in dotted.split("."):
-            inner = getattr(inner, part)
-        found[name] = inner
-    return found

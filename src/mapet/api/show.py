@@ -11,11 +11,11 @@ def drawing(recipe: Recipe) -> str:
     from mapet.build.objectives import objective_type
 
     o, hidden = recipe.objective, max(2, round(recipe.objective.mask_ratio * SMALL))
-    legend, drawn = objective_type(o.objective).draw(o, SMALL, hidden)
+    legend, drawn = objective_type(o.name).draw(o, SMALL, hidden)
     if not drawn:
-        return f"{short_name(o.objective)}: {legend}"
+        return f"{short_name(o.name)}: {legend}"
     names = "0 = CLS, 3 = the order's third patch, ?3 = its mask token, ▶ predicts."
-    return f"{o.objective} on {SMALL} patches, {hidden} hidden; {legend}:\n{names}\n\n{drawn}"
+    return f"{o.name} on {SMALL} patches, {hidden} hidden; {legend}:\n{names}\n\n{drawn}"
 
 
 def cost(recipe: Recipe, vocabulary: int) -> str:
@@ -35,9 +35,9 @@ def cost(recipe: Recipe, vocabulary: int) -> str:
     side, length = recipe.model.image_size, encoder.length
     tokens = f"; its tokens {_bytes(2 * length)}" if recipe.reads_tokens else ""
     lines = {
-        "model": f"{recipe.model.model}, {parameters / 1e6:.2f} M parameters ({_bytes(parameters * 4)})",
+        "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters ({_bytes(parameters * 4)})",
         "patches": f"{length}, of which {recipe.num_masked} are predicted",
-        "rows": objective_type(recipe.objective.objective).rows(objective).replace(" rows", ""),
+        "rows": objective_type(recipe.objective.name).rows(objective).replace(" rows", ""),
         "forward": f"{forward:.3f} GMAC an image; the encoder alone {alone:.3f}",
         "training": f"{training:.3f} GMAC an image, forward and backward",
         "pixels": f"{_bytes(3 * side * side)} an image as uint8{tokens}",

@@ -106,7 +106,7 @@ class VQKDTrainingJob(Job[VQKDRecipe]):
         patches = f"{rows} × {columns} patches of images of {height} × {width} pixels"
         return {
             "teacher": f"{teacher.name}, {teacher.width} channels for {patches}",
-            "model": f"vqkd, {millions:.1f} M parameters; {t.codes:,} codes of {t.code_dim}",
+            "model": f"vqkd, {millions:.1f} M parameters; {t.vocab_size:,} codes of {t.code_dim}",
         }
 
     def initialize(self, objective: "VQKDTraining", batches: "DistillBatches") -> None:

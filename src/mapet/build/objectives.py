@@ -91,8 +91,8 @@ def objective_pattern(objective: Objective, length: int, num_masked: int) -> Pat
     with torch.device("cpu"):
         if objective.groups is not None:
             sizes = [len(part) for part in torch.arange(num_masked).tensor_split(min(num_masked, objective.groups))]
-            return reveal(length, sizes, fill=objective.objective == "mapet")
-        return {"mapet": mapet, "pet": pet, "mim": mim}[objective.objective](length, num_masked)
+            return reveal(length, sizes, fill=objective.name == "mapet")
+        return {"mapet": mapet, "pet": pet, "mim": mim}[objective.name](length, num_masked)
 
 
 def build_pattern(recipe: Recipe) -> Pattern:
@@ -111,7 +111,7 @@ def mae_decoder(recipe: Recipe) -> dict[str, int]:
     unit = lcm(4, heads)
     half = {"decoder_embed_dim": max(1, round(width / 2 / unit)) * unit, "decoder_depth": 1, "decoder_num_heads": heads}
     given = {name: getattr(o, name) for name in half}
-    return {**DECODERS.get(m.model, half), **{name: n for name, n in given.items() if n is not None}}
+    return {**DECODERS.get(m.name, half), **{name: n for name, n in given.items() if n is not None}}
 
 
 def objective_macs(objective: Any, training: bool = False) -> int:

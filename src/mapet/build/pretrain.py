@@ -21,7 +21,7 @@ def build_encoder(recipe: Recipe) -> Encoder:
     """The recipe's encoder, initialised from its seed: the same for every objective."""
     m = recipe.model
     custom = {"embed_dim": m.embed_dim, "depth": m.depth, "num_heads": m.num_heads}
-    size: dict[str, Any] = SIZES.get(m.model) or {name: n for name, n in custom.items() if n is not None}
+    size: dict[str, Any] = SIZES.get(m.name) or {name: n for name, n in custom.items() if n is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return Encoder(
@@ -39,7 +39,7 @@ def build_objective(recipe: Recipe, vocabulary: int) -> Any:
     encoder = build_encoder(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)
-        return objective_type(recipe.objective.objective).build(recipe, encoder, vocabulary)
+        return objective_type(recipe.objective.name).build(recipe, encoder, vocabulary)
 
 
 def build_optim(recipe: Recipe, objective: torch.nn.Module, batches: "Batches") -> Optim:

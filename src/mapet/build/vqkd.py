@@ -41,7 +41,7 @@ def build_objective(t: VQKDRecipe, width: int, fabric: "Fabric") -> VQKDTraining
             embed_dim=t.embed_dim,
             depth=t.depth,
             num_heads=t.num_heads,
-            codes=t.codes,
+            codes=t.vocab_size,
             code_dim=t.code_dim,
         )
         return VQKDTraining(

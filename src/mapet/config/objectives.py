@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from mapet.utils.errors import MapetError, nearest
+from mapet.utils.errors import MapetError, nearest, similar
 
 BUILT_IN = {"mapet": True, "pet": True, "mim": True, "cae": True, "mae": False}
 """Whether each reads visual tokens."""
@@ -35,8 +35,10 @@ def require_objective(name: str) -> None:
         MapetError: with the nearest name.
     """
     if name not in BUILT_IN and name not in _registered and _file(name) is None:
-        hint = nearest(name, [*BUILT_IN, *_registered])
-        raise MapetError(f'There is no objective "{name}" (one of your own would be file.py:Class).{hint}')
+        known = [*BUILT_IN, *_registered]
+        close = similar(name, known)
+        hint = f' Did you mean "{close}"?' if close else ""
+        raise MapetError(f'--objective must be one of {", ".join(known)}, or file.py:Class, got "{name}".{hint}')
 
 
 def is_own(name: str) -> bool:
