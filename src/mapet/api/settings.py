@@ -47,9 +47,8 @@ def combined(recipe: R, runtime: Runtime | None, settings: dict[str, Any]) -> tu
     known, own = paths(recipe), paths(runtime)
     if unknown := [name for name in settings if name not in known and name not in own]:
         raise MapetError(f'There is no setting "{unknown[0]}".{nearest(unknown[0], [*known, *own])}')
-    texts = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    of_recipe = {name: value for name, value in texts.items() if name not in own}
-    return updated(recipe, **of_recipe), updated(runtime, **{n: v for n, v in texts.items() if n in own})
+    of_recipe = {name: value for name, value in settings.items() if name not in own}
+    return updated(recipe, **of_recipe), updated(runtime, **{n: v for n, v in settings.items() if n in own})
 
 
 def changes(before: Any, after: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mapet.config.recipe import Interval, ModelName, Optimization, Positions, Training, require_intervals
-from mapet.config.setting import Below1, Count, Option, Rate, Share, settings
+from mapet.config.setting import Below1, Count, Option, PathText, Rate, Share, settings
 
 RANDOM = "random"
 AtMost1 = Annotated[float, Field(gt=0, le=1)]
@@ -86,9 +86,9 @@ class FinetuneRecipe(Training):
         MapetError: on creation: a setting that does not exist, or a value that is refused.
     """
 
-    init: Annotated[str, Option(old=("start",), common=True)] = ""
+    init: Annotated[PathText, Option(old=("start",), common=True)] = ""
     """FROM: a run or export folder, an official-format checkpoint, or random; may come first, without --init."""
-    data: Annotated[str, Option(common=True)] = ""
+    data: Annotated[PathText, Option(common=True)] = ""
     """Labelled images: a folder with one sub-folder per class, or cifar10."""
     fresh_head: bool = False
     """Draw the head anew where FROM has one."""

@@ -55,13 +55,15 @@ def with_settings(value: T, changes: dict[str, Any]) -> T:
     Raises:
         MapetError: a value that is refused.
     """
-    groups = dict[str, dict[str, Any]]()
-    for name, setting in changes.items():
-        owner, _, last = name.rpartition(".")
-        groups.setdefault(owner, {})[last] = setting
-    plain = groups.pop("", {})
-    inner = {owner: replace(getattr(value, owner), **own) for owner, own in groups.items()}
-    return replace(value, **plain, **inner)  # type: ignore[type-var]
+    plain, groups = dict[str, Any](), dict[str, dict[str, Any]]()
+    for dotted_name, setting in changes.items():
+        name, _, inner = dotted_name.partition(".")
+        if inner:
+            groups.setdefault(name, {})[inner] = setting
+        else:
+            plain[name] = setting
+    changed = {name: with_settings(getattr(value, name), own) for name, own in groups.items()}
+    return replace(value, **plain, **changed)  # type: ignore[type-var]
 
 
 def diff(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:

@@ -14,7 +14,7 @@ from mapet.config.file import read as read
 from mapet.config.file import save as save
 from mapet.config.flat import diff as diff
 from mapet.config.objectives import BUILT_IN, is_own, reads_tokens, require_objective
-from mapet.config.setting import Below1, Count, Option, Rate, Share, flag, option, require, settings, spoken
+from mapet.config.setting import Below1, Count, Option, PathText, Rate, Share, flag, option, require, settings, spoken
 
 ModelName = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"]
 Positions = Literal["learn", "sincos"]
@@ -129,15 +129,15 @@ OWNERS = {one.name: option(one).objectives for one in fields(Objective) if optio
 class Tokenizer:
     """How visual tokens are made, where no folder of ready ones is given."""
 
-    path: Annotated[str | None, Option("tokenizer", common=True)] = None
+    path: Annotated[PathText | None, Option("tokenizer", common=True)] = None
     """Folder of a ready tokenizer, asked as images come in pre-training. None: the next settings fit one."""
-    teacher: Annotated[str, Option(common=True)] = "efficientnet_lite0"
+    teacher: Annotated[PathText, Option(common=True)] = "efficientnet_lite0"
     """Frozen teacher: a timm model; efficientnet_lite0, which is installed; pixels; or an exported run's folder."""
     teacher_stage: int | None = None
     """Its feature stage, counted from 0; None: the last (for efficientnet_lite0 the one of stride 16)."""
     teacher_output: Literal["stage", "norm", "head"] = "stage"
     """What of the stage: stage, as it is; norm, after a transformer's final norm; head, after norm and head."""
-    teacher_weights: str | None = None
+    teacher_weights: PathText | None = None
     """A local file of the teacher's weights (.safetensors or .pth); None: those that timm publishes."""
     vocab_size: Annotated[int, Field(ge=2, le=65536), Option(old=("codes",), common=True)] = 8192
     """Centroids, that is the number of different tokens."""
@@ -193,7 +193,7 @@ class Optimization:
 class Training:
     """What every training has."""
 
-    data: Annotated[str, Option(common=True)] = ""
+    data: Annotated[PathText, Option(common=True)] = ""
     """A folder of images, nested in any way or packed by mapet pack, or cifar10."""
     max_images: Annotated[Count | None, Option(old=("limit",), common=True)] = None
     """Use only so many of the images, chosen at random; None: all."""
@@ -211,7 +211,7 @@ class Recipe(Training):
         MapetError: on creation: a setting that does not exist, or a value that is refused.
     """
 
-    tokens: Annotated[str | None, Option(common=True)] = None
+    tokens: Annotated[PathText | None, Option(common=True)] = None
     """Folder that mapet tokenize wrote; None: tokens are made in the run's folder by the tokenizer settings."""
     scale: Interval | None = None
     """Random resized crops of this share of the area, tokenized as they come; None: the whole centred square."""

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import Field as DataclassField
 from dataclasses import dataclass, field, is_dataclass
 from functools import wraps
+from os import PathLike, fspath
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_origin
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from mapet.utils.errors import MapetError
@@ -21,6 +22,7 @@ from mapet.utils.errors import MapetError
 T = TypeVar("T")
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+PathText = Annotated[str, BeforeValidator(lambda value: fspath(value) if isinstance(value, PathLike) else value)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

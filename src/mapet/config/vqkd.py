@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mapet.config.recipe import Betas, Interval, Training, require_intervals
-from mapet.config.setting import Count, Option, Rate, Share, require, settings
+from mapet.config.setting import Count, Option, PathText, Rate, Share, require, settings
 
 
 @settings
@@ -16,7 +16,7 @@ class VQKDRecipe(Training):
         MapetError: on creation: a setting that does not exist, or a value that is refused.
     """
 
-    teacher: Annotated[str, Option(common=True)] = "efficientnet_lite0"
+    teacher: Annotated[PathText, Option(common=True)] = "efficientnet_lite0"
     """Frozen teacher: a timm model's name; efficientnet_lite0, whose weights are installed already; pixels; or the
     folder of a run that was exported for timm."""
     teacher_stage: int | None = None
@@ -24,7 +24,7 @@ class VQKDRecipe(Training):
     teacher_output: Literal["stage", "norm", "head"] = "stage"
     """What of the stage: stage, as it is; norm, after a transformer's final norm; head, after norm and head (published:
     head, of CLIP's ViT-B/16)."""
-    teacher_weights: str | None = None
+    teacher_weights: PathText | None = None
     """A local file of the teacher's weights (.safetensors or .pth); None: those that timm publishes."""
     vocab_size: Annotated[int, Field(ge=2, le=65536), Option(old=("codes",), common=True)] = 8192
     """Number of different tokens."""
