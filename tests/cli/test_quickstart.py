@@ -20,7 +20,7 @@ def test_an_interrupted_quickstart_repeats_its_options(monkeypatch, capsys):
 
     monkeypatch.setattr("mapet.api.quickstart.quickstart", interrupted)
     assert main(["quickstart", "--out", "a b", "--epochs", "0.5", "--max-images", "99"]) == 130
-    assert "go on with: mapet quickstart --out 'a b' --epochs 0.5 --max-images 99\n" in capsys.readouterr().out
+    assert "resume with: mapet quickstart --out 'a b' --epochs 0.5 --max-images 99\n" in capsys.readouterr().out
 
 
 def test_the_result_holds_scores_figures_and_an_export(images, tmp_path, monkeypatch, capsys):
@@ -30,7 +30,7 @@ def test_the_result_holds_scores_figures_and_an_export(images, tmp_path, monkeyp
     recipe = Recipe(
         data=str(tmp_path / "images"),
         model=MODEL,
-        tokenizer=Tokenizer(teacher="pixels", codes=8, samples=64, iterations=2),
+        tokenizer=Tokenizer(teacher="pixels", vocab_size=8, samples=64, iterations=2),
         optimization=Optimization(epochs=1, batch_size=12, warmup_epochs=0),
     )
     monkeypatch.setattr("mapet.api.quickstart.quickstart_recipe", lambda settings: recipe)

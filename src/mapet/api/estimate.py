@@ -5,7 +5,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from mapet.api.pretrain import named_recipe
+from mapet.api.settings import named_recipe
 from mapet.config.estimate import EstimateSettings
 from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
@@ -13,9 +13,6 @@ from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
     from mapet.api.benchmark.rates import Rates
-    from mapet.method.cae import CAE
-    from mapet.method.mae import MAE
-    from mapet.method.predict import TokenPrediction
 
 CIFAR10 = 50_000  # training images
 
@@ -70,20 +67,24 @@ def estimate(
     if not s.has_rate:
         raise MapetError("An estimate needs to know how fast a device is: give --bench, --measure or --tflops.")
     with torch.device("meta"):
-        objective = build_objective(r, r.tokenizer.codes)
+        objective = build_objective(r, r.tokenizer.vocab_size)
     batch_size = r.optimization.batch_size
     steps = steps_in(r.optimization.epochs, _images(r, s), batch_size)
     seconds, source = _seconds_per_step(r, objective, -(-batch_size // s.devices), s)
     return Estimate(steps, seconds, batch_size, s.devices, source)
 
 
-def _seconds_per_step(
-    recipe: Recipe, objective: "TokenPrediction | CAE | MAE", share: int, s: EstimateSettings
-) -> tuple[float, str]:
+def _seconds_per_step(recipe: Recipe, objective: Any, share: int, s: EstimateSettings) -> tuple[float, str]:
     """Seconds of a step with ``share`` images on one device, and where the number is from."""
-    if s.tflops is not None:
-        return 2 * objective.macs(training=True) * share / (s.tflops * 1e12), f"at {s.tflops:g} TFLOP/s per device"
     from mapet.api.benchmark.predict import parts
+    from mapet.build.objectives import objective_macs
+
+    if s.tflops is not None:
+        return 2 * objective_macs(objective, True) * share / (s.tflops * 1e12), f"at {s.tflops:g} TFLOP/s per device"
+    if not hasattr(objective, "work"):
+        raise MapetError(
+            f"--bench and --measure need a built-in objective, not {recipe.objective.name}: give --tflops."
+        )
 
     rates, source = _rates(recipe, objective.encoder.embed_dim, s)
     seconds = parts(objective, share, rates)

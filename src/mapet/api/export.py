@@ -96,7 +96,7 @@ def _notes(found: LoadedEncoder) -> dict[str, Any]:
     if isinstance(found.recipe, Recipe):
         o = found.recipe.objective
         return {
-            "objective": o.objective,
+            "objective": o.name,
             "mask ratio": o.mask_ratio,
             "data": found.recipe.data,
             "steps": found.step,

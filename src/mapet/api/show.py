@@ -1,17 +1,12 @@
 """Show a recipe: its attention pattern as text, and what it costs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mapet.api.pretrain import named_recipe
+from mapet.api.settings import named_recipe
 from mapet.config.flat import updated
+from mapet.config.objectives import short_name
 from mapet.config.recipe import Recipe
-
-if TYPE_CHECKING:
-    from mapet.method.cae import CAE
-    from mapet.method.mae import MAE
-    from mapet.method.predict import TokenPrediction
-
 
 SMALL = 6  # patches of the drawing
 
@@ -32,67 +27,36 @@ def show(recipe: Recipe | str | Path | None = None, **changes: Any) -> str:
 
 def drawing(recipe: Recipe) -> str:
     """The recipe's rows on six patches; those of a whole image would not fit a screen."""
+    from mapet.build.objectives import objective_type
+
     o, num_masked = recipe.objective, max(2, round(recipe.objective.mask_ratio * SMALL))
-    about = f"{o.objective} on {SMALL} patches, {num_masked} masked; "
+    legend, drawn = objective_type(o.name).draw(o, SMALL, num_masked)
+    if not drawn:
+        return f"{short_name(o.name)}: {legend}"
     names = "0 = CLS, 3 = the order's third patch, ?3 = its mask token, ▶ predicts."
-    if o.objective in PARTS:
-        given, later = range(1 + SMALL - num_masked), range(1 + SMALL - num_masked, 1 + SMALL)
-        return f"{about}in each part every row reads every row:\n{names}\n\n{PARTS[o.objective](given, later)}"
-    from mapet.build.pretrain import objective_pattern
-
-    return f"{about}a line is a row, ■ a row that it reads:\n{names}\n\n{objective_pattern(o, SMALL, num_masked)}"
-
-
-def _mae(visible: range, masked: range) -> str:
-    seen, predicted = " ".join(map(str, visible)), " ".join(f"▶?{index}" for index in masked)
-    return f"encoder    {seen}\ndecoder    {seen} {predicted}"
-
-
-def _cae(visible: range, masked: range) -> str:
-    seen, later = " ".join(map(str, visible)), " ".join(map(str, masked))
-    masks, reads = " ".join(f"?{index}" for index in masked), " ".join(map(str, visible[1:]))
-    return (
-        f"encoder    {seen}\n"
-        f"teacher    0 {later}, without gradient: the target of the regressor\n"
-        f"regressor  {masks}, reading {reads} too\n"
-        f"decoder    {masks.replace('?', '▶?')}"
-    )
-
-
-PARTS = {"mae": _mae, "cae": _cae}
-
-
-def rows(objective: "TokenPrediction | CAE | MAE") -> str:
-    """The rows that each part of the objective computes for an image."""
-    from mapet.method.cae import CAE
-    from mapet.method.mae import MAE
-
-    length = objective.encoder.length
-    if isinstance(objective, MAE):
-        return f"{objective.context} rows encoded, {1 + length} decoded"
-    if isinstance(objective, CAE):
-        return f"{objective.context} rows encoded, {1 + length - objective.context} regressed and decoded"
-    return f"{objective.pattern.rows} rows"
+    return f"{o.name} on {SMALL} patches, {num_masked} masked; {legend}:\n{names}\n\n{drawn}"
 
 
 def cost(recipe: Recipe) -> str:
     """Rows, multiply-accumulates and bytes of one image under the recipe."""
     import torch
 
+    from mapet.build.objectives import objective_macs, objective_type
     from mapet.build.pretrain import build_objective
     from mapet.method.cost import macs
     from mapet.method.predict import TokenPrediction
 
     with torch.device("meta"):
-        objective = build_objective(recipe, recipe.tokenizer.codes)
+        objective = build_objective(recipe, recipe.tokenizer.vocab_size)
     parameters, encoder = sum(p.numel() for p in objective.parameters()), objective.encoder
-    forward, training, alone = objective.macs() / 1e9, objective.macs(training=True) / 1e9, macs(encoder) / 1e9
+    alone = macs(encoder) / 1e9
+    forward, training = (objective_macs(objective, training) / 1e9 for training in (False, True))
     side, length = recipe.model.image_size, encoder.length
     tokens = f"; its tokens {_bytes(2 * length)}" if recipe.reads_tokens else ""
     lines = {
-        "model": f"{recipe.model.model}, {parameters / 1e6:.2f} M parameters ({_bytes(parameters * 4)})",
+        "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters ({_bytes(parameters * 4)})",
         "patches": f"{length}, of which {recipe.num_masked} are predicted",
-        "rows": rows(objective).replace(" rows", ""),
+        "rows": objective_type(recipe.objective.name).rows(objective).replace(" rows", ""),
         "forward": f"{forward:.3f} GMAC per image; the encoder alone {alone:.3f}",
         "training": f"{training:.3f} GMAC per image, forward and backward",
         "pixels": f"{_bytes(3 * side * side)} per image as uint8{tokens}",

@@ -18,7 +18,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, run, print."""
-    from mapet.cli.pretrain import stoppable
+    from mapet.cli.training import stoppable
 
     o = parse(Options(), arguments, "quickstart", "CIFAR-10 from nothing to a pre-trained encoder and its scores.")
     return stoppable(lambda: _run(o), shlex.join(["mapet", "quickstart", "--out", o.out, *changed(o.settings)]))

@@ -21,7 +21,7 @@ class Options:
 def command(arguments: list[str]) -> int:
     """Parse, draw, estimate, print."""
     from mapet.api.estimate import estimate
-    from mapet.api.pretrain import named_recipe
+    from mapet.api.settings import named_recipe
     from mapet.api.show import show
 
     name, arguments = take(arguments, "--recipe")

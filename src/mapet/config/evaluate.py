@@ -1,90 +1,76 @@
 """Settings of ``mapet evaluate``, in the groups that its protocols read."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated, Literal
 
-from mapet.utils.errors import MapetError, nearest
+from pydantic import Field
 
-POOLS = ("avg", "token", "avg+token")
+from mapet.config.recipe import Accelerator
+from mapet.config.setting import Count, Share, settings
+
+Workers = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Pool = Literal["avg", "token", "avg+token"]
+AtLeast2 = Annotated[int, Field(ge=2)]
 
 
-@dataclass(frozen=True)
+@settings
 class FeatureSettings:
     """Which images are encoded, and how."""
 
-    max_images: int | None = None
+    max_images: Count | None = None
     """Use only this many training images, drawn by the run's seed, or by seed 0 if FROM is not a run; None: all."""
     random: bool = False
     """Evaluate the encoder of a pre-training run as it was before training."""
-    num_heads: int | None = None
+    num_heads: Count | None = None
     """Attention heads of a checkpoint file, which does not tell them; None: width / 64."""
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
     """auto, cpu, cuda or mps."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that decode images; None: up to 8 with an accelerator, none on a CPU."""
-    max_bad_fraction: float = 0.01
-    """Largest share of images that may be unreadable."""
-    cache_gib: float = 16.0
+    max_bad_fraction: Share = 0.01
+    """Largest fraction of images that may be unreadable."""
+    cache_gib: Positive = 16.0
     """GiB that the features of all images may take."""
 
-    def __post_init__(self) -> None:
-        _require("max-images", self.max_images, self.max_images is None or self.max_images >= 1, ">= 1")
-        _require("workers", self.workers, self.workers is None or self.workers >= 0, ">= 0")
-        _require("max-bad-fraction", self.max_bad_fraction, 0 <= self.max_bad_fraction <= 1, "in 0 … 1")
-        _require("cache-gib", self.cache_gib, self.cache_gib > 0, "> 0")
 
-
-@dataclass(frozen=True)
+@settings
 class PoolSettings:
     """Which vector stands for an image."""
 
-    pool: str = "avg"
+    pool: Pool = "avg"
     """Features: avg (mean of patches), token (class token) or avg+token (both, concatenated)."""
 
-    def __post_init__(self) -> None:
-        if self.pool not in POOLS:
-            raise MapetError(f'There is no pool "{self.pool}".{nearest(self.pool, POOLS)}')
 
-
-@dataclass(frozen=True)
+@settings
 class KNNSettings:
     """Weighted k-nearest-neighbour classification."""
 
-    k: int = 20
+    k: Count = 20
     """Neighbours that vote."""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """T of a neighbour's weight exp(cosine / T)."""
 
-    def __post_init__(self) -> None:
-        _require("k", self.k, self.k >= 1, ">= 1")
-        _require("temperature", self.temperature, self.temperature > 0, "> 0")
 
-
-@dataclass(frozen=True)
+@settings
 class AttentiveSettings:
     """The attentive probe."""
 
-    batch_size: int | None = None
+    batch_size: AtLeast2 | None = None
     """Images per step; None: 1024, or all if there are fewer."""
 
-    def __post_init__(self) -> None:
-        _require("batch-size", self.batch_size, self.batch_size is None or self.batch_size >= 2, ">= 2")
 
-
-@dataclass(frozen=True)
+@settings
 class FewshotSettings:
     """Classification from few labelled images."""
 
-    shots: tuple[int, ...] = (1, 5, 10)
+    shots: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 5, 10)
     """Labelled images of each class; one result for each number."""
-    draws: int = 5
+    draws: AtLeast2 = 5
     """Repetitions with other labelled images."""
 
-    def __post_init__(self) -> None:
-        _require("shots", list(self.shots), bool(self.shots) and min(self.shots) >= 1, ">= 1")
-        _require("draws", self.draws, self.draws >= 2, ">= 2, as one draw has no interval")
 
-
-@dataclass(frozen=True)
+@settings
 class EvaluateSettings:
     """How frozen features are evaluated. A setting that none of the protocols reads is refused."""
 
@@ -95,8 +81,3 @@ class EvaluateSettings:
     knn: KNNSettings = field(default_factory=KNNSettings)
     attentive: AttentiveSettings = field(default_factory=AttentiveSettings)
     fewshot: FewshotSettings = field(default_factory=FewshotSettings)
-
-
-def _require(option: str, value: object, fits: bool, bound: str) -> None:
-    if not fits:
-        raise MapetError(f"--{option} must be {bound}, got {value}.")

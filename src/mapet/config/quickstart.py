@@ -1,24 +1,22 @@
 """Settings of ``mapet quickstart``."""
 
-from dataclasses import dataclass
+from typing import Annotated
 
-from mapet.utils.errors import MapetError
+from pydantic import Field
+
+from mapet.config.recipe import Accelerator
+from mapet.config.setting import Count, settings
 
 
-@dataclass(frozen=True)
+@settings
 class QuickstartSettings:
-    """What of the quickstart can be changed; None: sized to the machine."""
+    """What of the quickstart can be changed."""
 
-    epochs: float | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the images; None: sized to the machine."""
-    max_images: int | None = None
+    max_images: Count | None = None
     """Images to pre-train on; None: sized to the machine."""
     seed: int = 0
     """Random seed."""
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
     """auto, cpu, cuda or mps."""
-
-    def __post_init__(self) -> None:
-        for option, value in (("epochs", self.epochs), ("max-images", self.max_images)):
-            if value is not None and value <= 0:
-                raise MapetError(f"--{option} must be > 0, got {value}.")
