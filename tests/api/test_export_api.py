@@ -57,9 +57,9 @@ def test_a_run_has_a_folder_for_its_exports_and_others_need_one(forms):
     with pytest.raises(MapetError, match="already holds an export"):
         export(forms["tuned"])
     assert export(forms["tuned"], overwrite=True) == forms["tuned"] / "export" / "timm"
-    with pytest.raises(MapetError, match="^out is missing: FROM is the export"):
+    with pytest.raises(MapetError, match=r"^out is missing: FROM is the export"):
         export(forms["export"])
     with pytest.raises(MapetError, match='Did you mean "timm"'):
         export(forms["run"], to="tim")
-    with pytest.raises(MapetError, match="^FROM .* is out"):
+    with pytest.raises(MapetError, match=r"^FROM .* is out"):
         export(forms["export"], forms["export"], overwrite=True)

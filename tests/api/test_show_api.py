@@ -23,6 +23,7 @@ def test_an_estimate_follows_from_its_steps():
     assert found.hours == pytest.approx(found.steps * found.seconds_per_step / 3600)
     assert estimate(Recipe(), images=25_600, tflops=10, devices=4).hours == pytest.approx(found.hours / 4)
     assert estimate(Recipe(), images=25_600, tflops=20).hours == pytest.approx(found.hours / 2)
+    assert estimate(images=25_600, tflops=10, epochs=30).steps == 3_000
     assert f"hours      {found.hours:.3g} on 1 device: 30,000 steps of 256" in str(found)
 
 

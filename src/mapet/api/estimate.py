@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.settings import named_recipe
 from mapet.config.estimate import EstimateSettings
-from mapet.config.flat import updated
+from mapet.config.flat import paths, updated
 from mapet.config.recipe import Recipe
 from mapet.utils.errors import MapetError
 
@@ -53,7 +53,7 @@ def estimate(
     Args:
         recipe: a value, a name or a YAML file; None: the default recipe.
         settings: by default ``EstimateSettings()``; one of bench, measure and tflops must be set.
-        changes: settings by flat names, as ``tflops=100`` or ``devices=8``.
+        changes: settings of either by flat names, as ``tflops=100``, ``devices=8`` or ``epochs=50``.
 
     Raises:
         MapetError: settings that do not fit, rates that cannot be read, or an unknown number of images.
@@ -63,7 +63,8 @@ def estimate(
     from mapet.build.pretrain import build_objective
     from mapet.data.loader import steps_in
 
-    r, s = named_recipe(recipe), updated(settings or EstimateSettings(), **changes)
+    own = {name: changes.pop(name) for name in paths(EstimateSettings) if name in changes}
+    r, s = updated(named_recipe(recipe), **changes), updated(settings or EstimateSettings(), **own)
     if not s.has_rate:
         raise MapetError("An estimate needs to know how fast a device is: give --bench, --measure or --tflops.")
     with torch.device("meta"):
