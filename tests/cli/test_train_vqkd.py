@@ -13,7 +13,15 @@ from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.tokenizer import load_tokenizer
 
-SIZES = {"vocab-size": 32, "code-dim": 8, "image-size": 16, "patch-size": 4, "embed-dim": 16, "depth": 1, "num-heads": 2}
+SIZES = {
+    "vocab-size": 32,
+    "code-dim": 8,
+    "image-size": 16,
+    "patch-size": 4,
+    "embed-dim": 16,
+    "depth": 1,
+    "num-heads": 2,
+}
 STEPS = {"decoder-depth": 1, "batch-size": 8, "epochs": 3, "warmup-epochs": 1, "lr": 2e-3, "decay": 0.9, "restart": 0.3}
 SMALL = [f"--{name}={value}" for name, value in {**SIZES, **STEPS, "accelerator": "cpu"}.items()]
 
