@@ -17,7 +17,7 @@ KINDS = {"objective": "pre-training", "backbone": "fine-tuning", "commitment": "
 
 def resume(
     folder: str | Path, *, runtime: Runtime | None = None, evaluate_every: int | None = None, **settings: Any
-) -> "Run | None":
+) -> "Run":
     """Continue what was interrupted in ``folder``: a pre-training, a fine-tuning, a VQ-KD training or a comparison.
 
     A training continues from its last checkpoint and ends as if it had not been interrupted.
@@ -29,7 +29,7 @@ def resume(
         settings: of ``runtime``, by the names of the command line's options.
 
     Returns:
-        The run; None for a comparison.
+        The run; of a comparison what ``compare`` returns.
 
     Raises:
         MapetError: nothing that can be resumed, or as the function that began it.
@@ -40,8 +40,8 @@ def resume(
         from mapet.api.compare.plan import Plan
         from mapet.api.compare.run import compare
 
-        compare(read(folder / COMPARISON, Plan), folder, runtime)
-        return None
+        comparison: Any = compare(read(folder / COMPARISON, Plan), folder, runtime)  # type: ignore[func-returns-value]
+        return comparison
     run = reopened(folder)
     kind = kind_of(run)
     if evaluate_every is not None and kind != "fine-tuning":

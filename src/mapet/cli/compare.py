@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mapet.api.compare.plan import Plan
 from mapet.cli.options import listed, parse, positional, take
+from mapet.config.objectives import absolute_name
 from mapet.config.recipe import OWNERS, Recipe, Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import require_apart
@@ -95,7 +96,7 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Runtime]:
     ready = {"tokens": o.recipe.tokens, "tokenizer": t.path, "tokenizers": o.tokenizers}
     require_one_way(t, recipe.tokenizer, **ready)
     plan = Plan(
-        objectives=listed(o.objectives),
+        objectives=tuple(map(absolute_name, listed(o.objectives))),
         baselines=listed(o.baselines),
         seeds=o.seeds,
         evaluate=listed(o.evaluate),
