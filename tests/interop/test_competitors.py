@@ -114,7 +114,7 @@ def test_cae_outputs(case):
     guess, answer = model.latents(images, order)
     close(guess, golden["latent_predicted"])
     close(answer, golden["latent_target"])
-    close(model.decode(guess, order), golden["logits"])
+    close(model.head(model.decode(guess, order)), golden["logits"])
     assert not answer.requires_grad
 
 
@@ -139,7 +139,7 @@ def test_mae_outputs():
     images, order = golden["images"], golden["order"]
     close(model.latents(images, order), golden["latent"])
     patches = order[:, model.context :] - 1
-    close(model.pixels(images, order), gather_rows(golden["pred"], patches))
+    close(model.predict_pixels(images, order), gather_rows(golden["pred"], patches))
     assert torch.equal(torch.zeros_like(golden["mask"]).scatter_(1, patches, 1.0), golden["mask"])
     raw = load(golden, load_mae, normalize_pixels=False)
     close(raw.target(images, order), gather_rows(golden["target_patches"], patches), 0)
@@ -193,7 +193,7 @@ def test_mae_is_transformers(normalized):
     images, noise = torch.randn(3, 2, 20, 20), torch.rand(3, 25)
     order = F.pad(noise.argsort(dim=1) + 1, (1, 0))
     expected = theirs(images, noise=noise)
-    close(ours.pixels(images, order), gather_rows(expected.logits, order[:, 11:] - 1))
+    close(ours.predict_pixels(images, order), gather_rows(expected.logits, order[:, 11:] - 1))
     loss = ours(images, None, order)["loss"]
     close(loss, expected.loss, LOSS)
     loss.backward()
