@@ -1,4 +1,4 @@
-"""What makes a step cheaper leaves its figures and gradients alone, for every objective."""
+"""Recomputation and compilation change neither losses nor gradients, for every objective."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def batch(step):
 
 
 def held(objective, step):
-    """Figures, gradients and the bytes that the forward pass keeps for the backward pass."""
+    """Losses, gradients, and bytes that the forward pass saves for the backward pass."""
     kept = {}
 
     def keep(tensor):
@@ -50,7 +50,7 @@ def held(objective, step):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_recomputed_blocks_give_the_same_bits_and_hold_less(kind):
+def test_recomputation_is_bit_identical_and_saves_memory(kind):
     plain, thrifty = built(kind), built(kind)
     names = list(thrifty.state_dict())
     recompute(thrifty)
@@ -64,8 +64,8 @@ def test_recomputed_blocks_give_the_same_bits_and_hold_less(kind):
 
 @pytest.mark.parametrize("thrifty", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_graph_serves_every_step(kind, thrifty):
-    """No break in it (``fullgraph``), and none but the first step is compiled."""
+def test_every_step_uses_one_graph(kind, thrifty):
+    """No graph break (``fullgraph``), and only the first step compiles."""
     torch._dynamo.reset()
     plain, objective, counter = built(kind), built(kind), CompileCounter()
     if thrifty:
@@ -79,8 +79,8 @@ def test_one_graph_serves_every_step(kind, thrifty):
 
 
 @pytest.mark.parametrize("kind", ["mapet", "mae"])
-def test_compiled_gradients_are_the_plain_ones_under_bfloat16(kind, tmp_path):
-    """Forward and backward pass as one traced graph each; in a process of its own, as its threads let none fork."""
+def test_compiled_gradients_equal_eager_ones_under_bfloat16(kind, tmp_path):
+    """Forward and backward as one graph each; in a separate process, as its threads would prevent later forks."""
 
     def work():
         plain, objective = built(kind), built(kind)
