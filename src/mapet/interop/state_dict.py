@@ -52,7 +52,7 @@ def join_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Join separate attention parameters into timm's ``attn.qkv``: query, key and value rows, in this sequence.
 
     MaPeT publishes ``attn.q`` and ``attn.kv``. BEiT and CAE publish ``attn.qkv.weight`` with ``attn.q_bias`` and
-    ``attn.v_bias``: keys have no bias, as it would not change the softmax, so zeros take its place.
+    ``attn.v_bias``: keys have no bias, as it would not change the softmax; theirs becomes 0.
 
     Raises:
         MapetError: the partner of a tensor is missing.

@@ -31,15 +31,14 @@ def to_timm(
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads.
+    """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads, atomically.
 
-    timm's ``forward_features`` then equals ``Encoder.forward``. The folder is written atomically.
+    timm's ``forward_features`` then equals ``Encoder.forward``.
 
     Args:
         encoder: the encoder; a ``Classifier`` is exported with its head.
         folder: output folder; it and its parents are created.
-        mean: per-channel mean that training subtracted, for pixels in [0, 1].
-        std: per-channel standard deviation that training divided by.
+        mean, std: per-channel statistics by which training normalised pixels in [0, 1].
         interpolation: interpolation of the evaluation transform, by timm's name.
         crop_pct: share of the shorter side that the evaluation transform crops.
         notes: training settings, shown in the model card.
@@ -62,13 +61,17 @@ def to_timm(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         new = Path(scratch) / target.name
         new.mkdir()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-        (new / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt", **AN_EXPORT}))
+        (new / WEIGHTS).write_bytes(_safetensors(encoder))
         config = json.dumps(_config(encoder, mean, std, interpolation, crop_pct), indent=2)
         (new / CONFIG).write_text(config + "\n", encoding="utf-8")
         (new / CARD).write_text(_card(encoder, Path(folder), notes or {}), encoding="utf-8")
         _swap(new, target)
     return Path(folder)
+
+
+def _safetensors(encoder: Encoder) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    return save(tensors, metadata={"format": "pt", **AN_EXPORT})
 
 
 def _check_writable(folder: Path, overwrite: bool) -> None:

@@ -1,21 +1,24 @@
-"""Attention patterns: which row of the transformer attends to which, for every objective, by one rule.
+"""Attention patterns: which row of the transformer reads which, for every objective, by one rule.
 
-Sort the positions of each image by its order (``order.py``). CLS and the context patches have time 0; the masked
-patches are revealed in groups 1, 2, …; the *time* of a position is its group. The transformer runs over three kinds of
-rows, each with a *clock*:
+Sort the positions of each image by its order (``order.py``), CLS first. A transformer whose position embeddings are
+added to its rows is permutation-equivariant, so sorting changes no result, and the attention mask of every objective
+becomes one constant matrix for all images.
+
+CLS and the context patches have time 0; the masked patches are revealed in groups 1, 2, …; the *time* of a position is
+its group. The transformer runs over three kinds of rows, each with a *clock*:
 
     content      the patch itself              clock = its time
     placeholder  mask token + position         clock = 0
     query        mask token + position         clock = its time − 1, never read by other rows
 
 Rule: a row with clock c reads, for every position, its freshest row no later than c: the content if time ≤ c, else the
-placeholder (if the objective has placeholders). Rows are laid out by index in the order, so the attention mask is one
-constant matrix for all images. Nothing leaks, by induction over layers: a row only reads rows whose clock is at most
-its own.
+placeholder (if the objective has placeholders). Nothing leaks, by induction over layers: a row only reads rows whose
+clock is at most its own.
 
-    MIM    reveal(L, [m], fill=True)        all masked patches at once (BEiT, arXiv 2106.08254)
-    PeT    reveal(L, [1] * m, fill=False)   one at a time, later positions unknown (as XLNet, arXiv 1906.08237)
-    MaPeT  reveal(L, [1] * m, fill=True)    one at a time, every position known (arXiv 2306.07346, section 3)
+                                                                                   rows for L = 196, m = 147
+    MIM    reveal(L, [m], fill=True)        all masked patches at once (BEiT, arXiv 2106.08254)               197
+    PeT    reveal(L, [1] * m, fill=False)   one at a time, later positions unknown (XLNet, arXiv 1906.08237)  343
+    MaPeT  reveal(L, [1] * m, fill=True)    one at a time, all positions known (arXiv 2306.07346, section 3)  489
 
 Rows that no prediction needs are not computed: the content of the last group, and the queries of the first group, which
 equal its placeholders and serve as both.
