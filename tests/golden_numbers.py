@@ -1,4 +1,4 @@
-"""What reference implementations answered on tiny random models; see the README beside the files."""
+"""Outputs of reference implementations on tiny random models; see ``golden/README.md``."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 class Golden:
-    """One case: ``.config``, ``.weights`` and the arrays as tensors by name."""
+    """One case: ``config``, ``weights``, and arrays as tensors by name."""
 
     def __init__(self, case: str) -> None:
         self.arrays = np.load(FOLDER / f"{case}.npz")

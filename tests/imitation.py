@@ -1,4 +1,4 @@
-"""An imitation of a GPU: shapes, dtypes and devices of what a step computes, without a number."""
+"""A fake GPU: shapes, dtypes and devices of what a step computes, without values."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ MODEL = Model("custom", embed_dim=32, depth=12, num_heads=2, image_size=SIDE, pa
 
 
 class Gpu(TorchDispatchMode):
-    """While it lasts, "cuda" is an imitation; ``copies`` to and from it are noted, ``waits`` are those that block."""
+    """Inside this context, "cuda" is fake; records ``copies`` to and from it, and ``waits``, those that block."""
 
     def __init__(self, monkeypatch):
         super().__init__()
@@ -28,7 +28,7 @@ class Gpu(TorchDispatchMode):
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: self.pinned(tensor))
 
     def pinned(self, tensor):
-        """A copy that knows that it is pinned."""
+        """A copy marked as pinned."""
         assert tensor.device.type == "cpu"
         copy = self.fake.from_tensor(tensor.detach().clone())
         copy.is_pinned_here = True
@@ -48,7 +48,7 @@ class Gpu(TorchDispatchMode):
         given, made = (
             [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor)] for tree in ((args, kwargs), result)
         )
-        # A CPU's scalar goes into a kernel as an argument, unless it is copied.
+        # A CPU scalar is passed to a kernel as an argument, unless it is copied.
         cpu = [x for x in given + made if x.device.type == "cpu" and (x.dim() or "copy" in str(operation))]
         if cpu and any(x.device.type == "cuda" for x in given + made):
             self.copies.append(str(operation))
@@ -58,7 +58,7 @@ class Gpu(TorchDispatchMode):
 
 
 def on_host(function):
-    """``function`` with real numbers, of which the imitation knows none."""
+    """``function`` on real tensors, outside the fake mode."""
 
     def run(*args):
         with unset_fake_temporarily():
@@ -68,15 +68,15 @@ def on_host(function):
 
 
 def small(name):
-    """A recipe's own settings with a little model; its colours are jittered."""
+    """A named recipe with a small model and color jitter."""
     return replace(find(name), model=MODEL, color_jitter=0.4)
 
 
 def feeding(recipe, source, monkeypatch):
-    """A feed of ``recipe`` for the imitation, its tokens from a store, and a decoded batch."""
+    """``PretrainBatches`` of ``recipe`` for the fake GPU with stored tokens, and a decoded batch."""
     length = recipe.grid[0] * recipe.grid[1]
     tokens = np.zeros((len(source), length), np.uint16)
-    store = SimpleNamespace(vocabulary=8, tokenizer="", tokens=tokens, rows=lambda keys: np.arange(len(keys)))
+    store = SimpleNamespace(vocabulary=8, tokenizer="", tokens=tokens, rows=lambda image_ids: np.arange(len(image_ids)))
     stored = Stored(store, source, np.arange(len(source)))
     order = recipe.objective.order
     monkeypatch.setitem(STRATEGIES, order, on_host(STRATEGIES[order]))

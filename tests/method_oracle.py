@@ -1,4 +1,4 @@
-"""The method written as naively as possible: every row of every kind, dictionaries and loops, nothing saved."""
+"""The method, implemented naively: every row of every kind, dictionaries and loops, nothing optimised."""
 
 import random
 
@@ -10,33 +10,33 @@ from mapet.method.pattern import mapet, mim, pet, reveal
 
 
 def times(length, groups):
-    """The group in which each place of the order is revealed."""
+    """The group in which each index of the order is revealed."""
     given = [0] * (1 + length - sum(groups))
     return given + [group for group, count in enumerate(groups, start=1) for _ in range(count)]
 
 
 def all_rows(length, groups, fill):
-    """Every row as (kind, rank, clock)."""
+    """Every row as (kind, index, clock)."""
     time = times(length, groups)
-    hidden = [rank for rank in range(1 + length) if time[rank] > 0]
-    rows = [("content", rank, time[rank]) for rank in range(1 + length)]
-    rows += [("placeholder", rank, 0) for rank in hidden if fill]
-    return rows + [("query", rank, time[rank] - 1) for rank in hidden]
+    masked = [index for index in range(1 + length) if time[index] > 0]
+    rows = [("content", index, time[index]) for index in range(1 + length)]
+    rows += [("placeholder", index, 0) for index in masked if fill]
+    return rows + [("query", index, time[index] - 1) for index in masked]
 
 
 def reads(clock, length, groups, fill):
-    """The (kind, rank) that a row with this clock reads: of every position the freshest row no later."""
+    """The (kind, index) that a row with this clock reads: for every position its freshest row no later."""
     seen = set()
-    for rank, time in enumerate(times(length, groups)):
+    for index, time in enumerate(times(length, groups)):
         if time <= clock:
-            seen.add(("content", rank))
+            seen.add(("content", index))
         elif fill:
-            seen.add(("placeholder", rank))
+            seen.add(("placeholder", index))
     return seen
 
 
 def cases(number, seed=0, largest=9):
-    """Random (length, groups, fill), and the three named objectives among them."""
+    """Random (length, groups, fill), including the three named objectives."""
     rng = random.Random(seed)
     found = [
         (6, [4], True),
@@ -75,7 +75,7 @@ GROUPS = {
 
 
 def shaken(module, seed=0, scale=0.3):
-    """All parameters replaced by noise, so that no wrong bias, norm or scale hides; returns the module."""
+    """Add noise to all parameters, so that an error in any bias, norm or scale shows; returns the module."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -84,31 +84,31 @@ def shaken(module, seed=0, scale=0.3):
 
 
 def plain_block(block, rows, mask):
-    """Every row computed; attention by its formula; ``mask`` (R, R) bool."""
+    """Compute every row; attention by its formula; ``mask`` is (R, R) bool."""
     batch, count, width = rows.shape
     q, k, v = block.attn.qkv(block.norm1(rows)).view(batch, count, 3, block.attn.heads, -1).permute(2, 0, 3, 1, 4)
     scores = (q @ k.transpose(-1, -2)) / (width // block.attn.heads) ** 0.5
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
     rows = rows + block.ls1(block.attn.proj((weights @ v).transpose(1, 2).reshape(batch, count, width)))
-    hidden = F.gelu(block.mlp.fc1(block.norm2(rows)))
-    return rows + block.ls2(block.mlp.fc2(hidden))
+    activations = F.gelu(block.mlp.fc1(block.norm2(rows)))
+    return rows + block.ls2(block.mlp.fc2(activations))
 
 
 def naive_logits(model, images, order, groups, fill):
     """``TokenPrediction.logits`` over all rows of all kinds, masks by the rule."""
     encoder, length = model.encoder, model.encoder.length
     kinds = all_rows(length, groups, fill)
-    index = {row[:2]: number for number, row in enumerate(kinds)}
+    number_of = {row[:2]: number for number, row in enumerate(kinds)}
     mask = torch.zeros(len(kinds), len(kinds), dtype=torch.bool)
     for number, (_, _, clock) in enumerate(kinds):
-        mask[number, [index[key] for key in reads(clock, length, groups, fill)]] = True
+        mask[number, [number_of[row] for row in reads(clock, length, groups, fill)]] = True
     embedded = encoder.embed(images)
     starts = []
-    for kind, rank, _ in kinds:
-        place = order[:, rank]
-        own = embedded[torch.arange(len(images)), place]
+    for kind, index, _ in kinds:
+        position = order[:, index]
+        own = embedded[torch.arange(len(images)), position]
         start = own if kind == "content" else model.mask_token[0].expand_as(own)
-        starts.append(start + encoder.pos_embed[0, place])
+        starts.append(start + encoder.pos_embed[0, position])
     rows = torch.stack(starts, dim=1)
     for block in encoder.blocks:
         rows = plain_block(block, rows, mask)
@@ -125,7 +125,7 @@ def drawn(encoder, size, vocabulary=11, seed=0):
     return images, tokens, uniform(encoder.grid, 0, seed, 0, torch.arange(size))
 
 
-def heard(outputs, images, patch):
-    """(B, L): which patches of each image some entry of its ``outputs`` depends on, by gradient."""
+def influence(outputs, images, patch):
+    """(B, L): the influence of each patch on the outputs of its image, by gradient; 0 means none."""
     (gradient,) = torch.autograd.grad((outputs * torch.randn_like(outputs)).sum(), images, retain_graph=True)
     return gradient.abs().unfold(2, patch, patch).unfold(3, patch, patch).sum((1, 4, 5)).flatten(1)

@@ -1,4 +1,4 @@
-"""Training on Apple's GPU, which has no float64 and no shifts of int64: torch's imitation of another stands for it."""
+"""Training on Apple's GPU, which has no float64 and no shifts of int64, imitated by a fake GPU."""
 
 from functools import cache
 from pathlib import Path
@@ -20,14 +20,14 @@ from mapet.utils.rng import exact, random_bits
 
 @cache
 def operations():
-    """Torch's own table of its operations, by name."""
+    """Torch's table of its operations, by name."""
     path = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
     entries = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return {entry["func"].partition("(")[0]: entry for entry in entries}
 
 
 def has_kernel(name):
-    """Whether there is one for Apple's GPU, or one that is made of other operations."""
+    """Whether Apple's GPU has a kernel of its own or a composite of other operations."""
     entry = operations()[name]
     if "structured_delegate" in entry:
         return has_kernel(entry["structured_delegate"])
@@ -35,7 +35,7 @@ def has_kernel(name):
 
 
 class Apple(Gpu):
-    """It refuses what is wide, and what has no kernel."""
+    """Refuses unsupported dtypes and operations without a kernel."""
 
     def __init__(self, monkeypatch):
         super().__init__(monkeypatch)
@@ -58,7 +58,7 @@ def apple(monkeypatch):
     return Apple(monkeypatch)
 
 
-def test_the_imitation_refuses_what_is_wide(apple):
+def test_fake_gpu_refuses_unsupported_dtypes_and_operations(apple):
     with apple:
         there = torch.arange(4).to(CUDA)
         for wide in (there.double, lambda: there.float().mean(dtype=torch.float64), lambda: random_bits(there)):
@@ -81,8 +81,8 @@ def test_a_step_of_every_objective(apple, images, monkeypatch, method):
     assert given["seed"].device.type == "cpu"
 
 
-def test_the_codes_of_vqkd_move_on_the_cpu(apple, monkeypatch):
-    """Counts (of which the imitation knows none) stand for those of ``sum_by_code``."""
+def test_vqkd_updates_its_codes_on_the_cpu(apple, monkeypatch):
+    """Zeros replace the sums of ``sum_by_code``, as fake tensors have no values."""
     network = VQKD(image_size=SIDE, patch_size=8, embed_dim=16, depth=1, num_heads=2, codes=5, code_dim=4)
     training = vqkd_train.VQKDTraining(network, width=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
     indices = []

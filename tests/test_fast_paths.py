@@ -1,4 +1,4 @@
-"""What makes a step cheaper leaves its figures and gradients alone, for every objective."""
+"""Recomputation and compilation change neither losses nor gradients, for every objective."""
 
 from dataclasses import replace
 
@@ -33,8 +33,8 @@ def batch(step):
     }
 
 
-def held(objective, step):
-    """Figures, gradients and the bytes that the forward pass keeps for the backward pass."""
+def measured(objective, step):
+    """Losses, gradients, and bytes that the forward pass saves for the backward pass."""
     kept = {}
 
     def keep(tensor):
@@ -49,22 +49,23 @@ def held(objective, step):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_recomputed_blocks_give_the_same_bits_and_hold_less(kind):
+def test_recomputation_is_bit_identical_and_saves_memory(kind):
     plain, thrifty = built(kind), built(kind)
     names = list(thrifty.state_dict())
     recompute(thrifty)
     assert list(thrifty.state_dict()) == names
-    (ours, mine, less), (theirs, wanted, more) = (held(objective, 0) for objective in (thrifty, plain))
-    assert all(torch.equal(ours[name], figure) for name, figure in theirs.items())
-    assert mine.keys() == wanted.keys()
-    assert all(torch.equal(mine[name], gradient) for name, gradient in wanted.items())
-    assert less < 0.6 * more
+    found, found_gradients, found_bytes = measured(thrifty, 0)
+    expected, gradients, expected_bytes = measured(plain, 0)
+    assert all(torch.equal(found[name], figure) for name, figure in expected.items())
+    assert found_gradients.keys() == gradients.keys()
+    assert all(torch.equal(found_gradients[name], gradient) for name, gradient in gradients.items())
+    assert found_bytes < 0.6 * expected_bytes
 
 
 @pytest.mark.parametrize("thrifty", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_graph_serves_every_step(kind, thrifty):
-    """No break in it (``fullgraph``), and none but the first step is compiled."""
+def test_every_step_uses_one_graph(kind, thrifty):
+    """No graph break (``fullgraph``), and only the first step compiles."""
     torch._dynamo.reset()
     plain, objective, counter = built(kind), built(kind), CompileCounter()
     if thrifty:
@@ -78,8 +79,8 @@ def test_one_graph_serves_every_step(kind, thrifty):
 
 
 @pytest.mark.parametrize("kind", ["mapet", "mae"])
-def test_compiled_gradients_are_the_plain_ones_under_bfloat16(kind, tmp_path):
-    """Forward and backward pass as one traced graph each; in a process of its own, as its threads let none fork."""
+def test_compiled_gradients_equal_eager_ones_under_bfloat16(kind, tmp_path):
+    """Forward and backward as one graph each; in a separate process, as its threads would prevent later forks."""
 
     def work():
         plain, objective = built(kind), built(kind)

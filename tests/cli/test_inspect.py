@@ -130,10 +130,10 @@ def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, mo
     assert len(set(codes)) == 5
     for code, row in zip(codes, shown, strict=True):
         tokens, squared, _ = book.measure(torch.from_numpy(row.images) / 255)
-        number = torch.arange(len(row.places))
+        number = torch.arange(len(row.patches))
         own = squared.where(tokens == code, torch.inf)
-        assert own[number, row.places].tolist() == own.min(dim=1).values.tolist()
-        assert own[number, row.places].tolist() == sorted(own[number, row.places].tolist())
+        assert own[number, row.patches].tolist() == own.min(dim=1).values.tolist()
+        assert own[number, row.patches].tolist() == sorted(own[number, row.patches].tolist())
         assert len(torch.from_numpy(row.images).flatten(1).unique(dim=0)) == len(row.images)
 
 

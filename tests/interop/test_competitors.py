@@ -1,4 +1,4 @@
-"""Parity of BEiT, CAE and MAE with their published code, number by number, and of MAE with transformers' port."""
+"""Parity of BEiT, CAE and MAE with their published code, number by number, and of MAE with transformers."""
 
 import re
 
@@ -7,14 +7,14 @@ import torch
 from torch.nn import functional as F
 
 from golden_numbers import Golden
-from mapet.interop.official import load_beit, load_cae, load_mae
+from mapet.interop.competitors import load_beit, load_cae, load_mae
 from mapet.method.order import gather_rows
 from mapet.utils.errors import MapetError
 
 OUTPUT, LOSS, GRADIENT = 2e-5, 1e-5, 2e-5  # float32 on a CPU; gradients: plus 1e-4 of the largest entry
 CAES = ("cae", "cae_proj")
 LOADERS = {"beit_mim": load_beit, "cae": load_cae, "cae_proj": load_cae, "mae": load_mae}
-TRANSFORMERS = (  # of its version 5
+TRANSFORMERS = (  # names of version 5
     (r"^vit\.embeddings\.cls_token", "cls_token"),
     (r"^vit\.embeddings\.position_embeddings", "pos_embed"),
     (r"^vit\.embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
@@ -54,20 +54,20 @@ def compare_gradients(found, expected):
         close(found[name], gradient, GRADIENT + 1e-4 * gradient.abs().max().item(), name)
 
 
-def apart(name, gradient):
-    """The gradient of a joint bias in its published parts; the keys' part is no parameter there, as it has none."""
+def split_bias(name, gradient):
+    """Gradient of a joint bias by published names; keys have no bias there, and zero gradient here."""
     query, key, value = gradient.chunk(3)
     close(key, torch.zeros_like(key), GRADIENT, name)
     return {name.replace("qkv.bias", "q_bias"): query, name.replace("qkv.bias", "v_bias"): value}
 
 
 def gradients(model, published):
-    """All gradients by their published names; joint biases taken apart but for MAE's."""
+    """All gradients by published names; joint biases are split except for MAE's."""
     found = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             theirs, joint = published(name), name.endswith("qkv.bias") and published is not mae_name
-            found |= apart(theirs, parameter.grad) if joint else {theirs: parameter.grad}
+            found |= split_bias(theirs, parameter.grad) if joint else {theirs: parameter.grad}
     return found
 
 
@@ -111,25 +111,25 @@ def test_cae_outputs(case):
     images, order = golden["images"], golden["order"]
     rows = model.encoder.embed(images) + model.encoder.pos_embed
     close(model.encoder.run(gather_rows(rows, order[:, : model.context])), golden["encoder_output"])
-    guess, answer = model.latents(images, order)
-    close(guess, golden["latent_predicted"])
-    close(answer, golden["latent_target"])
-    close(model.decode(guess, order), golden["logits"])
-    assert not answer.requires_grad
+    latent_pred, latent_target = model.latents(images, order)
+    close(latent_pred, golden["latent_predicted"])
+    close(latent_target, golden["latent_target"])
+    close(model.head(model.decode(latent_pred, order)), golden["logits"])
+    assert not latent_target.requires_grad
 
 
 @pytest.mark.parametrize("case", CAES)
 def test_cae_losses_and_every_gradient(case):
     golden = Golden(case)
     model = load(golden, load_cae)
-    figures = model(golden["images"], golden["tokens"], golden["order"])
-    close(figures["token_loss"], golden["loss_main"], LOSS)
-    close(figures["alignment_loss"], golden["loss_align"], LOSS)
-    close(figures["alignment_loss"], golden.config["align_weight"] * golden["loss_align_unweighted"], LOSS)
-    close(figures["loss"], golden["loss_total"], LOSS)
+    metrics = model(golden["images"], golden["tokens"], golden["order"])
+    close(metrics["token_loss"], golden["loss_main"], LOSS)
+    close(metrics["alignment_loss"], golden["loss_align"], LOSS)
+    close(metrics["alignment_loss"], golden.config["align_weight"] * golden["loss_align_unweighted"], LOSS)
+    close(metrics["loss"], golden["loss_total"], LOSS)
     hits = (golden["logits"].argmax(-1) == golden["targets"]).float().mean()
-    close(figures["accuracy"], hits, 0)
-    figures["loss"].backward()
+    close(metrics["accuracy"], hits, 0)
+    metrics["loss"].backward()
     compare_gradients(gradients(model, cae_name), golden.gradients())
 
 
@@ -139,7 +139,7 @@ def test_mae_outputs():
     images, order = golden["images"], golden["order"]
     close(model.latents(images, order), golden["latent"])
     patches = order[:, model.context :] - 1
-    close(model.pixels(images, order), gather_rows(golden["pred"], patches))
+    close(model.predict_pixels(images, order), gather_rows(golden["pred"], patches))
     assert torch.equal(torch.zeros_like(golden["mask"]).scatter_(1, patches, 1.0), golden["mask"])
     raw = load(golden, load_mae, normalize_pixels=False)
     close(raw.target(images, order), gather_rows(golden["target_patches"], patches), 0)
@@ -157,7 +157,7 @@ def test_mae_loss_and_every_gradient():
 
 @pytest.mark.parametrize("normalized", [False, True])
 def test_mae_is_transformers(normalized):
-    """Its ``ViTMAEForPreTraining`` under random weights of its own, translated name by name."""
+    """``ViTMAEForPreTraining`` with random weights, translated name by name."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.ViTMAEConfig(
@@ -193,7 +193,7 @@ def test_mae_is_transformers(normalized):
     images, noise = torch.randn(3, 2, 20, 20), torch.rand(3, 25)
     order = F.pad(noise.argsort(dim=1) + 1, (1, 0))
     expected = theirs(images, noise=noise)
-    close(ours.pixels(images, order), gather_rows(expected.logits, order[:, 11:] - 1))
+    close(ours.predict_pixels(images, order), gather_rows(expected.logits, order[:, 11:] - 1))
     loss = ours(images, None, order)["loss"]
     close(loss, expected.loss, LOSS)
     loss.backward()
@@ -203,7 +203,7 @@ def test_mae_is_transformers(normalized):
 
 
 def published_mae(weights):
-    """transformers' names → the published ones; queries, keys and values joined."""
+    """Rename transformers' weights to the published names; join queries, keys and values."""
     renamed = {}
     for name, tensor in weights.items():
         for pattern, new in TRANSFORMERS:
@@ -216,7 +216,7 @@ def published_mae(weights):
 
 
 @pytest.mark.parametrize("case", LOADERS)
-def test_wrong_weights_are_named_in_one_line(case):
+def test_errors_are_one_line_and_name_the_wrong_weights(case):
     golden, loader = Golden(case), LOADERS[case]
     start = "encoder." if case in CAES else ""
     missing = f"{start}blocks.1.mlp.fc2.bias"
@@ -226,12 +226,12 @@ def test_wrong_weights_are_named_in_one_line(case):
     golden = Golden(case)
     with pytest.raises(MapetError, match="do not fit") as other_size:
         load(golden, loader, image_size=2 * golden.config["img_size"])
-    with pytest.raises(MapetError, match="context of 65") as nothing_hidden:
+    with pytest.raises(MapetError, match="context of 65") as nothing_masked:
         load(golden, loader, context=65)
     with pytest.raises(MapetError, match="5 heads") as heads:
         load(golden, loader, heads=5)
-    for told in (missing_tensor, other_size, nothing_hidden, heads):
-        assert "\n" not in str(told.value)
+    for caught in (missing_tensor, other_size, nothing_masked, heads):
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("case", LOADERS)

@@ -1,4 +1,4 @@
-"""Parity with the published code, number by number, through its own checkpoints."""
+"""Parity with the published code, number by number, on its checkpoints."""
 
 import argparse
 import pickle
@@ -52,7 +52,7 @@ def test_loss_and_every_gradient(golden):
 
 
 def published_names(model):
-    """Our gradients under the published names, q and kv apart again."""
+    """Our gradients by published names, qkv split into q and kv."""
     found = {}
     for name, parameter in model.named_parameters():
         theirs = name.removeprefix("encoder.")
@@ -67,29 +67,29 @@ def published_names(model):
 
 
 def test_masks_entry_by_entry(golden):
-    """Each row of the pattern against its row of the published masks: N positions, then M placeholders."""
+    """Each row of the pattern equals its row of the published masks: N positions, then M placeholders."""
     pattern, order, context = load(golden).pattern, golden["order"][0], golden.config["context"]
     positions, predicted = len(order), golden["predicted"][0]
     column_of = {int(patch): positions + column for column, patch in enumerate(predicted)}
     columns = [
-        column_of[int(order[rank]) - 1] if hidden else int(order[rank])
-        for rank, hidden in zip(pattern.position_in_order[: pattern.keys], pattern.is_masked, strict=False)
+        column_of[int(order[index]) - 1] if is_masked else int(order[index])
+        for index, is_masked in zip(pattern.position_in_order[: pattern.keys], pattern.is_masked, strict=False)
     ]
     first = pattern.rows - len(pattern.predict)
     for row in range(pattern.rows):
-        rank, hidden = int(pattern.position_in_order[row]), bool(pattern.is_masked[row])
+        index, is_masked = int(pattern.position_in_order[row]), bool(pattern.is_masked[row])
         ours = torch.zeros(positions + len(predicted), dtype=torch.bool)
         ours[columns] = pattern.visible[row, : pattern.keys]
-        patch = int(order[rank]) - 1
+        patch = int(order[index]) - 1
         if row < pattern.keys:
-            theirs = golden["content_mask"][column_of[patch] if hidden else int(order[rank])]
+            theirs = golden["content_mask"][column_of[patch] if is_masked else int(order[index])]
             assert torch.equal(ours, theirs), f"readable row {row}"
         if row >= first:
             assert torch.equal(ours, golden["query_mask"][column_of[patch] - positions]), f"query row {row}"
     assert context == pattern.context
 
 
-def test_wrong_weights_are_named(golden):
+def test_errors_name_the_wrong_weights(golden):
     without = {name: tensor for name, tensor in golden.weights.items() if name != "blocks.0.attn.kv.bias"}
     with pytest.raises(MapetError, match=r"blocks\.0\.attn\.kv\.bias"):
         load_pretraining(without, image_size=32, patch_size=4, heads=3, context=17)
@@ -111,7 +111,7 @@ def test_finetuned_classifier():
     torch.testing.assert_close(model(golden["images"]), golden["logits"], atol=OUTPUT, rtol=0)
 
 
-def test_archive_with_its_arguments_beside(tmp_path):
+def test_archive_with_arguments(tmp_path):
     golden = Golden("mapet_finetuned")
     archive = {"state_dict": golden.weights, "epoch": 3, "args": argparse.Namespace(lr=0.1)}
     torch.save(archive, tmp_path / "published.tar")
@@ -119,7 +119,7 @@ def test_archive_with_its_arguments_beside(tmp_path):
     torch.testing.assert_close(model(golden["images"]), golden["logits"], atol=OUTPUT, rtol=0)
 
 
-def test_heads_that_do_not_divide_the_width_are_one_line():
+def test_heads_must_divide_the_width():
     with pytest.raises(MapetError, match="These settings do not fit the weights") as caught:
         load_finetuned(FOLDER / "mapet_finetuned.checkpoint.pth.tar", heads=5)
     assert "\n" not in str(caught.value)

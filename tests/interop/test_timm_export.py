@@ -1,4 +1,4 @@
-"""What timm loads from an export computes what the encoder computes, for every setting that an encoder has."""
+"""timm's model of an export computes what the encoder computes, for every setting of an encoder."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def make(kind=Encoder, **settings):
     torch.manual_seed(0)
     encoder = kind(**{**PLAIN, **settings})
     for parameter in encoder.parameters():
-        nn.init.normal_(parameter, std=0.2)  # so that no norm, bias or scale is at a neutral value
+        nn.init.normal_(parameter, std=0.2)  # no norm, bias or scale keeps a neutral value
     return encoder.eval()
 
 
@@ -70,27 +70,27 @@ def test_timm_computes_the_same(tmp_path, settings):
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_there_and_back(tmp_path, settings):
+def test_round_trip(tmp_path, settings):
     encoder = make(**settings)
     back = from_timm(load(export(encoder, tmp_path / "out")))
     assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in encoder.state_dict().items())
     assert torch.equal(back.eval()(images(encoder)), encoder(images(encoder)))
 
 
-def test_a_classifier_keeps_its_head(tmp_path):
+def test_classifier_keeps_its_head(tmp_path):
     classifier = make(Classifier, num_classes=5)
     logits = load(export(classifier, tmp_path / "out"))(images(classifier))
     torch.testing.assert_close(logits, classifier(images(classifier)), atol=1e-5, rtol=1e-5)
 
 
-def test_timm_adds_a_fresh_head_for_fine_tuning(tmp_path):
+def test_timm_adds_a_new_head_for_fine_tuning(tmp_path):
     encoder = make()
     model = load(export(encoder, tmp_path / "out"), num_classes=7)
     assert model(images(encoder)).shape == (3, 7)
     torch.testing.assert_close(model.forward_features(images(encoder)), encoder(images(encoder)), atol=1e-5, rtol=1e-5)
 
 
-def test_timm_knows_the_preprocessing(tmp_path):
+def test_timm_reads_the_preprocessing(tmp_path):
     folder = to_timm(
         make(img_size=(8, 24)),
         tmp_path / "out",
@@ -104,7 +104,7 @@ def test_timm_knows_the_preprocessing(tmp_path):
     assert data["interpolation"] == "bilinear"
 
 
-def test_the_lines_of_the_card_run(tmp_path):
+def test_code_of_the_model_card_runs(tmp_path):
     encoder = make()
     folder = export(encoder, tmp_path / "out", notes={"objective": "mapet", "epochs": 3})
     lines = loading_lines(folder)
@@ -117,17 +117,18 @@ def test_the_lines_of_the_card_run(tmp_path):
     torch.testing.assert_close(names["features"], encoder(images(encoder))[:, 1:].mean(1), atol=1e-5, rtol=1e-5)
 
 
-def test_a_full_folder_is_refused_with_both_ways_out(tmp_path):
+def test_existing_export_is_not_replaced_without_overwrite(tmp_path):
     folder = export(make(), tmp_path / "out")
-    with pytest.raises(MapetError, match="name another folder, or replace it with --overwrite"):
+    with pytest.raises(MapetError, match="name another folder, or replace it with overwrite") as caught:
         export(make(), folder)
+    assert "--overwrite" in caught.value.option_text
     other = make(depth=3)
     export(other, folder, overwrite=True)
     assert len(load(folder).blocks) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_foreign_files_are_never_replaced(tmp_path):
+def test_other_files_are_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(MapetError, match=r'holds "thesis.tex", which no export wrote'):
@@ -137,13 +138,13 @@ def test_foreign_files_are_never_replaced(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_an_empty_folder_and_missing_parents_are_fine(tmp_path):
+def test_empty_folder_and_missing_parents_are_accepted(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "new" / "deep"):
         assert load(export(make(), folder)).embed_dim == 16
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_failure_leaves_no_files(tmp_path, monkeypatch):
     earlier = export(make(), tmp_path / "out") / "model.safetensors"
     content = earlier.read_bytes()
     monkeypatch.setattr(json, "dumps", lambda *_, **__: 1 / 0)
@@ -153,7 +154,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_others_may_read_the_files(tmp_path):
+def test_files_have_default_permissions(tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "written").write_text("")
     folder = export(make(), tmp_path / "out")
@@ -161,18 +162,18 @@ def test_others_may_read_the_files(tmp_path):
     assert all(path.stat().st_mode == (tmp_path / "written").stat().st_mode for path in folder.iterdir())
 
 
-def test_statistics_fit_the_channels(tmp_path):
-    with pytest.raises(MapetError, match="1 channels needs one mean and one std"):
+def test_statistics_must_match_the_channels(tmp_path):
+    with pytest.raises(MapetError, match="must have 1 entries, one per channel of the encoder, got 3 and 3"):
         to_timm(make(in_chans=1), tmp_path / "out", mean=[0.5] * 3, std=[0.5] * 3)
     assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224"])
-def test_timms_own_models_come_in(name):
+def test_models_of_timm_are_imported(name):
     model = timm.create_model(name, img_size=32, depth=2)
     if name.startswith("deit3"):
         with pytest.raises(MapetError, match="is not a plain vision transformer"):
-            from_timm(model)  # CLS has no position there
+            from_timm(model)  # its CLS has no position embedding
         return
     encoder = from_timm(model)
     assert encoder.training == model.training
@@ -189,6 +190,6 @@ def test_other_transformers_are_refused(change):
     assert "\n" not in str(caught.value)
 
 
-def test_no_transformer_at_all_is_refused():
+def test_other_modules_are_refused():
     with pytest.raises(MapetError, match="This Linear is not a plain vision transformer"):
         from_timm(nn.Linear(2, 2))

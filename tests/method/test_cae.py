@@ -1,4 +1,4 @@
-"""CAE: hidden pixels reach the teacher alone, which gives no gradient; the order's sequence changes nothing."""
+"""CAE: masked pixels reach only the teacher, without gradient; results do not depend on the order's sequence."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mapet.method.cae import CAE
 from mapet.method.encoder import Encoder
 from mapet.method.order import STRATEGIES
-from method_oracle import drawn, heard, shaken
+from method_oracle import drawn, influence, shaken
 
 PATCH = 2
 
@@ -29,112 +29,124 @@ def tiny(context=5, vocabulary=11, decoder_embed_dim=None, alignment_weight=2.0,
     )
 
 
+def decoded(model, latents, order, seed=None):
+    """(B, M, V) logits."""
+    return model.head(model.decode(latents, order, seed))
+
+
 @pytest.mark.parametrize("width", [None, 24])
 @pytest.mark.parametrize("context", [2, 5, 12])
-def test_hidden_pixels_never_reach_encoder_regressor_or_decoder(context, width):
+def test_masked_pixels_never_reach_encoder_regressor_or_decoder(context, width):
     model = shaken(tiny(context, decoder_embed_dim=width).double())
     images, tokens, order = drawn(model.encoder, 3)
     images.requires_grad_()
-    given, hidden = order[:, 1:context] - 1, order[:, context:] - 1
-    guess, answer = model.latents(images, order)
-    for outputs in (guess, model.decode(guess, order), model(images, tokens, order)["loss"]):
-        sources = heard(outputs, images, PATCH)
-        assert (sources.gather(1, hidden) == 0).all()
+    given, masked = order[:, 1:context] - 1, order[:, context:] - 1
+    latent_pred, latent_target = model.latents(images, order)
+    for outputs in (latent_pred, decoded(model, latent_pred, order), model(images, tokens, order)["loss"]):
+        sources = influence(outputs, images, PATCH)
+        assert (sources.gather(1, masked) == 0).all()
         assert (sources.gather(1, given) > 1e-9).all()
-    assert not answer.requires_grad
+    assert not latent_target.requires_grad
 
 
-def test_the_teacher_sees_hidden_patches_alone():
+def test_teacher_sees_only_masked_patches():
     model = shaken(tiny().double())
     images, _, order = drawn(model.encoder, 1)
-    _, answer = model.latents(images, order)
-    for place in range(1, 13):
-        row, column = divmod(int(order[0, place]) - 1, 4)
+    _, latent_target = model.latents(images, order)
+    for index in range(1, 13):
+        row, column = divmod(int(order[0, index]) - 1, 4)
         other = images.clone()
         other[:, :, PATCH * row : PATCH * (row + 1), PATCH * column : PATCH * (column + 1)] += 1
-        changed = (model.latents(other, order)[1] - answer).abs().amax(-1)[0]
-        assert (changed > 1e-9).all() if place >= 5 else (changed == 0).all()
+        changed = (model.latents(other, order)[1] - latent_target).abs().amax(-1)[0]
+        assert (changed > 1e-9).all() if index >= 5 else (changed == 0).all()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("context", [2, 4, 12])
-def test_hides_exactly_the_stated_number(strategy, context):
+def test_masks_exactly_the_requested_number(strategy, context):
     model = tiny(context, decoder_embed_dim=8)
     images, _, _ = drawn(model.encoder, 3)
     order = STRATEGIES[strategy](model.encoder.grid, 13 - context, 0, 0, torch.arange(3))
-    guess, answer = model.latents(images, order)
-    assert guess.shape == answer.shape == (3, 13 - context, 8)
-    assert model.decode(guess, order).shape == (3, 13 - context, 11)
+    latent_pred, latent_target = model.latents(images, order)
+    assert latent_pred.shape == latent_target.shape == (3, 13 - context, 8)
+    assert decoded(model, latent_pred, order).shape == (3, 13 - context, 11)
 
 
-def test_the_sequence_inside_context_and_hidden_patches_changes_nothing():
+def test_sequence_inside_context_and_masked_patches_has_no_effect():
     model = shaken(tiny(decoder_embed_dim=24).double())
     images, tokens, order = drawn(model.encoder, 3)
-    given, hidden = torch.tensor([2, 0, 3, 1]), torch.tensor([5, 0, 7, 1, 6, 2, 4, 3])
-    shuffled = torch.cat([order[:, :1], order[:, 1:5][:, given], order[:, 5:][:, hidden]], dim=1)
-    (guess, answer), (guess_too, answer_too) = model.latents(images, order), model.latents(images, shuffled)
-    torch.testing.assert_close(guess_too, guess[:, hidden], atol=1e-10, rtol=0)
-    torch.testing.assert_close(answer_too, answer[:, hidden], atol=1e-10, rtol=0)
+    given, masked = torch.tensor([2, 0, 3, 1]), torch.tensor([5, 0, 7, 1, 6, 2, 4, 3])
+    shuffled = torch.cat([order[:, :1], order[:, 1:5][:, given], order[:, 5:][:, masked]], dim=1)
+    (latent_pred, latent_target), (pred_shuffled, target_shuffled) = (
+        model.latents(images, order),
+        model.latents(images, shuffled),
+    )
+    torch.testing.assert_close(pred_shuffled, latent_pred[:, masked], atol=1e-10, rtol=0)
+    torch.testing.assert_close(target_shuffled, latent_target[:, masked], atol=1e-10, rtol=0)
     torch.testing.assert_close(
-        model.decode(guess_too, shuffled), model.decode(guess, order)[:, hidden], atol=1e-10, rtol=0
+        decoded(model, pred_shuffled, shuffled), decoded(model, latent_pred, order)[:, masked], atol=1e-10, rtol=0
     )
     straight, mixed = model(images, tokens, order), model(images, tokens, shuffled)
     torch.testing.assert_close(mixed, straight, atol=1e-6, rtol=0)  # losses are float32
-    assert (guess[:, 0] - guess[:, 1]).abs().max() > 1e-2
+    assert (latent_pred[:, 0] - latent_pred[:, 1]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("width", [None, 24])
-def test_equals_a_teacher_with_weights_of_its_own(width):
-    """The published form: a second set of weights, here equal ones, in evaluation, under ``detach``."""
+def test_equals_a_teacher_with_separate_weights(width):
+    """The published form: a second, here equal, set of weights, under ``detach``."""
     model = shaken(tiny(decoder_embed_dim=width).double())
     images, tokens, order = drawn(model.encoder, 3)
     encoder, project = copy.deepcopy(model.encoder), copy.deepcopy(model.encoder_to_decoder)
     rows = encoder.embed(images) + encoder.pos_embed
-    seen = torch.stack([image[torch.cat([places[:1], places[5:]])] for image, places in zip(rows, order, strict=True)])
+    seen = torch.stack(
+        [image[torch.cat([positions[:1], positions[5:]])] for image, positions in zip(rows, order, strict=True)]
+    )
     teacher = project(encoder.run(seen)[:, 1:]).detach()
-    guess, answer = model.latents(images, order)
-    torch.testing.assert_close(answer, teacher, atol=1e-10, rtol=0)
-    logits = model.decode(guess, order)
+    latent_pred, latent_target = model.latents(images, order)
+    torch.testing.assert_close(latent_target, teacher, atol=1e-10, rtol=0)
+    logits = decoded(model, latent_pred, order)
     target = torch.stack([tokens[image, order[image, 5:] - 1] for image in range(3)])
     cross = -logits.log_softmax(-1).gather(-1, target[:, :, None]).mean()
-    alignment = 2.0 * (guess - teacher).square().mean()
-    figures = model(images, tokens, order)
-    assert figures["token_loss"].item() == pytest.approx(cross.item())
-    assert figures["alignment_loss"].item() == pytest.approx(alignment.item())
-    assert figures["loss"].item() == pytest.approx((cross + alignment).item())
-    assert figures["accuracy"].item() == pytest.approx((logits.argmax(-1) == target).double().mean().item())
+    alignment = 2.0 * (latent_pred - teacher).square().mean()
+    metrics = model(images, tokens, order)
+    assert metrics["token_loss"].item() == pytest.approx(cross.item())
+    assert metrics["alignment_loss"].item() == pytest.approx(alignment.item())
+    assert metrics["loss"].item() == pytest.approx((cross + alignment).item())
+    assert metrics["accuracy"].item() == pytest.approx((logits.argmax(-1) == target).double().mean().item())
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(figures["loss"], parameters)
+    found = torch.autograd.grad(metrics["loss"], parameters)
     torch.testing.assert_close(found, torch.autograd.grad(cross + alignment, parameters), atol=1e-6, rtol=0)
 
 
-def test_parts_of_a_batch_give_what_the_whole_gives():
+def test_micro_batches_equal_the_whole_batch():
     model = shaken(tiny(drop_path_rate=0.5)).train()
     images, tokens, order = drawn(model.encoder, 16)
-    key = torch.arange(16)
+    seed = torch.arange(16)
     with torch.no_grad():
-        whole = model(images, tokens, order, key)
-        parts = [model(*(part[k : k + 4] for part in (images, tokens, order, key))) for k in range(0, 16, 4)]
+        whole = model(images, tokens, order, seed)
+        parts = [model(*(part[k : k + 4] for part in (images, tokens, order, seed))) for k in range(0, 16, 4)]
         dropped = {name: sum(part[name] for part in parts) / 4 for name in whole}
         torch.testing.assert_close(dropped, whole, atol=1e-5, rtol=1e-5)
-        plain = model.eval()(images, tokens, order, key)
+        plain = model.eval()(images, tokens, order, seed)
     assert abs(plain["loss"] - whole["loss"]) > 1e-3
 
 
 def test_teacher_and_decoder_draw_their_own_stochastic_depth():
-    """One image under 64 keys: which keys drop alike is another question for each of the two."""
+    """One image with 64 seeds: the seeds that drop the same branches differ between the two."""
     model = shaken(tiny(drop_path_rate=0.5)).train()
     images, _, order = drawn(model.encoder, 1)
-    images, order, key = images.expand(64, -1, -1, -1), order.expand(64, -1), torch.arange(64)
+    images, order, seed = images.expand(64, -1, -1, -1), order.expand(64, -1), torch.arange(64)
     with torch.no_grad():
-        guess, answer = model.latents(images, order, key)
-        logits = model.decode(guess[:1].expand(64, -1, -1), order, key)
-    alike = [torch.cdist(outputs.flatten(1), outputs.flatten(1)) < 1e-3 for outputs in (guess, answer, logits)]
+        latent_pred, latent_target = model.latents(images, order, seed)
+        logits = decoded(model, latent_pred[:1].expand(64, -1, -1), order, seed)
+    alike = [
+        torch.cdist(outputs.flatten(1), outputs.flatten(1)) < 1e-3 for outputs in (latent_pred, latent_target, logits)
+    ]
     assert all(not one.all() for one in alike)
     assert not torch.equal(alike[1], alike[2])
 
 
-def test_positions_are_of_the_row_then_of_the_column():
+def test_position_table_has_rows_before_columns():
     table = CAE(Encoder((6, 10), 2, embed_dim=8, depth=1, num_heads=1), context=3, vocabulary=2).positions
     expected = np.zeros((1 + 15, 8))
     for row in range(3):
@@ -185,27 +197,27 @@ def test_bfloat16_autocast():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_forty_steps_memorise_four_pictures():
+def test_forty_steps_memorise_four_images():
     torch.manual_seed(0)
     model = tiny(vocabulary=8)
     batch = drawn(model.encoder, 4, vocabulary=8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(40):
         optimizer.zero_grad()
-        figures = model(*batch)
-        figures["loss"].backward()
+        metrics = model(*batch)
+        metrics["loss"].backward()
         optimizer.step()
-    assert figures["token_loss"] < 0.5 * math.log(8)
-    assert figures["accuracy"] > 2 / 8
+    assert metrics["token_loss"] < 0.5 * math.log(8)
+    assert metrics["accuracy"] > 2 / 8
 
 
-def test_without_weight_the_alignment_is_nothing():
+def test_zero_alignment_weight():
     model = tiny(alignment_weight=0.0)
     images, tokens, order = drawn(model.encoder, 2)
-    figures = model(images, tokens, order)
-    assert figures["alignment_loss"] == 0
-    logits = model.decode(model.latents(images, order)[0], order)
-    assert figures["loss"].item() == pytest.approx(
+    metrics = model(images, tokens, order)
+    assert metrics["alignment_loss"] == 0
+    logits = decoded(model, model.latents(images, order)[0], order)
+    assert metrics["loss"].item() == pytest.approx(
         F.cross_entropy(logits.flatten(0, 1), tokens.gather(1, order[:, 5:] - 1).flatten()).item()
     )
 
@@ -221,7 +233,7 @@ def test_without_weight_the_alignment_is_nothing():
         ({"decoder_embed_dim": 18}, "divisible by 4"),
     ],
 )
-def test_settings_that_do_not_fit(changes, match):
+def test_invalid_settings(changes, match):
     encoder = Encoder((6, 8), 2, embed_dim=16, depth=1, num_heads=2)
     with pytest.raises(ValueError, match=match):
         CAE(encoder, **{"context": 5, "vocabulary": 3, **changes})

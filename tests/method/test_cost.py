@@ -1,4 +1,4 @@
-"""Multiply-accumulates against torch's own count of what is really computed."""
+"""Multiply-accumulates against torch's count of what is computed."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_plain_encoder(depth):
     assert counted(encoder, torch.randn(3, 3, 32, 32)) == macs(encoder)
 
 
-def test_base_at_224_pixels_costs_what_is_told():
+def test_cost_of_base_at_224_pixels():
     with torch.device("meta"):
         encoder = Encoder(**SIZES["vit_base"])
     giga = {pattern.__name__: macs(encoder, pattern(196, 147), 8192) / 1e9 for pattern in (mapet, pet, mim)}
@@ -57,20 +57,20 @@ def test_base_at_224_pixels_costs_what_is_told():
 
 
 SHAPE = {"img_size": 24, "patch_size": 4, "in_chans": 2, "embed_dim": 24, "depth": 3, "num_heads": 3, "mlp_ratio": 2.5}
-PAINT = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}
+DECODER = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}
 OBJECTIVES = {
     **{f"{name}, plain": lambda e, p=p: TokenPrediction(e, p(36, 27), 11) for name, p in NAMED.items()},
     **{f"{name}, cls": lambda e, p=p: ClassAggregation(e, p(36, 27), 11, layer=1) for name, p in NAMED.items()},
-    "mae": lambda e: MAE(e, context=10, **PAINT),
-    "mae, one block": lambda e: MAE(e, context=10, **{**PAINT, "decoder_depth": 1}),
+    "mae": lambda e: MAE(e, context=10, **DECODER),
+    "mae, one block": lambda e: MAE(e, context=10, **{**DECODER, "decoder_depth": 1}),
     "cae": lambda e: CAE(e, context=19, vocabulary=11),
     "cae, other width": lambda e: CAE(e, context=10, vocabulary=11, decoder_embed_dim=16, decoder_num_heads=2),
 }
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_counts_its_own(name):
-    """Forward to the last product; a training step but for the embedding, whose pixels need no gradient."""
+def test_cost_of_every_objective(name):
+    """Forward exactly; a training step except the patch embedding, as pixels need no gradient."""
     model, frozen = (OBJECTIVES[name](Encoder(**SHAPE)) for _ in range(2))
     images, tokens, order = drawn(model.encoder, 2)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -82,7 +82,7 @@ def test_every_objective_counts_its_own(name):
     assert step == model.macs(training=True) - model.encoder.length * model.encoder.patch_embed.proj.weight.numel()
 
 
-def test_competitors_at_224_pixels_cost_what_is_told():
+def test_cost_of_competitors_at_224_pixels():
     with torch.device("meta"):
         encoder = Encoder(**SIZES["vit_base"])
         mae = MAE(encoder, context=50, **DECODERS["vit_base"])

@@ -1,4 +1,4 @@
-"""The head's loss a chunk at a time is the loss of all scores at once, and these never exist."""
+"""The chunked loss equals the plain one, and never stores all logits."""
 
 import pytest
 import torch
@@ -21,9 +21,9 @@ def case(dtype=torch.float32, count=21):
 
 
 def plain(rows, head, target):
-    scores = head(rows)
-    loss = F.cross_entropy(scores.flatten(0, 1).float(), target.flatten())
-    return loss, (scores.argmax(-1) == target).float().mean()
+    logits = head(rows)
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
+    return loss, (logits.argmax(-1) == target).float().mean()
 
 
 def gradients(loss, rows, head):
@@ -32,11 +32,11 @@ def gradients(loss, rows, head):
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setitem(module.CELLS, "cpu", 4 * VOCABULARY)  # five chunks of four rows and one of one
+    monkeypatch.setitem(module.CHUNK_LOGITS, "cpu", 4 * VOCABULARY)  # five chunks of four rows and one of one
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_the_loss_of_all_scores_at_once(dtype):
+def test_equals_the_plain_loss(dtype):
     rows, head, target = case(dtype)
     (loss, accuracy), (wanted, share) = chunked_cross_entropy(rows, head, target), plain(rows, head, target)
     torch.testing.assert_close(loss, wanted, atol=1e-6, rtol=1e-6)
@@ -47,7 +47,7 @@ def test_equals_the_loss_of_all_scores_at_once(dtype):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_under_autocast_it_is_as_near_to_the_exact_one_as_the_plain_one_is():
+def test_is_as_accurate_as_the_plain_loss_under_autocast():
     rows, head, target = case()
     exact = plain(rows, head, target)[0]
     with torch.autocast("cpu", torch.bfloat16):
@@ -59,29 +59,29 @@ def test_under_autocast_it_is_as_near_to_the_exact_one_as_the_plain_one_is():
         assert (got - right).norm() <= 1.2 * (rounded - right).norm() <= 0.02 * right.norm()
 
 
-class Largest(TorchDispatchMode):
-    """The largest tensor of scores that any operation gives: those as wide as the vocabulary that are no weights."""
+class LargestLogits(TorchDispatchMode):
+    """Records the largest tensor of logits that any operation returns: vocabulary wide and not a weight."""
 
     def __init__(self):
         super().__init__()
-        self.cells = 0
+        self.size = 0
 
     def __torch_dispatch__(self, call, kinds, arguments=(), options=None):
         result = call(*arguments, **(options or {}))
         if isinstance(result, torch.Tensor) and result.shape[1:] == (VOCABULARY,) and len(result) != WIDTH:
-            self.cells = max(self.cells, result.numel())
+            self.size = max(self.size, result.numel())
         return result
 
 
-def test_no_more_scores_than_a_chunk_exist_at_any_time():
+def test_only_one_chunk_of_logits_exists_at_a_time():
     rows, head, target = case(count=600)
     for loss, most in ((chunked_cross_entropy, 4 * VOCABULARY), (plain, 600 * VOCABULARY)):
-        with Largest() as largest:
+        with LargestLogits() as largest:
             gradients(loss(rows, head, target)[0], rows, head)
-        assert largest.cells == most
+        assert largest.size == most
 
 
-def test_without_gradient_none_is_computed():
+def test_no_gradient_is_computed_under_no_grad():
     rows, head, target = case()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         loss, _ = chunked_cross_entropy(rows, head, target)
@@ -90,7 +90,7 @@ def test_without_gradient_none_is_computed():
     assert loss == chunked_cross_entropy(rows, head, target)[0]
 
 
-def test_a_frozen_head_still_teaches_its_rows():
+def test_gradient_reaches_rows_through_a_frozen_head():
     rows, head, target = case()
     head.requires_grad_(False)
     (ours,), (theirs,) = (

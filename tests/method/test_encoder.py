@@ -100,7 +100,7 @@ def test_permuted_rows_give_permuted_outputs(masked):
 
 @pytest.mark.parametrize(("grid", "dim"), [((3, 5), 8), ((4, 4), 24), ((1, 2), 4)])
 def test_sincos_table(grid, dim):
-    """MAE's: for every patch sin, cos of the column and then of the row, at falling frequencies."""
+    """As in MAE: for every patch sin, cos of the column, then of the row, at falling frequencies."""
     encoder = Encoder((4 * grid[0], 4 * grid[1]), 4, embed_dim=dim, depth=1, num_heads=1, pos_embed="sincos")
     quarter = dim // 4
     expected = np.zeros((1 + grid[0] * grid[1], dim))
@@ -116,7 +116,7 @@ def test_sincos_table(grid, dim):
 
 
 def branches(block, rows):
-    """A block's sum taken apart: the outputs with (attention, MLP) each left out or doubled."""
+    """Outputs of a block with each branch (attention, MLP) dropped or doubled."""
     outcomes = []
     for attention in (0, 2):
         inner = rows + attention * block.ls1(block.attn(block.norm1(rows), None, 0))
@@ -124,18 +124,18 @@ def branches(block, rows):
     return torch.stack(outcomes)
 
 
-def dropping():
+def with_drop_path():
     return shaken(Encoder(8, 4, embed_dim=8, depth=2, num_heads=2, drop_path_rate=0.5, global_pool="avg")).train()
 
 
-@pytest.mark.parametrize("keyed", [False, True])
-def test_stochastic_depth_keeps_or_drops_a_sample_whole(keyed):
-    """The first block's rate is 0 and the last one's 1/2: each sample has one of four outcomes, equally often."""
+@pytest.mark.parametrize("seeded", [False, True])
+def test_stochastic_depth_keeps_or_drops_a_sample_whole(seeded):
+    """The rates are 0 and 1/2: each sample has one of four outcomes, equally often."""
     torch.manual_seed(0)
-    encoder, samples = dropping(), 2000
+    encoder, samples = with_drop_path(), 2000
     rows = torch.randn(samples, 5, 8)
     with torch.no_grad():
-        found = encoder.run(rows, seed=torch.arange(samples) if keyed else None)
+        found = encoder.run(rows, seed=torch.arange(samples) if seeded else None)
         outcomes = branches(encoder.blocks[1], encoder.blocks[0](rows))
     matches = (outcomes - found).abs().amax((2, 3)) < 1e-4
     assert (matches.sum(0) == 1).all()
@@ -146,7 +146,7 @@ def test_stochastic_depth_keeps_or_drops_a_sample_whole(keyed):
 def test_stochastic_depth_keeps_the_expectation():
     """With a linear last branch, the mean over draws is the output without dropping."""
     torch.manual_seed(1)
-    encoder, samples = dropping(), 4000
+    encoder, samples = with_drop_path(), 4000
     row = torch.randn(1, 5, 8)
     with torch.no_grad():
         encoder.blocks[1].mlp.fc2.weight.zero_()
@@ -156,19 +156,19 @@ def test_stochastic_depth_keeps_the_expectation():
     assert ((draws.mean(0) - plain[0]).abs() < 5 * error + 1e-5).all()
 
 
-def test_stochastic_depth_is_a_function_of_the_key():
-    encoder, rows = dropping(), torch.randn(12, 5, 8)
-    key = torch.arange(12) * 7919
+def test_stochastic_depth_is_a_function_of_the_seed():
+    encoder, rows = with_drop_path(), torch.randn(12, 5, 8)
+    seed = torch.arange(12) * 7919
     with torch.no_grad():
-        together = encoder.run(rows, seed=key)
-        apart = [encoder.run(rows[part], seed=key[part]) for part in (slice(5), slice(5, 12))]
-        elsewhere = encoder.run(rows, seed=key + 1)
+        together = encoder.run(rows, seed=seed)
+        apart = [encoder.run(rows[part], seed=seed[part]) for part in (slice(5), slice(5, 12))]
+        elsewhere = encoder.run(rows, seed=seed + 1)
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
     assert not torch.allclose(together, elsewhere, atol=1e-2)
 
 
 def test_no_stochastic_depth_in_evaluation():
-    encoder, rows = dropping().eval(), torch.randn(6, 5, 8)
+    encoder, rows = with_drop_path().eval(), torch.randn(6, 5, 8)
     torch.testing.assert_close(encoder.run(rows), encoder.run(rows, seed=torch.arange(6)), atol=0, rtol=0)
     plain = encoder.blocks[1](encoder.blocks[0](rows))
     torch.testing.assert_close(encoder.run(rows), plain, atol=0, rtol=0)
@@ -182,6 +182,6 @@ def test_no_stochastic_depth_in_evaluation():
         ({"embed_dim": 6, "num_heads": 2, "pos_embed": "sincos"}, "divisible by 4"),
     ],
 )
-def test_sizes_that_do_not_fit(changes, match):
+def test_invalid_sizes(changes, match):
     with pytest.raises(ValueError, match=match):
         Encoder(**{**TINY, **changes})

@@ -1,4 +1,4 @@
-"""MAE: hidden pixels never reach the encoder, and slices paint what the dense form paints."""
+"""MAE: masked pixels never reach the encoder, and slices give the same pixels as the dense form."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch
 from mapet.method.encoder import SIZES, Encoder, sincos
 from mapet.method.mae import DECODERS, MAE, patchify
 from mapet.method.order import STRATEGIES, gather_rows
-from method_oracle import drawn, heard, plain_block, shaken
+from method_oracle import drawn, influence, plain_block, shaken
 
 PATCH = 2
 
@@ -26,53 +26,52 @@ def tiny(context=5, normalize_pixels=True, decoder_depth=2, **changes):
 
 
 @pytest.mark.parametrize("context", [1, 2, 5, 12])
-def test_hidden_pixels_never_reach_encoder_or_decoder(context):
+def test_masked_pixels_never_reach_encoder_or_decoder(context):
     model = shaken(tiny(context).double())
     images, _, order = drawn(model.encoder, 3)
     images.requires_grad_()
-    given, hidden = order[:, 1:context] - 1, order[:, context:] - 1
-    for outputs in (model.latents(images, order), model.pixels(images, order)):
-        sources = heard(outputs, images, PATCH) if context > 1 else torch.zeros(3, 12)
-        assert (sources.gather(1, hidden) == 0).all()
+    given, masked = order[:, 1:context] - 1, order[:, context:] - 1
+    for outputs in (model.latents(images, order), model.predict_pixels(images, order)):
+        sources = influence(outputs, images, PATCH) if context > 1 else torch.zeros(3, 12)
+        assert (sources.gather(1, masked) == 0).all()
         assert (sources.gather(1, given) > 1e-9).all()
     if context == 1:
-        assert not model.pixels(images, order).isnan().any()
+        assert not model.predict_pixels(images, order).isnan().any()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("context", [1, 4, 12])
-def test_hides_exactly_the_stated_number(strategy, context):
+def test_masks_exactly_the_requested_number(strategy, context):
     model = tiny(context)
     images, _, _ = drawn(model.encoder, 3)
     order = STRATEGIES[strategy](model.encoder.grid, 13 - context, 0, 0, torch.arange(3))
     assert model.latents(images, order).shape == (3, context, 16)
-    assert (
-        model.pixels(images, order).shape == model.target(images, order).shape == (3, 13 - context, PATCH * PATCH * 2)
-    )
+    shape = (3, 13 - context, PATCH * PATCH * 2)
+    assert model.predict_pixels(images, order).shape == model.target(images, order).shape == shape
 
 
 def dense_pixels(model, images, order):
-    """Image by image: encode, put everything back into natural order, decode all, read off the hidden patches."""
-    encoder, context, painted = model.encoder, model.context, []
-    for image, places in zip(images, order, strict=True):
-        rows = (encoder.embed(image[None]) + encoder.pos_embed)[:, places[:context]]
+    """Image by image: encode, restore the natural order, decode all positions, select the masked patches."""
+    encoder, context, predicted = model.encoder, model.context, []
+    for image, positions in zip(images, order, strict=True):
+        rows = (encoder.embed(image[None]) + encoder.pos_embed)[:, positions[:context]]
         for block in encoder.blocks:
             rows = plain_block(block, rows, torch.ones(context, context, dtype=torch.bool))
-        known = model.decoder_embed(encoder.norm(rows))
-        canvas = model.mask_token.repeat(1, 1 + encoder.length, 1)
-        canvas[:, places[:context]] = known
-        canvas = canvas + model.decoder_pos_embed
+        latents = model.decoder_embed(encoder.norm(rows))
+        decoded = model.mask_token.repeat(1, 1 + encoder.length, 1)
+        decoded[:, positions[:context]] = latents
+        decoded = decoded + model.decoder_pos_embed
         for block in model.decoder_blocks:
-            canvas = plain_block(block, canvas, torch.ones(2 * (1 + encoder.length,), dtype=torch.bool))
-        painted.append(model.decoder_pred(model.decoder_norm(canvas))[0, places[context:]])
-    return torch.stack(painted)
+            decoded = plain_block(block, decoded, torch.ones(2 * (1 + encoder.length,), dtype=torch.bool))
+        predicted.append(model.decoder_pred(model.decoder_norm(decoded))[0, positions[context:]])
+    return torch.stack(predicted)
 
 
 @pytest.mark.parametrize("decoder_depth", [1, 2])
 def test_slices_equal_the_dense_form_in_pixels_and_gradients(decoder_depth):
     model = shaken(tiny(decoder_depth=decoder_depth, init_values=0.5).double())
     images, _, order = drawn(model.encoder, 3)
-    ours, dense = model.pixels(images, order), dense_pixels(model, images, order)
+    ours, dense = model.predict_pixels(images, order), dense_pixels(model, images, order)
     torch.testing.assert_close(ours, dense, atol=1e-10, rtol=0)
     assert ours.std() > 0.1
     direction = torch.randn_like(ours)
@@ -103,14 +102,14 @@ def test_targets_are_normalised_patch_by_patch():
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-def test_loss_is_the_mean_over_hidden_patches_and_reads_no_token(normalized):
+def test_loss_is_the_mean_over_masked_patches_and_ignores_tokens(normalized):
     model = shaken(tiny(normalize_pixels=normalized))
     images, tokens, order = drawn(model.encoder, 4)
-    figures = model(images, None, order)
-    errors = (model.pixels(images, order) - model.target(images, order)).square().mean(-1)
-    assert list(figures) == ["loss"]
-    assert figures["loss"].item() == pytest.approx(errors.mean().item(), rel=1e-5)
-    assert torch.equal(model(images, tokens, order)["loss"], figures["loss"])
+    metrics = model(images, None, order)
+    errors = (model.predict_pixels(images, order) - model.target(images, order)).square().mean(-1)
+    assert list(metrics) == ["loss"]
+    assert metrics["loss"].item() == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert torch.equal(model(images, tokens, order)["loss"], metrics["loss"])
 
 
 def test_the_encoder_keeps_its_initialisation_and_the_rest_starts_as_published():
@@ -135,18 +134,19 @@ def test_every_named_size_has_its_decoder():
     for name, decoder in DECODERS.items():
         encoder = Encoder(16, 4, embed_dim=SIZES[name]["embed_dim"], depth=1, num_heads=1)
         model = MAE(encoder, context=5, **{**decoder, "decoder_depth": 1})
-        assert model.pixels(*drawn(encoder, 1)[::2]).shape == (1, 12, 4 * 4 * 3)
+        assert model.predict_pixels(*drawn(encoder, 1)[::2]).shape == (1, 12, 4 * 4 * 3)
 
 
-def test_stochastic_depth_follows_each_images_key():
+def test_stochastic_depth_follows_each_images_seed():
     model = shaken(tiny(drop_path_rate=0.5)).train()
     images, _, order = drawn(model.encoder, 16)
-    key = torch.arange(16)
+    seed = torch.arange(16)
     with torch.no_grad():
-        together = model.pixels(images, order, key)
-        apart = torch.cat([model.pixels(images[k : k + 1], order[k : k + 1], key[k : k + 1]) for k in range(16)])
+        together = model.predict_pixels(images, order, seed)
+        parts = [slice(k, k + 1) for k in range(16)]
+        apart = torch.cat([model.predict_pixels(images[part], order[part], seed[part]) for part in parts])
         torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
-        assert not torch.allclose(together, model.eval().pixels(images, order, key), atol=1e-2)
+        assert not torch.allclose(together, model.eval().predict_pixels(images, order, seed), atol=1e-2)
 
 
 def test_bfloat16_autocast():
@@ -161,7 +161,7 @@ def test_bfloat16_autocast():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-def test_eighty_steps_memorise_two_pictures():
+def test_eighty_steps_memorise_two_images():
     torch.manual_seed(0)
     model = tiny(decoder_depth=1, depth=1)
     images, _, order = drawn(model.encoder, 2)
@@ -183,7 +183,7 @@ def test_eighty_steps_memorise_two_pictures():
         ({"decoder_depth": 0}, "block"),
     ],
 )
-def test_settings_that_do_not_fit(changes, match):
+def test_invalid_settings(changes, match):
     encoder = Encoder((6, 8), 2, embed_dim=16, depth=1, num_heads=2)
     settings = {"context": 5, "decoder_embed_dim": 12, "decoder_depth": 1, "decoder_num_heads": 3, **changes}
     with pytest.raises(ValueError, match=match):

@@ -1,4 +1,4 @@
-"""Orders: permutations, pure functions of their keys, with the distributions that they claim."""
+"""Orders: permutations, pure functions of their arguments, with the documented distributions."""
 
 import math
 import random
@@ -22,17 +22,17 @@ GRIDS = [
 RANDOM = ["uniform", "blockwise"]
 
 
-def neighbours(order, grid, hidden):
-    """(B,) pairs of hidden patches side by side or one above the other."""
-    mask = torch.zeros(len(order), order.shape[1], dtype=torch.long).scatter_(1, order[:, -hidden:], 1)
+def neighbours(order, grid, num_masked):
+    """(B,) number of adjacent pairs of masked patches."""
+    mask = torch.zeros(len(order), order.shape[1], dtype=torch.long).scatter_(1, order[:, -num_masked:], 1)
     mask = mask[:, 1:].view(-1, *grid)
     return (mask[:, 1:] & mask[:, :-1]).sum((1, 2)) + (mask[:, :, 1:] & mask[:, :, :-1]).sum((1, 2))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES.keys())
-@pytest.mark.parametrize(("grid", "hidden"), GRIDS)
-def test_permutations_with_cls_first(strategy, grid, hidden):
-    order = strategy(grid, hidden, 1, 2, torch.arange(20))
+@pytest.mark.parametrize(("grid", "num_masked"), GRIDS)
+def test_permutations_with_cls_first(strategy, grid, num_masked):
+    order = strategy(grid, num_masked, 1, 2, torch.arange(20))
     length = grid[0] * grid[1]
     assert order.dtype == torch.int64
     assert order.shape == (20, 1 + length)
@@ -55,7 +55,9 @@ def test_pure_function_of_seed_epoch_and_index(name):
 @pytest.mark.parametrize("name", RANDOM)
 def test_seeds_epochs_and_images_differ(name):
     index = torch.arange(50)
-    orders = torch.cat([STRATEGIES[name]((6, 5), 20, *key, index) for key in [(0, 0), (0, 1), (1, 0), (1, 1)]])
+    orders = torch.cat(
+        [STRATEGIES[name]((6, 5), 20, *seed_and_epoch, index) for seed_and_epoch in [(0, 0), (0, 1), (1, 0), (1, 1)]]
+    )
     assert len(orders.unique(dim=0)) == 200
 
 
@@ -67,15 +69,15 @@ def test_bit_identical_on_cuda(name):
     assert torch.equal(on_cpu, STRATEGIES[name]((14, 14), 75, 5, 6, index.cuda()).cpu())
 
 
-def test_blockwise_hangs_on_no_number_of_attempts_drawn_at_once(monkeypatch):
+def test_blockwise_does_not_depend_on_attempts_drawn_at_once(monkeypatch):
     index, expected = torch.arange(40), blockwise((14, 14), 147, 0, 0, torch.arange(40))
-    for ahead in (1, 7, 500):
-        monkeypatch.setattr("mapet.method.order.AHEAD", ahead)
+    for count in (1, 7, 500):
+        monkeypatch.setattr("mapet.method.order.ATTEMPTS_AT_ONCE", count)
         assert torch.equal(blockwise((14, 14), 147, 0, 0, index), expected)
 
 
 def test_orders_are_those_of_earlier_versions():
-    """A run that is resumed goes on as it began."""
+    """So that runs of earlier versions can be resumed."""
     index = torch.tensor([1_000_000])
     assert uniform((3, 4), 8, 7, 3, index).tolist() == [[0, 4, 5, 7, 6, 3, 12, 8, 1, 11, 2, 10, 9]]
     assert blockwise((5, 5), 18, 7, 3, index).tolist() == [
@@ -88,7 +90,7 @@ def chi_square_bound(freedom):
     return freedom + 4.5 * math.sqrt(2 * freedom)
 
 
-def test_uniform_places_every_patch_everywhere():
+def test_uniform_puts_every_patch_at_every_index():
     draws, length = 8000, 12
     order = uniform((3, 4), 9, 11, 0, torch.arange(draws))[:, 1:] - 1
     counts = torch.stack([(order == patch).sum(0) for patch in range(length)]).double()
@@ -111,41 +113,41 @@ def test_raster_is_the_identity():
     assert torch.equal(raster((3, 5), 4, 1, 2, torch.arange(3)), torch.arange(16).expand(3, -1))
 
 
-@pytest.mark.parametrize(("grid", "hidden"), [((14, 14), 75), ((8, 8), 32), ((6, 9), 20)])
-def test_blockwise_is_more_contiguous_than_uniform(grid, hidden):
+@pytest.mark.parametrize(("grid", "num_masked"), [((14, 14), 75), ((8, 8), 32), ((6, 9), 20)])
+def test_blockwise_is_more_contiguous_than_uniform(grid, num_masked):
     index = torch.arange(60)
-    blocks = neighbours(blockwise(grid, hidden, 0, 0, index), grid, hidden)
-    chance = neighbours(uniform(grid, hidden, 0, 0, index), grid, hidden)
-    assert blocks.double().mean() > 1.3 * chance.double().mean()
+    blocks = neighbours(blockwise(grid, num_masked, 0, 0, index), grid, num_masked)
+    single = neighbours(uniform(grid, num_masked, 0, 0, index), grid, num_masked)
+    assert blocks.double().mean() > 1.3 * single.double().mean()
 
 
-def test_blockwise_reveals_its_hidden_patches_in_random_sequence():
-    """In a random sequence, patches that follow one another lie as far apart as any two: twice the variance."""
+def test_blockwise_reveals_masked_patches_in_random_sequence():
+    """In a random sequence, successive patches are as far apart as any two: squared distance = 2 × variance."""
     order = blockwise((14, 14), 75, 0, 0, torch.arange(300))[:, -75:] - 1
     rows, columns = (order // 14).double(), (order % 14).double()
-    for place in (rows, columns):
-        steps = (place[:, 1:] - place[:, :-1]).square().mean(1)
-        pairs = 2 * place.var(dim=1)
+    for coordinate in (rows, columns):
+        steps = (coordinate[:, 1:] - coordinate[:, :-1]).square().mean(1)
+        pairs = 2 * coordinate.var(dim=1)
         error = (steps - pairs).std() / math.sqrt(len(order))
         assert abs((steps - pairs).mean()) < 4 * error
 
 
 def test_blockwise_reveals_single_patches_no_earlier_than_blocks():
-    """What the rectangles leave over has few hidden neighbours; at every place of the sequence there are as many."""
-    grid, hidden, draws = (14, 14), 75, 600
-    order = blockwise(grid, hidden, 1, 0, torch.arange(draws))[:, -hidden:] - 1
+    """Patches outside rectangles have few masked neighbours; the mean number is the same throughout the sequence."""
+    grid, num_masked, draws = (14, 14), 75, 600
+    order = blockwise(grid, num_masked, 1, 0, torch.arange(draws))[:, -num_masked:] - 1
     mask = torch.zeros(draws, 196).scatter_(1, order, 1).view(draws, 1, *grid)
     cross = torch.tensor([[0.0, 1, 0], [1, 0, 1], [0, 1, 0]])[None, None]
-    beside = F.conv2d(mask, cross, padding=1).flatten(1).gather(1, order)
-    excess = beside[:, :5].mean(1) - beside.mean(1)
-    assert beside.std() > 0.5
+    adjacent = F.conv2d(mask, cross, padding=1).flatten(1).gather(1, order)
+    excess = adjacent[:, :5].mean(1) - adjacent.mean(1)
+    assert adjacent.std() > 0.5
     assert abs(excess.mean()) < 4 * excess.std() / math.sqrt(draws)
 
 
-def beit_mask(rng, side=14, hidden=75, smallest=16, attempts=10):
-    """BEiT's rectangles one by one, as its paper tells; what is left over is hidden by chance."""
+def beit_mask(rng, side=14, num_masked=75, smallest=16, attempts=10):
+    """BEiT's algorithm 1, rectangle by rectangle; random single patches fill the rest."""
     mask = [[False] * side for _ in range(side)]
-    left = hidden
+    left = num_masked
     while left:
         for _ in range(attempts):
             area = rng.uniform(smallest, left)
@@ -170,18 +172,20 @@ def beit_mask(rng, side=14, hidden=75, smallest=16, attempts=10):
 
 
 def test_blockwise_has_the_distribution_of_beit():
-    draws, grid, hidden = 500, (14, 14), 75
+    draws, grid, num_masked = 500, (14, 14), 75
     rng = random.Random(0)
     masks = torch.tensor([beit_mask(rng) for _ in range(draws)])
-    assert (masks.sum((1, 2)) == hidden).all()
+    assert (masks.sum((1, 2)) == num_masked).all()
     theirs_order = F.pad(1 + masks.flatten(1).long().argsort(dim=1, stable=True), (1, 0))
-    ours_order = blockwise(grid, hidden, 0, 0, torch.arange(2 * draws))
-    ours, theirs = (neighbours(order, grid, hidden).double() for order in (ours_order, theirs_order))
+    ours_order = blockwise(grid, num_masked, 0, 0, torch.arange(2 * draws))
+    ours, theirs = (neighbours(order, grid, num_masked).double() for order in (ours_order, theirs_order))
     error = (ours.var() / len(ours) + theirs.var() / len(theirs)).sqrt()
     assert abs(ours.mean() - theirs.mean()) < 4 * error
     assert 0.8 < ours.std() / theirs.std() < 1.25
     middle = torch.zeros(grid, dtype=torch.bool)
     middle[4:10, 4:10] = True
-    ours, theirs = (middle.flatten()[order[:, -hidden:] - 1].sum(1).double() for order in (ours_order, theirs_order))
+    ours, theirs = (
+        middle.flatten()[order[:, -num_masked:] - 1].sum(1).double() for order in (ours_order, theirs_order)
+    )
     error = (ours.var() / len(ours) + theirs.var() / len(theirs)).sqrt()
     assert abs(ours.mean() - theirs.mean()) < 4 * error

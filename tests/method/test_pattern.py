@@ -10,14 +10,14 @@ SWEEP = cases(80)
 
 
 def kinds(pattern, groups):
-    """(kind, rank, clock) of each row, told from ``hidden`` and the place in the sequence alone."""
+    """(kind, index, clock) of each row, derived from ``is_masked`` and the row's number."""
     time, first = times(pattern.length, groups), pattern.rows - len(pattern.predict)
     named = []
-    for row, (rank, hidden) in enumerate(
+    for row, (index, is_masked) in enumerate(
         zip(pattern.position_in_order.tolist(), pattern.is_masked.tolist(), strict=True)
     ):
-        kind = "content" if not hidden else "query" if row >= first else "placeholder"
-        named.append((kind, rank, {"content": time[rank], "placeholder": 0, "query": time[rank] - 1}[kind]))
+        kind = "content" if not is_masked else "query" if row >= first else "placeholder"
+        named.append((kind, index, {"content": time[index], "placeholder": 0, "query": time[index] - 1}[kind]))
     return named
 
 
@@ -25,7 +25,7 @@ def kinds(pattern, groups):
 def test_every_row_reads_what_the_rule_says(length, groups, fill):
     pattern = reveal(length, groups, fill)
     rows = kinds(pattern, groups)
-    columns = [("placeholder" if kind == "query" else kind, rank) for kind, rank, _ in rows]
+    columns = [("placeholder" if kind == "query" else kind, index) for kind, index, _ in rows]
     for row, (_, _, clock) in enumerate(rows):
         found = [columns[column] for column in pattern.visible[row].nonzero().flatten().tolist()]
         assert len(found) == len(set(found))
@@ -33,7 +33,7 @@ def test_every_row_reads_what_the_rule_says(length, groups, fill):
 
 
 @pytest.mark.parametrize(("length", "groups", "fill"), SWEEP)
-def test_rows_are_all_those_needed_and_no_others(length, groups, fill):
+def test_rows_are_exactly_those_needed(length, groups, fill):
     rows = kinds(reveal(length, groups, fill), groups)
     time, final = times(length, groups), len(groups)
     needed = {
@@ -49,7 +49,7 @@ def test_rows_are_all_those_needed_and_no_others(length, groups, fill):
 
 
 @pytest.mark.parametrize(("length", "groups", "fill"), SWEEP)
-def test_readable_rows_first_and_predicted_ones_last(length, groups, fill):
+def test_readable_rows_first_and_predicting_rows_last(length, groups, fill):
     pattern = reveal(length, groups, fill)
     count = sum(groups)
     assert pattern.context == 1 + length - count
@@ -77,32 +77,32 @@ def test_nothing_leaks_through_any_number_of_layers(length, groups, fill):
         reach = (reach @ reach > 0).double()
     time = torch.tensor(times(length, groups))[pattern.position_in_order]
     content = ~pattern.is_masked
-    for row, (kind, rank, clock) in enumerate(kinds(pattern, groups)):
+    for row, (kind, index, clock) in enumerate(kinds(pattern, groups)):
         reached = reach[row].bool() & content
-        assert torch.equal(reached, content & (time <= clock)), f"{kind} {rank}"
+        assert torch.equal(reached, content & (time <= clock)), f"{kind} {index}"
 
 
 def test_numbers_of_rows_at_224_pixels():
     assert [pattern(196, 147).rows for pattern in (mim, pet, mapet)] == [197, 343, 489]
 
 
-@pytest.mark.parametrize(("length", "hidden"), [(1, 1), (9, 4), (12, 12), (49, 37), (196, 147), (256, 100)])
-def test_numbers_of_rows_in_general(length, hidden):
-    assert mim(length, hidden).rows == mim(length, hidden).keys == 1 + length
-    assert pet(length, hidden).rows == length + hidden
-    assert pet(length, hidden).keys == length
-    assert mapet(length, hidden).rows == length + 2 * hidden - 1
-    assert mapet(length, hidden).keys == length + hidden
+@pytest.mark.parametrize(("length", "num_masked"), [(1, 1), (9, 4), (12, 12), (49, 37), (196, 147), (256, 100)])
+def test_numbers_of_rows_in_general(length, num_masked):
+    assert mim(length, num_masked).rows == mim(length, num_masked).keys == 1 + length
+    assert pet(length, num_masked).rows == length + num_masked
+    assert pet(length, num_masked).keys == length
+    assert mapet(length, num_masked).rows == length + 2 * num_masked - 1
+    assert mapet(length, num_masked).keys == length + num_masked
 
 
-@pytest.mark.parametrize(("length", "hidden"), [(1, 1), (9, 4), (12, 12)])
-def test_mim_reads_everything(length, hidden):
-    assert mim(length, hidden).visible.all()
+@pytest.mark.parametrize(("length", "num_masked"), [(1, 1), (9, 4), (12, 12)])
+def test_mim_reads_everything(length, num_masked):
+    assert mim(length, num_masked).visible.all()
 
 
 @pytest.mark.parametrize(("length", "groups"), [(4, []), (4, [0]), (4, [2, 0, 1]), (4, [-1, 2]), (4, [5]), (4, [3, 2])])
 @pytest.mark.parametrize("fill", [True, False])
-def test_groups_that_cannot_be(length, groups, fill):
+def test_invalid_groups(length, groups, fill):
     with pytest.raises(ValueError, match="groups"):
         reveal(length, groups, fill)
 
@@ -118,12 +118,12 @@ def test_drawing(name):
     assert [line.startswith("▶") for line in lines] == [row in pattern.predict for row in range(pattern.rows)]
     labels = [line.lstrip("▶ ").split()[0] for line in lines]
     expected = zip(pattern.is_masked.tolist(), pattern.position_in_order.tolist(), strict=True)
-    assert labels == [f"{'?' * hidden}{rank}" for hidden, rank in expected]
+    assert labels == [f"{'?' * is_masked}{index}" for is_masked, index in expected]
     assert header.split() == labels[: pattern.keys]
 
 
 @pytest.mark.parametrize(("length", "groups", "fill"), cases(40, seed=9))
-def test_each_row_reads_one_unbroken_window(length, groups, fill):
+def test_each_row_reads_one_contiguous_window(length, groups, fill):
     visible = reveal(length, groups, fill).visible
     for row in visible:
         seen = row.nonzero().flatten()

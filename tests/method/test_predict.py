@@ -1,4 +1,4 @@
-"""Token prediction: no gradient from what a query must not know, and equal to its naive forms."""
+"""Token prediction: no gradient from patches that a query must not see, and equal to its naive forms."""
 
 import math
 
@@ -31,8 +31,8 @@ def batch(model, size, seed=0):
 
 @pytest.mark.parametrize("depth", [2, 4])
 @pytest.mark.parametrize(("length", "groups", "fill"), cases(24, seed=1, largest=12))
-def test_a_query_hears_exactly_the_earlier_patches(length, groups, fill, depth):
-    """One copy of the image for each query; of copy k only the k-th prediction is differentiated."""
+def test_query_depends_on_exactly_the_earlier_patches(length, groups, fill, depth):
+    """One copy of the image per query; only the k-th prediction of copy k is differentiated."""
     model = shaken(tiny(reveal(length, groups, fill), grid=(1, length), depth=depth).double())
     images, _, order = batch(model, 1, seed=length)
     count = sum(groups)
@@ -40,12 +40,12 @@ def test_a_query_hears_exactly_the_earlier_patches(length, groups, fill, depth):
     queries = torch.arange(count)
     weights = torch.randn(count, model.vocabulary, dtype=torch.float64)
     (model.logits(images, order.expand(count, -1))[queries, queries] * weights).sum().backward()
-    heard = images.grad.abs().unfold(3, PATCH, PATCH).sum((1, 2, 4))  # (queries, patches)
+    influence = images.grad.abs().unfold(3, PATCH, PATCH).sum((1, 2, 4))  # (queries, patches)
     time = torch.tensor(times(length, groups))[1:]
     earlier = time[None, :] < time[-count:, None]
-    heard = heard[:, order[0, 1:] - 1]
-    assert (heard[~earlier] == 0).all()
-    assert (heard[earlier] > 1e-9).all()
+    influence = influence[:, order[0, 1:] - 1]
+    assert (influence[~earlier] == 0).all()
+    assert (influence[earlier] > 1e-9).all()
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -65,7 +65,7 @@ def test_sliced_equals_naive_in_logits_and_gradients(name):
 
 
 def test_mim_is_a_masked_vit_of_timm():
-    """Mask token in place of hidden patches, positions added, every row reads every row: BEiT."""
+    """BEiT: mask token instead of masked patches, positions added, every row reads every row."""
     from timm.models.vision_transformer import VisionTransformer
 
     model = shaken(tiny(mim(12, 8)))
@@ -81,8 +81,8 @@ def test_mim_is_a_masked_vit_of_timm():
     )
     theirs.load_state_dict(model.encoder.state_dict())
     rows = theirs.patch_embed(images)
-    hidden = torch.zeros(4, 12, 1, dtype=torch.bool).scatter_(1, order[:, 5:, None] - 1, True)
-    rows = torch.where(hidden, model.mask_token, rows)
+    is_masked = torch.zeros(4, 12, 1, dtype=torch.bool).scatter_(1, order[:, 5:, None] - 1, True)
+    rows = torch.where(is_masked, model.mask_token, rows)
     rows = torch.cat([theirs.cls_token.expand(4, -1, -1), rows], dim=1) + theirs.pos_embed
     logits = model.head(theirs.norm(theirs.blocks(rows)))
     expected = torch.stack([logits[image, order[image, 5:]] for image in range(4)])
@@ -93,7 +93,7 @@ def test_mim_is_a_masked_vit_of_timm():
 def test_loss_and_accuracy_by_hand(name):
     model = shaken(tiny(PATTERNS[name], vocabulary=3))
     images, tokens, order = batch(model, 5)
-    figures = model(images, tokens, order)
+    metrics = model(images, tokens, order)
     logits = model.logits(images, order).double().detach()
     losses, hits = [], []
     for image in range(5):
@@ -101,15 +101,15 @@ def test_loss_and_accuracy_by_hand(name):
             scores, token = logits[image, k].exp(), int(tokens[image, position - 1])
             losses.append(-math.log(scores[token] / scores.sum()))
             hits.append(int(scores.argmax()) == token)
-    assert figures["loss"].item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-    assert figures["accuracy"].item() == pytest.approx(sum(hits) / len(hits))
-    assert figures["loss"].shape == figures["accuracy"].shape == ()
-    assert not figures["accuracy"].requires_grad
+    assert metrics["loss"].item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert metrics["accuracy"].item() == pytest.approx(sum(hits) / len(hits))
+    assert metrics["loss"].shape == metrics["accuracy"].shape == ()
+    assert not metrics["accuracy"].requires_grad
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_given_tokens_are_never_looked_at(name):
-    """Changing the tokens of context patches changes nothing; changing a predicted one changes the loss."""
+def test_tokens_of_context_patches_are_never_used(name):
+    """Changing tokens of context patches has no effect; changing a predicted one changes the loss."""
     model = shaken(tiny(PATTERNS[name]))
     images, tokens, order = batch(model, 2)
     loss = model(images, tokens, order)["loss"]
@@ -133,7 +133,7 @@ def test_initialisation_is_the_published_one():
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if name.endswith(("proj.weight", "proj.bias")) and "patch_embed" in name:
-            assert parameter.abs().max() <= 1 / (3 * 8 * 8) ** 0.5, name  # torch's own start of a convolution
+            assert parameter.abs().max() <= 1 / (3 * 8 * 8) ** 0.5, name  # torch's default for a convolution
         elif name.endswith("bias"):
             assert (parameter == 0).all(), name
         elif "norm" in name:
@@ -148,22 +148,22 @@ def test_initialisation_is_the_published_one():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_stochastic_depth_follows_each_images_key(name):
-    """Any split of the batch drops the same; evaluation drops nothing."""
+def test_stochastic_depth_follows_each_images_seed(name):
+    """Any split of the batch drops the same branches; evaluation drops nothing."""
     model = shaken(tiny(NAMED[name](12, 8), drop_path_rate=0.5)).train()
     images, _, order = batch(model, 16)
-    key = torch.arange(16)
+    seed = torch.arange(16)
     with torch.no_grad():
-        together = model.logits(images, order, key)
-        apart = torch.cat([model.logits(images[k : k + 1], order[k : k + 1], key[k : k + 1]) for k in range(16)])
+        together = model.logits(images, order, seed)
+        apart = torch.cat([model.logits(images[k : k + 1], order[k : k + 1], seed[k : k + 1]) for k in range(16)])
         torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
         plain = model.eval().logits(images, order)
         assert not torch.allclose(together, plain, atol=1e-2)
-        torch.testing.assert_close(model.logits(images, order, key), plain, atol=0, rtol=0)
+        torch.testing.assert_close(model.logits(images, order, seed), plain, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_an_image_alone_gives_what_it_gives_in_a_batch(name):
+def test_result_does_not_depend_on_the_batch(name):
     model = shaken(tiny(NAMED[name](12, 8)))
     images, _, order = batch(model, 3)
     alone = torch.cat([model.logits(images[k : k + 1], order[k : k + 1]) for k in range(3)])
@@ -194,21 +194,21 @@ def test_bfloat16_autocast(name):
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_sixty_steps_memorise_eight_pictures(name):
+def test_sixty_steps_memorise_eight_images(name):
     torch.manual_seed(0)
     model = tiny(NAMED[name](9, 6), vocabulary=8, embed_dim=32, depth=2)
     images, tokens, order = batch(model, 8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(60):
         optimizer.zero_grad()
-        figures = model(images, tokens, order)
-        figures["loss"].backward()
+        metrics = model(images, tokens, order)
+        metrics["loss"].backward()
         optimizer.step()
-    assert figures["loss"] < 0.5 * math.log(8)
-    assert figures["accuracy"] > 2 / 8
+    assert metrics["loss"] < 0.5 * math.log(8)
+    assert metrics["accuracy"] > 2 / 8
 
 
-def test_loss_at_the_start_is_that_of_chance():
+def test_initial_loss_is_that_of_a_uniform_guess():
     model = tiny(mapet(12, 8), vocabulary=1000)
     images, tokens, order = batch(model, 8)
     assert model(images, tokens, order)["loss"].item() == pytest.approx(math.log(1000), rel=0.01)

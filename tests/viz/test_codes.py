@@ -1,4 +1,4 @@
-"""Images of codes are valid PNG files of a readable size, and show the patches that they should."""
+"""Figures of codes are valid PNG files of a readable size, and show the right patches."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,10 @@ def size_of(path):
 
 
 def labelled(count=6, grid=(4, 4), patch=(4, 4), codes=20):
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     height, width = grid[0] * patch[0], grid[1] * patch[1]
-    images = chance.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
-    return images, chance.integers(0, codes, (count, grid[0] * grid[1]))
+    images = rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+    return images, rng.integers(0, codes, (count, grid[0] * grid[1]))
 
 
 SHAPES = {
@@ -36,7 +36,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_pictures_of_tokens(tmp_path, shape):
+def test_figures_of_tokens(tmp_path, shape):
     images, tokens = labelled(**shape)
     grid = shape.get("grid", (4, 4))
     for draw in (code_patches, token_map):
@@ -45,7 +45,7 @@ def test_pictures_of_tokens(tmp_path, shape):
         assert 50 < height <= 2500
 
 
-def test_tensors_and_stored_tokens_are_taken_alike(tmp_path):
+def test_arrays_and_tensors_give_the_same_figure(tmp_path):
     images, tokens = labelled()
     kinds = [
         (images, tokens),
@@ -57,7 +57,7 @@ def test_tensors_and_stored_tokens_are_taken_alike(tmp_path):
         assert drawn[0] == drawn[1] == drawn[2]
 
 
-def test_chance_is_the_seed(tmp_path):
+def test_patches_depend_on_the_seed(tmp_path):
     images, tokens = labelled()
     first, again, other = (
         code_patches(images, tokens, (4, 4), tmp_path / "out.png", codes=3, seed=seed).read_bytes()
@@ -70,8 +70,8 @@ def pixels(path):
     return {tuple(pixel) for pixel in np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).tolist()}
 
 
-def test_a_row_shows_its_code_amid_its_neighbours(tmp_path):
-    """All red but a green patch of code 1 in a corner and a blue one two patches off, out of its sight."""
+def test_row_shows_its_code_with_its_neighbours(tmp_path):
+    """All red except a green patch of code 1 in a corner and a blue one two patches away, outside its surroundings."""
     images = np.zeros((1, 3, 12, 12), dtype=np.uint8)
     images[0, 0] = 255
     images[0, :, :4, :4] = np.array([0, 255, 0], dtype=np.uint8)[:, None, None]
@@ -85,7 +85,7 @@ def test_a_row_shows_its_code_amid_its_neighbours(tmp_path):
     assert kinds == {frozenset({red, green, blue}), frozenset({red, green})}  # code 0 or both; code 1 alone
 
 
-def test_a_code_has_one_colour_in_every_figure(tmp_path):
+def test_code_has_the_same_color_in_every_figure(tmp_path):
     images = np.zeros((1, 3, 4, 4), dtype=np.uint8)
     first, again, other = (
         pixels(token_map(images, np.full((1, 1), code), (1, 1), tmp_path / "out.png")) for code in (7, 7, 8)
@@ -94,7 +94,7 @@ def test_a_code_has_one_colour_in_every_figure(tmp_path):
 
 
 @pytest.mark.parametrize("draw", [code_patches, token_map])
-def test_what_does_not_fit_is_refused(tmp_path, draw):
+def test_mismatched_shapes_are_refused(tmp_path, draw):
     images, tokens = labelled()
     bad = [(images, tokens, (4, 5)), (images, tokens[:2], (4, 4)), (images[:, :1], tokens, (4, 4))]
     bad += [(images[:0], tokens[:0], (4, 4)), (images[:, :, :-1], tokens, (4, 4))]
@@ -105,16 +105,16 @@ def test_what_does_not_fit_is_refused(tmp_path, draw):
 
 
 def numbered(patch=6, grid=(4, 5)):
-    """An image (1, 3, H, W) whose patches have one grey each: 10, 20, …"""
+    """An image (1, 3, H, W) whose patches have grey levels 10, 20, …"""
     greys = np.arange(10, 10 + 10 * grid[0] * grid[1], 10, dtype=np.uint8).reshape(grid)
     return np.broadcast_to(greys.repeat(patch, 0).repeat(patch, 1), (1, 3, patch * grid[0], patch * grid[1]))
 
 
-@pytest.mark.parametrize(("reach", "place"), [(0, 7), (1, 0), (1, 12), (2, 12), (2, 19)])
-def test_a_patch_stands_amid_as_many_neighbours_as_asked_for(tmp_path, reach, place):
+@pytest.mark.parametrize(("reach", "index"), [(0, 7), (1, 0), (1, 12), (2, 12), (2, 19)])
+def test_patch_is_shown_with_reach_neighbours(tmp_path, reach, index):
     image = numbered()
-    out = patch_rows([Row("", image, [place])], (4, 5), (24, 30), tmp_path / "out.png", examples=1, reach=reach)
-    down, across = divmod(place, 5)
+    out = patch_rows([Row("", image, [index])], (4, 5), (24, 30), tmp_path / "out.png", examples=1, reach=reach)
+    down, across = divmod(index, 5)
     near = {
         10 + 10 * (5 * row + column)
         for row in range(max(0, down - reach), min(4, down + reach + 1))
@@ -125,7 +125,7 @@ def test_a_patch_stands_amid_as_many_neighbours_as_asked_for(tmp_path, reach, pl
     assert {grey for grey, count in zip(found.tolist(), counts, strict=True) if count > 50} & greys == near
 
 
-def test_rows_are_taken_one_at_a_time_and_may_be_empty(tmp_path):
+def test_rows_are_consumed_one_at_a_time_and_may_be_empty(tmp_path):
     alive = []
 
     def rows():
@@ -148,7 +148,7 @@ def test_usage(tmp_path, counts):
     assert (width, height) == (700, 360)
 
 
-def test_usage_does_not_hang_on_the_codes_names(tmp_path):
+def test_usage_does_not_depend_on_code_numbers(tmp_path):
     counts = np.array([5, 0, 80, 1, 14])
     first, again, other = (
         usage_histogram(some, tmp_path / "usage.png").read_bytes() for some in (counts, counts[::-1], counts + 1)

@@ -38,12 +38,12 @@ def test_loss_without_accuracy_is_one_panel(tmp_path):
     assert width < 2 * height
 
 
-def test_gaps_in_the_metrics_are_left_out(tmp_path):
+def test_gaps_in_the_metrics_are_skipped(tmp_path):
     path = metrics(tmp_path, "1,1,3.0,,0.1", "2,1,,0.1,0.1", "3,1,nan,0.2,0.1", "4,1,2.0,0.3,0.1")
     size_of(loss_curve(path, tmp_path / "loss.png"))
 
 
-def test_metrics_that_are_none(tmp_path):
+def test_invalid_metrics_are_refused(tmp_path):
     with pytest.raises(MapetError, match="no metrics file"):
         loss_curve(tmp_path / "absent.csv", tmp_path / "loss.png")
     with pytest.raises(MapetError, match="no rows"):

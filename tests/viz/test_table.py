@@ -1,4 +1,4 @@
-"""The table of a comparison in all its forms, its sentence, and its figures."""
+"""Tables of a comparison in all formats, sentences, and figures."""
 
 import csv
 import re
@@ -49,7 +49,7 @@ def budgets():
     return {"epochs": [*equal, random], "compute": [*compute, random]}
 
 
-def test_a_screen_of_80_columns_holds_two_evaluations_without_a_break(budgets):
+def test_two_evaluations_fit_into_80_columns(budgets):
     text = plain(budgets["epochs"])
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
@@ -58,7 +58,7 @@ def test_a_screen_of_80_columns_holds_two_evaluations_without_a_break(budgets):
     assert len({line.index("±") for line in lines[1:]}) == 1
 
 
-def test_what_does_not_fit_goes_below_with_the_names_repeated():
+def test_further_columns_follow_below_with_the_names_repeated():
     many = {("e", f"metric {number}"): Estimate(0.5, 0.01, 3) for number in range(9)}
     long = entry("mapet", 40, setting="context=0.25, groups=12", accuracy=many)
     blocks = plain([long, entry("mim", 40, accuracy=many)]).split("\n\n")
@@ -69,7 +69,7 @@ def test_what_does_not_fit_goes_below_with_the_names_repeated():
     assert heads == cells([long])[0][1:]
 
 
-def test_markdown_has_a_table_a_budget_and_every_row_as_many_cells(budgets):
+def test_markdown_has_one_table_per_budget_with_equal_rows(budgets):
     text = markdown(budgets, ["knn: the protocol"])
     assert text.index("## Equal epochs") < text.index("## Equal compute") < text.index("- knn: the protocol")
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -78,7 +78,7 @@ def test_markdown_has_a_table_a_budget_and_every_row_as_many_cells(budgets):
     assert "| mae | 862 | 43.03 M |" in text
 
 
-def test_latex_has_as_many_columns_as_it_declares(budgets):
+def test_latex_rows_match_the_declared_columns(budgets):
     budgets["epochs"][0] = entry("mapet", 41, setting="drop_path=0.1")
     text = latex(budgets, ["100 % of it"])
     for declared, body in re.findall(r"\\begin\{tabular\}\{(l+r+)\}(.*?)\\end\{tabular\}", text, re.DOTALL):
@@ -90,7 +90,7 @@ def test_latex_has_as_many_columns_as_it_declares(budgets):
     assert "\n% 100 % of it\n" in text
 
 
-def test_the_spreadsheet_reads_back(budgets):
+def test_csv_reads_back(budgets):
     budgets["epochs"][-1] = entry("scratch", 60, accuracy={SHOT: Estimate(0.3, None, 1)})
     rows = list(csv.DictReader(StringIO(spreadsheet(budgets))))
     assert len(rows) == 12
@@ -101,7 +101,7 @@ def test_the_spreadsheet_reads_back(budgets):
     assert float(rows[0]["seconds"]) == 3725.4
 
 
-def test_the_statement_names_the_best_and_who_is_not_told_apart_from_it():
+def test_statement_names_the_best_and_overlapping_intervals():
     found = [entry("mapet", 41.5, reach=0.4), entry("mim", 42.0, reach=0.2), entry("mae", 30.0), entry("pet", 41.3)]
     knn, linear = statements(found)
     assert knn.startswith("k-NN: best by the mean: mim, 42.0 ± 0.2 %; ")
@@ -110,13 +110,13 @@ def test_the_statement_names_the_best_and_who_is_not_told_apart_from_it():
     assert statements([found[1], found[2]])[0].endswith("overlap with it: none")
 
 
-def test_a_statement_says_when_it_cannot_know():
+def test_statement_for_one_seed_has_no_interval():
     one = Estimate(0.5, None, 1)
     (said,) = statements([entry(name, 1, accuracy={KNN: one}) for name in ("mapet", "mim")])
     assert said == "k-NN: best by the mean: mapet, mim, 50.0 % (all the same); one seed has no interval"
 
 
-def test_a_method_that_lacks_a_metric_is_left_out_of_it():
+def test_method_without_a_metric_is_not_in_its_statement():
     lacking = entry("scratch", 1, accuracy={SHOT: Estimate(0.9, 0.1, 3)})
     assert [said.split(":")[0] for said in statements([entry("mapet", 40), entry("mim", 40), lacking])] == [
         "k-NN",
@@ -132,7 +132,7 @@ def pixels(path):
         return np.asarray(image.convert("RGB"))
 
 
-def test_figures_show_every_method_s_colour(budgets, tmp_path):
+def test_figures_show_the_color_of_every_method(budgets, tmp_path):
     shown = pixels(accuracy(budgets, tmp_path / "accuracy.png"))
     rows = [
         {
@@ -151,12 +151,12 @@ def test_figures_show_every_method_s_colour(budgets, tmp_path):
         for epoch in range(20, total + 1, 20)
     ]
     drawn = pixels(curves(rows, tmp_path / "curves.png"))
-    for colour in ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0)):
+    for color in ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0)):
         for image in (shown, drawn):
-            assert (np.abs(image.astype(int) - colour).sum(axis=2) < 6).sum() > 50
+            assert (np.abs(image.astype(int) - color).sum(axis=2) < 6).sum() > 50
 
 
-def test_one_seed_and_one_method_are_drawn_too(tmp_path):
+def test_figures_of_one_seed_and_one_method(tmp_path):
     alone = entry("mapet", 40, accuracy={KNN: Estimate(0.4, None, 1)})
     pixels(accuracy({"epochs": [alone]}, tmp_path / "a.png"))
     row = {"run": "a", "method": "mapet", "setting": "groups=3", "seed": 0, "step": 1, "epoch": 1, "pflop": 0.1}

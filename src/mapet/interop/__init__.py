@@ -1,1 +1,1 @@
-"""Other people's checkpoints in, other libraries' formats out."""
+"""Published checkpoints in, formats of other libraries out."""

@@ -1,4 +1,4 @@
-"""Encoders to and from timm: the parameter names are the same, so only the settings need words."""
+"""Export encoders to timm and import them from timm; parameter names are the same on both sides."""
 
 import json
 import tempfile
@@ -31,47 +31,53 @@ def to_timm(
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads.
+    """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads, atomically.
 
-    timm's ``forward_features`` then equals ``Encoder.forward``. The folder appears whole or not at all.
+    timm's ``forward_features`` then equals ``Encoder.forward``.
 
     Args:
-        encoder: its head goes along if it has one.
-        folder: to be made; its parents too.
-        mean: of each channel, on the scale from 0 to 1, that training subtracted.
-        std: of each channel, by which training divided.
-        interpolation: of the view, as timm names it.
-        crop_pct: share of the shorter side that tests cut out, as timm names it.
-        notes: how the encoder was trained, shown in the model card.
+        encoder: the encoder; a ``Classifier`` is exported with its head.
+        folder: output folder; it and its parents are created.
+        mean, std: per-channel statistics by which training normalised pixels in [0, 1].
+        interpolation: interpolation of the evaluation transform, by timm's name.
+        crop_pct: share of the shorter side that the evaluation transform crops.
+        notes: training settings, shown in the model card.
         overwrite: replace an earlier export.
 
     Returns:
         ``folder``.
 
     Raises:
-        MapetError: a folder that is not empty, or statistics of another number of channels.
+        MapetError: the folder is not empty, or ``mean`` or ``std`` does not have one entry per channel.
     """
     if not len(mean) == len(std) == encoder.in_chans:
-        raise MapetError(f"An encoder of {encoder.in_chans} channels needs one mean and one std for each.")
+        raise MapetError(
+            f"mean and std must have {encoder.in_chans} entries, one per channel of the encoder, "
+            f"got {len(mean)} and {len(std)}."
+        )
     target = Path(folder).resolve()
-    _free(target, overwrite)
+    _check_writable(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        part = Path(scratch) / target.name
-        part.mkdir()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-        (part / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt", **AN_EXPORT}))
+        new = Path(scratch) / target.name
+        new.mkdir()
+        (new / WEIGHTS).write_bytes(_safetensors(encoder))
         config = json.dumps(_config(encoder, mean, std, interpolation, crop_pct), indent=2)
-        (part / CONFIG).write_text(config + "\n", encoding="utf-8")
-        (part / CARD).write_text(_card(encoder, Path(folder), notes or {}), encoding="utf-8")
-        _swap(part, target)
+        (new / CONFIG).write_text(config + "\n", encoding="utf-8")
+        (new / CARD).write_text(_card(encoder, Path(folder), notes or {}), encoding="utf-8")
+        _swap(new, target)
     return Path(folder)
 
 
-def _free(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder whose files are not ours to replace; first mend what a kill left of an earlier swap."""
+def _safetensors(encoder: Encoder) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    return save(tensors, metadata={"format": "pt", **AN_EXPORT})
+
+
+def _check_writable(folder: Path, overwrite: bool) -> None:
+    """Repair an interrupted swap, then refuse a folder that holds anything but an export to overwrite."""
     if folder.exists() and not folder.is_dir():
-        raise MapetError(f"{folder} is a file: name another folder.")
+        raise MapetError(f"{folder} is a file; name another folder.")
     full, old = folder.exists() and any(folder.iterdir()), _old(folder)
     if is_export(old) and not full:
         old.replace(folder)
@@ -79,18 +85,18 @@ def _free(folder: Path, overwrite: bool) -> None:
     elif is_export(old) and is_export(folder):
         discard(old, EXPORT)
     if full and (other := stranger(folder, EXPORT)):
-        raise MapetError(f'{folder} holds "{other.name}", which no export wrote: name another folder.')
+        raise MapetError(f'{folder} holds "{other.name}", which no export wrote; name another folder.')
     if full and not is_export(folder):
         raise MapetError(
-            f"{folder} holds a model without the mark of mapet's exports, so nothing there is replaced: "
+            f"{folder} holds a model without the mark of a mapet export, so it is not overwritten; "
             "name another folder, or remove this one yourself."
         )
     if full and not overwrite:
-        raise MapetError(f"{folder} already holds an export: name another folder, or replace it with --overwrite.")
+        raise MapetError(f"{folder} already holds an export; name another folder, or replace it with --overwrite.")
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Put the complete folder ``new`` in the place of ``target``, which is deleted only then."""
+    """Rename ``new`` to ``target``; the previous ``target`` is deleted afterwards, or restored on failure."""
     old = _old(target)
     try:
         if target.exists():
@@ -110,7 +116,7 @@ def _old(folder: Path) -> Path:
 def _config(
     encoder: Encoder, mean: Sequence[float], std: Sequence[float], interpolation: str, crop_pct: float
 ) -> dict[str, Any]:
-    """timm's ``config.json``: a base architecture, the arguments that make it ours, and the preprocessing."""
+    """Return timm's ``config.json``: base architecture, arguments that override it, preprocessing."""
     size = next((name for name, size in SIZES.items() if size["embed_dim"] == encoder.embed_dim), "vit_base")
     return {
         "architecture": f"{size}_patch16_224",
@@ -129,14 +135,14 @@ def _config(
             "mean": list(mean),
             "std": list(std),
             "classifier": "head",
-            # timm's way of changing three channels into others, which it would also try on other numbers
+            # timm adapts this layer to other numbers of input channels, which it can only from 3
             "first_conv": "patch_embed.proj" if encoder.in_chans == 3 else None,
         },
     }
 
 
 def arguments(encoder: Encoder) -> dict[str, Any]:
-    """The arguments of timm's ``VisionTransformer``, which are ``Encoder``'s, but for the head: ready for JSON."""
+    """Return the arguments of the encoder, JSON-ready, without head; timm's ``VisionTransformer`` takes the same."""
     return {
         "img_size": list(encoder.img_size),
         "patch_size": list(encoder.patch_size),
@@ -151,7 +157,7 @@ def arguments(encoder: Encoder) -> dict[str, Any]:
 
 
 def loading_lines(folder: Path, *, classifies: bool = False) -> str:
-    """Three lines of Python that load an export and take one feature vector, or one score a class, per image."""
+    """Return Python code that loads an export and computes one feature vector, or the logits, per image."""
     features = "features = model.forward_features(images)[:, 1:].mean(dim=1)  # the mean of the patches"
     return (
         "import timm\n"
@@ -163,8 +169,8 @@ def loading_lines(folder: Path, *, classifies: bool = False) -> str:
 def _card(encoder: Encoder, folder: Path, notes: Mapping[str, Any]) -> str:
     channels, (height, width) = encoder.in_chans, encoder.img_size
     trained = "".join(f"- {name}: {value}\n" for name, value in notes.items()) or "- not recorded\n"
-    encodes = "pre-trained without labels by predicting visual tokens"
-    kind = f"a classifier of {encoder.num_classes} classes" if encoder.num_classes else encodes
+    pretrained = "pre-trained without labels by predicting visual tokens"
+    kind = f"a classifier of {encoder.num_classes} classes" if encoder.num_classes else pretrained
     other = "other classes" if encoder.num_classes else "fine-tuning"
     return f"""---
 library_name: timm
@@ -176,7 +182,7 @@ tags:
 
 A vision transformer, {kind} (mapet).
 
-- images: {channels} × {height} × {width} (channels, height, width), normalised as `{CONFIG}` says
+- images: {channels} × {height} × {width} (channels, height, width), normalised as in `{CONFIG}`
 - patches: {encoder.patch_size[0]} × {encoder.patch_size[1]} pixels, a grid of {encoder.grid[0]} × {encoder.grid[1]}
 - width {encoder.embed_dim}, {len(encoder.blocks)} blocks, {encoder.num_heads} heads, \
 {sum(parameter.numel() for parameter in encoder.parameters()) / 1e6:.2f} M parameters
@@ -195,28 +201,28 @@ For {other} add `num_classes=…` to `create_model`.
 
 
 def from_timm(model: nn.Module) -> Encoder:
-    """The encoder with the weights of one of timm's plain ``VisionTransformer`` models; its head is left behind.
+    """Return an encoder with the weights of a plain ``VisionTransformer`` of timm, without its head.
 
     Raises:
-        MapetError: a model with parts that ``Encoder`` has not, or whose features differ from the encoder's.
+        MapetError: the model has modules that ``Encoder`` lacks, or computes other features.
     """
     try:
-        encoder = _like(model)
+        encoder = _encoder_like(model)
         weights = {name: tensor for name, tensor in model.state_dict().items() if name[:5] != "head."}
         encoder.load_state_dict(weights)
     except (AttributeError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise MapetError(f"This {type(model).__name__} is not a plain vision transformer: {reason}") from error
-    _agree(encoder, model)
+    _check_same_features(encoder, model)
     return encoder.train(model.training)
 
 
 def load_export(folder: Path) -> Encoder:
-    """The encoder in a folder that ``to_timm`` wrote; a ``Classifier`` where it has a head.
+    """Return the encoder of a folder written by ``to_timm``, a ``Classifier`` if it has a head.
 
     Raises:
-        MapetError: timm cannot load the folder, what it loads is no plain vision transformer, or its images are
-            normalised otherwise than ours.
+        MapetError: timm cannot load the folder, the model is not a plain vision transformer, or it does not normalise
+            images with ImageNet's statistics.
     """
     import timm
 
@@ -226,7 +232,10 @@ def load_export(folder: Path) -> Encoder:
         raise MapetError(f"timm cannot load {folder}: {' '.join(str(error).split())[:200]}") from error
     normalised = tuple(tuple(model.pretrained_cfg.get(name) or ()) for name in ("mean", "std"))
     if normalised != (IMAGENET_MEAN, IMAGENET_STD):
-        raise MapetError(f"{folder} normalises its images by {normalised}, and only ImageNet's statistics are known.")
+        raise MapetError(
+            f"{folder} normalises images with mean and std {normalised}, but only ImageNet's are supported: "
+            f"{(IMAGENET_MEAN, IMAGENET_STD)}."
+        )
     encoder = from_timm(model)
     if not model.num_classes:
         return encoder
@@ -235,7 +244,7 @@ def load_export(folder: Path) -> Encoder:
     return classifier
 
 
-def _like(model: Any) -> Encoder:
+def _encoder_like(model: Any) -> Encoder:
     block = model.blocks[0]
     return Encoder(
         model.patch_embed.img_size,
@@ -251,8 +260,8 @@ def _like(model: Any) -> Encoder:
 
 
 @torch.no_grad()
-def _agree(encoder: Encoder, model: nn.Module) -> None:
-    """Shapes do not tell of other activations or norms: one image of noise does."""
+def _check_same_features(encoder: Encoder, model: nn.Module) -> None:
+    """Compare the features of one noise image: equal shapes do not rule out other activations or norms."""
     device = next(model.parameters()).device
     shape = torch.Size((1, encoder.in_chans, *encoder.img_size))
     image = (uniform(0, torch.arange(shape.numel())).view(shape).float() * 4 - 2).to(device)
@@ -262,6 +271,6 @@ def _agree(encoder: Encoder, model: nn.Module) -> None:
     found = encoder.to(device).eval()(image)
     if not torch.allclose(found, expected, atol=1e-4, rtol=1e-3):
         raise MapetError(
-            f"This {type(model).__name__} computes otherwise than a plain vision transformer "
-            f"(features differ by up to {float((found - expected).abs().max()):.2g}): it cannot become an encoder."
+            f"This {type(model).__name__} is not a plain vision transformer: its features differ by up to "
+            f"{float((found - expected).abs().max()):.2g}."
         )

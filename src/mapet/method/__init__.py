@@ -1,1 +1,1 @@
-"""The paper in pure torch: orders, patterns, the encoder and its objectives."""
+"""The method in pure torch: orders, attention patterns, the encoder and the objectives."""

@@ -1,11 +1,15 @@
-"""The context autoencoder: predict hidden patches' representations from the context, and their tokens from these (CAE).
+"""Context autoencoder (CAE): predict the latents of masked patches from the context, and their tokens from the latents.
 
-Chen et al., "Context Autoencoder for Self-Supervised Representation Learning", arXiv 2202.03026. Three parts beside the
-encoder, which sees the context alone: a *regressor* guesses what the encoder would have made of the hidden patches, a
-*decoder* reads tokens off the guess, and the *teacher*, the encoder itself on the hidden patches, says how good it was.
+Chen et al., "Context Autoencoder for Self-Supervised Representation Learning", arXiv 2202.03026. Three parts join the
+encoder, which sees only the context: the *regressor* predicts the encoder's output for the masked patches, the
+*decoder* predicts their tokens from it, and the *teacher*, the encoder applied to the masked patches, gives the
+regressor's target.
 
-Legend: B images, L patches, M = 1 + L − context hidden ones, D width, E width of regressor and decoder, V tokens.
+Legend: B images, L patches, M = 1 + L − context masked patches, D encoder width, E width of regressor and decoder,
+V tokens in the vocabulary.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,39 +23,39 @@ from mapet.method.encoder import (
     LayerScale,
     Mlp,
     drop_path_scale,
+    fork_seed,
     init_xavier,
     run_blocks,
     sincos,
-    stream,
 )
 from mapet.method.order import gather_rows
 
-TEACHER, REGRESSOR, DECODER = 1, 2, 3  # independent streams of each sample's chance
+TEACHER, REGRESSOR, DECODER = 1, 2, 3  # independent random streams of each sample
 
 
 class CAE(Counted, nn.Module):
-    """Predict the visual tokens of hidden patches through their representations.
+    """Predict the visual tokens of masked patches through their latents.
 
-    The published teacher is a copy of the encoder that lags one step of the optimiser behind it (momentum 0, copied
-    after each pass). Here the encoder itself is run without gradient: no second set of weights, and a batch cut into
-    parts gives what the whole gives. As published, the teacher has its own draws of stochastic depth.
+    The published teacher is a copy of the encoder that lags one optimiser step behind (momentum 0, copied after each
+    pass). Here the encoder itself runs without gradient: no second set of weights, and micro-batches give the same
+    gradient as the whole batch. As published, the teacher has its own draws of stochastic depth.
 
-    The encoder keeps its own initialisation, so that objectives can be compared from the same start; what is added
-    here starts as published: Xavier-uniform linear layers, mask token normal 0.02 cut at 0.02, the encoder's layer
-    scale and stochastic depth. Positions in regressor and decoder are fixed sin-cos tables: of the row, then column.
+    The encoder keeps its own initialisation, so that all objectives start alike. The other parts are initialised as
+    published: Xavier-uniform linear layers, mask token normal with std 0.02 cut at ± 0.02, the encoder's layer scale
+    and stochastic depth. Regressor and decoder use fixed sin-cos position embeddings: of the row, then of the column.
 
     Args:
-        encoder: what is kept after pre-training.
-        context: places of the order that are given, CLS included: CLS and at least one patch.
+        encoder: the network to pre-train.
+        context: number of given positions, CLS included; at least CLS and one patch.
         vocabulary: number of different tokens V.
-        regressor_depth: cross-attention blocks, at least 1.
-        decoder_depth: self-attention blocks, at least 1.
-        decoder_embed_dim: E, divisible by 4; None: the encoder's width.
-        decoder_num_heads: attention heads of regressor and decoder; None: the encoder's.
-        alignment_weight: factor of the squared error between guess and teacher.
+        regressor_depth: number of cross-attention blocks, ≥ 1.
+        decoder_depth: number of self-attention blocks, ≥ 1.
+        decoder_embed_dim: width E, divisible by 4; None: the encoder's width.
+        decoder_num_heads: number of attention heads of regressor and decoder; None: the encoder's.
+        alignment_weight: weight of the squared error between regressor and teacher.
 
     Raises:
-        ValueError: a context that gives no patch or hides none, or decoder sizes that do not fit one another.
+        ValueError: ``context`` is not in 2 … L, or the decoder sizes do not match each other.
     """
 
     positions: Tensor
@@ -89,86 +93,78 @@ class CAE(Counted, nn.Module):
         self.head = nn.Linear(dim, vocabulary)
         self.register_buffer("positions", sincos(encoder.grid, dim).roll(dim // 2, dims=1), persistent=False)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
-        for part in (self.encoder_to_decoder, self.regressor_blocks, self.decoder_blocks, self.head):
-            part.apply(init_xavier)
+        for module in (self.encoder_to_decoder, self.regressor_blocks, self.decoder_blocks, self.head):
+            module.apply(init_xavier)
 
     @property
     def vocabulary(self) -> int:
         """V, the number of different tokens."""
         return self.head.out_features
 
-    def latents(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the regressor guesses and what the teacher answers for every hidden patch.
-
-        Args:
-            images: (B, C, height, width) float, normalised.
-            order: (B, 1 + L) int64 positions, CLS first (``order.py``); the first ``context`` are given.
-            key: (B,) int64, each sample's own seed for stochastic depth; without it torch's generator draws.
-
-        Returns:
-            Two times (B, M, E) in the order's own sequence, the teacher's without gradient.
-        """
-        rows = self.encoder.embed(images) + self.encoder.pos_embed
-        given = self._encoded(rows, order[:, : self.context], seed)
-        with torch.no_grad():
-            hidden = torch.cat([order[:, :1], order[:, self.context :]], dim=1)
-            target = self._encoded(rows, hidden, stream(seed, TEACHER))
-        return self._regressed(given, order, seed), target
-
-    def decode(self, latent: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, M, E) representations of the hidden patches → (B, M, V) scores of every token."""
-        return self.head(self._decoded(latent, order, seed))
-
     def forward(self, images: Tensor, tokens: Tensor, order: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
-        """The training step's figures.
+        """Compute the losses of one training step.
 
         Args:
-            images, order, key: as in ``latents``.
-            tokens: (B, L) int64, one token per patch in natural patch order.
+            images: (B, C, H, W) float, normalised.
+            tokens: (B, L) int64, one token per patch in row-major order.
+            order: (B, 1 + L) int64 positions, CLS first (see ``order.py``); the first ``context`` are given.
+            seed: (B,) int64, one seed per sample for stochastic depth; None draws from torch's generator.
 
         Returns:
-            ``token_loss``: mean cross-entropy over all hidden patches, in nats; ``alignment_loss``: the mean squared
-            error between guess and teacher, times its weight; ``loss``: their sum; ``accuracy``: the share of hidden
-            patches whose token scores highest. All scalars.
+            ``token_loss``: mean cross-entropy over all masked patches, in nats; ``alignment_loss``: mean squared error
+            between regressor and teacher, times ``alignment_weight``; ``loss``: their sum; ``accuracy``: share of
+            masked patches whose token has the largest logit. All are float32 scalars.
         """
         target = tokens.gather(1, order[:, self.context :] - 1)
-        guess, answer = self.latents(images, order, seed)
-        token_loss, accuracy = chunked_cross_entropy(self._decoded(guess, order, seed), self.head, target)
-        alignment = self.alignment_weight * F.mse_loss(guess.float(), answer.float())
-        figures = {"token_loss": token_loss, "alignment_loss": alignment, "accuracy": accuracy}
-        return {"loss": token_loss + alignment, **figures}
+        latent_pred, latent_target = self.latents(images, order, seed)
+        token_loss, accuracy = chunked_cross_entropy(self.decode(latent_pred, order, seed), self.head, target)
+        alignment_loss = self.alignment_weight * F.mse_loss(latent_pred.float(), latent_target.float())
+        losses = {"token_loss": token_loss, "alignment_loss": alignment_loss}
+        return {"loss": token_loss + alignment_loss, **losses, "accuracy": accuracy}
+
+    def latents(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the regressor's and the teacher's latents of the masked patches, (B, M, E) by index in the order."""
+        rows = self.encoder.embed(images) + self.encoder.pos_embed
+        context = self._encode(rows, order[:, : self.context], seed)
+        with torch.no_grad():
+            cls_and_masked = torch.cat([order[:, :1], order[:, self.context :]], dim=1)
+            latent_target = self._encode(rows, cls_and_masked, fork_seed(seed, TEACHER))
+        return self._regress(context, order, seed), latent_target
+
+    def decode(self, latents: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
+        """(B, M, E) → (B, M, E): the decoder's blocks and norm; ``head`` maps its output to logits."""
+        rows = latents + F.embedding(order[:, self.context :], self.positions)
+        scales = self._drop_path_scale(self.decoder_blocks, len(rows), fork_seed(seed, DECODER))
+        return self.decoder_norm(run_blocks(self.decoder_blocks, rows, scales=scales))
 
     def work(self, training: bool = False) -> Work:
-        """The work on one image (``cost.py``): of its forward pass, or of forward and backward together."""
-        dim, ratio, given = self.head.in_features, self.encoder.mlp_ratio, self.context - 1
-        hidden = self.encoder.length - given
-        guess = block_work(dim, ratio, hidden, self.encoder.length) * len(self.regressor_blocks)
-        decode = block_work(dim, ratio, hidden, hidden) * len(self.decoder_blocks)
-        learned = embed_work(self.encoder) + self._encoding_work(given) + guess + decode
-        learned += head_work(dim, self.vocabulary, hidden)
-        return learned * (3 if training else 1) + self._encoding_work(hidden)
+        """Return the cost per image (see ``cost.py``): forward pass, or forward and backward with ``training``."""
+        dim, ratio, num_context = self.head.in_features, self.encoder.mlp_ratio, self.context - 1
+        num_masked = self.encoder.length - num_context
+        regressor = block_work(dim, ratio, num_masked, self.encoder.length) * len(self.regressor_blocks)
+        decoder = block_work(dim, ratio, num_masked, num_masked) * len(self.decoder_blocks)
+        student = embed_work(self.encoder) + self._encoder_work(num_context) + regressor + decoder
+        student += head_work(dim, self.vocabulary, num_masked)
+        return student * (3 if training else 1) + self._encoder_work(num_masked)  # the teacher has no backward pass
 
-    def _encoded(self, rows: Tensor, places: Tensor, seed: Tensor | None) -> Tensor:
-        """(B, 1 + L, D), CLS and K patches chosen by ``places`` → (B, K, E): the patches as the encoder sees them."""
-        seen = self.encoder.run(gather_rows(rows, places), last=places.shape[1] - 1, seed=seed)
-        return self.encoder_to_decoder(seen)
+    def _encode(self, rows: Tensor, positions: Tensor, seed: Tensor | None) -> Tensor:
+        """(B, 1 + L, D) rows and (B, 1 + K) positions, CLS first → (B, K, E), the patches' latents."""
+        states = self.encoder.run(gather_rows(rows, positions), last=positions.shape[1] - 1, seed=seed)
+        return self.encoder_to_decoder(states)
 
-    def _decoded(self, latent: Tensor, order: Tensor, seed: Tensor | None) -> Tensor:
-        """(B, M, E) → (B, M, E): through the decoder's blocks and its norm, as the head reads them."""
-        rows = latent + F.embedding(order[:, self.context :], self.positions)
-        keep = drop_path_scale(self.decoder_blocks, self.encoder.drop_path_rate, len(rows), stream(seed, DECODER))
-        return self.decoder_norm(run_blocks(self.decoder_blocks, rows, keep=keep))
-
-    def _regressed(self, given: Tensor, order: Tensor, seed: Tensor | None) -> Tensor:
+    def _regress(self, context: Tensor, order: Tensor, seed: Tensor | None) -> Tensor:
         """(B, context − 1, E) → (B, M, E): mask tokens through the cross-attention blocks, then the norm."""
         positions = F.embedding(order[:, 1:], self.positions)
-        rows = self.mask_token.to(given.dtype).expand(len(given), order.shape[1] - self.context, -1)
-        keep = drop_path_scale(self.regressor_blocks, self.encoder.drop_path_rate, len(given), stream(seed, REGRESSOR))
-        for block, kept in zip(self.regressor_blocks, keep, strict=True):
-            rows = block(rows, given, positions, kept)
+        rows = self.mask_token.to(context.dtype).expand(len(context), order.shape[1] - self.context, -1)
+        scales = self._drop_path_scale(self.regressor_blocks, len(rows), fork_seed(seed, REGRESSOR))
+        for block, scale in zip(self.regressor_blocks, scales, strict=True):
+            rows = block(rows, context, positions, scale)
         return self.regressor_norm(rows)
 
-    def _encoding_work(self, patches: int) -> Work:
+    def _drop_path_scale(self, blocks: nn.ModuleList, samples: int, seed: Tensor | None) -> Sequence[Tensor | None]:
+        return drop_path_scale(blocks, self.encoder.drop_path_rate, samples, seed)
+
+    def _encoder_work(self, patches: int) -> Work:
         dim, ratio, depth = self.encoder.embed_dim, self.encoder.mlp_ratio, len(self.encoder.blocks)
         project = 0 if isinstance(self.encoder_to_decoder, nn.Identity) else patches * dim * self.head.in_features
         last = block_work(dim, ratio, patches, 1 + patches)
@@ -176,7 +172,7 @@ class CAE(Counted, nn.Module):
 
 
 class RegressorBlock(nn.Module):
-    """Hidden rows read the given rows and one another; the norm before the MLP replaces the residual stream."""
+    """Masked rows attend to context rows and to each other; ``norm2`` replaces the residual stream, as published."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, init_values: float | None) -> None:
         super().__init__()
@@ -189,28 +185,28 @@ class RegressorBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, init_values) if init_values else nn.Identity()
 
-    def forward(self, rows: Tensor, given: Tensor, positions: Tensor, keep: Tensor | None = None) -> Tensor:
-        """One block.
+    def forward(self, rows: Tensor, context: Tensor, positions: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Apply the block.
 
         Args:
-            rows: (B, M, E), the hidden patches so far.
-            given: (B, L − M, E), the same for all blocks.
-            positions: (B, L, E), of the given and then of the hidden patches: added to queries and keys, not to values.
-            keep: (2, B, 1, 1), factors of the two branches, for stochastic depth.
+            rows: (B, M, E), the masked patches.
+            context: (B, L − M, E), the context patches, the same for all blocks.
+            positions: (B, L, E), embeddings of context, then masked positions; added to queries and keys, not values.
+            scale: (2, B, 1, 1), factors of the two branches, for stochastic depth.
 
         Returns:
             (B, M, E).
         """
-        readable = torch.cat([given, rows], dim=1)
-        query = self.norm1_q(rows + positions[:, given.shape[1] :])
-        read = self.ls1(self.cross_attn(query, self.norm1_k(readable + positions), self.norm1_v(readable)))
-        rows = self.norm2(rows + (read if keep is None else read * keep[0]))
-        thought = self.ls2(self.mlp(rows))
-        return rows + (thought if keep is None else thought * keep[1])
+        readable = torch.cat([context, rows], dim=1)
+        query = self.norm1_q(rows + positions[:, context.shape[1] :])
+        attn_out = self.ls1(self.cross_attn(query, self.norm1_k(readable + positions), self.norm1_v(readable)))
+        rows = self.norm2(rows + (attn_out if scale is None else attn_out * scale[0]))
+        mlp_out = self.ls2(self.mlp(rows))
+        return rows + (mlp_out if scale is None else mlp_out * scale[1])
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention with queries, keys and values of their own; a bias of the keys would change nothing."""
+    """Multi-head cross-attention; keys have no bias, as it would not change the softmax."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -223,7 +219,7 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, M, E), (B, K, E), (B, K, E) → (B, M, E)."""
+        """(B, M, E), (B, L, E), (B, L, E) → (B, M, E)."""
         q, k, v = (
             rows.unflatten(-1, (self.heads, -1)).transpose(1, 2) for rows in (self.q(query), self.k(key), self.v(value))
         )

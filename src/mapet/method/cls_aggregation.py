@@ -1,9 +1,11 @@
-"""BEiT v2's aggregation: a second prediction that only CLS can help, so that CLS learns to sum up the image.
+"""BEiT v2's patch aggregation: a second prediction that reaches late layers only through CLS.
 
-Peng et al., "BEiT v2", arXiv 2208.06366. Rows of an intermediate layer, with CLS as the last layer left it, pass
-through two more blocks to the same norm and head: what the later layers found out reaches them through CLS alone.
+Peng et al., "BEiT v2", arXiv 2208.06366. Rows of an intermediate layer, with CLS taken from the last layer, pass
+through two more blocks to the same norm and head. CLS thereby learns to summarise the image.
 
-Nothing leaks, whatever the pattern: CLS has clock 0 at every layer, so its last state, too, knows only what is given.
+Nothing leaks, whatever the pattern: CLS has clock 0 in every layer, so even its last state depends on the context only.
+
+Legend: B images, M masked patches, R rows, D width, V tokens in the vocabulary.
 """
 
 import torch
@@ -11,26 +13,26 @@ from torch import Tensor, nn
 
 from mapet.method.cost import Work, block_work, head_work, work
 from mapet.method.cross_entropy import chunked_cross_entropy
-from mapet.method.encoder import Block, Encoder, drop_path_scale, init_linear, run_blocks, stream
+from mapet.method.encoder import Block, Encoder, drop_path_scale, fork_seed, init_linear, run_blocks
 from mapet.method.pattern import Pattern
 from mapet.method.predict import TokenPrediction
 
-AGGREGATION = 1  # a stream of each sample's chance beside the encoder's
+AGGREGATION = 1  # random stream of each sample, independent of the encoder's
 
 
 class ClassAggregation(TokenPrediction):
-    """Token prediction twice: from the encoder, and from an intermediate layer with the encoder's CLS.
+    """Token prediction twice: from the encoder, and from an intermediate layer with the encoder's last CLS.
 
-    The extra blocks stand beside the encoder's next ones: they are drawn like them and share their rates of stochastic
-    depth. (The published code leaves them at torch's default initialisation of linear layers.)
+    The extra blocks are initialised as the encoder's, and use the stochastic depth rates of the encoder blocks after
+    ``layer``. (The published code leaves them at torch's default initialisation of linear layers.)
 
     Args:
-        encoder, pattern, vocabulary: as ``TokenPrediction``.
-        layer: blocks before the intermediate rows are taken (published: 9 of 12, 21 of 24).
-        extra: blocks of the second prediction.
+        encoder, pattern, vocabulary: as in ``TokenPrediction``.
+        layer: number of blocks before the intermediate rows are taken (published: 9 of 12, 21 of 24).
+        extra: number of extra blocks.
 
     Raises:
-        ValueError: a layer outside 1 … depth − extra, or an encoder and pattern that do not fit.
+        ValueError: ``layer`` is not in 1 … depth − extra, or ``encoder`` and ``pattern`` do not match.
     """
 
     def __init__(self, encoder: Encoder, pattern: Pattern, vocabulary: int, *, layer: int, extra: int = 2) -> None:
@@ -42,42 +44,38 @@ class ClassAggregation(TokenPrediction):
         shape = (encoder.embed_dim, encoder.num_heads, encoder.mlp_ratio, encoder.init_values)
         self.cls_blocks = nn.ModuleList(Block(*shape) for _ in range(extra)).apply(init_linear)
 
-    def both(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The encoder's prediction and the second one, each as ``logits``: (B, M, V)."""
-        first, second = self._states(images, order, seed)
-        return self.head(first), self.head(second)
-
-    def _states(self, images: Tensor, order: Tensor, seed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the head reads for each prediction: (B, M, D)."""
-        encoder, count, size = self.encoder, len(self.pattern.predict), len(images)
-        early, late = self._layers(self.rows(images, order), seed)
-        rows = torch.cat([early[:, : self.cls_row], late[:, :1], early[:, self.cls_row + 1 :]], dim=1)
-        beside = drop_path_scale(encoder.blocks, encoder.drop_path_rate, size, stream(seed, AGGREGATION))
-        keep = beside[self.layer : self.layer + len(self.cls_blocks)]
-        second = run_blocks(self.cls_blocks, rows, self.visible, count, keep)
-        return encoder.norm(late[:, -count:]), encoder.norm(second)
-
     def forward(self, images: Tensor, tokens: Tensor, order: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
-        """As ``TokenPrediction.forward``; ``loss`` is the sum of ``token_loss`` (the encoder's) and ``cls_loss``."""
+        """As ``TokenPrediction.forward``; ``loss`` is the sum of ``token_loss`` (encoder) and ``cls_loss`` (second)."""
         target = tokens.gather(1, order[:, self.pattern.context :] - 1)
         (token_loss, accuracy), (cls_loss, _) = (
-            chunked_cross_entropy(rows, self.head, target) for rows in self._states(images, order, seed)
+            chunked_cross_entropy(states, self.head, target) for states in self.both_states(images, order, seed)
         )
         return {"loss": token_loss + cls_loss, "token_loss": token_loss, "cls_loss": cls_loss, "accuracy": accuracy}
 
+    def both_states(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the inputs of the head for the encoder's and the second prediction, (B, M, D) each."""
+        encoder, count = self.encoder, len(self.pattern.predict)
+        early, late = self._layers(self.rows(images, order), seed)
+        rows = torch.cat([early[:, : self.cls_row], late[:, :1], early[:, self.cls_row + 1 :]], dim=1)
+        seed = fork_seed(seed, AGGREGATION)
+        scales = drop_path_scale(encoder.blocks, encoder.drop_path_rate, len(images), seed)
+        scales = scales[self.layer : self.layer + len(self.cls_blocks)]
+        second = run_blocks(self.cls_blocks, rows, self.visible, count, scales)
+        return encoder.norm(late[:, -count:]), encoder.norm(second)
+
+    def _layers(self, rows: Tensor, seed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, R, D) → all rows after ``layer`` blocks, and the rows from CLS on after the last block; without norm."""
+        blocks = self.encoder.blocks
+        scales = drop_path_scale(blocks, self.encoder.drop_path_rate, len(rows), seed)
+        early = run_blocks(blocks[: self.layer], rows, self.visible, scales=scales[: self.layer])
+        last = self.pattern.rows - self.cls_row
+        return early, run_blocks(blocks[self.layer :], early, self.visible, last, scales[self.layer :])
+
     def work(self, training: bool = False) -> Work:
-        """The work on one image (``cost.py``): of its forward pass, or of forward and backward together."""
+        """Return the cost per image (see ``cost.py``): forward pass, or forward and backward with ``training``."""
         rows, keys, count = self.pattern.rows, self.pattern.keys, len(self.pattern.predict)
         dim, ratio = self.encoder.embed_dim, self.encoder.mlp_ratio
         plain = work(self.encoder, self.pattern, self.vocabulary) + block_work(dim, ratio, count, keys) * -1
         late = block_work(dim, ratio, rows - self.cls_row, keys)
         extra = block_work(dim, ratio, rows, keys) * (len(self.cls_blocks) - 1) + block_work(dim, ratio, count, keys)
         return (plain + late + extra + head_work(dim, self.vocabulary, count)) * (3 if training else 1)
-
-    def _layers(self, rows: Tensor, seed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, R, D) → rows after the intermediate layer, and after the last one those from CLS on; no norm."""
-        blocks = self.encoder.blocks
-        keep = drop_path_scale(blocks, self.encoder.drop_path_rate, len(rows), seed)
-        early = run_blocks(blocks[: self.layer], rows, self.visible, keep=keep[: self.layer])
-        wanted = self.pattern.rows - self.cls_row
-        return early, run_blocks(blocks[self.layer :], early, self.visible, wanted, keep[self.layer :])

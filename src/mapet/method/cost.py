@@ -1,8 +1,8 @@
-"""What a forward pass costs: multiply-accumulates, the currency in which objectives are compared.
+"""Cost of a forward pass in multiply-accumulates (MACs), by which objectives are compared.
 
-Every objective counts its own with ``work()``. A backward pass takes twice the forward pass again, except for a part
-that is run without gradient. Counted as computed here: keys and values of readable rows only, and nothing but the
-predicted rows in the last block.
+Every objective counts its own cost with ``work()``. A backward pass costs twice its forward pass; parts that run
+without gradient have none. The count follows the implementation: keys and values of rows that are read, and only the
+predicting rows in the last block.
 """
 
 from dataclasses import dataclass, fields
@@ -13,13 +13,13 @@ from mapet.method.pattern import Pattern
 
 @dataclass(frozen=True)
 class Work:
-    """The work on one image, by what a machine does at different speeds; sums and multiples of it are work too.
+    """Cost per image, by kinds of work that hardware runs at different speeds; supports ``+`` and ``*`` by an integer.
 
     Attributes:
-        linear: multiply-accumulates of products with weights: patch embedding, projections, MLP and head.
-        attention: multiply-accumulates of products of rows with rows: scores and values.
-        states: values of the row state that pass through a block: norms, activations and residual sums.
-        scores: values that are compared with a target: tokens' logits, or pixels.
+        linear: MACs of products with weights: patch embedding, projections, MLP, head.
+        attention: MACs of products of rows with rows: attention scores and values.
+        states: elements of the row states that pass through blocks (norms, activations, residual sums).
+        scores: elements compared with a target: logits, or pixels.
     """
 
     linear: int = 0
@@ -28,41 +28,41 @@ class Work:
     scores: int = 0
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return Work(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def __mul__(self, times: int) -> "Work":
-        return Work(*(getattr(self, one.name) * times for one in fields(self)))
+        return Work(*(getattr(self, field.name) * times for field in fields(self)))
 
     @property
     def macs(self) -> int:
-        """The products of all matrix multiplications; norms, softmax and activations are left out, as is usual."""
+        """MACs of all matrix products; norms, softmax and activations are not counted, as is usual."""
         return self.linear + self.attention
 
 
 class Counted:
-    """An objective that counts what it does."""
+    """Mixin of objectives that count their cost."""
 
     def work(self, training: bool = False) -> Work:
-        """Of one image's forward pass, or of forward and backward together."""
+        """Return the cost per image: forward pass, or forward and backward with ``training``."""
         raise NotImplementedError
 
     def macs(self, training: bool = False) -> int:
-        """Multiply-accumulates of one image's forward pass, or of forward and backward together."""
+        """Return the MACs per image; arguments as in ``work``."""
         return self.work(training).macs
 
 
 def macs(encoder: Encoder, pattern: Pattern | None = None, vocabulary: int = 0) -> int:
-    """Multiply-accumulates of one image's forward pass; arguments as ``work``."""
+    """Return the MACs of one image's forward pass; arguments as in ``work``."""
     return work(encoder, pattern, vocabulary).macs
 
 
 def work(encoder: Encoder, pattern: Pattern | None = None, vocabulary: int = 0) -> Work:
-    """The work of one image's forward pass; a training step takes about three times as much.
+    """Return the cost of one image's forward pass; forward and backward together cost three times as much.
 
     Args:
-        encoder: its sizes are read, its weights are not.
-        pattern: of the objective; without it, the encoder alone on a plain image.
-        vocabulary: V, the width of the head on every predicted row.
+        encoder: only its sizes matter.
+        pattern: the objective's pattern; None: the encoder on a plain image.
+        vocabulary: V, the width of the head on every predicting row.
     """
     positions = 1 + encoder.length
     rows, keys, predicted = (
@@ -74,17 +74,17 @@ def work(encoder: Encoder, pattern: Pattern | None = None, vocabulary: int = 0) 
 
 
 def embed_work(encoder: Encoder) -> Work:
-    """The patch embedding of all L patches."""
+    """Return the cost of the patch embedding."""
     return Work(linear=encoder.length * encoder.patch_embed.proj.weight.numel())
 
 
-def head_work(dim: int, width: int, predicted: int) -> Work:
-    """A linear head of ``width`` on every predicted row."""
-    return Work(linear=predicted * dim * width, scores=predicted * width)
+def head_work(dim: int, width: int, rows: int) -> Work:
+    """Return the cost of a linear head, ``dim`` → ``width``, on ``rows`` rows."""
+    return Work(linear=rows * dim * width, scores=rows * width)
 
 
-def block_work(dim: int, mlp_ratio: float, wanted: int, keys: int) -> Work:
-    """One block of width ``dim`` that answers ``wanted`` rows from ``keys`` readable ones."""
-    projections = 2 * (wanted + keys) * dim * dim  # q, proj and k, v
-    mlp = 2 * wanted * dim * int(dim * mlp_ratio)
-    return Work(linear=projections + mlp, attention=2 * wanted * keys * dim, states=wanted * dim)
+def block_work(dim: int, mlp_ratio: float, queries: int, keys: int) -> Work:
+    """Return the cost of one block of width ``dim`` in which ``queries`` rows attend to ``keys`` rows."""
+    projections = 2 * (queries + keys) * dim * dim  # q, proj and k, v
+    mlp = 2 * queries * dim * int(dim * mlp_ratio)
+    return Work(linear=projections + mlp, attention=2 * queries * keys * dim, states=queries * dim)

@@ -1,8 +1,10 @@
-"""Cross-entropy of a linear head over a large vocabulary, whose scores never exist all at once.
+"""Cross-entropy of a linear head over a large vocabulary, in chunks, without storing all logits.
 
-With 8192 tokens they would outweigh all else in a step: for 147 predicted patches of 64 images they are 308 MB in
-float32, and as much again their softmax and their gradient. As the loss is a mean, its gradient is known as soon as a
-row is scored: rows are scored, graded and forgotten a chunk at a time.
+With 8192 tokens, the logits of 147 masked patches of 64 images take 308 MB in float32, and so do their softmax and
+their gradient. As the loss is a mean, the gradient of a row is known as soon as its logits are: the forward pass
+computes logits, loss and gradients chunk by chunk, and frees the logits of each chunk.
+
+Legend: N rows, D width, V vocabulary.
 """
 
 from typing import Any
@@ -11,53 +13,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CELLS = {"cpu": 1 << 23, "cuda": 1 << 26}  # scores of one chunk: 32 MiB of float32, or 256 MiB on a GPU
+CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}  # logits per chunk: 32 MiB of float32, or 256 MiB on a GPU
 
 
 def chunked_cross_entropy(rows: Tensor, head: nn.Linear, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy in nats, and the share of rows whose target scores highest; both float32 scalars.
+    """Return the mean cross-entropy in nats, and the top-1 accuracy; both are float32 scalars.
 
     Args:
-        rows: (B, M, D), what the head reads.
-        head: D → V; under autocast it multiplies in the lower precision, and all after the product is float32.
+        rows: (B, M, D), the inputs of the head.
+        head: D → V; autocast applies to its product, everything after it is float32.
         target: (B, M) int64 below V.
     """
-    scored: tuple[Tensor, Tensor] = _Scored.apply(  # type: ignore[no-untyped-call]
+    loss_and_accuracy: tuple[Tensor, Tensor] = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         rows.flatten(0, 1), head.weight, head.bias, target.flatten(), torch.is_grad_enabled()
     )
-    return scored
+    return loss_and_accuracy
 
 
-class _Scored(torch.autograd.Function):
+class _ChunkedCrossEntropy(torch.autograd.Function):
     """Rows (N, D), weight (V, D), bias (V,), target (N,) → mean loss, and accuracy without gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, target: Tensor, learning: bool
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, target: Tensor, grad_enabled: bool
     ) -> tuple[Tensor, Tensor]:
-        size = max(1, CELLS.get(rows.device.type, CELLS["cpu"]) // len(weight))
+        size = max(1, CHUNK_LOGITS.get(rows.device.type, CHUNK_LOGITS["cpu"]) // len(weight))
         loss, hits = rows.new_zeros(2, dtype=torch.float32).unbind()
-        by_rows, by_weight, by_bias = (torch.zeros_like(t) for t in (rows, weight, bias))
-        chunks = (torch.split(tensor, size) for tensor in (rows, target[:, None], by_rows))
-        for part, goal, by_part in zip(*chunks, strict=True):
-            scores = F.linear(part, weight, bias).float()
-            total = scores.logsumexp(1, keepdim=True)
-            loss = loss + (total - scores.gather(1, goal)).sum()
-            hits = hits + (scores.argmax(1, keepdim=True) == goal).sum()
-            if learning and any(ctx.needs_input_grad):
-                error = _error(scores, total, goal).div_(len(rows)).to(weight.dtype)
-                by_part.copy_(error @ weight)
-                by_weight += error.T @ part
-                by_bias += error.sum(0)
-        ctx.save_for_backward(by_rows, by_weight, by_bias)
-        ctx.mark_non_differentiable(hits := hits / len(rows))
-        return loss / len(rows), hits
+        grad_rows, grad_weight, grad_bias = (torch.zeros_like(t) for t in (rows, weight, bias))
+        chunks = (torch.split(tensor, size) for tensor in (rows, target[:, None], grad_rows))
+        for chunk, chunk_target, grad_chunk in zip(*chunks, strict=True):
+            logits = F.linear(chunk, weight, bias).float()
+            logsumexp = logits.logsumexp(1, keepdim=True)
+            loss = loss + (logsumexp - logits.gather(1, chunk_target)).sum()
+            hits = hits + (logits.argmax(1, keepdim=True) == chunk_target).sum()
+            if grad_enabled and any(ctx.needs_input_grad):
+                grad_logits = _grad_logits(logits, logsumexp, chunk_target).div_(len(rows)).to(weight.dtype)
+                grad_chunk.copy_(grad_logits @ weight)
+                grad_weight += grad_logits.T @ chunk
+                grad_bias += grad_logits.sum(0)
+        ctx.save_for_backward(grad_rows, grad_weight, grad_bias)
+        ctx.mark_non_differentiable(accuracy := hits / len(rows))
+        return loss / len(rows), accuracy
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *(grad * upstream for grad in ctx.saved_tensors), None, None
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return *(grad * grad_loss for grad in ctx.saved_tensors), None, None
 
 
-def _error(scores: Tensor, total: Tensor, goal: Tensor) -> Tensor:
-    """Gradient of the summed loss: softmax less one-hot target; ``scores`` are used up."""
-    return scores.sub_(total).exp_().scatter_add_(1, goal, -torch.ones_like(total))
+def _grad_logits(logits: Tensor, logsumexp: Tensor, target: Tensor) -> Tensor:
+    """Gradient of the summed loss: softmax minus one-hot target; overwrites ``logits``."""
+    return logits.sub_(logsumexp).exp_().scatter_add_(1, target, -torch.ones_like(logsumexp))

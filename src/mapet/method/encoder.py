@@ -1,9 +1,10 @@
-"""A vision transformer (Dosovitskiy et al., arXiv 2010.11929) written for reading, with timm's parameter names.
+"""Vision transformer (Dosovitskiy et al., arXiv 2010.11929) with timm's parameter names.
 
-Three handles: ``embed`` makes a row of every position, ``run`` sends rows through the blocks, and ``forward`` does both
-for a plain image. Objectives put their own rows and mask between the two.
+``embed`` turns an image into one row per position, ``run`` sends rows through the blocks, and ``forward`` does both.
+Objectives call ``embed``, build their own rows and mask, and call ``run``.
 
-Legend: B images, L patches, D width, R rows, K ≤ R readable rows, Q ≤ R rows wanted, H heads, d = D / H.
+Legend: B images, C channels, H × W pixels, L patches, D width, R rows, K ≤ R rows that are read, Q ≤ R rows that are
+returned, N heads, E = D / N.
 """
 
 import math
@@ -24,19 +25,21 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 class Encoder(nn.Module):
-    """A ViT with one class token; arguments and parameters are named as in timm's ``VisionTransformer``.
+    """ViT with one class token; arguments and parameters are named as in timm's ``VisionTransformer``.
 
     Args:
-        img_size: pixels, or (height, width).
-        patch_size: pixels, or (height, width).
-        init_values: start of the layer scale; none without it.
-        drop_path_rate: stochastic depth of the last block, growing linearly from 0; one draw a sample for all its rows.
-        pos_embed: ``"learn"``, or ``"sincos"`` for a fixed table (column first, as MAE).
-        global_pool: what a head reads: ``"token"`` = CLS, ``"avg"`` = mean of the patches with a norm of its own.
-        num_classes: width of the head; 0 for none.
+        img_size: image size in pixels, or (height, width).
+        patch_size: patch size in pixels, or (height, width).
+        mlp_ratio: hidden width of the MLP as a multiple of ``embed_dim``.
+        init_values: initial layer scale; None disables layer scale.
+        drop_path_rate: stochastic depth rate of the last block; rates grow linearly from 0. One draw per sample and
+            branch, shared by all rows of the sample.
+        pos_embed: ``"learn"``, or ``"sincos"`` for MAE's fixed table.
+        global_pool: input of the head: ``"token"`` = CLS, ``"avg"`` = mean of the patches, followed by ``fc_norm``.
+        num_classes: number of outputs of the head; 0 for no head.
 
     Raises:
-        ValueError: patches that do not tile the image, or heads that do not divide the width.
+        ValueError: ``patch_size`` does not divide ``img_size``, or ``num_heads`` does not divide ``embed_dim``.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.img_size, self.patch_size, self.in_chans = _pair(img_size), _pair(patch_size), in_chans
-        self.grid = _tiles(self.img_size, self.patch_size)
+        self.grid = _grid(self.img_size, self.patch_size)
         self.embed_dim, self.num_heads, self.mlp_ratio = embed_dim, num_heads, mlp_ratio
         self.init_values, self.drop_path_rate = init_values, drop_path_rate
         self.global_pool, self.num_classes = global_pool, num_classes
@@ -76,7 +79,7 @@ class Encoder(nn.Module):
         return self.grid[0] * self.grid[1]
 
     def reset_parameters(self) -> None:
-        """timm's initialisation, which the published code shares: normal 0.02 cut at 2, class token about 0."""
+        """Initialise as timm and the published code: truncated normal with std 0.02, class token with std 1e-6."""
         nn.init.normal_(self.cls_token, std=1e-6)
         if self.pos_embed.requires_grad:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -85,55 +88,55 @@ class Encoder(nn.Module):
         self.apply(init_linear)
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, C, height, width) → (B, 1 + L, D): CLS and patches, without positions."""
+        """(B, C, H, W) → (B, 1 + L, D): CLS and patches, without position embeddings."""
         patches = self.patch_embed(images)
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
 
     def run(
         self, rows: Tensor, visible: Tensor | None = None, last: int | None = None, seed: Tensor | None = None
     ) -> Tensor:
-        """All blocks and the final norm.
+        """Apply all blocks and the final norm.
 
         Args:
-            rows: (B, R, D), positions added.
-            visible: (R, K) bool, row i reads row j; the rows from K on are read by nobody. None: all read all.
-            last: return, and compute in the last block, only the last Q rows.
-            key: (B,) int64, each sample's own seed for stochastic depth; without it torch's generator draws.
+            rows: (B, R, D), position embeddings added.
+            visible: (R, K) bool, row i reads row j; rows from K on are never read. None: every row reads every row.
+            last: return only the last Q rows; the last block computes no others.
+            seed: (B,) int64, one seed per sample for stochastic depth; None draws from torch's generator.
 
         Returns:
             (B, R, D), or (B, Q, D) with ``last`` = Q.
         """
-        keep = drop_path_scale(self.blocks, self.drop_path_rate, len(rows), seed)
-        return self.norm(run_blocks(self.blocks, rows, visible, last, keep))
+        scales = drop_path_scale(self.blocks, self.drop_path_rate, len(rows), seed)
+        return self.norm(run_blocks(self.blocks, rows, visible, last, scales))
 
     def forward(self, images: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, C, height, width) → (B, 1 + L, D), CLS first, after the final norm (an identity with ``"avg"``)."""
+        """(B, C, H, W) → (B, 1 + L, D), CLS first, after the final norm (identity with ``global_pool="avg"``)."""
         return self.run(self.embed(images) + self.pos_embed, seed=seed)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """(B, 1 + L, D) → (B, classes), or pooled (B, D) without a head."""
-        average = self.global_pool == "avg"
-        pooled = features[:, 1:].mean(dim=1) if average else features[:, 0]
+        """(B, 1 + L, D) → (B, num_classes), or pooled (B, D) without a head."""
+        pooled = features[:, 1:].mean(dim=1) if self.global_pool == "avg" else features[:, 0]
         return self.head(self.fc_norm(pooled))
 
 
 class Classifier(Encoder):
-    """An encoder that goes on to its head: images (B, C, height, width) → logits (B, classes)."""
+    """Encoder followed by its head."""
 
     def forward(self, images: Tensor, seed: Tensor | None = None) -> Tensor:
-        """Pool, norm and head after the blocks."""
+        """(B, C, H, W) → (B, num_classes) logits."""
         return self.forward_head(super().forward(images, seed))
 
 
 class PatchEmbed(nn.Module):
-    """(B, C, height, width) → (B, L, D), patches row by row."""
+    """Linear patch embedding, patches in row-major order."""
 
     def __init__(self, patch_size: tuple[int, int], in_chans: int, embed_dim: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """One linear map a patch: the convolution as a plain product, up to twice as fast for small patches."""
+        """(B, C, H, W) → (B, L, D)."""
+        # The convolution as a matrix product: up to twice as fast for small patches.
         height, width = self.proj.kernel_size
         batch, channels, rows, columns = images.shape
         patches = images.reshape(batch, channels, rows // height, height, columns // width, width)
@@ -142,7 +145,7 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each with an optional layer scale and stochastic depth."""
+    """Pre-norm attention and MLP, each with optional layer scale and stochastic depth."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, init_values: float | None) -> None:
         super().__init__()
@@ -154,18 +157,18 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim, init_values) if init_values else nn.Identity()
 
     def forward(
-        self, rows: Tensor, visible: Tensor | None = None, last: int | None = None, keep: Tensor | None = None
+        self, rows: Tensor, visible: Tensor | None = None, last: int | None = None, scale: Tensor | None = None
     ) -> Tensor:
-        """(B, R, D) → (B, R, D), or (B, Q, D); ``keep`` (2, B, 1, 1) scales the branches, else as ``Encoder.run``."""
+        """(B, R, D) → (B, R, D), or (B, Q, D); ``scale`` (2, B, 1, 1) multiplies the branches (stochastic depth)."""
         start = 0 if last is None else rows.shape[1] - last
-        read = self.ls1(self.attn(self.norm1(rows), visible, start))
-        rows = rows[:, start:] + (read if keep is None else read * keep[0])
-        thought = self.ls2(self.mlp(self.norm2(rows)))
-        return rows + (thought if keep is None else thought * keep[1])
+        attn_out = self.ls1(self.attn(self.norm1(rows), visible, start))
+        rows = rows[:, start:] + (attn_out if scale is None else attn_out * scale[0])
+        mlp_out = self.ls2(self.mlp(self.norm2(rows)))
+        return rows + (mlp_out if scale is None else mlp_out * scale[1])
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; keys and values only of rows that are read, queries only of rows that are wanted."""
+    """Multi-head self-attention; computes keys and values of the first K rows and queries of the returned rows only."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -176,29 +179,29 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, rows: Tensor, visible: Tensor | None, start: int) -> Tensor:
-        """(B, R, D) → (B, R − start, D)."""
+        """(B, R, D) → (B, R − start, D); ``visible`` is (R, K) bool."""
         dim = rows.shape[-1]
         q_weight, kv_weight = torch.split(self.qkv.weight, [dim, 2 * dim])
         q_bias, kv_bias = torch.split(self.qkv.bias, [dim, 2 * dim])
-        keys = rows if visible is None else rows[:, : visible.shape[1]]
-        q = self._split(F.linear(rows[:, start:], q_weight, q_bias))
-        k, v = map(self._split, F.linear(keys, kv_weight, kv_bias).chunk(2, dim=-1))
-        mask = None if visible is None else visible[start:]
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(read.transpose(1, 2).flatten(2))
+        readable = rows if visible is None else rows[:, : visible.shape[1]]
+        q_BNQE = self._split_heads(F.linear(rows[:, start:], q_weight, q_bias))
+        k_BNKE, v_BNKE = map(self._split_heads, F.linear(readable, kv_weight, kv_bias).chunk(2, dim=-1))
+        mask_QK = None if visible is None else visible[start:]
+        out_BNQE = F.scaled_dot_product_attention(q_BNQE, k_BNKE, v_BNKE, attn_mask=mask_QK)
+        return self.proj(out_BNQE.transpose(1, 2).flatten(2))
 
-    def _split(self, rows: Tensor) -> Tensor:
-        """(B, R, D) → (B, H, R, d)."""
+    def _split_heads(self, rows: Tensor) -> Tensor:
+        """(B, R, D) → (B, N, R, E)."""
         return rows.view(*rows.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Mlp(nn.Module):
     """Linear, exact GELU, linear."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, R, D) → (B, R, D)."""
@@ -206,7 +209,7 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel (Touvron et al., arXiv 2103.17239)."""
+    """Learned factor per channel (Touvron et al., arXiv 2103.17239)."""
 
     def __init__(self, dim: int, init_values: float) -> None:
         super().__init__()
@@ -222,37 +225,37 @@ def run_blocks(
     rows: Tensor,
     visible: Tensor | None = None,
     last: int | None = None,
-    keep: Sequence[Tensor | None] | None = None,
+    scales: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
-    """(B, R, D) → (B, R, D), or (B, Q, D): rows through one block after another; arguments as ``Encoder.run``."""
-    keep = keep or [None] * len(blocks)
-    for block, kept in zip(blocks[:-1], keep, strict=False):
-        rows = block(rows, visible, keep=kept)
-    return blocks[-1](rows, visible, last, keep[-1])
+    """Apply the blocks in sequence; ``scales`` from ``drop_path_scale``, other arguments as in ``Encoder.run``."""
+    scales = scales or [None] * len(blocks)
+    for block, scale in zip(blocks[:-1], scales, strict=False):
+        rows = block(rows, visible, scale=scale)
+    return blocks[-1](rows, visible, last, scales[-1])
 
 
 def drop_path_scale(blocks: nn.ModuleList, rate: float, samples: int, seed: Tensor | None) -> Sequence[Tensor | None]:
-    """Stochastic depth (Huang et al., arXiv 1603.09382): for each block (2, B, 1, 1), 0 or 1 / (1 − its rate).
+    """Draw stochastic depth (Huang et al., arXiv 1603.09382): per block (2, B, 1, 1), each 0 or 1 / (1 − block rate).
 
-    The rate grows linearly from 0 to ``rate`` at the last block; nothing is dropped in evaluation.
+    Rates grow linearly from 0 to ``rate`` at the last block. Nothing is dropped (None per block) in evaluation mode.
     """
     if not rate or not blocks.training:
         return [None] * len(blocks)
     device = next(blocks.parameters()).device
-    place = device if seed is None else seed.device
-    rates = torch.linspace(0, rate, len(blocks), device=place)[:, None, None]
-    branch = torch.arange(2 * len(blocks), device=place).view(-1, 2, 1)
-    chance = torch.rand(len(blocks), 2, samples, device=place) if seed is None else uniform(seed, branch)
-    return (((chance >= rates) / (1 - rates))[..., None, None]).to(device).unbind()
+    rng_device = device if seed is None else seed.device
+    rates = torch.linspace(0, rate, len(blocks), device=rng_device)[:, None, None]
+    branch = torch.arange(2 * len(blocks), device=rng_device).view(-1, 2, 1)
+    draw = torch.rand(len(blocks), 2, samples, device=rng_device) if seed is None else uniform(seed, branch)
+    return (((draw >= rates) / (1 - rates))[..., None, None]).to(device).unbind()
 
 
-def stream(seed: Tensor | None, number: int) -> Tensor | None:
-    """Each sample's key for an independent stream of chance: of blocks beside the encoder's."""
-    return None if seed is None else random_bits(seed, number)
+def fork_seed(seed: Tensor | None, stream: int) -> Tensor | None:
+    """Derive the (B,) seeds of an independent random stream, for blocks other than the encoder's."""
+    return None if seed is None else random_bits(seed, stream)
 
 
 def init_linear(module: nn.Module) -> None:
-    """Truncated normal 0.02 for the weight of a linear layer, 0 for its bias."""
+    """Initialise a linear layer with a truncated normal of std 0.02 and zero bias; ignore other modules."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -260,7 +263,7 @@ def init_linear(module: nn.Module) -> None:
 
 
 def init_xavier(module: nn.Module) -> None:
-    """Uniform in ± √(6 / (inputs + outputs)) for the weight of a linear layer, 0 for its bias: MAE's and CAE's."""
+    """Initialise a linear layer as MAE and CAE: uniform in ± √(6 / (fan_in + fan_out)), zero bias."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -268,12 +271,12 @@ def init_xavier(module: nn.Module) -> None:
 
 
 def sincos(grid: tuple[int, int], dim: int) -> Tensor:
-    """(1 + L, D) fixed 2-D table of MAE (arXiv 2111.06377): sin, cos of the column, then of the row; CLS is zero."""
+    """MAE's fixed 2-D table (arXiv 2111.06377): (1 + L, D), sin, cos of the column, then of the row; CLS is 0."""
     if dim % 4:
         raise ValueError(f"sin-cos positions need a width divisible by 4, got {dim}")
     frequency = torch.exp(torch.arange(dim // 4, dtype=torch.float64) * (-math.log(10000.0) / (dim // 4)))
     row, column = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
-    angles = [place.flatten()[:, None] * frequency for place in (column, row)]
+    angles = [coordinate.flatten()[:, None] * frequency for coordinate in (column, row)]
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
     return torch.cat([table.new_zeros(1, dim), table]).float()
 
@@ -282,7 +285,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _tiles(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+def _grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
     if any(image % patch for image, patch in zip(img_size, patch_size, strict=True)):
         raise ValueError(f"patches of {patch_size} pixels do not tile an image of {img_size} pixels")
     return img_size[0] // patch_size[0], img_size[1] // patch_size[1]

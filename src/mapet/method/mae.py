@@ -1,10 +1,10 @@
-"""Masked autoencoding: the encoder sees the context alone, a small decoder paints the hidden patches (MAE).
+"""Masked autoencoding (MAE): the encoder sees only the context, a small decoder predicts the pixels of masked patches.
 
-He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377. The order's slices do all the masking:
-``order[:, :context]`` is encoded, ``order[:, context:]`` is painted.
+He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377. Masking is slicing of the order: the
+encoder reads ``order[:, :context]``, the decoder predicts ``order[:, context:]``.
 
-Legend: B images, L patches, M = 1 + L − context hidden ones, D width, E width of the decoder, P = height · width ·
-channels of a patch.
+Legend: B images, C channels, H × W pixels, L patches, M = 1 + L − context masked patches, D encoder width, E decoder
+width, P = C · pixels of a patch.
 """
 
 import torch
@@ -24,21 +24,21 @@ DECODERS: dict[str, dict[str, int]] = {
 
 
 class MAE(Counted, nn.Module):
-    """Predict the pixels of hidden patches.
+    """Predict the pixels of masked patches.
 
-    The encoder keeps its own initialisation, so that objectives can be compared from the same start; what is added
-    here starts as published: Xavier-uniform linear layers, mask token normal 0.02, fixed sin-cos positions.
+    The encoder keeps its own initialisation, so that all objectives start alike. The decoder is initialised as
+    published: Xavier-uniform linear layers, mask token normal with std 0.02, fixed sin-cos position embeddings.
 
     Args:
-        encoder: what is kept after pre-training.
-        context: places of the order that are given, CLS included.
-        decoder_embed_dim: E, divisible by 4; ``DECODERS`` has the published decoders.
-        decoder_depth: blocks of the decoder, at least 1.
-        decoder_num_heads: its attention heads.
-        normalize_pixels: whether each patch's target has mean 0 and variance 1.
+        encoder: the network to pre-train.
+        context: number of given positions, CLS included.
+        decoder_embed_dim: decoder width E, divisible by 4; ``DECODERS`` has the published decoders.
+        decoder_depth: number of decoder blocks, ≥ 1.
+        decoder_num_heads: number of decoder attention heads.
+        normalize_pixels: normalise each patch's target to mean 0 and variance 1.
 
     Raises:
-        ValueError: a context that leaves nothing to predict, or decoder sizes that do not fit one another.
+        ValueError: ``context`` is not in 1 … L, or the decoder sizes do not match each other.
     """
 
     def __init__(
@@ -66,57 +66,60 @@ class MAE(Counted, nn.Module):
         self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=1e-6)
         self.decoder_pred = nn.Linear(decoder_embed_dim, encoder.patch_embed.proj.weight[0].numel())
         nn.init.normal_(self.mask_token, std=0.02)
-        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
-            part.apply(init_xavier)
+        for module in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
+            module.apply(init_xavier)
+
+    def forward(
+        self, images: Tensor, tokens: Tensor | None, order: Tensor, seed: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the loss of one training step.
+
+        Args:
+            images: (B, C, H, W) float, normalised.
+            tokens: not used.
+            order: (B, 1 + L) int64 positions, CLS first (see ``order.py``); the first ``context`` are given.
+            seed: (B,) int64, one seed per sample for stochastic depth; None draws from torch's generator.
+
+        Returns:
+            ``loss``: mean squared error over all pixels of all masked patches, a float32 scalar.
+        """
+        return {"loss": F.mse_loss(self.predict_pixels(images, order, seed).float(), self.target(images, order))}
 
     def latents(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, context, D): CLS and the given patches, encoded; no hidden pixel gets here."""
+        """Return (B, context, D), the encoder's output for CLS and the context patches."""
         rows = self.encoder.embed(images) + self.encoder.pos_embed
         return self.encoder.run(gather_rows(rows, order[:, : self.context]), seed=seed)
 
-    def pixels(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
-        """Painted hidden patches.
-
-        Args:
-            images: (B, C, height, width) float, normalised.
-            order: (B, 1 + L) int64 positions, CLS first (``order.py``); the first ``context`` are given.
-            key: (B,) int64, each sample's own seed for stochastic depth; without it torch's generator draws.
-
-        Returns:
-            (B, M, P) in the order's own sequence, in units of the target: see ``normalize_pixels``.
-        """
-        given = self.decoder_embed(self.latents(images, order, seed))
-        hidden = self.mask_token.to(given.dtype).expand(len(order), order.shape[1] - self.context, -1)
-        rows = torch.cat([given, hidden], dim=1) + F.embedding(order, self.decoder_pos_embed[0])
-        return self.decoder_pred(self.decoder_norm(run_blocks(self.decoder_blocks, rows, last=hidden.shape[1])))
+    def predict_pixels(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
+        """Return (B, M, P), the predicted pixels of masked patches by index in the order, in units of ``target``."""
+        context = self.decoder_embed(self.latents(images, order, seed))
+        masked = self.mask_token.to(context.dtype).expand(len(order), order.shape[1] - self.context, -1)
+        rows = torch.cat([context, masked], dim=1) + F.embedding(order, self.decoder_pos_embed[0])
+        return self.decoder_pred(self.decoder_norm(run_blocks(self.decoder_blocks, rows, last=masked.shape[1])))
 
     def target(self, images: Tensor, order: Tensor) -> Tensor:
-        """(B, M, P) float32: the hidden patches' pixels, normalised patch by patch where that is asked for."""
+        """Return (B, M, P) float32, the pixels of masked patches, normalised per patch if ``normalize_pixels``."""
         pixels = gather_rows(patchify(images.float(), self.encoder.patch_size), order[:, self.context :] - 1)
         if not self.normalize_pixels:
             return pixels
         variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
         return (pixels - mean) / (variance + 1e-6).sqrt()
 
-    def forward(
-        self, images: Tensor, tokens: Tensor | None, order: Tensor, seed: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """``loss``: mean squared error over all pixels of all hidden patches, a scalar; ``tokens`` is not read."""
-        return {"loss": F.mse_loss(self.pixels(images, order, seed).float(), self.target(images, order))}
-
     def work(self, training: bool = False) -> Work:
-        """The work on one image (``cost.py``): of its forward pass, or of forward and backward together."""
-        inner, outer, patch = self.encoder.embed_dim, self.decoder_embed.out_features, self.decoder_pred.out_features
+        """Return the cost per image (see ``cost.py``): forward pass, or forward and backward with ``training``."""
+        dim, decoder_dim = self.encoder.embed_dim, self.decoder_embed.out_features
         ratio, rows = self.encoder.mlp_ratio, 1 + self.encoder.length
-        hidden, depth = rows - self.context, len(self.decoder_blocks)
-        encode = block_work(inner, ratio, self.context, self.context) * len(self.encoder.blocks)
-        decode = block_work(outer, ratio, rows, rows) * (depth - 1) + block_work(outer, ratio, hidden, rows)
-        ends = Work(linear=self.context * inner * outer) + head_work(outer, patch, hidden)
-        return (embed_work(self.encoder) + encode + decode + ends) * (3 if training else 1)
+        num_masked, depth = rows - self.context, len(self.decoder_blocks)
+        encoder = block_work(dim, ratio, self.context, self.context) * len(self.encoder.blocks)
+        decoder = block_work(decoder_dim, ratio, rows, rows) * (depth - 1)
+        decoder += block_work(decoder_dim, ratio, num_masked, rows)
+        ends = Work(linear=self.context * dim * decoder_dim)
+        ends += head_work(decoder_dim, self.decoder_pred.out_features, num_masked)
+        return (embed_work(self.encoder) + encoder + decoder + ends) * (3 if training else 1)
 
 
 def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """(B, C, height, width) → (B, L, P): patches row by row; inside, row by row too, the channel last."""
+    """(B, C, H, W) → (B, L, P): patches in row-major order; inside each, pixels in row-major order, channel last."""
     height, width = patch_size
     patches = images.unfold(2, height, height).unfold(3, width, width)  # (B, C, rows, columns, height, width)
     return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)

@@ -1,10 +1,12 @@
-"""Orders: in which sequence an image's positions are known and revealed.
+"""Orders: the sequence in which the positions of an image are given and revealed.
 
-An order is an int64 tensor (B, 1 + L) of positions, 0 = CLS and p + 1 = patch p, CLS first. Sliced, it replaces boolean
-masks, ids_restore and index pairs: its first entries are the context, its last ones are masked.
+An order is an int64 tensor (B, 1 + L) of positions, CLS first; position 0 is CLS, position p + 1 is patch p. Slices of
+it replace boolean masks, ``ids_restore`` and index pairs: its first entries are the context, its last ones are masked.
 
-Each strategy is a distribution over orders with one signature, ``strategy(grid, num_masked, seed, epoch, index)``,
-and a pure function of its arguments, row by row: bit-identical on CPU and GPU and under any split of the batch.
+Each strategy is a distribution over orders with one signature, ``strategy(grid, num_masked, seed, epoch, index)``. It
+is a pure function of its arguments, row by row: bit-identical on CPU and GPU and under any split of the batch.
+
+Legend: B images, L patches, D width, A attempts at a rectangle.
 """
 
 import itertools
@@ -21,130 +23,135 @@ Grid = tuple[int, int]
 Strategy = Callable[[Grid, int, int, int, Tensor], Tensor]
 
 ASPECTS = 64  # log-spaced aspect ratios from 0.3 to 1 / 0.3
-SMALLEST_BLOCK = 16  # patches
-ATTEMPTS = 10  # refused rectangles in a row after which BEiT stops
-AHEAD = 32  # attempts whose numbers are drawn for all images at once; few images need more
-CHOICE, BLOCK = 1, 2  # salts: independent streams of chance
+MIN_BLOCK = 16  # patches per rectangle, BEiT's default
+MAX_ATTEMPTS = 10  # BEiT stops after so many rejected rectangles in a row
+ATTEMPTS_AT_ONCE = 32  # drawn for all images together; few images need more
+UNIFORM, RECTANGLE = 1, 2  # salts of independent random streams
 
 
 def uniform(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Any permutation of the patches, all equally likely (the paper's choice; ``num_masked`` has no influence).
+    """Draw a uniformly random permutation of the patches (the paper's choice).
 
     Args:
         grid: rows and columns of patches.
-        num_masked: how many patches will be predicted.
-        seed: of the whole run.
-        epoch: of this visit to the images.
-        index: (B,) int64, each image's place in its source.
+        num_masked: number of patches to predict; does not influence this strategy.
+        seed: seed of the run.
+        epoch: current epoch.
+        index: (B,) int64, each image's index in its dataset.
 
     Returns:
-        (B, 1 + L) int64 on ``index``'s device.
+        (B, 1 + L) int64 on the device of ``index``.
     """
-    return _with_cls(_chance(grid, seed, epoch, index).argsort(dim=1, stable=True))
+    return _with_cls(_bits(grid, seed, epoch, index).argsort(dim=1, stable=True))
 
 
 def raster(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Row by row from the top left, as a language model reads: the same for every image. Arguments as ``uniform``."""
+    """Return the patches row by row from the top left, the same for every image; arguments as in ``uniform``."""
     patches = torch.arange(grid[0] * grid[1], device=index.device)
     return _with_cls(patches.expand(len(index), -1))
 
 
 def blockwise(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Hide whole rectangles, as BEiT does (Bao et al., arXiv 2106.08254, algorithm 1). Arguments as ``uniform``.
+    """Mask rectangles, as BEiT does (Bao et al., arXiv 2106.08254, algorithm 1); arguments as in ``uniform``.
 
-    Rectangles of at least 16 patches and log-uniform aspect are hidden while they fit into what is left to hide; what
-    they leave over is hidden singly, so exactly ``num_masked`` patches come last, in a uniformly random sequence.
-    The rectangles are found on the CPU: with ``index`` on a GPU that waits for it.
+    Rectangles of at least 16 patches and log-uniform aspect ratio are masked while they fit into ``num_masked``; single
+    patches fill the rest, so exactly ``num_masked`` patches come last, in a uniformly random sequence. Rectangles are
+    found on the CPU: with ``index`` on a GPU, the call synchronises.
     """
-    covered = _rectangles(grid, num_masked, seed, epoch, index)
-    chance = _chance(grid, seed, epoch, index).argsort(dim=1, stable=True)
-    late = covered.gather(1, chance).argsort(dim=1, stable=True)  # covered last, else by chance
-    order = chance.gather(1, late)
-    cut = order.shape[1] - num_masked
-    return _with_cls(torch.cat([order[:, :cut], _reshuffled(order[:, cut:], seed, epoch, index)], dim=1))
+    is_covered = _rectangles(grid, num_masked, seed, epoch, index)
+    shuffled = _bits(grid, seed, epoch, index).argsort(dim=1, stable=True)
+    covered_last = is_covered.gather(1, shuffled).argsort(dim=1, stable=True)
+    patches = shuffled.gather(1, covered_last)
+    context = patches.shape[1] - num_masked
+    masked = _reshuffled(patches[:, context:], seed, epoch, index)
+    return _with_cls(torch.cat([patches[:, :context], masked], dim=1))
 
 
 STRATEGIES: dict[str, Strategy] = {"uniform": uniform, "blockwise": blockwise, "raster": raster}
 
 
-def gather_rows(rows: Tensor, places: Tensor) -> Tensor:
-    """(B, 1 + L, D) rows by position and (B, K) positions, a slice of an order → (B, K, D)."""
-    return rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[-1]))
+def gather_rows(rows: Tensor, positions: Tensor) -> Tensor:
+    """Select rows by position: (B, 1 + L, D) and (B, K), a slice of an order → (B, K, D)."""
+    return rows.gather(1, positions[:, :, None].expand(-1, -1, rows.shape[-1]))
 
 
-def _chance(grid: Grid, seed: int, epoch: int, index: Tensor, salt: int = CHOICE) -> Tensor:
+def _bits(grid: Grid, seed: int, epoch: int, index: Tensor) -> Tensor:
+    """(B, L) int64 random bits."""
     patches = torch.arange(grid[0] * grid[1], device=index.device)
-    return random_bits(seed, salt, epoch, index[:, None], patches)
+    return random_bits(seed, UNIFORM, epoch, index[:, None], patches)
 
 
 def _reshuffled(patches: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
-    keys = random_bits(seed, CHOICE, epoch, index[:, None], ~patches)
-    return patches.gather(1, keys.argsort(dim=1, stable=True))
+    """Permute each row of (B, M) patches, independently of ``_bits`` (whose keys are ≥ 0, these are < 0)."""
+    bits = random_bits(seed, UNIFORM, epoch, index[:, None], ~patches)
+    return patches.gather(1, bits.argsort(dim=1, stable=True))
 
 
 def _with_cls(patches: Tensor) -> Tensor:
+    """(B, L) patches → (B, 1 + L) positions."""
     return torch.cat([patches.new_zeros(len(patches), 1), patches + 1], dim=1)
 
 
 def _rectangles(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """(B, L) uint8: 1 for the patches that BEiT's rectangles cover, at most ``num_masked``, and 0 for the others.
+    """(B, L) uint8: 1 where one of BEiT's rectangles covers the patch, for at most ``num_masked`` patches per image.
 
-    One image after another, as integers whose bits are patches: in tensors of a batch it takes five times as long.
+    Each image is one Python integer with a bit per patch: batched tensors take five times as long.
     """
-    places = index.cpu()[:, None]
-    masks = [
-        _covered(grid, num_masked, itertools.chain(ready, _further(seed, epoch, place)))
-        for place, ready in zip(places, _numbers(seed, epoch, places, 0), strict=True)
+    index_B1 = index.cpu()[:, None]
+    first_draws = _attempts(seed, epoch, index_B1, 0)
+    covered = [
+        _covered(grid, num_masked, itertools.chain(draws, _later_attempts(seed, epoch, image)))
+        for image, draws in zip(index_B1, first_draws, strict=True)
     ]
     size = math.ceil(grid[0] * grid[1] / 8)
-    octets = torch.tensor([[*mask.to_bytes(size, "little")] for mask in masks], dtype=torch.uint8)
-    bits = (octets.view(len(masks), size, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    octets = torch.tensor([[*bits.to_bytes(size, "little")] for bits in covered], dtype=torch.uint8)
+    bits = (octets.view(len(covered), size, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
     return bits.flatten(1)[:, : grid[0] * grid[1]].to(index.device)
 
 
-def _covered(grid: Grid, num_masked: int, numbers: Iterable[Sequence[int]]) -> int:
-    """The patches of one image that rectangles cover, as bits: one attempt for every four ``numbers`` below 2**32."""
+def _covered(grid: Grid, num_masked: int, attempts: Iterable[Sequence[int]]) -> int:
+    """Return the patches of one image covered by rectangles, as bits; an attempt is four integers below 2**32."""
     (rows, columns), sides = grid, _sides(grid[0] * grid[1])
-    covered, left, refused = 0, num_masked, 0
-    for for_area, for_aspect, for_top, for_start in numbers:
-        if not left or refused == ATTEMPTS:
+    covered, left, rejected = 0, num_masked, 0
+    for for_area, for_aspect, for_top, for_start in attempts:
+        if not left or rejected == MAX_ATTEMPTS:
             break
-        low, high = min(left, SMALLEST_BLOCK), max(left, SMALLEST_BLOCK)
+        low, high = min(left, MIN_BLOCK), max(left, MIN_BLOCK)
         area = low + (for_area * (high - low + 1) >> 32)
         height, width = sides[min(max(area, 1), len(sides) - 1)][for_aspect * ASPECTS >> 32]
-        refused += 1
+        rejected += 1
         if height > rows or width > columns:
             continue
         top, start = for_top * (rows - height + 1) >> 32, for_start * (columns - width + 1) >> 32
-        block = _corner(height, width, columns) << (top * columns + start)
-        new = (block & ~covered).bit_count()
-        if 0 < new <= left:
-            covered, left, refused = covered | block, left - new, 0
+        block = _top_left(height, width, columns) << (top * columns + start)
+        num_new = (block & ~covered).bit_count()
+        if 0 < num_new <= left:
+            covered, left, rejected = covered | block, left - num_new, 0
     return covered
 
 
-def _numbers(seed: int, epoch: int, places: Tensor, first: int) -> list[list[list[int]]]:
-    """(B, AHEAD, 4) below 2**32 for images at ``places`` (B, 1), from attempt ``first`` on."""
-    attempts = torch.arange(first, first + AHEAD)[:, None]
-    return random_uint32(seed, BLOCK, epoch, places[:, None], attempts, torch.arange(4)).tolist()
+def _attempts(seed: int, epoch: int, index_B1: Tensor, first: int) -> list[list[list[int]]]:
+    """(B, A, 4) integers below 2**32: the next ``ATTEMPTS_AT_ONCE`` attempts from attempt ``first`` on."""
+    attempt = torch.arange(first, first + ATTEMPTS_AT_ONCE)[:, None]
+    return random_uint32(seed, RECTANGLE, epoch, index_B1[:, None], attempt, torch.arange(4)).tolist()
 
 
-def _further(seed: int, epoch: int, place: Tensor) -> Iterator[Sequence[int]]:
-    """The numbers of one image (1,) after the first ``AHEAD`` attempts, without end."""
-    for first in itertools.count(AHEAD, AHEAD):
-        yield from _numbers(seed, epoch, place[None], first)[0]
+def _later_attempts(seed: int, epoch: int, index_1: Tensor) -> Iterator[Sequence[int]]:
+    """Yield the attempts of one image after the first ``ATTEMPTS_AT_ONCE``, without end."""
+    for first in itertools.count(ATTEMPTS_AT_ONCE, ATTEMPTS_AT_ONCE):
+        yield from _attempts(seed, epoch, index_1[None], first)[0]
 
 
 @lru_cache(maxsize=4096)
-def _corner(height: int, width: int, columns: int) -> int:
-    """The rectangle at the top left, as bits."""
+def _top_left(height: int, width: int, columns: int) -> int:
+    """Return the rectangle in the top left corner, as bits."""
     return sum(((1 << width) - 1) << (row * columns) for row in range(height))
 
 
 @lru_cache(maxsize=8)
-def _sides(largest: int) -> list[list[tuple[int, int]]]:
-    """Height and width by area, up to ``largest``, and by ``ASPECTS`` aspects."""
+def _sides(max_area: int) -> list[list[tuple[int, int]]]:
+    """Return (height, width) by area, 0 … ``max_area``, and by aspect ratio."""
     logs = torch.linspace(math.log(0.3), -math.log(0.3), ASPECTS, dtype=torch.float64)
-    area = torch.arange(1 + largest, dtype=torch.float64)[:, None]
+    area = torch.arange(1 + max_area, dtype=torch.float64)[:, None]
     sides = torch.stack([(area * logs.exp()).sqrt(), (area / logs.exp()).sqrt()], dim=-1)
     return sides.round().long().clamp(min=1).tolist()

@@ -1,25 +1,32 @@
-"""Patterns: which row of the transformer may read which, for every objective, by one rule.
+"""Attention patterns: which row of the transformer reads which, for every objective, by one rule.
 
-Sort each image's positions by its order. Give CLS and the context time 0 and reveal the rest in groups 1, 2, …; a
-position's *time* is its group. The transformer runs over three kinds of rows, each with a *clock*:
+Sort the positions of each image by its order (``order.py``), CLS first. A transformer whose position embeddings are
+added to its rows is permutation-equivariant, so sorting changes no result, and the attention mask of every objective
+becomes one constant matrix for all images.
+
+CLS and the context patches have time 0; the masked patches are revealed in groups 1, 2, …; the *time* of a position is
+its group. The transformer runs over three kinds of rows, each with a *clock*:
 
     content      the patch itself              clock = its time
     placeholder  mask token + position         clock = 0
-    query        mask token + position         clock = its time − 1, read by nobody else
+    query        mask token + position         clock = its time − 1, never read by other rows
 
 Rule: a row with clock c reads, for every position, its freshest row no later than c: the content if time ≤ c, else the
-placeholder (if the objective has placeholders). As rows stand in the order's sequence, the matrix is one constant for
-all images. Nothing leaks, by induction over layers: a row only reads rows whose clock is at most its own.
+placeholder (if the objective has placeholders). Nothing leaks, by induction over layers: a row only reads rows whose
+clock is at most its own.
 
-    MIM    reveal(L, [m], fill=True)        all hidden patches at once (BEiT)
-    PeT    reveal(L, [1] * m, fill=False)   one at a time, nothing known ahead (XLNet)
-    MaPeT  reveal(L, [1] * m, fill=True)    one at a time, every position known ahead (arXiv 2306.07346, section 3)
+                                                                                   rows for L = 196, m = 147
+    MIM    reveal(L, [m], fill=True)        all masked patches at once (BEiT, arXiv 2106.08254)               197
+    PeT    reveal(L, [1] * m, fill=False)   one at a time, later positions unknown (XLNet, arXiv 1906.08237)  343
+    MaPeT  reveal(L, [1] * m, fill=True)    one at a time, all positions known (arXiv 2306.07346, section 3)  489
 
-Rows that nobody needs are left out: content of the last group, and the first group's queries, which equal its
-placeholders and serve as both.
+Rows that no prediction needs are not computed: the content of the last group, and the queries of the first group, which
+equal its placeholders and serve as both.
 
-Rows stand in a sequence that makes what each of them reads one unbroken window: revealed content, latest first; the
-context; placeholders, latest first; queries. For MaPeT every window is 1 + L rows wide.
+The rows are sorted so that each reads one contiguous window: content of masked patches, latest first; the context;
+placeholders, latest first; queries. For MaPeT every window is 1 + L rows wide.
+
+Legend: L patches, M masked patches, R rows, K ≤ R rows that are read.
 """
 
 from collections.abc import Sequence
@@ -31,13 +38,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """Rows and who reads whom. The readable rows come first, the predicted ones last; the two may overlap.
+    """Rows and their attention mask. Rows that are read come first, rows that predict last; the two may overlap.
 
     Attributes:
-        position_in_order: (R,) int64, each row's place in the order: 0 = CLS, up to L.
-        is_masked: (R,) bool, true where a row starts from the mask token instead of its patch.
-        visible: (R, R) bool, row i may read row j.
-        predict: (M,) int64, the rows that predict a token, in the order's sequence: always the last M.
+        position_in_order: (R,) int64, each row's index in the order: 0 = CLS, up to L.
+        is_masked: (R,) bool, True where a row starts from the mask token instead of its patch.
+        visible: (R, R) bool, row i reads row j.
+        predict: (M,) int64, the rows that predict a token, by index in the order: always the last M.
         length: number of patches L.
     """
 
@@ -49,21 +56,21 @@ class Pattern:
 
     @property
     def rows(self) -> int:
-        """R, the rows that the transformer computes for one image."""
+        """R, the number of rows computed per image."""
         return len(self.position_in_order)
 
     @property
     def keys(self) -> int:
-        """K ≤ R: only the first K rows are read by anyone."""
+        """K ≤ R: only the first K rows are read."""
         return int(self.visible.any(dim=0).sum())
 
     @property
     def context(self) -> int:
-        """Places of the order that are given, CLS included: 1 + L − M."""
+        """1 + L − M: number of given positions, CLS included."""
         return 1 + self.length - len(self.predict)
 
     def __str__(self) -> str:
-        """A drawing: one line a row, one column a readable row; ■ read, · not; ▶ marks rows that predict."""
+        """Draw the mask: one line per row, one column per readable row; ■ read, · not read; ▶ marks predicting rows."""
         first = self.rows - len(self.predict)
         names = [
             f"{'?' if is_masked else ' '}{position_in_order}"
@@ -72,67 +79,61 @@ class Pattern:
         width = max(map(len, names))
         lines = [" " * (width + 2) + " ".join(name.rjust(width) for name in names[: self.keys])]
         for row, name in enumerate(names):
-            marks = ("■" if seen else "·" for seen in self.visible[row, : self.keys])
+            marks = ("■" if is_read else "·" for is_read in self.visible[row, : self.keys])
             arrow = "▶" if row >= first else " "
             lines.append(f"{arrow}{name.rjust(width)} " + " ".join(mark.rjust(width) for mark in marks))
         return "\n".join(lines)
 
 
 def reveal(length: int, groups: Sequence[int], fill: bool) -> Pattern:
-    """The pattern in which the last ``sum(groups)`` places of the order are predicted, one group after another.
+    """Return the pattern that predicts the last ``sum(groups)`` positions of the order, one group after another.
 
     Args:
         length: number of patches L.
-        groups: patches revealed at each step, all at least 1, at most L together.
-        fill: whether placeholders make the positions of what is still hidden known.
+        groups: number of patches revealed at each step, each ≥ 1, with a sum ≤ L.
+        fill: add placeholders, so that the positions of all masked patches are known from the start.
 
     Raises:
-        ValueError: no group, an empty group, or more hidden patches than there are.
+        ValueError: ``groups`` is empty, has an entry < 1, or sums to more than ``length``.
     """
     if not groups or min(groups) < 1 or sum(groups) > length:
         raise ValueError(f"groups must be positive and sum to 1 … {length} patches, got {list(groups)}")
-    time = _times(length, groups)
-    place = torch.arange(1 + length)
-    first, later = place[time == 1], place[time > 1]
-    content = torch.cat([place[(time > 0) & (time < len(groups))].flip(0), place[time == 0]])
+    time, index = _times(length, groups), torch.arange(1 + length)
+    first, later = index[time == 1], index[time > 1]
+    content = torch.cat([index[(time > 0) & (time < len(groups))].flip(0), index[time == 0]])
     placeholders = later.flip(0) if fill else later[:0]
     position_in_order = torch.cat([content, placeholders, first, later])
     clock = torch.cat([time[content], torch.zeros_like(placeholders), time[first] - 1, time[later] - 1])
-    is_masked = torch.arange(len(position_in_order)) >= len(content)
-    readable = len(content) + (len(placeholders) + len(first) if fill else 0)
-    visible = _rule(time[position_in_order], clock, is_masked)
-    visible[:, readable:] = False
-    return Pattern(
-        position_in_order,
-        is_masked,
-        visible,
-        torch.arange(len(position_in_order) - sum(groups), len(position_in_order)),
-        length,
-    )
+    rows = torch.arange(len(position_in_order))
+    is_masked = rows >= len(content)
+    visible = _freshest(time[position_in_order], clock, is_masked)
+    num_keys = len(content) + (len(placeholders) + len(first) if fill else 0)
+    visible[:, num_keys:] = False
+    return Pattern(position_in_order, is_masked, visible, rows[-sum(groups) :], length)
 
 
 def _times(length: int, groups: Sequence[int]) -> Tensor:
-    """(1 + L,) the group in which each place of the order is revealed; 0 for CLS and the context."""
+    """(1 + L,) the time of each index in the order; 0 for CLS and the context."""
     counts = torch.tensor([1 + length - sum(groups), *groups])
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
-def _rule(time: Tensor, clock: Tensor, is_masked: Tensor) -> Tensor:
-    """(R, R) bool: the content of a place is fresh for a reader from its time on, its placeholder until then."""
-    known = time[None, :] <= clock[:, None]
-    return known ^ is_masked[None, :]
+def _freshest(time: Tensor, clock: Tensor, is_masked: Tensor) -> Tensor:
+    """(R, R) bool, the rule: row i reads the content of j's position if its time ≤ i's clock, else its placeholder."""
+    is_revealed = time[None, :] <= clock[:, None]
+    return is_revealed ^ is_masked[None, :]
 
 
 def mim(length: int, num_masked: int) -> Pattern:
-    """Masked image modelling as in BEiT: ``num_masked`` of ``length`` patches predicted at once."""
+    """Masked image modeling as in BEiT: ``num_masked`` of ``length`` patches predicted at once."""
     return reveal(length, [num_masked], fill=True)
 
 
 def pet(length: int, num_masked: int) -> Pattern:
-    """Permuted prediction alone: one patch at a time from the context and the patches before it."""
+    """Permuted prediction alone: each patch from the context and the masked patches before it in the order."""
     return reveal(length, [1] * num_masked, fill=False)
 
 
 def mapet(length: int, num_masked: int) -> Pattern:
-    """Masked and permuted prediction (arXiv 2306.07346): as ``pet``, and every hidden position is known ahead."""
+    """Masked and permuted prediction (arXiv 2306.07346): as ``pet``, with the positions of all masked patches known."""
     return reveal(length, [1] * num_masked, fill=True)

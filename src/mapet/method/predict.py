@@ -1,6 +1,8 @@
 """Token prediction: the whole method on one page.
 
 An encoder, a pattern and a linear head. MaPeT, PeT and MIM are three patterns of it (see ``pattern.py``).
+
+Legend: B images, L patches, M masked patches, R rows, D width, V tokens in the vocabulary.
 """
 
 import torch
@@ -15,15 +17,15 @@ from mapet.method.pattern import Pattern
 
 
 class TokenPrediction(Counted, nn.Module):
-    """Predict the visual tokens of hidden patches (arXiv 2306.07346, section 3).
+    """Predict the visual tokens of masked patches (arXiv 2306.07346, section 3).
 
     Args:
-        encoder: what is kept after pre-training.
-        pattern: over the encoder's L patches.
+        encoder: the network to pre-train.
+        pattern: rows and attention mask over the encoder's L patches.
         vocabulary: number of different tokens V.
 
     Raises:
-        ValueError: encoder and pattern count different numbers of patches.
+        ValueError: encoder and pattern have different numbers of patches.
     """
 
     position_in_order: Tensor
@@ -42,6 +44,7 @@ class TokenPrediction(Counted, nn.Module):
         visible = pattern.visible[:, : pattern.keys]
         self.register_buffer("position_in_order", pattern.position_in_order, persistent=False)
         self.register_buffer("is_masked", pattern.is_masked[:, None], persistent=False)
+        # Without a mask, scaled_dot_product_attention can use its fastest kernels.
         self.register_buffer("visible", None if pattern.visible.all() else visible, persistent=False)
 
     @property
@@ -49,46 +52,38 @@ class TokenPrediction(Counted, nn.Module):
         """V, the number of different tokens."""
         return self.head.out_features
 
-    def logits(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
-        """Scores of every token for every hidden patch.
-
-        Args:
-            images: (B, C, height, width) float, normalised.
-            order: (B, 1 + L) int64 positions, CLS first (``order.py``); the first ``pattern.context`` are given.
-            key: (B,) int64, each sample's own seed for stochastic depth; without it torch's generator draws.
-
-        Returns:
-            (B, M, V) in the order's own sequence: the k-th is for patch ``order[:, context + k] - 1``.
-        """
-        return self.head(self.states(images, order, seed))
-
-    def states(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, M, D): the rows that predict, as the head reads them; arguments as ``logits``."""
-        return self.encoder.run(self.rows(images, order), self.visible, len(self.pattern.predict), seed)
-
-    def rows(self, images: Tensor, order: Tensor) -> Tensor:
-        """(B, R, D): the pattern's rows as they enter the first block, patch or mask token plus position."""
-        place = order[:, self.position_in_order]  # (B, R) the position of every row
-        patches = gather_rows(self.encoder.embed(images), place)
-        rows = torch.where(self.is_masked, self.mask_token.to(patches.dtype), patches)
-        return rows + F.embedding(place, self.encoder.pos_embed[0])
-
     def forward(self, images: Tensor, tokens: Tensor, order: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
-        """The training step's figures.
+        """Compute the loss of one training step.
 
         Args:
-            images: as in ``logits``.
-            tokens: (B, L) int64, one token per patch in natural patch order.
-            order, key: as in ``logits``.
+            images: (B, C, H, W) float, normalised.
+            tokens: (B, L) int64, one token per patch in row-major order.
+            order: (B, 1 + L) int64 positions, CLS first (see ``order.py``); the first ``pattern.context`` are given.
+            seed: (B,) int64, one seed per sample for stochastic depth; None draws from torch's generator.
 
         Returns:
-            ``loss``: mean cross-entropy over all predicted patches of all images, in nats; ``accuracy``: the share of
-            them whose token scores highest. Both scalars.
+            ``loss``: mean cross-entropy over all masked patches, in nats; ``accuracy``: share of them whose token has
+            the largest logit. Both are float32 scalars.
         """
         target = tokens.gather(1, order[:, self.pattern.context :] - 1)
         loss, accuracy = chunked_cross_entropy(self.states(images, order, seed), self.head, target)
         return {"loss": loss, "accuracy": accuracy}
 
+    def logits(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
+        """Return (B, M, V) logits by index in the order: the k-th belongs to patch ``order[:, context + k] - 1``."""
+        return self.head(self.states(images, order, seed))
+
+    def states(self, images: Tensor, order: Tensor, seed: Tensor | None = None) -> Tensor:
+        """Return (B, M, D), the outputs of the predicting rows after the final norm."""
+        return self.encoder.run(self.rows(images, order), self.visible, len(self.pattern.predict), seed)
+
+    def rows(self, images: Tensor, order: Tensor) -> Tensor:
+        """Return (B, R, D), the inputs of the first block: patch or mask token, plus position embedding."""
+        position_BR = order[:, self.position_in_order]
+        patches = gather_rows(self.encoder.embed(images), position_BR)
+        rows = torch.where(self.is_masked, self.mask_token.to(patches.dtype), patches)
+        return rows + F.embedding(position_BR, self.encoder.pos_embed[0])
+
     def work(self, training: bool = False) -> Work:
-        """The work on one image (``cost.py``): of its forward pass, or of forward and backward together."""
+        """Return the cost per image (see ``cost.py``): forward pass, or forward and backward with ``training``."""
         return work(self.encoder, self.pattern, self.vocabulary) * (3 if training else 1)

@@ -1,1 +1,1 @@
-"""Images of a run."""
+"""Figures and tables."""

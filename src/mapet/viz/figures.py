@@ -1,4 +1,4 @@
-"""Images of a run as PNG files: is it learning? And what all figures have in common."""
+"""The loss curve of a run as a PNG file, and helpers shared by all figures."""
 
 import csv
 from pathlib import Path
@@ -13,23 +13,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = (
-    "#0072B2",
-    "#D55E00",
-    "#6E6E6E",
-)  # told apart by colour-blind readers (Okabe and Ito 2008)
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"  # safe for colour-blind readers (Okabe and Ito 2008)
 
 
 def loss_curve(metrics_csv: Path, out: Path, chance: float | None = None) -> Path:
-    """Loss and, where there is one, token accuracy over the steps: a light line, and its running mean on top.
+    """Plot loss and, if recorded, token accuracy over steps: a light line with its running mean on top.
 
     Args:
-        metrics_csv: a header with ``step`` and ``loss``, and perhaps ``epoch`` and ``accuracy``.
-        out: the PNG file to write.
-        chance: accuracy of a guess, for instance the share of the most frequent token, drawn as a dashed line.
+        metrics_csv: CSV file with columns ``step``, ``loss`` and, optionally, ``epoch`` and ``accuracy``.
+        out: PNG file to write.
+        chance: chance-level accuracy, e.g. the share of the most frequent token, drawn as a dashed line.
 
     Raises:
-        MapetError: no such file, no rows, or no ``step`` or ``loss`` in them.
+        MapetError: the file is missing, has no rows, or lacks ``step`` or ``loss``.
     """
     columns = _read(Path(metrics_csv))
     panels = {"loss": "loss (nats per token)", "accuracy": "token accuracy (%)"}
@@ -39,20 +35,20 @@ def loss_curve(metrics_csv: Path, out: Path, chance: float | None = None) -> Pat
         unit = 100 if name == "accuracy" else 1
         _curve(axes, columns["step"], unit * columns[name])
         if name == "accuracy" and chance is not None:
-            axes.axhline(unit * chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
+            axes.axhline(unit * chance, color=GREY, linestyle="--", linewidth=1.2, label="chance level")
         axes.set(xlabel=_step_label(columns), ylabel=panels[name])
         axes.legend(frameon=False)
     return save(figure, out)
 
 
 def _read(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The columns of a CSV file; what is empty or no number becomes NaN."""
+    """Return the columns of a CSV file by name; empty or non-numeric cells become NaN."""
     if not path.is_file():
-        raise MapetError(f"There is no metrics file {path}: give the metrics.csv of a run folder.")
+        raise MapetError(f"There is no metrics file {path}; give the metrics.csv of a run folder.")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"step", "loss"} <= rows[0].keys():
-        raise MapetError(f"{path} has no rows with step and loss: give the metrics.csv of a run with steps.")
+        raise MapetError(f"{path} has no rows with step and loss; give the metrics.csv of a run.")
     return {name: np.array([_number(row[name]) for row in rows]) for name in rows[0] if name}
 
 
@@ -72,11 +68,11 @@ def _curve(axes: "Axes", step: NDArray[np.float64], values: NDArray[np.float64])
 
 
 def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """The mean of the ``window`` (odd) of (N,) values about each place, fewer at the ends; NaN counts as absent."""
-    known = ~np.isnan(values)
+    """Return the (N,) centred running mean over ``window`` (odd) values, fewer at the ends; ignores NaN."""
+    is_valid = ~np.isnan(values)
     kernel = np.ones(window)
     sums, counts = (
-        np.convolve(part, kernel)[window // 2 :][: len(values)] for part in (np.where(known, values, 0), known)
+        np.convolve(part, kernel)[window // 2 :][: len(values)] for part in (np.where(is_valid, values, 0), is_valid)
     )
     means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0.5)
     return means
@@ -88,14 +84,14 @@ def _step_label(columns: dict[str, NDArray[np.float64]]) -> str:
 
 
 def blank(width: float, height: float) -> "Figure":
-    """A figure of its own, in inches: no window and no global state."""
+    """Return an empty figure of this size in inches, without pyplot: no window and no global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save(figure: "Figure", out: Path) -> Path:
-    """Write the figure as a PNG file of 100 dots an inch, its folder made if need be."""
+    """Write the figure as a PNG file at 100 dpi; its folder is created."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     Path(out).parent.mkdir(parents=True, exist_ok=True)

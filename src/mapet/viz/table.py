@@ -1,4 +1,4 @@
-"""A comparison as a table: for the screen, as Markdown, CSV and LaTeX, and in a sentence."""
+"""Tables of a comparison: plain text, Markdown, LaTeX and CSV, and one sentence per metric."""
 
 import csv
 import re
@@ -8,13 +8,13 @@ from io import StringIO
 
 from mapet.engine.progress import clock
 
-WIDTH = 80  # columns of a screen
+WIDTH = 80  # characters per line of plain text
 TITLES = {"epochs": "Equal epochs", "compute": "Equal compute"}
 NAMES = {"knn": "k-NN"}
 HEAD = ("", "epochs", "images", "GMAC", "PFLOP", "time", "GiB")
 LEGEND = (
     "images: seen in training; GMAC: multiply-accumulates of one image's forward pass; PFLOP: of the whole training, "
-    "two a multiply-accumulate; time: of one run's steps, [h:]mm:ss; GiB: peak memory, on a CPU of the whole process"
+    "two per multiply-accumulate; time: training steps of one run, [h:]mm:ss; GiB: peak memory (CPU: of the process)"
 )
 
 Key = tuple[str, str]  # evaluation and metric
@@ -22,7 +22,7 @@ Key = tuple[str, str]  # evaluation and metric
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share in [0, 1]: the mean over ``count`` seeds ± ``reach``, half of its interval; None for one seed."""
+    """A share in [0, 1]: mean over ``count`` seeds ± ``reach``, half of its 95 % interval; None for one seed."""
 
     value: float
     reach: float | None
@@ -33,7 +33,7 @@ class Estimate:
         return f"{100 * self.value:.1f}{reach}"
 
     def overlaps(self, other: "Estimate") -> bool:
-        """Whether the two intervals have a point in common; both must be there."""
+        """Return whether the two intervals overlap; both must have one."""
         assert self.reach is not None
         assert other.reach is not None
         return abs(self.value - other.value) <= self.reach + other.reach
@@ -41,18 +41,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: a method under one setting, what it took and what it reached, over its seeds.
+    """One row: cost and accuracy of a method with one setting, over its seeds.
 
     Attributes:
         method: an objective or a baseline.
-        setting: the choice of the varied settings, in words; may be empty.
-        epochs: of training.
-        images: seen in them.
+        setting: values of the varied settings, as text; may be empty.
+        epochs: number of training epochs.
+        images: number of images seen in training.
         gmac: multiply-accumulates of one image's forward pass, in 10⁹.
         pflop: floating-point operations of the whole training, in 10¹⁵.
-        seconds: mean wall time of training; None where it is not known.
-        peak: largest memory in GiB; None where it is not known.
-        accuracy: by evaluation and metric.
+        seconds: mean wall time of training, if known.
+        peak: peak memory in GiB, if known.
+        accuracy: estimates by evaluation and metric.
     """
 
     method: str
@@ -67,7 +67,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Method and setting."""
+        """Method, with its setting in parentheses."""
         return f"{self.method} ({self.setting})" if self.setting else self.method
 
 
@@ -75,7 +75,7 @@ Budgets = Mapping[str, Sequence[Entry]]
 
 
 def plain(entries: Sequence[Entry], width: int = WIDTH) -> str:
-    """Aligned columns for a screen; those that do not fit follow below, the names repeated."""
+    """Return aligned columns; columns beyond ``width`` follow below, with the names repeated."""
     columns = list(zip(*cells(entries), strict=True))
     padded = [[text.rjust(max(map(len, column))) for text in column] for column in columns]
     first = [text.ljust(len(padded[0][0])) for text in columns[0]]
@@ -91,7 +91,7 @@ def plain(entries: Sequence[Entry], width: int = WIDTH) -> str:
 
 
 def markdown(budgets: Budgets, notes: Sequence[str]) -> str:
-    """A table a budget under its heading, then the notes."""
+    """Return one table per budget under its heading, then the notes."""
     parts = []
     for budget, entries in budgets.items():
         header, *rows = cells(entries)
@@ -102,7 +102,7 @@ def markdown(budgets: Budgets, notes: Sequence[str]) -> str:
 
 
 def latex(budgets: Budgets, notes: Sequence[str]) -> str:
-    """A ``tabular`` a budget; needs the package booktabs."""
+    """Return one ``tabular`` per budget; needs the package booktabs."""
     parts = []
     for budget, entries in budgets.items():
         header, *rows = ([_escaped(text) for text in line] for line in cells(entries))
@@ -113,7 +113,7 @@ def latex(budgets: Budgets, notes: Sequence[str]) -> str:
 
 
 def spreadsheet(budgets: Budgets) -> str:
-    """CSV with numbers as they are: one line a budget and entry; shares in [0, 1], seconds, GiB."""
+    """Return CSV with unrounded numbers, one line per budget and entry; shares in [0, 1], seconds, GiB."""
     keys = _keys([entry for entries in budgets.values() for entry in entries])
     parts = [f"{what}_{metric}{part}" for what, metric in keys for part in ("", "_reach", "_seeds")]
     text = StringIO()
@@ -129,7 +129,7 @@ def spreadsheet(budgets: Budgets) -> str:
 
 
 def statements(entries: Sequence[Entry]) -> list[str]:
-    """For each metric that several have, who is best by the mean, and whose intervals overlap with its."""
+    """Return one sentence per metric of several entries: the best mean, and the intervals that overlap with it."""
     found = {key: {e.name: e.accuracy[key] for e in entries if key in e.accuracy} for key in _keys(entries)}
     return [_statement(key, several) for key, several in found.items() if len(several) > 1]
 
@@ -138,21 +138,21 @@ def _statement(key: Key, found: Mapping[str, Estimate]) -> str:
     most = max(one.value for one in found.values())
     best = [name for name, one in found.items() if one.value == most]
     first, share = found[best[0]], " (all the same)" if len(best) > 1 else ""
-    said = f"{heading(key)}: best by the mean: {', '.join(best)}, {first} %{share}"
+    text = f"{heading(key)}: best by the mean: {', '.join(best)}, {first} %{share}"
     if any(one.reach is None for one in found.values()):
-        return f"{said}; one seed has no interval"
+        return f"{text}; one seed has no interval"
     near = [name for name, one in found.items() if name not in best and one.overlaps(first)]
-    return f"{said}; 95 % intervals that overlap with it: {', '.join(near) or 'none'}"
+    return f"{text}; 95 % intervals that overlap with it: {', '.join(near) or 'none'}"
 
 
 def heading(key: Key) -> str:
-    """The column of an evaluation's metric."""
+    """Return the column heading of an evaluation's metric."""
     what, metric = key
     return NAMES.get(what, what) if metric == "top1" else metric
 
 
 def cells(entries: Sequence[Entry]) -> list[list[str]]:
-    """The header and one line an entry, as text."""
+    """Return the header and one row per entry, as text."""
     keys = _keys(entries)
     rows = [[*HEAD, *map(heading, keys)]]
     for e in entries:
@@ -178,7 +178,7 @@ def _count(number: int) -> str:
 
 
 def _digits(number: float) -> str:
-    """Three significant digits, never in powers of ten where that is readable."""
+    """Format with three significant digits."""
     return f"{number:#.3g}".rstrip(".") if number else "0"
 
 
