@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# An option, and before it the command that it belongs to, if the text names one: "run mapet export RUN --to timm".
+OPTION = re.compile(r"((?:mapet|srun)(?: (?!needs|takes|has|bench)[^\s,;]+)* )?(?<![\w-])--([a-z][\w-]*)")
+
 
 class MapetError(Exception):
     """A mistake that the user can correct. The command line prints it as one line and exits with code 2.
@@ -12,7 +15,7 @@ class MapetError(Exception):
     """
 
     def __str__(self) -> str:
-        return re.sub(r"(?<![\w-])--([a-z][\w-]*)", lambda option: option[1].replace("-", "_"), self.option_text)
+        return OPTION.sub(lambda found: found[0] if found[1] else found[2].replace("-", "_"), self.option_text)
 
     @property
     def option_text(self) -> str:
