@@ -6,19 +6,26 @@ READY := $(VENV)/.ready
 # Nothing is compiled at installation, so each process would compile torch anew: 20 s in place of 5.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test check setup clean
+.PHONY: help quickstart test check fix setup clean
 
-quickstart: setup  ## from nothing to a pre-trained encoder and its numbers
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: setup  ## from nothing to a pre-trained encoder and its scores
 	$(BIN)/mapet quickstart
 
-test: setup  ## all tests, a file at a time on every core
+test: setup  ## all tests, one file at a time on each core
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-check: setup  ## lint, types, layers
+check: setup  ## lint, types, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fix: setup  ## apply ruff's fixes and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 setup: $(READY)  ## a virtual environment with the tested versions
 

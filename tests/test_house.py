@@ -1,0 +1,94 @@
+"""Sizes, layers and words that hold for the whole package; whoever must raise a number says why in the same commit."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "mapet"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LIMITS = {"": 17_500, "cli": 2_000, "method": 1_300}  # lines of a folder
+LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 300, 45, 8
+LOOP = ("engine/fit.py", "fit")  # the training loop may be longer
+WORDS = {  # what is not written, and what is
+    r"pictures?(?!\.bin)": "image",
+    "crew": "process group",
+    "lessons": "FinetuneBatches",
+    r"hang(s|ing)? on": "depends on",
+    "of its own": "its own",
+    r"is no(?= [a-z]+[^a-z])(?! longer| more| other| less)": "is not a",
+    r"mends?|mended": "fix",
+    "of all chance": "random seed",
+}
+
+
+def lines(path):
+    return len(path.read_text().splitlines())
+
+
+def functions():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield path.relative_to(PACKAGE).as_posix(), node.name, node.end_lineno - node.lineno + 1
+
+
+@pytest.mark.parametrize("folder", LIMITS)
+def test_folders_stay_small(folder):
+    assert sum(map(lines, (PACKAGE / folder).rglob("*.py"))) <= LIMITS[folder]
+
+
+def test_files_stay_small():
+    assert not {path.relative_to(PACKAGE).as_posix(): n for path in FILES if (n := lines(path)) > LONGEST_FILE}
+
+
+def test_functions_stay_small():
+    found = list(functions())
+    assert not [one for one in found if one[2] > LONGEST_FUNCTION and one[:2] != LOOP]
+    assert median(length for *_, length in found) <= MEDIAN_FUNCTION
+
+
+def test_nothing_but_the_entry_point_imports_the_command_line():
+    importing = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        if re.search(r"^\s*(from|import) mapet\.cli\b", path.read_text(), re.M) and path.parent.name != "tokenizer"
+    }
+    assert {name for name in importing if not name.startswith("cli/")} == {"__main__.py"}
+
+
+def test_the_library_prints_nothing():
+    printing = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in FILES
+        if "cli" not in path.relative_to(PACKAGE).parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not printing
+
+
+@pytest.mark.parametrize("pattern", WORDS)
+def test_private_words_are_not_written(pattern):
+    told = re.compile(rf"(?<![\w-])({pattern})(?![\w-])", re.I)
+    pages = [*FILES, ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("C*.md")]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in pages
+        if path.name not in ("upgrade.py", "CHANGELOG.md")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if told.search(line)
+    ]
+    assert not found, f"write {WORDS[pattern]} instead"
+
+
+def test_the_import_of_the_package_is_light():
+    heavy = "{'torch', 'numpy', 'timm', 'pydantic', 'tyro', 'matplotlib', 'lightning_fabric'}"
+    code = f"import sys, mapet; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
