@@ -23,17 +23,17 @@ from mapet.config.setting import flat_name, group
 
 STUB = Path(__file__).parents[1] / "src" / "mapet" / "__init__.pyi"
 SETTINGS = {  # the settings classes, below mapet.config, whose flat names a function takes
-    "pretrain": ("recipe.Recipe", "recipe.Runtime"),
-    "resume": ("recipe.Runtime",),
-    "finetune": ("finetune.FinetuneRecipe", "recipe.Runtime"),
-    "train_vqkd": ("vqkd.VQKDRecipe", "recipe.Runtime"),
+    "pretrain": ("recipe.Recipe", "runtime.Runtime"),
+    "resume": ("runtime.Runtime",),
+    "finetune": ("finetune.FinetuneRecipe", "runtime.Runtime"),
+    "train_vqkd": ("vqkd.VQKDRecipe", "runtime.Runtime"),
     "evaluate": ("evaluate.EvaluateSettings",),
     "tokenize": ("verbs.TokenizeSettings",),
     "fit_tokenizer": ("verbs.FitTokenizerSettings",),
     "import_tokenizer": ("verbs.ImportTokenizerSettings",),
     "inspect_tokenizer": ("verbs.InspectTokenizerSettings",),
     "pack": ("verbs.PackSettings",),
-    "compare": ("compare.CompareSettings", "recipe.Recipe", "recipe.Runtime"),
+    "compare": ("compare.CompareSettings", "recipe.Recipe", "runtime.Runtime"),
     "estimate": ("estimate.EstimateSettings", "recipe.Recipe"),
     "benchmark": ("benchmark.BenchmarkSettings", "recipe.Recipe"),
     "show": ("recipe.Recipe",),

@@ -23,10 +23,10 @@ from mapet.config.finetune import FinetuneRecipe as FinetuneRecipe
 from mapet.config.quickstart import QuickstartSettings
 from mapet.config.recipe import Model as Model
 from mapet.config.recipe import Objective as Objective
-from mapet.config.recipe import Optimization as Optimization
 from mapet.config.recipe import Recipe as Recipe
-from mapet.config.recipe import Runtime as Runtime
 from mapet.config.recipe import Tokenizer as Tokenizer
+from mapet.config.runtime import Runtime as Runtime
+from mapet.config.training import Optimization as Optimization
 from mapet.config.vqkd import VQKDRecipe as VQKDRecipe
 from mapet.data.dataset import open_dataset as open_dataset
 from mapet.data.packing import Packing as Packing
