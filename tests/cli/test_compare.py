@@ -327,8 +327,14 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--vary", "groups=1,99"], "hidden patches"),
         (["--vary"], "--vary needs a value"),
         (["--tokens", "TOKENS", "--patch-size", "8"], "grid"),
-        (["--tokens", "TOKENS", "--codes", "9"], "is for a codebook that is fitted, not for what --tokens names"),
-        (["--tokenizers", "a,b", "--codes", "9"], "is for a codebook that is fitted, not for what --tokenizers names"),
+        (
+            ["--tokens", "TOKENS", "--codes", "9"],
+            "--codes only applies when a codebook is fitted; remove it, or remove --tokens",
+        ),
+        (
+            ["--tokenizers", "a,b", "--codes", "9"],
+            "--codes only applies when a codebook is fitted; remove it, or remove --tokenizers",
+        ),
         (["--eval-data", "FLAT"], "no labels"),
         (["--devices", "2"], "one device"),
         (["in1k-vit-base", "in1k-vit-tiny"], "one RECIPE"),

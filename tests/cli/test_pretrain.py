@@ -265,10 +265,10 @@ def test_settings_of_a_fit_beside_what_is_ready_are_refused(images, tokens, tmp_
     options = ["--data", str(images), f"--{ready}", str(folder), "--out", str(tmp_path / "run"), *SMALL]
     if ready == "tokens":
         assert main(["pretrain", *options, "--teacher-weights", "8.pth"]) == 2
-        assert "--teacher-weights is for a codebook that is fitted" in capsys.readouterr().err
+        assert "--teacher-weights only applies when a codebook is fitted" in capsys.readouterr().err
     assert main(["pretrain", *options, "--fit-images", "8"]) == 2
     message = capsys.readouterr().err
-    assert f"--fit-images is for a codebook that is fitted, not for what --{ready} names" in message
+    assert f"--fit-images only applies when a codebook is fitted; remove it, or remove --{ready}" in message
     assert message.count("\n") == 1
     assert not (tmp_path / "run").exists()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.tokenize import fit_codebook, tokenize
+from mapet.api.tokenize import fit_codebook, write_tokens
 from mapet.api.training import pin, require_batch
 from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.errors import MapetError
@@ -68,7 +68,7 @@ def prepare_tokens(run: "Run", recipe: Recipe, runtime: Runtime, tell: Callable[
     if recipe.varied and not own.exists():
         fit_codebook(recipe, own, runtime, *_images(run, recipe, runtime))
     if not recipe.varied and not done.exists():
-        tokenize(recipe, run.folder / "tokens", runtime, say=tell)
+        write_tokens(recipe, run.folder / "tokens", runtime)
         done.touch()
 
 
