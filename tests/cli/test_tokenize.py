@@ -22,7 +22,7 @@ from mapet.tokenizers.vqkd import VQKD
 from processes import Forked, crowd, finished, pair, stopping
 
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
-FIT = [*STUDENT, "--teacher", "pixels", "--codes", "12", "--iterations", "2"]
+FIT = [*STUDENT, "--teacher", "pixels", "--vocab-size", "12", "--iterations", "2"]
 COUNT = 400
 
 
@@ -228,14 +228,14 @@ def test_a_tokenizer_of_any_kind(images, tmp_path, capsys):
     ("options", "said"),
     [
         (["--patch-size", "8"], "grid"),
-        (["--codes", "8"], "codes 12, not 8"),
+        (["--vocab-size", "8"], "vocab_size 12, not 8"),
         (["--iterations", "3"], "iterations 2, not 3"),
         (["--seed", "1"], "seed 0, not 1"),
         (["--teacher", "efficientnet_lite0"], "teacher pixels, not efficientnet_lite0"),
         (["--teacher-output", "norm"], "teacher_output stage, not norm"),
         (["--samples", "100"], "samples None, not 100"),
         (["--fit-images", "9"], "fit_images None, not 9"),
-        (["--mode", "stream"], "mode sample, not stream"),
+        (["--kmeans-mode", "stream"], "kmeans_mode sample, not stream"),
         (
             ["--tokenizer", "absent"],
             "--teacher only applies when a codebook is fitted; remove it, or remove --tokenizer",
@@ -255,7 +255,7 @@ def test_settings_unlike_those_of_a_started_folder_are_refused(many, whole, caps
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--codes", "8"], "--codes only applies when a codebook is fitted"),
+        (["--vocab-size", "8"], "--vocab-size only applies when a codebook is fitted"),
         (["--metric", "cosine"], "--metric only applies when a codebook is fitted"),
         (["--teacher-stage", "0"], "--teacher-stage only applies when a codebook is fitted"),
         (["--tokenizer", "absent"], "is not a tokenizer"),
@@ -270,7 +270,7 @@ def test_a_ready_tokenizer_takes_no_settings_of_a_fit(many, whole, tmp_path, cap
 
 def test_a_recipe_with_a_ready_tokenizer_may_hold_settings_of_a_fit(images, whole, tmp_path):
     """As the recipes of a comparison do, whose settings were those of the fit."""
-    fitted = Tokenizer(tokenizer=str(whole / "tokenizer"), teacher="pixels", codes=12)
+    fitted = Tokenizer(path=str(whole / "tokenizer"), teacher="pixels", vocab_size=12)
     recipe = Recipe(data=str(images), model=Model(image_size=16, patch_size=4), tokenizer=fitted)
     assert len(write_tokens(recipe, tmp_path / "tokens", Runtime())) == 48
 

@@ -1,13 +1,13 @@
 """Fit a codebook: k-means over a frozen teacher's patch features.
 
-    mapet.fit_tokenizer("IMAGENET/train", "kclip", teacher="resnet50x64_clip.openai", start="sample")
+    mapet.fit_tokenizer("IMAGENET/train", "kclip", teacher="resnet50x64_clip.openai", kmeans_init="sample")
 
 is k-CLIP with the numbers of aimagelab/MaPeT (data/kmeans, commit 6d276c9): CLIP's RN50x64 at 14 × 32 = 448 pixels, the
 largest centred square resized bicubic, CLIP's mean and deviation; the last residual stage before attention pooling,
 14 × 14 × 4096, without normalisation; Euclidean k-means of 8192 codes over at most 8192 × 512 = 4,194,304
 vectors (68.7 GB, divided among the processes), 20 iterations, the best of 5 runs. There faiss starts each run from a
-plain sample, as ``start="sample"`` does here; the default, k-means++, starts lower. How many vectors were used there
-is not published.
+plain sample, as ``kmeans_init="sample"`` does here; the default, k-means++, starts lower. How many vectors were used
+there is not published.
 """
 
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def fit_tokenizer(
 
     s = updated(settings or FitTokenizerSettings(), **changes)
     data, out = absolute_paths("tokenizer fit", data, out)
-    if s.tokenizer.tokenizer:
+    if s.tokenizer.path:
         raise MapetError("mapet tokenizer fit makes a tokenizer; remove --tokenizer, or use mapet tokenize.")
     require_inputs_outside(out, data, s.tokenizer)
     _require_free(out, overwrite)
@@ -125,14 +125,14 @@ def kmeans_settings(recipe: Recipe) -> "KMeansSettings":
 
     t = recipe.tokenizer
     return KMeansSettings(
-        codes=t.codes,
+        codes=t.vocab_size,
         samples=t.samples,
         iterations=t.iterations,
         restarts=t.restarts,
-        start=t.start,
+        start=t.kmeans_init,
         metric=t.metric,
-        mode=t.mode,
-        precision=t.distances,
+        mode=t.kmeans_mode,
+        precision=t.kmeans_precision,
         seed=recipe.seed,
     )
 

@@ -43,8 +43,8 @@ def require_inputs_outside(out: Path, data: str, t: Tokenizer) -> None:
     Raises:
         MapetError: both are named.
     """
-    fitted_there = t.tokenizer and Path(t.tokenizer).expanduser().resolve() == (out / "tokenizer").resolve()
-    owned.require_apart(out, data=data, tokenizer=None if fitted_there else t.tokenizer)
+    fitted_there = t.path and Path(t.path).expanduser().resolve() == (out / "tokenizer").resolve()
+    owned.require_apart(out, data=data, tokenizer=None if fitted_there else t.path)
     owned.require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
 
 
@@ -111,11 +111,7 @@ class ImagePass:
                 yield batch.images, batch.index
 
     def synchronize(self) -> None:
-        """Wait until all processes have read their images, and read which ones the others could not read.
-
-        Raises:
-            MapetError: too many unreadable images.
-        """
+        """Wait until all processes have read their images, and learn which ones the others could not read."""
         self.group.wait()
         self.unreadable.reload()
         self.group.wait()

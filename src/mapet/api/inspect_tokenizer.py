@@ -261,9 +261,9 @@ def _codes_to_show(s: InspectTokenizerSettings, vocabulary: int) -> list[int]:
     if not all(word.isdecimal() and int(word) < vocabulary for word in words):
         raise MapetError(f'--show must be numbers from 0 to {vocabulary - 1}, as 3,17,99, got "{s.show}".')
     codes = list(dict.fromkeys(int(word) for word in words))
-    if not 0 <= s.num_codes <= MOST_CODES - len(codes):
+    if s.num_codes > MOST_CODES - len(codes):
         raise MapetError(
-            f"--num-codes must be between 0 and {MOST_CODES - len(codes)}, got {s.num_codes}: a figure shows up to "
-            f"{MOST_CODES} codes, with {len(codes)} of --show."
+            f"--num-codes must be <= {MOST_CODES - len(codes)}, got {s.num_codes}: a figure shows up to {MOST_CODES} "
+            f"codes, and --show has {len(codes)}."
         )
     return codes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.images import absolute_paths
 from mapet.config.flat import updated
+from mapet.config.setting import flag
 from mapet.config.verbs import PackSettings
 from mapet.utils.log import log
 from mapet.utils.owned import require_apart
@@ -62,7 +63,7 @@ def pack_command(data: str | Path, out: str | Path, settings: PackSettings) -> s
     words = ["mapet", "pack", data, "--out", str(out)]
     for one in fields(settings):
         if (value := getattr(settings, one.name)) != one.default:
-            words += [f"--{one.name.replace('_', '-')}", str(value)]
+            words += [flag(one), str(value)]
     return shlex.join(words)
 
 

@@ -1,14 +1,13 @@
 """Tokenize images: one visual token per patch of every image, on disk."""
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.fit_tokenizer import describe, fit
 from mapet.api.images import UNREADABLE, ImagePass, absolute_paths, require_inputs_outside
-from mapet.config.flat import updated
-from mapet.config.recipe import Recipe, Runtime, Tokenizer, diff
+from mapet.config.flat import diff, updated
+from mapet.config.recipe import Recipe, Runtime, Tokenizer
 from mapet.config.verbs import BATCH_SIZE, TokenizeSettings
 from mapet.engine.stages import StageProgress
 from mapet.utils.errors import MapetError
@@ -27,14 +26,14 @@ if TYPE_CHECKING:
 
 LOOKUP = 1 << 16  # image ids looked up in the store at a time
 KMEANS = {  # settings of a fit, and their names in the provenance of a codebook
-    "codes": ("codes",),
+    "vocab_size": ("codes",),
     "samples": ("asked_samples",),
     "iterations": ("iterations",),
     "restarts": ("restarts",),
-    "start": ("start",),
+    "kmeans_init": ("start",),
     "metric": ("metric",),
-    "mode": ("mode",),
-    "distances": ("precision",),
+    "kmeans_mode": ("mode",),
+    "kmeans_precision": ("precision",),
     "fit_images": ("fit_images", "fit_pictures"),  # the second by version 0.1
 }
 
@@ -67,9 +66,9 @@ def tokenize(
 
     s = updated(settings or TokenizeSettings(), **changes)
     if tokenizer is not None:
-        s = replace(s, tokenizer=replace(s.tokenizer, tokenizer=str(tokenizer)))
+        s = updated(s, tokenizer=tokenizer)
     data, out = absolute_paths("tokenize", data, out)
-    require_one_way(s.tokenizer, Tokenizer(), tokenizer=s.tokenizer.tokenizer)
+    require_one_way(s.tokenizer, Tokenizer(), tokenizer=s.tokenizer.path)
     require_inputs_outside(out, data, s.tokenizer)
     with process_group(s.accelerator) as group:
         return write_tokens(s.recipe(data), out, s.runtime, group=group, batch_size=s.batch_size)
@@ -87,7 +86,7 @@ def require_one_way(t: Tokenizer, default: Tokenizer, **ready: str | None) -> No
         MapetError: the setting and the option that rules it out.
     """
     option = next((name for name, folder in ready.items() if folder), None)
-    allowed = {"tokenizer", "teacher_weights"} if option == "tokenizer" else {"tokenizer"}  # its teacher may need them
+    allowed = {"path", "teacher_weights"} if option == "tokenizer" else {"path"}  # its teacher may need them
     if option and (names := [name for name in diff(t, default) if name not in allowed]):
         setting = names[0].replace("_", "-")
         raise MapetError(f"--{setting} only applies when a codebook is fitted; remove it, or remove --{option}.")
@@ -167,7 +166,7 @@ def _tokenizer(recipe: Recipe, out: Path, images: ImagePass) -> "AnyTokenizer":
     from mapet.data.decode import require_shown
     from mapet.tokenizers.tokenizer import load_tokenizer
 
-    fitted, named = out / "tokenizer", recipe.tokenizer.tokenizer
+    fitted, named = out / "tokenizer", recipe.tokenizer.path
     if not named and not _exists(fitted, images.group):
         fit(recipe, images, fitted, grid=recipe.grid)
     folder = Path(named or fitted)
@@ -263,7 +262,7 @@ def _require_as_asked(tokenizer: "AnyTokenizer", folder: Path, recipe: Recipe) -
     from mapet.build.batches import require_fitting
     from mapet.tokenizers.codebook import Codebook
 
-    if recipe.tokenizer.tokenizer or not isinstance(tokenizer, Codebook):
+    if recipe.tokenizer.path or not isinstance(tokenizer, Codebook):
         require_fitting(tokenizer, folder, recipe)
         return
     fitted = _fitted_with(tokenizer, recipe)

@@ -40,20 +40,12 @@ class UnreadableImages:
             self._reasons[key] = " ".join(reason.split())
             if self.path:
                 self._list(self.path, key)
-        self._require_few()
-
-    def reload(self) -> None:
-        """Read what other processes have listed since.
-
-        Raises:
-            MapetError: more than ``max_fraction * total`` images are bad.
-        """
-        self._reasons |= listed(self.path) if self.path else {}
-        self._require_few()
-
-    def _require_few(self) -> None:
         if len(self) > self.max_fraction * self.total:
             raise MapetError(self._too_many())
+
+    def reload(self) -> None:
+        """Read what other processes have listed since."""
+        self._reasons |= listed(self.path) if self.path else {}
 
     def _list(self, path: Path, key: str) -> None:
         _rename_old(path)

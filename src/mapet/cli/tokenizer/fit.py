@@ -9,7 +9,7 @@ from mapet.utils.log import log
 
 ABOUT = """Fit a codebook: k-means over a frozen teacher's features of all patches.
 
-k-CLIP as published is --teacher resnet50x64_clip.openai --start sample and the defaults: images of 448 pixels,
+k-CLIP as published is --teacher resnet50x64_clip.openai --kmeans-init sample and the defaults: images of 448 pixels,
 14 x 14 features of 4096 channels, not normalised, the best of 5 runs of 20 iterations, over at most 512 features a
 code.
 
