@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mapet.api import tokenizer_report as findings
 from mapet.api.images import ImagePass
-from mapet.api.inspect_tokenizer import Options, Seen, draw, look
+from mapet.api.inspect_tokenizer import Tokenized, draw, images_of, tokens_of
+from mapet.api.tokenizer_report import label_findings
 from mapet.config.recipe import Runtime
+from mapet.config.verbs import InspectTokenizerSettings
 from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.unreadable import UnreadableImages
 from mapet.tokenizers.codebook import Codebook
@@ -99,7 +100,7 @@ def fitted(teacher: Features, image_pass: ImagePass, codes: int, metric: str) ->
             told.update(spent.so_far())
 
     def decoded(indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        return image_pass.decoded(teacher.view, indices)
+        return image_pass.decode(teacher.view, indices)
 
     book = Codebook.fit(teacher, decoded, image_pass.indices, settings, progress=progress)
     whole = spent.so_far()
@@ -124,11 +125,13 @@ def trained(codes: int, epochs: int, max_images: int, folder: Path) -> tuple[Tok
     return load_tokenizer(folder), json.loads(cost.read_text())
 
 
-def row(name: str, tokenizer: Tokenizer, spent: dict[str, float], source: ImageDataset, seen: Seen) -> dict[str, Any]:
+def row(
+    name: str, tokenizer: Tokenizer, spent: dict[str, float], source: ImageDataset, seen: Tokenized
+) -> dict[str, Any]:
     """A line of the table."""
     labels = torch.tensor([source.label(place) for place in seen.indices.tolist()])
     health = Health.of(seen.tokens, tokenizer.vocabulary)
-    told = findings.labels(seen.tokens, labels, tokenizer.vocabulary, 0)
+    told = label_findings(seen.tokens, labels, tokenizer.vocabulary, 0)
     distortion = seen.distortion.result()[1] if seen.distortion else None
     bag = told["bag"]
     return {
@@ -154,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizers, JSON and table")
     parser.add_argument("--codes", type=int, nargs="+", default=[512, 2048])
-    parser.add_argument("--max-images", type=int, default=50_000, help="image_pass")
+    parser.add_argument("--max-images", type=int, default=50_000, help="images")
     parser.add_argument("--epochs", type=int, default=2, help="of VQ-KD")
     parser.add_argument("--vqkd-limit", type=int, default=50_000, help="images that VQ-KD is trained on")
     o = parser.parse_args()
@@ -162,18 +165,19 @@ def main() -> None:
     source, indices = open_dataset("cifar10"), torch.arange(o.max_images)
     image_pass = ImagePass(source, indices, Runtime(), UnreadableImages(o.max_images))
     teacher, spent = Remembering(Teacher("efficientnet_lite0", GRID)), Spent()
-    for images, _ in image_pass.decoded(teacher.view, indices):
+    for images, _ in image_pass.decode(teacher.view, indices):
         teacher(images.float() / 255)
     notes = [f"Features of {o.max_images:,} images: {spent.so_far()['seconds']:,.0f} s, once for the first codebooks."]
     rows: list[dict[str, Any]] = []
+    settings = InspectTokenizerSettings()
 
     def add(name: str, made: tuple[Tokenizer, dict[str, float]]) -> None:
         tokenizer, cost = made
-        seen = look(tokenizer, source, indices, Options())
+        seen = tokens_of(tokenizer, images_of(source, indices, settings))
         rows.append(row(name, tokenizer, cost, source, seen))
         out = o.out / f"{name.split(' on ')[0].replace(', ', '-').replace(' ', '-').lower()}-{tokenizer.vocabulary}"
         out.mkdir(exist_ok=True)
-        draw(tokenizer, source, seen, [], out, Options())
+        draw(tokenizer, source, seen, [], out, settings)
         (o.out / "tokenizers.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         (o.out / "table.md").write_text("\n".join([*notes, "", table(rows), ""]))
 

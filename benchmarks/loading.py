@@ -13,6 +13,7 @@ is the price of decoding and copying, not of the disk.
 
 import argparse
 import json
+import logging
 import os
 import platform
 import resource
@@ -34,7 +35,6 @@ from mapet.data.crop import Crops
 from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.loader import Shuffled
 from mapet.data.packed import IMAGES
-from mapet.data.packing import Packing
 from mapet.data.unreadable import UnreadableImages
 from mapet.utils.view import CenterCropResize
 
@@ -75,7 +75,7 @@ def packs(data: Path, folder: Path, size: int) -> dict[str, tuple[ImageDataset, 
     found = {"folder": (original, sum(os.path.getsize(data / original.image_id(i)) for i in range(len(original))))}
     for form in ("jpeg", "uint8"):
         out = folder / f"{form}-{size}"
-        pack(str(data), out, Packing(form, size), workers=0, say=lambda line: print(line, file=sys.stderr))
+        pack(data, out, form=form, size=size, workers=0)
         found[f"{form} pack"] = (open_dataset(str(out)), (out / IMAGES).stat().st_size)
     return {name: (source, size / len(source)) for name, (source, size) in found.items()}
 
@@ -160,6 +160,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     o = arguments()
+    logging.basicConfig(level="INFO", format="%(message)s")
     data = o.data or o.folder / "photographs"
     if not o.data:
         photographs(data, o.images)

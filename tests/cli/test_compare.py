@@ -338,10 +338,13 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--vary", "groups=1,99"], "hidden patches"),
         (["--vary"], "--vary needs a value"),
         (["--tokens", "TOKENS", "--patch-size", "8"], "grid"),
-        (["--tokens", "TOKENS", "--vocab-size", "9"], "is for a codebook that is fitted, not for what --tokens names"),
+        (
+            ["--tokens", "TOKENS", "--vocab-size", "9"],
+            "--vocab-size only applies when a codebook is fitted; remove it, or remove --tokens",
+        ),
         (
             ["--tokenizers", "a,b", "--vocab-size", "9"],
-            "codebook that is fitted, not for what --tokenizers names",
+            "--vocab-size only applies when a codebook is fitted; remove it, or remove --tokenizers",
         ),
         (["--eval-data", "FLAT"], "no labels"),
         (["--devices", "2"], "one device"),

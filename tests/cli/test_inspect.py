@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mapet.api import tokenizer_report as findings
+from mapet.api.tokenizer_report import label_findings
 from mapet.cli import main
 from mapet.data.dataset import open_dataset
 from mapet.data.loader import in_order
@@ -70,8 +70,8 @@ def found(folder):
     return json.loads((folder / "inspect.json").read_text())
 
 
-def test_everything_is_told_and_saved(place, inspect):
-    code, lines, _ = inspect("book", "labelled", "--against", "second", "--show", "3", "--codes", "2")
+def test_everything_is_printed_and_saved(place, inspect):
+    code, lines, _ = inspect("book", "labelled", "--compare-with", "second", "--show", "3", "--num-codes", "2")
     assert code == 0
     assert len(lines) <= 20
     assert all(len(line) <= 80 for line in lines[2:-1])  # paths may be long
@@ -108,13 +108,12 @@ def test_the_numbers_are_those_of_all_patches(place, inspect, undrawn):
     assert 0 <= told["bag"]["bits_at_least"] <= 1
 
 
-def test_a_picture_s_tokens_tell_at_least_what_the_guesses_do(capsys):
+def test_the_information_of_all_tokens_is_bounded_by_the_predictions():
     """All of two bits where the tokens give four labels away; none where they have nothing to do with them."""
     classes = torch.arange(400) % 4
     for tokens, bits in ((classes[:, None].expand(-1, 6), 2.0), (torch.arange(400)[:, None] // 4 % 5, 0.0)):
-        told = findings.labels(tokens, classes, 5, 0)["bag"]
-        assert told["bits_at_least"] == pytest.approx(bits, abs=0.15)
-        assert f"so they tell {told['bits_at_least']:.2f} bits of it at least" in capsys.readouterr().out
+        bag = label_findings(tokens, classes, 5, 0)["bag"]
+        assert bag["bits_at_least"] == pytest.approx(bits, abs=0.15)
 
 
 def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, monkeypatch):
@@ -122,7 +121,7 @@ def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, mo
     shown = []
     monkeypatch.setattr("mapet.api.inspect_tokenizer.PATCH", 1)
     monkeypatch.setattr("mapet.viz.codes.patch_rows", lambda rows, grid, size, out, **_: shown.extend(rows) or out)
-    arguments = ("--max-images", "30", "--codes", "3", "--show", "7,2", "--out", "shown")
+    arguments = ("--max-images", "30", "--num-codes", "3", "--show", "7,2", "--out", "shown")
     assert inspect("book", "labelled", *arguments)[0] == 0
     book = load_tokenizer(place / "book")
     codes = [int(row.label.split()[1]) for row in shown]
@@ -139,25 +138,27 @@ def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, mo
 
 def test_runs_are_repeatable_and_the_seed_is_used(place, inspect):
     for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
-        assert inspect("book", "labelled", "--max-images", "30", "--codes", "2", "--out", out, "--seed", seed)[0] == 0
+        assert (
+            inspect("book", "labelled", "--max-images", "30", "--num-codes", "2", "--out", out, "--seed", seed)[0] == 0
+        )
     a, b, c = ([(place / out / name).read_bytes() for name in ("inspect.json", *FIGURES)] for out in "abc")
     assert a == b
     assert all(one != other for one, other in zip(a, c, strict=True))
 
 
-def test_against_itself_is_one(inspect, undrawn):
-    code, lines, _ = inspect("book", "labelled", "--against", "book", "--out", "itself")
+def test_compared_with_itself_agreement_is_one(inspect, undrawn):
+    code, lines, _ = inspect("book", "labelled", "--compare-with", "book", "--out", "itself")
     assert code == 0
     assert any(re.match("agreement +1.000 ", line) for line in lines)
 
 
-def test_without_labels_nothing_is_said_of_them(place, inspect, undrawn):
+def test_without_labels_there_are_no_findings_about_them(place, inspect, undrawn):
     assert inspect("book", "labelled/across", "--out", "unlabelled")[0] == 0
     assert not {"token", "bag"} & found(place / "unlabelled").keys()
 
 
 def test_a_network_without_centroids_is_shown_all_the_same(place, inspect):
-    code, lines, _ = inspect("dvae", "labelled", "--out", "dvae-out", "--show=0,15", "--codes=1")
+    code, lines, _ = inspect("dvae", "labelled", "--out", "dvae-out", "--show=0,15", "--num-codes=1")
     told = found(place / "dvae-out")
     assert code == 0
     assert "distortion" not in told
@@ -166,7 +167,7 @@ def test_a_network_without_centroids_is_shown_all_the_same(place, inspect):
     assert (place / "dvae-out" / "codes.png").is_file()
 
 
-def test_a_vqgan_tells_its_distortion(place, inspect, undrawn):
+def test_a_vqgan_has_a_distortion(place, inspect, undrawn):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes = {"widths": (32, 32), "blocks": 1, "attention": (), "latent": 8, "code_width": 8, "codes": 10}
@@ -175,32 +176,35 @@ def test_a_vqgan_tells_its_distortion(place, inspect, undrawn):
     assert found(place / "vqgan-out")["distortion"]["mean"] > 0
 
 
-def test_few_pictures_are_not_judged(inspect, undrawn):
+def test_few_images_are_not_judged(inspect, undrawn):
     code, lines, _ = inspect("book", "labelled", "--max-images", "4", "--out", "few")
     assert code == 0
-    assert lines[-2] == "undecided   too few images to judge 12 codes: give 8 or more"
+    assert lines[-2] == "undecided   too few images to judge 12 codes: use 8 or more"
     assert inspect("book", "labelled", "--max-images", "8", "--out", "few")[1][-2].startswith("healthy")
 
 
 def test_no_codes_no_figure_of_them(place, inspect):
-    assert inspect("book", "labelled", "--codes", "0", "--out", "none")[0] == 0
+    assert inspect("book", "labelled", "--num-codes", "0", "--out", "none")[0] == 0
     assert sorted(path.name for path in (place / "none").iterdir()) == ["inspect.json", "tokens.png", "usage.png"]
 
 
-def test_bad_pictures_are_left_out(place, inspect, undrawn):
+def test_unreadable_images_are_skipped(place, inspect, undrawn):
     shutil.copytree(place / "labelled", place / "mixed")
     (place / "mixed" / "along" / "zero.png").write_bytes(b"")
     assert inspect("book", "mixed", "--out", "bad")[2].count("zero bytes") == 1
-    assert inspect("book", "mixed", "--max-bad-fraction", "0.1", "--against", "second", "--out", "bad")[0] == 0
+    assert inspect("book", "mixed", "--max-bad-fraction", "0.1", "--compare-with", "second", "--out", "bad")[0] == 0
     assert found(place / "bad")["health"]["images"] == 48
 
 
-def test_pictures_in_the_place_of_figures_are_left_alone(place, inspect, undrawn):
+def test_images_where_the_figures_would_go_are_left_alone(place, inspect, undrawn):
     """A folder of photos, or one among the images that are looked at."""
     photos = shutil.copytree(place / "labelled", place / "photos")
     image = next(photos.rglob("*.png")).rename(photos / "codes.png")
     before = image.read_bytes()
-    for data, out, said in (("labelled", "photos", "is not empty"), ("labelled", "labelled/look", "lies in labelled")):
+    for data, out, said in (
+        ("labelled", "photos", "is not empty"),
+        ("labelled", "labelled/look", "where its figures would become images"),
+    ):
         code, _, error = inspect("book", data, "--out", out)
         assert (code, error.count("\n")) == (2, 1)
         assert said in error
@@ -209,18 +213,18 @@ def test_pictures_in_the_place_of_figures_are_left_alone(place, inspect, undrawn
 
 
 MISTAKES = {
-    ("book",): "needs a tokenizer's folder and images",
-    ("book", "labelled", "more"): "needs a tokenizer's folder and images",
+    ("book",): "one FOLDER",
+    ("book", "labelled", "more"): "one FOLDER",
     ("labelled", "labelled"): "is not a tokenizer",
     ("book", "labeled"): 'Did you mean "labelled"?',
-    ("book", "labelled", "--show", "12"): "give numbers from 0 to 11",
-    ("book", "labelled", "--show", "x"): "give numbers from 0 to 11",
-    ("book", "labelled", "--codes", "101"): "0 to 100 codes",
-    ("book", "labelled", "--codes=-1"): "0 to 100 codes",
-    ("book", "labelled", "--max-images", "0"): "--max-images does not fit",
-    ("book", "labelled", "--max-images=-1"): "--max-images does not fit",
-    ("book", "labelled", "--against", "coarse"): "grids of (4, 4) and (2, 2)",
-    ("book", "labelled", "--agains", "coarse"): 'Did you mean "--against"?',
+    ("book", "labelled", "--show", "12"): "--show must be numbers from 0 to 11",
+    ("book", "labelled", "--show", "x"): "--show must be numbers from 0 to 11",
+    ("book", "labelled", "--num-codes", "101"): "--num-codes must be >= 0 and <= 100",
+    ("book", "labelled", "--num-codes=-1"): "--num-codes must be >= 0 and <= 100",
+    ("book", "labelled", "--max-images", "0"): "--max-images must be >= 1",
+    ("book", "labelled", "--max-images=-1"): "--max-images must be >= 1",
+    ("book", "labelled", "--compare-with", "coarse"): "grids (4, 4) and (2, 2)",
+    ("book", "labelled", "--compare-wit", "coarse"): 'Did you mean "--compare-with"?',
 }
 
 

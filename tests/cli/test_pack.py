@@ -70,7 +70,7 @@ def begun(many, tmp_path, monkeypatch):
     return process, out
 
 
-def test_killed_at_any_moment_it_goes_on(many, begun, tmp_path, capsys):
+def test_killed_at_any_moment_it_continues(many, begun, tmp_path, capsys):
     (process, out), whole = begun, tmp_path / "whole"
     process.kill()
     assert process.wait()[0] == -9
@@ -91,13 +91,13 @@ def test_killed_at_any_moment_it_goes_on(many, begun, tmp_path, capsys):
     assert "images/s" not in capsys.readouterr().out
 
 
-def test_ctrl_c_tells_how_to_go_on(many, begun):
+def test_ctrl_c_prints_how_to_continue(many, begun):
     process, out = begun
     os.kill(process.pid, signal.SIGINT)
     process.go_on()
     code, said, complaints = process.wait()
     assert (code, complaints) == (130, "")
-    assert f"go on with: mapet pack {many} --out {out} --size 16" in said
+    assert f"Interrupted. Continue with: mapet pack {many} --out {out} --size 16" in said
     assert not json.loads((out / "pack.json").read_text())["complete"]
 
 
@@ -171,8 +171,8 @@ def test_a_share_held_out_of_a_pack_is_that_of_the_original(images, packed):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["pack"], "mapet pack DATA --out FOLDER"),
-        (["pack", "DATA"], "mapet pack DATA --out FOLDER"),
+        (["pack"], "mapet pack needs one DATA (a folder of images, or cifar10) and one --out FOLDER"),
+        (["pack", "DATA"], "mapet pack needs one DATA (a folder of images, or cifar10) and one --out FOLDER"),
         (["pack", "DATA", "--out", "OUT", "--form", "unit8"], 'Did you mean "uint8"?'),
         (["pack", "DATA", "--out", "OUT", "--size", "0"], "--size"),
         (["pack", "DATA", "--out", "OUT", "--quality", "90"], "--form jpeg"),

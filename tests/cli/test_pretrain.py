@@ -265,10 +265,10 @@ def test_settings_of_a_fit_beside_what_is_ready_are_refused(images, tokens, tmp_
     options = ["--data", str(images), f"--{ready}", str(folder), "--out", str(tmp_path / "run"), *SMALL]
     if ready == "tokens":
         assert main(["pretrain", *options, "--teacher-weights", "8.pth"]) == 2
-        assert "--teacher-weights is for a codebook that is fitted" in capsys.readouterr().err
+        assert "--teacher-weights only applies when a codebook is fitted" in capsys.readouterr().err
     assert main(["pretrain", *options, "--fit-images", "8"]) == 2
     message = capsys.readouterr().err
-    assert f"--fit-images is for a codebook that is fitted, not for what --{ready} names" in message
+    assert f"--fit-images only applies when a codebook is fitted; remove it, or remove --{ready}" in message
     assert message.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -417,7 +417,7 @@ def test_settings_unlike_a_started_tokenization_are_refused(images, tokens, caps
     assert main([*command, "--patch-size", "8"]) == 2
     assert "grid" in capsys.readouterr().err
     assert main([*command, "--patch-size", "4", "--vocab-size", "8"]) == 2
-    assert "codes 16" in capsys.readouterr().err
+    assert "vocab_size 16, not 8" in capsys.readouterr().err
 
 
 def test_the_share_of_bad_pictures_is_of_those_asked_for(images, tmp_path, capsys):

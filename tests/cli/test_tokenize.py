@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mapet.api.tokenize import tokenize
+from mapet.api.tokenize import write_tokens
 from mapet.build.batches import Images, with_tokens
 from mapet.cli import main
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
@@ -65,7 +65,7 @@ def test_the_tokens_are_the_tokenizer_s(many, whole):
         assert store[name].tolist() == tokenizer.encode(image / 255)[0].tolist()
 
 
-def test_tells_its_pace_and_nothing_twice(many, whole, tmp_path, capsys):
+def test_logs_its_pace_and_nothing_twice(many, whole, tmp_path, capsys):
     assert main(again(many, whole, tmp_path / "tokens")) == 0
     text = capsys.readouterr().out
     assert "400 images in 0:0" in text
@@ -77,7 +77,7 @@ def test_tells_its_pace_and_nothing_twice(many, whole, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("rows", [1, 90, 250])
-def test_killed_at_any_moment_it_goes_on(many, whole, tmp_path, rows):
+def test_killed_at_any_moment_it_continues(many, whole, tmp_path, rows):
     out = tmp_path / "tokens"
     work = partial(main, again(many, whole, out, "--batch-size", "1"))
     process = Forked(tmp_path, work=stopping(stores, "write_from", 2 * rows, work))
@@ -90,7 +90,7 @@ def test_killed_at_any_moment_it_goes_on(many, whole, tmp_path, rows):
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_killed_while_the_codebook_is_saved_it_goes_on(many, whole, tmp_path, number):
+def test_killed_while_the_codebook_is_saved_it_continues(many, whole, tmp_path, number):
     out = tmp_path / "tokens"
     command = ["tokenize", str(many), "--out", str(out), *FIT]
     process = Forked(tmp_path, work=stopping(tokenizers, "replace_file", number, partial(main, command)))
@@ -149,15 +149,16 @@ def test_the_same_command_given_twice_at_once_writes_once(many, whole, tmp_path,
     assert_equal(whole, out)
 
 
-def test_two_processes_list_unreadable_pictures_together(many, whole, tmp_path, capsys):
+def test_two_processes_list_unreadable_images_together(many, whole, tmp_path, capsys):
     mixed = shutil.copytree(many, tmp_path / "mixed")
     for name in ("003.png", "300.png", "301.png"):
         (mixed / name).write_bytes(b"")
     refused = pair(tmp_path / "said", *again(mixed, whole, tmp_path / "refused", "--max-bad-fraction", "0.005"))
     ends = [process.wait() for process in refused]
     assert [code for code, _, _ in ends] == [2, 2]
-    assert "3 of 400 images cannot be used" in ends[0][2]
-    assert "Another of the 2 processes ended" in ends[1][2]
+    errors = sorted(error for _, _, error in ends)
+    assert "3 of 400 images cannot be used" in errors[0]
+    assert "Another of the 2 processes ended" in errors[1]
     finished(pair(tmp_path / "said", *again(mixed, whole, tmp_path / "tokens")))
     assert len(TokenStore.open(tmp_path / "tokens")) == COUNT - 3
     listed = (tmp_path / "tokens" / "unreadable-images.txt").read_text()
@@ -165,7 +166,7 @@ def test_two_processes_list_unreadable_pictures_together(many, whole, tmp_path, 
     assert not list((tmp_path / "tokens").glob("unreadable-images.txt.*"))
 
 
-def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path, capsys):
+def test_a_repaired_image_leaves_the_list_of_unreadable_ones(many, whole, tmp_path, capsys):
     mixed, out = shutil.copytree(many, tmp_path / "mixed"), tmp_path / "tokens"
     for name in ("003.png", "300.png"):
         (mixed / name).write_bytes(b"")
@@ -196,7 +197,7 @@ def test_a_folder_of_something_else_is_left_alone(many, tmp_path, capsys, verb):
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["000.png"]
 
 
-def test_a_stopped_one_goes_on_by_the_same_command(many, whole, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_one_is_continued_by_the_same_command(many, whole, tmp_path, capsys, monkeypatch):
     append, left = TokenStore.append, [100]
 
     def stopped(*given):
@@ -208,7 +209,7 @@ def test_a_stopped_one_goes_on_by_the_same_command(many, whole, tmp_path, capsys
     with monkeypatch.context() as patch:
         patch.setattr(TokenStore, "append", stopped)
         assert main(again(many, whole, tmp_path / "tokens", "--batch-size", "1")) == 130
-    assert "go on with: the same command" in capsys.readouterr().out
+    assert "Interrupted. Run the same command to continue." in capsys.readouterr().out
     assert len(TokenStore.open(tmp_path / "tokens")) == 99
     assert main(again(many, whole, tmp_path / "tokens", "--batch-size", "1")) == 0
     assert_equal(whole, tmp_path / "tokens")
@@ -227,15 +228,18 @@ def test_a_tokenizer_of_any_kind(images, tmp_path, capsys):
     ("options", "said"),
     [
         (["--patch-size", "8"], "grid"),
-        (["--vocab-size", "8"], "codes 12, and 8 is asked for"),
-        (["--iterations", "3"], "iterations 2, and 3 is asked for"),
-        (["--seed", "1"], "seed 0, and 1 is asked for"),
-        (["--teacher", "efficientnet_lite0"], "teacher pixels, and efficientnet_lite0 is asked for"),
-        (["--teacher-output", "norm"], "teacher_output stage, and norm is asked for"),
-        (["--samples", "100"], "samples None, and 100 is asked for"),
-        (["--fit-images", "9"], "fit_images None, and 9 is asked for"),
-        (["--kmeans-mode", "stream"], "mode sample, and stream is asked for"),
-        (["--tokenizer", "absent"], "--teacher is for a codebook that is fitted, not for what --tokenizer names"),
+        (["--vocab-size", "8"], "vocab_size 12, not 8"),
+        (["--iterations", "3"], "iterations 2, not 3"),
+        (["--seed", "1"], "seed 0, not 1"),
+        (["--teacher", "efficientnet_lite0"], "teacher pixels, not efficientnet_lite0"),
+        (["--teacher-output", "norm"], "teacher_output stage, not norm"),
+        (["--samples", "100"], "samples None, not 100"),
+        (["--fit-images", "9"], "fit_images None, not 9"),
+        (["--kmeans-mode", "stream"], "kmeans_mode sample, not stream"),
+        (
+            ["--tokenizer", "absent"],
+            "--teacher only applies when a codebook is fitted; remove it, or remove --tokenizer",
+        ),
         (["--batch-size", "0"], "--batch-size"),
     ],
 )
@@ -251,9 +255,9 @@ def test_settings_unlike_those_of_a_started_folder_are_refused(many, whole, caps
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--vocab-size", "8"], "--vocab-size is for a codebook that is fitted"),
-        (["--metric", "cosine"], "--metric is for a codebook that is fitted"),
-        (["--teacher-stage", "0"], "--teacher-stage is for a codebook that is fitted"),
+        (["--vocab-size", "8"], "--vocab-size only applies when a codebook is fitted"),
+        (["--metric", "cosine"], "--metric only applies when a codebook is fitted"),
+        (["--teacher-stage", "0"], "--teacher-stage only applies when a codebook is fitted"),
         (["--tokenizer", "absent"], "is not a tokenizer"),
     ],
 )
@@ -268,10 +272,10 @@ def test_a_recipe_with_a_ready_tokenizer_may_hold_settings_of_a_fit(images, whol
     """As the recipes of a comparison do, whose settings were those of the fit."""
     fitted = Tokenizer(path=str(whole / "tokenizer"), teacher="pixels", vocab_size=12)
     recipe = Recipe(data=str(images), model=Model(image_size=16, patch_size=4), tokenizer=fitted)
-    assert len(tokenize(recipe, tmp_path / "tokens", Runtime())) == 48
+    assert len(write_tokens(recipe, tmp_path / "tokens", Runtime())) == 48
 
 
-def test_another_tokenizer_grid_or_picture_set_is_refused(many, images, whole, tmp_path, capsys):
+def test_another_tokenizer_grid_or_dataset_is_refused(many, images, whole, tmp_path, capsys):
     other = ["tokenizer", "fit", str(many), "--out", str(tmp_path / "other"), *FIT, "--seed", "1"]
     assert main(other) == 0
     for command, said in (

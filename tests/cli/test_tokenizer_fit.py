@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from mapet.api.fit_tokenizer import fitting
+from mapet.api.fit_tokenizer import kmeans_settings
 from mapet.cli import main
-from mapet.cli.tokenizer.fit import Options
 from mapet.config.recipe import Recipe
+from mapet.config.verbs import FitTokenizerSettings
 from mapet.tokenizers.codebook_fit import STARTS
 from mapet.tokenizers.tokenizer import load_tokenizer
 from processes import finished, pair
@@ -36,10 +36,10 @@ def book(images, tmp_path_factory):
     return folder
 
 
-def test_says_what_it_holds_and_what_came_out(images, tmp_path, capsys):
+def test_logs_its_memory_and_its_result(images, tmp_path, capsys):
     assert main(fit(images, tmp_path / "new" / "book")) == 0
     memory, codebook, fitted, saved = capsys.readouterr().out.splitlines()
-    assert "GiB beside the teacher: 768 features of 48 channels" in memory
+    assert "GiB besides the teacher: 768 features of 48 channels" in memory
     assert "12 codes (perplexity " in codebook
     assert "objective " in fitted
     assert " of 12 codes in use" in fitted
@@ -60,13 +60,14 @@ def test_every_number_is_a_setting(images, tmp_path):
 
 def test_the_defaults_are_the_published_numbers(images, tmp_path):
     """Those of k-CLIP, but for teacher and start."""
-    t = Options().tokenizer
+    settings = FitTokenizerSettings()
+    t = settings.tokenizer
     assert (t.vocab_size, t.iterations, t.restarts, t.metric, t.kmeans_mode, t.samples) == (
         8192, 20, 5, "euclidean", "sample", None,
     )  # fmt: skip
-    assert (Options().image_size, Options().patch_size, Options().seed, t.fit_images) == (224, 16, 0, None)
+    assert (settings.image_size, settings.patch_size, settings.seed, t.fit_images) == (224, 16, 0, None)
     recipe = Recipe(data="", tokenizer=t)
-    assert fitting(recipe).held(10**9) == 512 * 8192 == 4_194_304
+    assert kmeans_settings(recipe).held(10**9) == 512 * 8192 == 4_194_304
     assert main(fit(images, tmp_path)) == 0
     assert story(tmp_path)["restarts"] == 5
     assert (story(tmp_path)["metric"], story(tmp_path)["mode"]) == ("euclidean", "sample")
@@ -101,7 +102,7 @@ def test_runs_under_torchrun(images, tmp_path):
     command = [*launch, *fit(images, tmp_path / "book", "--restarts", "1")]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "a process beside the teacher" in done.stdout
+    assert "per process besides the teacher" in done.stdout
     assert load_tokenizer(tmp_path / "book").vocabulary == 12
 
 
@@ -115,7 +116,7 @@ def test_a_tokenizer_in_the_way_is_kept_unless_replaced(images, book, tmp_path, 
     assert load_tokenizer(mine).hash != load_tokenizer(book).hash
 
 
-def test_unreadable_pictures_are_listed(images, tmp_path, capsys):
+def test_unreadable_images_are_listed(images, tmp_path, capsys):
     mixed = shutil.copytree(images, tmp_path / "mixed")
     (mixed / "along" / "zero.png").write_bytes(b"")
     assert main(fit(mixed, tmp_path / "refused")) == 2
@@ -138,8 +139,8 @@ def test_unreadable_pictures_are_listed(images, tmp_path, capsys):
         (["--kmeans-precision", "bf16"], 'Did you mean "bfloat16"'),
         (["--tokenizer", "x"], "use mapet tokenize"),
         (["--batch-size", "0"], "--batch-size"),
-        (["--grid", "2", "4"], "all students see squares: give as many rows as columns"),
-        (["more"], "mapet tokenizer fit DATA --out FOLDER"),
+        (["--grid", "2", "4"], "--grid must be two equal numbers >= 1, as all students see square images, got 2 4"),
+        (["more"], "mapet tokenizer fit needs one DATA (a folder of images, or cifar10) and one --out FOLDER"),
         (["--teacher", "pixel"], "There is no teacher"),
         (["--teacher-stage", "3"], "neither stages nor weights"),
         (["--teacher-output", "norm"], "neither stages nor weights"),
@@ -154,7 +155,7 @@ def test_a_mistake_is_one_line(images, tmp_path, capsys, options, said):
     assert not (tmp_path / "book" / "tokenizer.json").exists()
 
 
-def test_without_a_folder_to_write_or_pictures(capsys):
+def test_without_a_folder_to_write_or_images(capsys):
     for options in ([], ["x"], ["--out", "x"]):
         assert main(["tokenizer", "fit", *options]) == 2
-        assert "mapet tokenizer fit DATA --out FOLDER" in capsys.readouterr().err
+        assert "mapet tokenizer fit needs one DATA" in capsys.readouterr().err

@@ -62,9 +62,9 @@ def test_vqgan(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "a file, its kind and a folder"),
-        ((DALLE, "--kind", "dalle"), "a file, its kind and a folder"),
-        ((DALLE, VQKD, "--kind", "dalle", "--out", "new"), "a file, its kind and a folder"),
+        ((), "needs one FILE, --kind and --out FOLDER"),
+        ((DALLE, "--kind", "dalle"), "needs one FILE, --kind and --out FOLDER"),
+        ((DALLE, VQKD, "--kind", "dalle", "--out", "new"), "needs one FILE, --kind and --out FOLDER"),
         ((DALLE, "--kind", "dall-e", "--out", "new"), 'Did you mean "dalle"?'),
         ((DALLE, "--kind", "codebook", "--out", "new"), "Known: dalle, vqgan, vqkd"),
         ((DALLE, "--kinds", "dalle", "--out", "new"), 'Did you mean "--kind"?'),

@@ -1,26 +1,28 @@
-"""``mapet tokenizer fit``: k-means over a frozen teacher's patch features.
+"""Fit a codebook: k-means over a frozen teacher's patch features.
 
-    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --kmeans-init sample --out kclip
+    mapet.fit_tokenizer("IMAGENET/train", "kclip", teacher="resnet50x64_clip.openai", kmeans_init="sample")
 
 is k-CLIP with the numbers of aimagelab/MaPeT (data/kmeans, commit 6d276c9): CLIP's RN50x64 at 14 × 32 = 448 pixels, the
 largest centred square resized bicubic, CLIP's mean and deviation; the last residual stage before attention pooling,
 14 × 14 × 4096, without normalisation; Euclidean k-means of 8192 codes over at most 8192 × 512 = 4,194,304
 vectors (68.7 GB, divided among the processes), 20 iterations, the best of 5 runs. There faiss starts each run from a
-plain sample, as ``--kmeans-init sample`` does here; the default, k-means++, starts lower. How many vectors were
-really used there is not known.
+plain sample, as ``kmeans_init="sample"`` does here; the default, k-means++, starts lower. How many vectors were used
+there is not published.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mapet.api.images import LEDGER, ImagePass
+from mapet.api.images import UNREADABLE, ImagePass, absolute_paths, require_inputs_outside
+from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
-from mapet.engine.stages import Stages
+from mapet.config.verbs import FitTokenizerSettings
+from mapet.engine.stages import StageProgress
 from mapet.utils.errors import MapetError
 from mapet.utils.io import require_free
-from mapet.utils.log import say
+from mapet.utils.log import log
 from mapet.utils.owned import (
     A_TOKENIZER,
     LISTS,
@@ -40,89 +42,84 @@ if TYPE_CHECKING:
 
     from mapet.tokenizers.codebook import Codebook
     from mapet.tokenizers.codebook_fit import KMeansSettings
+    from mapet.tokenizers.teacher import Features
+    from mapet.tokenizers.tokenizer import Tokenizer
 
 
-@contextmanager
-def _begun(out: Path) -> Iterator[None]:
-    """The folder to write into. The list of images that an earlier fit could not read is deleted after this one.
-
-    The method ``save`` replaces the tokenizer itself, once the new one is complete beside it.
-    """
-    put_back(out, LISTS)
-    mark(out, A_TOKENIZER)
-    if any(out.glob(f"{LEDGER}*")):
-        put_aside(out, LISTS)
-    try:
-        yield
-    except BaseException:
-        put_back(out, LISTS)
-        if [path.name for path in out.iterdir()] == [MARK]:
-            (out / MARK).unlink()
-        raise
-    drop(out)
-
-
-def _require_free(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that is not ours to write into."""
-    from mapet.tokenizers.tokenizer import FIELDS, NEXT, PART
-
-    if (there := (out / FIELDS).exists()) and not overwrite:
-        raise MapetError(f"{out} holds a tokenizer already: give another --out, or replace it with --overwrite.")
-    if there or is_marked(out, A_TOKENIZER):
-        require_ours(out, TOKENIZERS)
-    else:
-        require_free(out, (PART, NEXT, f"{MARK}.part"))
-
-
-def fit(
-    recipe: Recipe, images: ImagePass, folder: Path, *, grid: tuple[int, int], say: Callable[[str], None] = say
+def fit_tokenizer(
+    data: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    settings: FitTokenizerSettings | None = None,
+    **changes: Any,
 ) -> "Codebook":
-    """Fit the recipe's codebook on ``images`` and save it in ``folder``.
+    """Fit a codebook on images and save it in a folder.
+
+    Under torchrun or srun each process reads its share of the images.
+
+    Args:
+        data: a folder of images, nested in any way, or ``"cifar10"``.
+        out: the tokenizer's folder.
+        overwrite: replace the tokenizer in ``out``; only files that mapet wrote are deleted.
+        settings: the defaults, without any.
+        changes: settings by name, for instance ``teacher="resnet50x64_clip.openai"``.
 
     Raises:
-        MapetError: a teacher that cannot be had or cannot give the grid, too few or too many bad images, features
-            that are not finite, too little memory.
+        MapetError: settings that do not fit, no images, a teacher that is not available or cannot give the
+            grid, too few or too many unreadable images, features that are not finite, or too little memory.
     """
-    from mapet.engine.distributed import pick_device
-    from mapet.tokenizers.codebook import Codebook
-    from mapet.tokenizers.teacher import open_teacher
+    from mapet.engine.distributed import process_group
 
-    t, process_group, device = recipe.tokenizer, images.process_group, pick_device(images.runtime.accelerator)
-    weights = Path(t.teacher_weights) if t.teacher_weights else None
-    teacher = open_teacher(
-        t.teacher,
-        grid,
-        patch_size=recipe.model.patch_size,
-        stage=t.teacher_stage,
-        output=t.teacher_output,
-        weights=weights,
-    )
-    settings, indices = fitting(recipe), _some(images.indices, recipe)
-    length = grid[0] * grid[1]
-    gib = settings.footprint(len(indices) * length, teacher.width, process_group) / 2**30
-    held = f"{settings.held(len(indices) * length):,} features of {teacher.width} channels"
-    say(f"memory    at most {gib:.1f} GiB{' a process' * (process_group.count > 1)} beside the teacher: {held}")
-    with Stages(shown=process_group.leads) as stages:
-        book = Codebook.fit(
-            teacher,
-            lambda some: images.decoded(teacher.view, some),
-            indices,
-            settings,
-            device=device,
-            process_group=process_group,
-            progress=stages,
-        )
-    book.provenance["fit_images"] = t.fit_images
-    images.settle()
-    if process_group.leads:
-        book.save(folder)
-    process_group.wait()
-    say(describe(book))
-    say(f"fitted    {_figures(book, stages, process_group)}")
+    s = updated(settings or FitTokenizerSettings(), **changes)
+    data, out = absolute_paths("tokenizer fit", data, out)
+    if s.tokenizer.path:
+        raise MapetError("mapet tokenizer fit makes a tokenizer; remove --tokenizer, or use mapet tokenize.")
+    require_inputs_outside(out, data, s.tokenizer)
+    _require_free(out, overwrite)
+    recipe = s.recipe(data)
+    with process_group(s.accelerator) as group, _writing(out) if group.leads else nullcontext():
+        group.wait()
+        images = ImagePass.open(recipe, s.runtime, out, group, s.batch_size)
+        book = fit(recipe, images, out, grid=s.grid or recipe.grid)
+        if note := images.unreadable.note():
+            log.info(f"note      {note}")
     return book
 
 
-def fitting(recipe: Recipe) -> "KMeansSettings":
+def fit(recipe: Recipe, images: ImagePass, folder: Path, *, grid: tuple[int, int]) -> "Codebook":
+    """Fit the recipe's codebook on ``images`` and save it in ``folder``.
+
+    Raises:
+        MapetError: a teacher that is not available or cannot give the grid, too few or too many unreadable images,
+            features that are not finite, or too little memory.
+    """
+    from mapet.engine.distributed import pick_device
+    from mapet.tokenizers.codebook import Codebook
+
+    teacher, settings, indices = _teacher(recipe, grid), kmeans_settings(recipe), _fit_indices(images.indices, recipe)
+    _log_memory(settings, len(indices), teacher, images.group)
+    with StageProgress(show=images.group.leads) as progress:
+        book = Codebook.fit(
+            teacher,
+            lambda part: images.decode(teacher.view, part),
+            indices,
+            settings,
+            device=pick_device(images.runtime.accelerator),
+            process_group=images.group,
+            progress=progress,
+        )
+    book.provenance["fit_images"] = recipe.tokenizer.fit_images
+    images.synchronize()
+    if images.group.leads:
+        book.save(folder)
+    images.group.wait()
+    log.info(describe(book))
+    log.info(f"fitted    {_summary(book, progress, images.group)}")
+    return book
+
+
+def kmeans_settings(recipe: Recipe) -> "KMeansSettings":
     """The settings of k-means in a recipe."""
     from mapet.tokenizers.codebook_fit import KMeansSettings
 
@@ -140,32 +137,90 @@ def fitting(recipe: Recipe) -> "KMeansSettings":
     )
 
 
-def describe(book: "Codebook") -> str:
-    """One line about a codebook."""
-    rows, columns = book.grid
-    even = f" (perplexity {book.provenance['perplexity']:.0f})" if "perplexity" in book.provenance else ""
-    return f"codebook  {book.vocabulary} codes{even} over {book.teacher.name} at {rows} × {columns} patches"
+def describe(tokenizer: "Tokenizer") -> str:
+    """One line about a tokenizer of any kind."""
+    from mapet.tokenizers.codebook import Codebook
+
+    (rows, columns), codes = tokenizer.grid, f"{tokenizer.vocabulary} codes"
+    if not isinstance(tokenizer, Codebook):
+        return f"tokenizer {tokenizer.kind}, {codes} at {rows} × {columns} patches"
+    perplexity = tokenizer.provenance.get("perplexity")
+    even = "" if perplexity is None else f" (perplexity {perplexity:.0f})"
+    return f"codebook  {codes}{even} over {tokenizer.teacher.name} at {rows} × {columns} patches"
 
 
-def _some(indices: "Tensor", recipe: Recipe) -> "Tensor":
-    """The places of the images that the codebook is fitted on."""
+def _require_free(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that mapet may not write into."""
+    from mapet.tokenizers.tokenizer import FIELDS, NEXT, PART
+
+    if (exists := (out / FIELDS).exists()) and not overwrite:
+        raise MapetError(f"{out} already holds a tokenizer: choose another --out, or replace it with --overwrite.")
+    if exists or is_marked(out, A_TOKENIZER):
+        require_ours(out, TOKENIZERS)
+    else:
+        require_free(out, (PART, NEXT, f"{MARK}.part"))
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Mark the folder; an earlier fit's list of unreadable images is deleted on success and restored on failure.
+
+    ``save`` replaces the earlier tokenizer itself, once the new one is complete.
+    """
+    put_back(out, LISTS)
+    mark(out, A_TOKENIZER)
+    if any(out.glob(f"{UNREADABLE}*")):
+        put_aside(out, LISTS)
+    try:
+        yield
+    except BaseException:
+        put_back(out, LISTS)
+        if [path.name for path in out.iterdir()] == [MARK]:
+            (out / MARK).unlink()
+        raise
+    drop(out)
+
+
+def _teacher(recipe: Recipe, grid: tuple[int, int]) -> "Features":
+    from mapet.tokenizers.teacher import open_teacher
+
+    t = recipe.tokenizer
+    return open_teacher(
+        t.teacher,
+        grid,
+        patch_size=recipe.model.patch_size,
+        stage=t.teacher_stage,
+        output=t.teacher_output,
+        weights=Path(t.teacher_weights) if t.teacher_weights else None,
+    )
+
+
+def _fit_indices(indices: "Tensor", recipe: Recipe) -> "Tensor":
+    """The images that the codebook is fitted on."""
     from mapet.utils.rng import random_bits
 
     count = recipe.tokenizer.fit_images or len(indices)
     return indices[random_bits(recipe.seed, 1, indices).argsort(stable=True)[:count].sort().values]
 
 
-def _figures(book: "Codebook", stages: Stages, process_group: ProcessGroup) -> str:
-    """What the last line tells: the objective, the codes in use, the time, and the pace of all processes together."""
+def _log_memory(settings: "KMeansSettings", images: int, teacher: "Features", group: ProcessGroup) -> None:
+    patches = images * teacher.grid[0] * teacher.grid[1]
+    gib = settings.footprint(patches, teacher.width, group) / 2**30
+    features = f"{settings.held(patches):,} features of {teacher.width} channels"
+    log.info(f"memory    at most {gib:.1f} GiB{' per process' * (group.count > 1)} besides the teacher: {features}")
+
+
+def _summary(book: "Codebook", progress: StageProgress, group: ProcessGroup) -> str:
+    """Objective, codes in use, time, and images per second of all processes together."""
     import torch
 
     from mapet.engine.progress import clock
 
-    story, read, seconds = book.provenance, stages.done["features"], stages.seconds["features"]
-    whole = sum(stages.seconds.values())
+    story, read, seconds = book.provenance, progress.done["features"], progress.seconds["features"]
+    total = sum(progress.seconds.values())
     if story["mode"] == "stream":
-        read, seconds = read + stages.done["k-means"] // (book.grid[0] * book.grid[1]), whole
-    pace = int(process_group.sum(torch.tensor([read]))) / max(seconds, 1e-9)
+        read, seconds = read + progress.done["k-means"] // (book.grid[0] * book.grid[1]), total
+    pace = int(group.sum(torch.tensor([read]))) / max(seconds, 1e-9)
     used = sum(count > 0 for count in story["counts"])
-    objective = f"objective {min(story['objective']):.5g}, {len(story['objective']) - 1} rounds"
-    return f"{objective}, {used:,} of {book.vocabulary:,} codes in use; {clock(whole)}, {pace:,.0f} images/s"
+    objective = f"objective {min(story['objective']):.5g}, {len(story['objective']) - 1} iterations"
+    return f"{objective}, {used:,} of {book.vocabulary:,} codes in use; {clock(total)}, {pace:,.0f} images/s"

@@ -1,4 +1,4 @@
-"""The images that a verb goes through, each process its share, and the ledger of those that cannot be read."""
+"""The images that a verb reads, divided among processes, and the list of those that cannot be read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.config.recipe import Recipe, Runtime, Tokenizer
+from mapet.config.verbs import BATCH_SIZE
+from mapet.utils import owned
+from mapet.utils.errors import MapetError
 from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
 
 if TYPE_CHECKING:
@@ -15,65 +18,68 @@ if TYPE_CHECKING:
     from mapet.data.unreadable import UnreadableImages
     from mapet.utils.view import CenterCropResize
 
-BATCH = 64  # images that a teacher or a tokenizer sees at a time
-LEDGER = "unreadable-images.txt"
+UNREADABLE = "unreadable-images.txt"
 
 
-def require_free(folder: Path) -> None:
-    """Refuse a folder that neither holds tokens nor was begun for them.
+def absolute_paths(verb: str, data: str | Path, out: str | Path) -> tuple[str, Path]:
+    """The images and the folder for results by their absolute paths; ``cifar10`` is not a path.
 
     Raises:
-        MapetError: with what it holds.
+        MapetError: one of them is missing.
     """
-    from mapet.tokenizers.store import HEADER, KEYS, TOKENS
-    from mapet.tokenizers.tokenizer import PART
-    from mapet.utils import io as disk
-
-    if not (folder / HEADER).exists() and not (folder / "tokenizer").exists():
-        ours = (f"{HEADER}.part", KEYS, TOKENS, f"tokenizer.{PART}")
-        disk.require_free(folder, (*ours, *(path.name for path in folder.glob(f"{LEDGER}*"))))
+    if not str(data) or not str(out):
+        raise MapetError(f"mapet {verb} needs one DATA (a folder of images, or cifar10) and one --out FOLDER.")
+    return "cifar10" if data == "cifar10" else str(absolute(data)), absolute(out)
 
 
-def require_apart(out: str, data: str, t: Tokenizer) -> None:
-    """Refuse a folder for results that holds what is read; the tokenizer that an earlier call fitted there may be.
+def absolute(path: str | Path) -> Path:
+    """The path from the root; ``~`` is the user's home."""
+    return Path(path).expanduser().absolute()
+
+
+def require_inputs_outside(out: Path, data: str, t: Tokenizer) -> None:
+    """Refuse a folder for results that holds an input; the tokenizer that an earlier call fitted there may be one.
 
     Raises:
         MapetError: both are named.
     """
-    from mapet.utils import owned
-
-    own = t.path and Path(t.path).expanduser().resolve() == Path(out, "tokenizer").resolve()
-    owned.require_apart(out, data=data, tokenizer=None if own else t.path)
+    fitted_there = t.path and Path(t.path).expanduser().resolve() == (out / "tokenizer").resolve()
+    owned.require_apart(out, data=data, tokenizer=None if fitted_there else t.path)
     owned.require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
 
 
 @dataclass(frozen=True)
 class ImagePass:
-    """Some images of a source, for one process or several.
+    """Some images of a dataset, for one process or several.
 
     Attributes:
-        source: what they are from.
-        places: (N,) int64, where they are in it, the same on every process.
-        machine: how they are read.
-        bad: notes this process's unreadable ones.
-        crew: the processes.
-        batch_size: images handed out at a time.
+        source: the dataset.
+        indices: (N,) int64, of the images in it, the same on every process.
+        runtime: how they are read.
+        unreadable: the images that could not be read; all processes share its file.
+        group: the processes.
+        batch_size: images in a batch.
     """
 
     source: "ImageDataset"
     indices: "Tensor"
     runtime: Runtime
-    bad: "UnreadableImages"
-    process_group: ProcessGroup = SINGLE_PROCESS
-    batch_size: int = BATCH
+    unreadable: "UnreadableImages"
+    group: ProcessGroup = SINGLE_PROCESS
+    batch_size: int = BATCH_SIZE
 
     @classmethod
-    def of(
-        cls, recipe: Recipe, runtime: Runtime, folder: Path, process_group: ProcessGroup, batch_size: int = BATCH
+    def open(
+        cls, recipe: Recipe, runtime: Runtime, folder: Path, group: ProcessGroup, batch_size: int = BATCH_SIZE
     ) -> "ImagePass":
-        """The images of a recipe; the unreadable ones are listed in ``folder``, which must be there when one comes.
+        """The images of a recipe; a list of unreadable ones in ``folder`` is continued.
 
-        A list that is there is continued.
+        Args:
+            recipe: names the dataset, and how many of its images are used.
+            runtime: how they are read.
+            folder: must exist when the first image cannot be read.
+            group: the processes.
+            batch_size: images in a batch.
 
         Raises:
             MapetError: no images there.
@@ -84,21 +90,14 @@ class ImagePass:
 
         source = open_dataset(recipe.data)
         indices = chosen(source, recipe.max_images, recipe.seed)
-        ledger = folder / (LEDGER if process_group.leads else f"{LEDGER}.{process_group.rank}")
-        return cls(
-            source,
-            indices,
-            runtime,
-            UnreadableImages(len(indices), runtime.max_bad_fraction, ledger),
-            process_group,
-            batch_size,
-        )
+        unreadable = UnreadableImages(len(indices), runtime.max_bad_fraction, folder / UNREADABLE)
+        return cls(source, indices, runtime, unreadable, group, batch_size)
 
-    def decoded(self, view: "CenterCropResize", indices: "Tensor") -> "Iterator[tuple[Tensor, Tensor]]":
-        """(images (B, 3, H, W) uint8, places (B,)) of all good images at ``indices``, in batches.
+    def decode(self, view: "CenterCropResize", indices: "Tensor") -> "Iterator[tuple[Tensor, Tensor]]":
+        """(images (B, 3, H, W) uint8, indices (B,)) of all readable images among ``indices``, in batches.
 
         Raises:
-            MapetError: too many bad images.
+            MapetError: too many unreadable images.
         """
         import torch
 
@@ -107,23 +106,12 @@ class ImagePass:
 
         workers = pick_workers(self.runtime.workers, pick_device(self.runtime.accelerator))
         groups = ((0, part.tolist()) for part in torch.split(indices, self.batch_size)) if len(indices) else ()
-        for batch in decode(self.source, [view], groups, workers=workers, bad=self.bad):
+        for batch in decode(self.source, [view], groups, workers=workers, bad=self.unreadable):
             if len(batch.index):
                 yield batch.images, batch.index
 
-    def settle(self) -> None:
-        """Bring the lists of all processes, and of those of an interrupted call, into one.
-
-        Raises:
-            MapetError: too many bad images in all.
-        """
-        from mapet.data.unreadable import listed
-
-        self.process_group.wait()
-        path = self.bad.path
-        if path is not None and self.process_group.leads:
-            for part in sorted(path.parent.glob(f"{LEDGER}.*")):
-                for key, reason in listed(part).items():
-                    self.bad.add(key, reason)
-                part.unlink()
-        self.process_group.wait()
+    def synchronize(self) -> None:
+        """Wait until all processes have read their images, and learn which ones the others could not read."""
+        self.group.wait()
+        self.unreadable.reload()
+        self.group.wait()

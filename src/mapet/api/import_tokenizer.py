@@ -1,11 +1,13 @@
-"""``mapet tokenizer import``: a tokenizer's folder from the weights that others published."""
+"""Import a tokenizer: published weights into a tokenizer's folder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mapet.utils.errors import MapetError
+from mapet.api.images import absolute
+from mapet.config.flat import updated
+from mapet.config.verbs import ImportTokenizerSettings
+from mapet.utils.errors import MapetError, nearest
 from mapet.utils.owned import require_apart
 from mapet.utils.versions import versions
 
@@ -14,40 +16,38 @@ if TYPE_CHECKING:
 
     from mapet.tokenizers.tokenizer import Network
 
-
-IMAGE_SIZE = {"dalle": 112, "vqgan": 224, "vqkd": 224}
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of ``mapet tokenizer import FILE``."""
-
-    kind: str = ""
-    """dalle, vqgan (of taming-transformers) or vqkd (of BEiT v2)."""
-    out: str = ""
-    """Folder to write."""
-    image_size: int | None = None
-    """Side of its images in pixels; None: 112 for dalle, else 224 (a vqgan f8 needs 112 for 14 x 14 tokens)."""
-    patch_size: int = 16
-    """Side of its patches in pixels; for vqkd, the others' is in the weights."""
-    heads: int = 12
-    """Attention heads, for vqkd."""
+IMAGE_SIZE = {"dalle": 112, "vqgan": 224, "vqkd": 224}  # of each kind, where none is given
 
 
-def import_weights(file: Path, out: Path, options: Options) -> "Network":
-    """Write the tokenizer that ``file`` holds the weights of into the new or empty folder ``out``.
+def import_tokenizer(
+    file: str | Path, out: str | Path, kind: str, *, settings: ImportTokenizerSettings | None = None, **changes: Any
+) -> "Network":
+    """Write the tokenizer whose weights are in a file into a new or empty folder.
+
+    Args:
+        file: published weights (.safetensors, .pth, .pkl or .ckpt).
+        out: the tokenizer's folder.
+        kind: ``"dalle"``, ``"vqgan"`` (of taming-transformers) or ``"vqkd"`` (of BEiT v2).
+        settings: the defaults, without any.
+        changes: settings by name: ``image_size``, ``patch_size``, ``heads``.
 
     Raises:
-        MapetError: a folder in use, a file that is not weights, other weights, an image size that does not fit.
+        MapetError: another kind, a folder in use, a file without such weights, or an image size that does not fit.
     """
     from mapet.utils.io import require_free
     from mapet.utils.weights import read_weights
 
+    s = updated(settings or ImportTokenizerSettings(), **changes)
+    if not (str(file) and kind and str(out)):
+        raise MapetError("mapet tokenizer import needs one FILE, --kind and --out FOLDER.")
+    if kind not in IMAGE_SIZE:
+        raise MapetError(f'There is no --kind "{kind}".{nearest(kind, IMAGE_SIZE)}')
+    file, out = Path(file).expanduser(), absolute(out)
     require_apart(out, FILE=file)
     require_free(out)
     weights = read_weights(file)
     try:
-        network = build(weights, options)
+        network = _network(weights, kind, s)
     except MapetError as error:
         raise MapetError(f"{file}: {error.option_text}") from None
     network.provenance = {"file": file.name, "versions": versions(("mapet", "torch"))}
@@ -55,17 +55,16 @@ def import_weights(file: Path, out: Path, options: Options) -> "Network":
     return network
 
 
-def build(weights: "Mapping[str, Tensor]", options: Options) -> "Network":
-    """The network of ``options.kind`` with these weights."""
-    size = IMAGE_SIZE[options.kind] if options.image_size is None else options.image_size
-    if options.kind == "dalle":
+def _network(weights: "Mapping[str, Tensor]", kind: str, s: ImportTokenizerSettings) -> "Network":
+    size = IMAGE_SIZE[kind] if s.image_size is None else s.image_size
+    if kind == "dalle":
         from mapet.tokenizers.dalle import DalleEncoder
 
         return DalleEncoder.from_openai(weights, image_size=size)
-    if options.kind == "vqgan":
+    if kind == "vqgan":
         from mapet.tokenizers.vqgan import VQGAN
 
         return VQGAN.from_taming(weights, image_size=size)
     from mapet.tokenizers.vqkd import VQKD
 
-    return VQKD.from_beit2(weights, image_size=size, patch_size=options.patch_size, heads=options.heads)
+    return VQKD.from_beit2(weights, image_size=size, patch_size=s.patch_size, heads=s.heads)

@@ -1,14 +1,16 @@
-"""``mapet tokenizer inspect``: is a tokenizer healthy, what do its tokens tell, and what do its codes look like?"""
+"""Inspect a tokenizer: the health of its vocabulary, the information in its tokens, and images of its codes."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.cli.options import require_outside
+from mapet.api import tokenizer_report as report
+from mapet.api.images import ImagePass, absolute, absolute_paths
+from mapet.config.flat import updated
+from mapet.config.verbs import InspectTokenizerSettings
 from mapet.utils.errors import MapetError
-from mapet.utils.log import say
+from mapet.utils.log import log
 from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
@@ -22,175 +24,152 @@ if TYPE_CHECKING:
     from mapet.utils.view import CenterCropResize
     from mapet.viz.codes import Row
 
-
-BATCH = 64  # images that the tokenizer sees at a time
-
-
+FINDINGS = "inspect.json"
 PATCH = 32  # pixels of a patch in the figures, at least
-
-
-EXAMPLES, REACH, INCHES = 10, 2, 1.25  # patches a code, neighbours on each side, size of a patch with neighbours
-
-
-MAPS = 6  # images beside their tokens
-
-
-MOST_CODES = 100  # that one figure shows
-
-
-FOUND = "inspect.json"
-
-
+EXAMPLES, REACH, INCHES = 10, 2, 1.25  # patches per code, neighbours on each side, size of a patch with neighbours
+MAPS = 6  # images shown with their tokens
+MOST_CODES = 100  # in one figure
 CODES, IMAGES = 0x4943, 0x4953  # salts
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of ``mapet tokenizer inspect FOLDER DATA``."""
-
-    out: str | None = None
-    """Folder for inspect.json and the figures; None: FOLDER/inspect."""
-    max_images: int | None = 10_000
-    """Use only so many of the images, chosen at random; None: all (8 bytes of memory for each of their patches)."""
-    codes: int = 8
-    """Codes drawn at random from those in use, whose patches are shown."""
-    show: str = ""
-    """More codes to show, as 3,17,99."""
-    against: str | None = None
-    """Folder of a second tokenizer, for instance of another seed, to compare the tokens with."""
-    teacher_weights: str | None = None
-    """Local file with the weights of the teacher, for a codebook that was fitted with such a file."""
-    against_teacher_weights: str | None = None
-    """The same for the second tokenizer."""
-    seed: int = 0
-    """Of all chance."""
-    accelerator: str = "auto"
-    """auto, cpu, cuda or mps."""
-    workers: int | None = None
-    """Processes that decode images; None: up to 8 beside an accelerator, none on a CPU."""
-    max_bad_fraction: float = 0.01
-    """Largest share of images that may be unreadable."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a tokenizer made of N images; rows belong together.
+class Tokenized:
+    """The tokens of N images; rows belong together.
 
     Attributes:
-        places: (N,) int64, of the images in their source.
+        indices: (N,) int64, of the images in their dataset.
         tokens: (N, L) int32.
-        rank: (N, L) float32, the smaller, the better the patch stands for its code.
-        distortion: of codes that are places among vectors, else None.
+        distance: (N, L) float32, from each patch to its code: smaller is nearer.
+        distortion: for codes that are vectors, else None.
     """
 
     indices: "Tensor"
     tokens: "Tensor"
-    rank: "Tensor"
+    distance: "Tensor"
     distortion: "Distortion | None"
 
 
-def inspect(folder: Path, data: str, o: Options) -> dict[str, Any]:
-    """Everything about the tokenizer in ``folder`` on the images ``data``, as written to ``inspect.json``.
+def inspect_tokenizer(
+    folder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    settings: InspectTokenizerSettings | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Inspect a tokenizer on images; write ``inspect.json`` and the figures, and return the findings.
+
+    Args:
+        folder: the tokenizer's.
+        data: a folder of images, nested in any way or packed by ``pack``, or ``"cifar10"``.
+        out: folder for inspect.json and the figures; None: ``folder/inspect``.
+        settings: the defaults, without any.
+        changes: settings by name, for instance ``num_codes=16``.
+
+    Returns:
+        The content of inspect.json: ``tokenizer``, ``data``, ``seed``, ``health``, ``verdict``, ``warnings``,
+        ``figures``, and where they apply ``distortion``, ``token``, ``bag`` and ``agreement``.
 
     Raises:
-        MapetError: no tokenizer or images there, codes that do not exist, or a second tokenizer of other patches.
+        MapetError: settings that do not fit, no tokenizer or images there, codes that do not exist, or a second
+            tokenizer with other patches.
     """
-    import torch
-
-    from mapet.api import tokenizer_report as findings
     from mapet.build.batches import chosen
     from mapet.data.dataset import open_dataset
-    from mapet.tokenizers.health import Health
-    from mapet.utils.io import replace_file, require_free
+    from mapet.utils.io import replace_file
 
-    if o.max_images is not None and o.max_images < 1:
-        raise MapetError("--max-images does not fit: it must be at least 1.")
-    tokenizer = _loaded(folder, o.teacher_weights, o)
-    out = Path(o.out) if o.out else folder / "inspect"
-    require_apart(out, FOLDER=folder, data=data)
-    if not _inspected(out):
-        require_free(out)
-    require_outside(out, data)
-    asked = _asked(o, tokenizer.vocabulary)
-    other = _loaded(Path(o.against), o.against_teacher_weights, o) if o.against else None
-    if other is not None:
-        _require_same_patches(tokenizer, other)
+    s = updated(settings or InspectTokenizerSettings(), **changes)
+    if not str(folder) or not str(data):
+        raise MapetError("mapet tokenizer inspect needs one FOLDER of a tokenizer and one DATA (images).")
+    folder = absolute(folder)
+    data, out = absolute_paths("tokenizer inspect", data, out or folder / "inspect")
+    tokenizer = _load(folder, s.teacher_weights, s)
+    _require_figures_folder(out, folder, data)
+    codes = _codes_to_show(s, tokenizer.vocabulary)
+    other = _other(tokenizer, s)
     source = open_dataset(data)
-    seen = look(tokenizer, source, chosen(source, o.max_images, o.seed), o)
-    health = Health.of(seen.tokens, tokenizer.vocabulary)
-    found = findings.subject(tokenizer, folder, source.name, health)
-    found |= {"seed": o.seed} | findings.use(health) | findings.distance(seen.distortion)
-    if source.classes:
-        labels = torch.tensor([source.label(place) for place in seen.indices.tolist()])
-        found |= findings.labels(seen.tokens, labels, tokenizer.vocabulary, o.seed)
+    seen = tokens_of(tokenizer, images_of(source, chosen(source, s.max_images, s.seed), s))
+    found = _findings(tokenizer, folder, source, seen, s)
     if other is not None:
-        found |= findings.other(seen.tokens, look(other, source, seen.indices, o).tokens, Path(str(o.against)), o.seed)
-    found |= findings.verdict(health)
+        found["agreement"] = _agreement(seen, tokens_of(other, images_of(source, seen.indices, s)), s)
     out.mkdir(parents=True, exist_ok=True)
-    names = draw(tokenizer, source, seen, asked, out, o)
-    replace_file(out / FOUND, json.dumps(found, indent=1) + "\n")
-    findings.line("saved", f"inspect.json, {', '.join(names)} in {out}")
+    found["figures"] = draw(tokenizer, source, seen, codes, out, s)
+    replace_file(out / FINDINGS, json.dumps(found, indent=1) + "\n")
     return found
 
 
-def _inspected(out: Path) -> bool:
-    """Whether an earlier call wrote into the folder, whose figures are replaced then."""
-    try:
-        return {"tokenizer", "data", "health", "verdict"} <= set(json.loads((out / FOUND).read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return False
+def images_of(source: "ImageDataset", indices: "Tensor", s: InspectTokenizerSettings) -> ImagePass:
+    """The images at ``indices``, to be read once."""
+    from mapet.data.unreadable import UnreadableImages
+
+    return ImagePass(source, indices, s.runtime, UnreadableImages(len(indices), s.max_bad_fraction))
 
 
-def look(tokenizer: "Tokenizer", source: "ImageDataset", indices: "Tensor", o: Options) -> Seen:
-    """Tokens of all good images at ``indices``, and how well each patch stands for its code.
+def tokens_of(tokenizer: "Tokenizer", images: ImagePass) -> Tokenized:
+    """Tokens of all readable images, and the distance of each patch to its code.
 
     Raises:
-        MapetError: no good images, too many bad ones, or features that are not finite.
+        MapetError: no readable images, too many unreadable ones, or features that are not finite.
     """
     import torch
 
+    from mapet.data.augment import to_float
+    from mapet.engine.distributed import pick_device
+    from mapet.engine.stages import StageProgress
     from mapet.tokenizers.health import Distortion
 
-    distortion = None
+    device, done, distortion = pick_device(images.runtime.accelerator), 0, None
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images, index in _batches(tokenizer, source, indices, o):
-        tokens, rank, vectors = tokenizer.measure(images)
-        if vectors is not None:
-            distortion = distortion or Distortion()
-            distortion.add(rank, vectors)
-        found.append((index, tokens.int().cpu(), rank.float().cpu()))
+    with StageProgress() as progress:
+        for pixels, indices in images.decode(tokenizer.view, images.indices):
+            tokens, distance, vectors = tokenizer.measure(to_float(pixels, device))
+            if vectors is not None:
+                distortion = distortion or Distortion()
+                distortion.add(distance, vectors)
+            found.append((indices, tokens.int().cpu(), distance.float().cpu()))
+            done += len(indices)
+            progress("tokens", done, len(images.indices))
+    if note := images.unreadable.note():
+        log.info(f"note      {note}")
     if not found:
-        raise MapetError(f"{source.name} gave no image to look at: give others, or a --max-images above 0.")
-    index, tokens, rank = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Seen(index, tokens, rank, distortion)
+        raise MapetError(f"{images.source.name} has no readable image among those chosen: use other images.")
+    index, tokens, distance = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Tokenized(index, tokens, distance, distortion)
 
 
-def _batches(
-    tokenizer: "Tokenizer", source: "ImageDataset", indices: "Tensor", o: Options
-) -> "Iterator[tuple[Tensor, Tensor]]":
-    """Images (B, 3, H, W) float32 in [0, 1] on the device, and their places (B,)."""
-    from mapet.data.augment import to_float
-    from mapet.data.loader import in_order
-    from mapet.data.unreadable import UnreadableImages
-    from mapet.engine.distributed import pick_device, pick_workers
-    from mapet.engine.progress import Meter
+def _findings(
+    tokenizer: "Tokenizer", folder: Path, source: "ImageDataset", seen: Tokenized, s: InspectTokenizerSettings
+) -> dict[str, Any]:
+    import torch
 
-    device, done, bad = pick_device(o.accelerator), 0, UnreadableImages(len(indices), o.max_bad_fraction)
-    workers = pick_workers(o.workers, device)
-    with Meter("tokens", len(indices)) as meter:
-        for batch in in_order(source, tokenizer.view, BATCH, workers=workers, bad=bad, indices=indices.tolist()):
-            yield to_float(batch.images, device), batch.index
-            done += len(batch.index)
-            if meter.due(done):
-                meter.update(done)
-    if note := bad.note():
-        say(f"note      {note}")
+    from mapet.tokenizers.health import Health
+
+    about = {"folder": str(folder), "kind": tokenizer.kind, "hash": tokenizer.hash, "grid": list(tokenizer.grid)}
+    found: dict[str, Any] = {"tokenizer": about, "data": source.name, "seed": s.seed}
+    found |= report.health_findings(Health.of(seen.tokens, tokenizer.vocabulary))
+    found |= report.distortion_findings(seen.distortion)
+    if source.classes:
+        labels = torch.tensor([source.label(index) for index in seen.indices.tolist()])
+        found |= report.label_findings(seen.tokens, labels, tokenizer.vocabulary, s.seed)
+    return found
+
+
+def _agreement(one: Tokenized, other: Tokenized, s: InspectTokenizerSettings) -> dict[str, Any]:
+    from mapet.tokenizers.information import agreement
+
+    value = agreement(one.tokens, other.tokens, s.seed)
+    return {"with": str(absolute(str(s.compare_with))), "adjusted_mutual_information": value}
 
 
 def draw(
-    tokenizer: "Tokenizer", source: "ImageDataset", seen: Seen, asked: list[int], out: Path, o: Options
+    tokenizer: "Tokenizer",
+    source: "ImageDataset",
+    seen: Tokenized,
+    codes: list[int],
+    out: Path,
+    s: InspectTokenizerSettings,
 ) -> list[str]:
-    """Write the figures into ``out``, and return their names: codes, the first ``asked``; tokens; usage."""
+    """Write the figures into ``out`` and return their names: codes (these and random ones), tokens, usage."""
     import torch
 
     from mapet.tokenizers.codebook import usage
@@ -198,67 +177,93 @@ def draw(
     from mapet.viz.codes import patch_rows, token_map, usage_histogram
 
     counts = usage(seen.tokens, tokenizer.vocabulary)
-    left = counts.index_fill(0, torch.tensor(asked, dtype=torch.int64), 0).nonzero().flatten()
-    codes = asked + left[random_bits(o.seed, CODES, left).argsort()[: o.codes]].sort().values.tolist()
-    view = _enlarged(tokenizer)
-    names = []
+    left = counts.index_fill(0, torch.tensor(codes, dtype=torch.int64), 0).nonzero().flatten()
+    codes = codes + left[random_bits(s.seed, CODES, left).argsort()[: s.num_codes]].sort().values.tolist()
+    view, names = _enlarged(tokenizer), []
     if codes:
         rows = (_row(source, view, seen, code, int(counts[code])) for code in codes)
-        shown = patch_rows(
-            rows, tokenizer.grid, view.size, out / "codes.png", examples=EXAMPLES, reach=REACH, inches=INCHES
-        )
-        names.append(shown.name)
-    few = random_bits(o.seed, IMAGES, seen.indices).argsort()[:MAPS]
-    images = _images(source, view, seen.indices[few])
+        path = out / "codes.png"
+        patch_rows(rows, tokenizer.grid, view.size, path, examples=EXAMPLES, reach=REACH, inches=INCHES)
+        names.append(path.name)
+    few = random_bits(s.seed, IMAGES, seen.indices).argsort()[:MAPS]
+    images = _read(source, view, seen.indices[few])
     names.append(token_map(images, seen.tokens[few], tokenizer.grid, out / "tokens.png", count=MAPS).name)
     return [*names, usage_histogram(counts, out / "usage.png").name]
 
 
-def _row(source: "ImageDataset", view: "CenterCropResize", seen: Seen, code: int, patches: int) -> "Row":
-    """The patches that stand best for a code, one an image."""
+def _row(source: "ImageDataset", view: "CenterCropResize", seen: Tokenized, code: int, patches: int) -> "Row":
+    """The patches nearest to a code, one per image."""
     from mapet.tokenizers.health import nearest_patches
     from mapet.viz.codes import Row, code_label
 
-    rows, patch = nearest_patches(seen.tokens, seen.rank, code, EXAMPLES)
-    return Row(code_label(code, patches), _images(source, view, seen.indices[rows]), patch.tolist())
+    rows, patch = nearest_patches(seen.tokens, seen.distance, code, EXAMPLES)
+    return Row(code_label(code, patches), _read(source, view, seen.indices[rows]), patch.tolist())
 
 
-def _images(source: "ImageDataset", view: "CenterCropResize", indices: "Tensor") -> "NDArray[np.uint8]":
-    """(n, 3, H, W) of the images at ``indices``, read again."""
+def _read(source: "ImageDataset", view: "CenterCropResize", indices: "Tensor") -> "NDArray[np.uint8]":
+    """The images at ``indices``: (n, 3, H, W)."""
     import numpy as np
 
-    pixels = [np.asarray(view(source.read(place))).transpose(2, 0, 1) for place in indices.tolist()]
+    pixels = [np.asarray(view(source.read(index))).transpose(2, 0, 1) for index in indices.tolist()]
     return np.stack(pixels) if pixels else np.empty((0, 3, *view.size), np.uint8)
 
 
 def _enlarged(tokenizer: "Tokenizer") -> "CenterCropResize":
-    """The tokenizer's crop with patches of at least ``PATCH`` pixels, so that large images are seen as such."""
+    """The tokenizer's crop with patches of at least ``PATCH`` pixels, so that large images keep their detail."""
     height, width = tokenizer.view.size
     factor = max(1, -(-PATCH * tokenizer.grid[0] // height))
     return tokenizer.view.at((factor * height, factor * width))
 
 
-def _loaded(folder: Path, weights: str | None, o: Options) -> "Tokenizer":
+def _load(folder: str | Path, weights: str | None, s: InspectTokenizerSettings) -> "Tokenizer":
     from mapet.engine.distributed import pick_device
     from mapet.tokenizers.tokenizer import load_tokenizer
 
-    return load_tokenizer(folder, teacher_weights=weights).to(pick_device(o.accelerator))
+    return load_tokenizer(Path(folder), teacher_weights=weights).to(pick_device(s.accelerator))
 
 
-def _asked(o: Options, vocabulary: int) -> list[int]:
-    """The codes of ``--show``, each once."""
-    words = o.show.replace(",", " ").split()
-    asked = list(dict.fromkeys(int(word) for word in words if word.isdecimal() and int(word) < vocabulary))
-    if not all(word.isdecimal() and int(word) < vocabulary for word in words):
-        raise MapetError(f'--show "{o.show}" is no list of codes: give numbers from 0 to {vocabulary - 1}, as 3,17,99.')
-    if not 0 <= o.codes <= MOST_CODES - len(asked):
-        raise MapetError(f"--codes {o.codes} beside {len(asked)} of --show: a figure shows 0 to {MOST_CODES} codes.")
-    return asked
-
-
-def _require_same_patches(one: "Tokenizer", other: "Tokenizer") -> None:
-    if one.grid != other.grid:
+def _other(tokenizer: "Tokenizer", s: InspectTokenizerSettings) -> "Tokenizer | None":
+    """The second tokenizer, which must have the same patches."""
+    if s.compare_with is None:
+        return None
+    other = _load(absolute(s.compare_with), s.compare_with_teacher_weights, s)
+    if tokenizer.grid != other.grid:
         raise MapetError(
-            f"The two tokenizers have grids of {one.grid} and {other.grid}: only tokens of the same patches compare."
+            f"The tokenizers have grids {tokenizer.grid} and {other.grid}: only tokens of the same patches can be "
+            "compared."
         )
-    one.view.at(other.view.size)
+    tokenizer.view.at(other.view.size)
+    return other
+
+
+def _require_figures_folder(out: Path, folder: Path, data: str) -> None:
+    """Refuse a folder with other files, and one among the images, where the figures would become images too."""
+    from mapet.utils.io import require_free
+
+    require_apart(out, FOLDER=folder, data=data)
+    if not _inspected(out):
+        require_free(out)
+    if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise MapetError(f"{out} lies in {data}, where its figures would become images: choose another --out.")
+
+
+def _inspected(out: Path) -> bool:
+    """Whether an earlier call wrote into the folder; its figures are replaced then."""
+    try:
+        return {"tokenizer", "data", "health", "verdict"} <= set(json.loads((out / FINDINGS).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _codes_to_show(s: InspectTokenizerSettings, vocabulary: int) -> list[int]:
+    """The codes of ``show``, each once."""
+    words = s.show.replace(",", " ").split()
+    if not all(word.isdecimal() and int(word) < vocabulary for word in words):
+        raise MapetError(f'--show must be numbers from 0 to {vocabulary - 1}, as 3,17,99, got "{s.show}".')
+    codes = list(dict.fromkeys(int(word) for word in words))
+    if s.num_codes > MOST_CODES - len(codes):
+        raise MapetError(
+            f"--num-codes must be <= {MOST_CODES - len(codes)}, got {s.num_codes}: a figure shows up to {MOST_CODES} "
+            f"codes, and --show has {len(codes)}."
+        )
+    return codes

@@ -1,123 +1,82 @@
-"""``mapet pack``: every image decoded once, into a folder that loads fast."""
+"""Pack a dataset: decode every image once, into a folder that loads fast."""
 
 import shlex
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mapet.utils.log import say
+from mapet.api.images import absolute_paths
+from mapet.config.flat import updated
+from mapet.config.setting import flag
+from mapet.config.verbs import PackSettings
+from mapet.utils.log import log
+from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
     from mapet.data.dataset import ImageDataset
     from mapet.data.packing import Packing
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of ``mapet pack DATA``."""
+def pack(data: str | Path, out: str | Path, *, settings: PackSettings | None = None, **changes: Any) -> Path:
+    """Pack a dataset into a folder, or continue an interrupted call there; splits go into sub-folders train and test.
 
-    data: str = ""
-    """A folder of images, nested in any way, or cifar10; the same as DATA. All of its splits are packed."""
-    out: str = ""
-    """Folder for the pack; a started one is continued."""
-    form: str = "uint8"
-    """uint8 (pixels of one view) or jpeg (whole images)."""
-    size: int = 224
-    """Side of the view, or the longest that a JPEG's shorter side may be, in pixels."""
-    quality: int | None = None
-    """Of the JPEGs, 1 to 100; None: 95."""
-    max_images: int | None = None
-    """Pack only so many images of each split, chosen at random; None: all."""
-    seed: int = 0
-    """Of the choice by --max-images."""
-    workers: int | None = None
-    """Processes that decode images; None: one for each core."""
-    max_bad_fraction: float = 0.01
-    """Largest share of images that may be unreadable."""
-
-
-def again(data: str, o: Options) -> str:
-    """The command that goes on with a pack."""
-    words = ["mapet", "pack", absolute(data), "--out", absolute(o.out)]
-    for one in fields(o):
-        if one.name not in ("data", "out") and (value := getattr(o, one.name)) != one.default:
-            words += [f"--{one.name.replace('_', '-')}", str(value)]
-    return shlex.join(words)
-
-
-def absolute(path: str) -> str:
-    """A folder by its absolute path, so that the command works from anywhere; cifar10 as it is."""
-    return path if path == "cifar10" else str(Path(path).expanduser().absolute())
-
-
-def pack(
-    data: str,
-    out: str | Path,
-    packing: "Packing | None" = None,
-    *,
-    max_images: int | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-    max_bad_fraction: float = 0.01,
-    say: Callable[[str], None] = say,
-) -> None:
-    """Pack ``data`` into the folder ``out``, or continue there; splits, where there are any, into train and test below.
+    Images that cannot be read are listed in ``unreadable-images.txt``.
 
     Args:
-        data: as ``open_dataset`` takes it.
-        out: new, empty, or what an interrupted call left.
-        packing: what is kept of each image.
-        max_images: only so many images of each split, drawn by ``seed``.
-        seed: of that choice.
-        workers: processes that decode; None: one for each core.
-        max_bad: largest share of images that may be unreadable; they are listed in ``unreadable-images.txt``.
-        say: is told each line for the screen.
+        data: a folder of images, nested in any way, or ``"cifar10"``.
+        out: new, empty, or begun by an interrupted call.
+        settings: the defaults, without any.
+        changes: settings by name, for instance ``form="jpeg"``.
+
+    Returns:
+        The folder, which other functions take as ``data``.
 
     Raises:
-        MapetError: no images, another pack or other files in ``out``, a disk that is too small, too many bad
-            images, or another process that packs there.
+        MapetError: settings that do not fit, no images, another pack or other files in ``out``, too little room on the
+            disk, too many unreadable images, or another process that packs there.
     """
     from mapet.data.dataset import SPLITS, divided, open_dataset
     from mapet.data.packing import Packing, begin
     from mapet.utils.io import require_free
     from mapet.utils.lock import Lock
 
-    packing, out, workers = packing or Packing(), Path(absolute(str(out))), _workers() if workers is None else workers
-    o = Options(
-        out=str(out), form=packing.form, size=packing.size, quality=packing.quality, max_images=max_images, seed=seed
-    )
+    s = updated(settings or PackSettings(), **changes)
+    packing = Packing(s.form, s.size, s.quality)
+    data, out = absolute_paths("pack", data, out)
+    require_apart(out, data=data)
     parts = {out / split: open_dataset(data, split) for split in SPLITS} if divided(data) else {out: open_dataset(data)}
-    if out not in parts:  # else the packing itself looks
+    if out not in parts:  # otherwise begin checks the folder
         require_free(out, [folder.name for folder in parts])
-    chosen = {folder: _chosen(source, max_images, seed) for folder, source in parts.items()}
+    chosen = {folder: _chosen(source, s) for folder, source in parts.items()}
     with Lock(out, "packing into"):
         for folder, source in parts.items():
-            begin(folder, chosen[folder], packing, {"source": source.name, "command": again(data, o)})
+            begin(folder, chosen[folder], packing, {"source": source.name, "command": pack_command(data, out, s)})
         for folder, source in chosen.items():
-            _pack(folder, source, packing, workers, max_bad_fraction, say)
-    say(f"packed    use it as --data {shlex.quote(str(out))}")
+            _pack(folder, source, packing, s)
+    return out
 
 
-def _pack(
-    folder: Path,
-    source: "ImageDataset",
-    packing: "Packing",
-    workers: int,
-    max_bad_fraction: float,
-    say: Callable[[str], None],
-) -> None:
-    """One folder, with its progress on the screen."""
+def pack_command(data: str | Path, out: str | Path, settings: PackSettings) -> str:
+    """The command that continues a pack, from any folder."""
+    data, out = absolute_paths("pack", data, out)
+    words = ["mapet", "pack", data, "--out", str(out)]
+    for one in fields(settings):
+        if (value := getattr(settings, one.name)) != one.default:
+            words += [flag(one), str(value)]
+    return shlex.join(words)
+
+
+def _pack(folder: Path, source: "ImageDataset", packing: "Packing", s: PackSettings) -> None:
+    """Fill one folder, with progress."""
     from mapet.data.packed import BAD, IMAGES
     from mapet.data.packing import pack as packed
     from mapet.data.unreadable import listed
     from mapet.engine.progress import Meter, clock
 
-    counts, began = (
-        packed(folder, source, packing, workers=workers, max_bad_fraction=max_bad_fraction),
-        time.monotonic(),
-    )
+    workers = _workers() if s.workers is None else s.workers
+    counts = packed(folder, source, packing, workers=workers, max_bad_fraction=s.max_bad_fraction)
+    began = time.monotonic()
     first = done = next(counts)
     with Meter("pack", len(source), first) as meter:
         for done in counts:
@@ -125,26 +84,26 @@ def _pack(
                 meter.update(done, f"{(done - first) / (time.monotonic() - began):,.0f} images/s")
     if done > first:
         seconds = time.monotonic() - began
-        say(f"images  {done - first:,} in {clock(seconds)}, {(done - first) / seconds:,.0f} images/s")
+        log.info(f"images    {done - first:,} in {clock(seconds)}, {(done - first) / seconds:,.0f} images/s")
     unreadable, size = len(listed(folder / BAD)), (folder / IMAGES).stat().st_size / 2**20
-    told = f", {unreadable:,} of them unreadable ({folder / BAD})" if unreadable else ""
-    say(f"{packing.form:<9} {done:,} images of {source.name}{told}: {size:,.1f} MiB in {folder}")
+    note = f", {unreadable:,} of them unreadable ({folder / BAD})" if unreadable else ""
+    log.info(f"{packing.form:<9} {done:,} images of {source.name}{note}: {size:,.1f} MiB in {folder}")
 
 
-def _chosen(source: "ImageDataset", max_images: int | None, seed: int) -> "ImageDataset":
-    """All images of the source, or some, without an object for each."""
+def _chosen(source: "ImageDataset", s: PackSettings) -> "ImageDataset":
+    """The whole dataset, or some of its images, without an object for each."""
     from array import array
 
     from mapet.build.batches import chosen
     from mapet.data.dataset import Subset
 
-    if max_images is None or max_images >= len(source):
+    if s.max_images is None or s.max_images >= len(source):
         return source
-    return Subset(source, array("q", chosen(source, max_images, seed).numpy().tobytes()), "chosen")
+    return Subset(source, array("q", chosen(source, s.max_images, s.seed).numpy().tobytes()), "chosen")
 
 
 def _workers() -> int:
-    """Worker processes for the cores that this process may use; of one, none."""
+    """One worker process for each core that this process may use; none for a single core."""
     from mapet.engine.distributed import cores
 
     count = cores()

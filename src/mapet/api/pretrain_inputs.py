@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.tokenize import fit_codebook, tokenize
+from mapet.api.tokenize import fit_codebook, write_tokens
 from mapet.api.training import require_batch
 from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.errors import MapetError
@@ -58,7 +58,7 @@ def prepare_tokens(run: "Run", recipe: Recipe, runtime: Runtime) -> None:
     if recipe.varied and not own.exists():
         fit_codebook(recipe, own, runtime, *_images(run, recipe, runtime))
     if not recipe.varied and not done.exists():
-        tokenize(recipe, run.folder / "tokens", runtime, say=log.info)
+        write_tokens(recipe, run.folder / "tokens", runtime)
         done.touch()
 
 

@@ -137,6 +137,12 @@ def positional(arguments: list[str], options: object) -> tuple[list[str], list[s
     return words, rest
 
 
+def one_of(*words: str) -> str:
+    """The only word that is not empty; "" for none or several."""
+    given = [word for word in words if word]
+    return given[0] if len(given) == 1 else ""
+
+
 def listed(text: str) -> tuple[str, ...]:
     """ "a, b" → ("a", "b")."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,54 +1,42 @@
-"""``mapet pack``: every image decoded once, into a folder that loads fast."""
+"""``mapet pack``: decode every image once, into a folder that loads fast."""
 
-from typing import TYPE_CHECKING
+import shlex
+from dataclasses import dataclass, field
 
-from mapet.cli.options import parse, positional
-from mapet.utils.errors import MapetError
-from mapet.utils.log import say
-from mapet.utils.owned import require_apart
+from mapet.api.pack import pack, pack_command
+from mapet.cli.options import one_of, parse, positional
+from mapet.config.verbs import PackSettings
+from mapet.utils.log import log
 
-if TYPE_CHECKING:
-    pass
-from mapet.api.pack import Options, absolute, again, pack
+ABOUT = """Decode every image once, into a folder that loads fast: use --data OUT instead of --data DATA.
 
-ABOUT = """Decode every image once, into a folder that loads fast: --data OUT then takes the place of --data DATA.
-
---form uint8 keeps the pixels of the whole centred square at --size: nothing is left to decode, and a training sees the
+--form uint8 keeps the pixels of the whole centred square at --size: nothing is left to decode, and training sees the
 same bits as from DATA. --form jpeg keeps whole images, shrunk to --size: smaller on disk, and random crops stay
 possible.
 
-A call that was stopped at any moment goes on when it is given again."""
+Run the same command again to continue after an interruption."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet pack DATA``."""
+
+    data: str = ""
+    """A folder of images, nested in any way, or cifar10; the same as DATA. All of its splits are packed."""
+    out: str = ""
+    """Folder for the pack; an interrupted one is continued."""
+    settings: PackSettings = field(default_factory=PackSettings)
 
 
 def command(arguments: list[str]) -> int:
-    """Parse, pack, tell what came out; after Ctrl-C the command that goes on is told."""
-    from mapet.data.packing import Packing
-
+    """Pack, and print how to use the result; after Ctrl-C, how to continue."""
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "pack DATA", ABOUT)
-    data, *more = [*words, *([o.data] if o.data else [])] or [""]
-    if not data or not o.out or more:
-        raise MapetError("mapet pack needs images (a folder, or cifar10) and a folder: mapet pack DATA --out FOLDER.")
-    for option, fits, wanted in (
-        ("max-images", o.max_images is None or o.max_images >= 1, "at least 1"),
-        ("workers", o.workers is None or o.workers >= 0, "at least 0"),
-        ("max-bad-fraction", 0 <= o.max_bad_fraction <= 1, "0 … 1"),
-    ):
-        if not fits:
-            raise MapetError(f"--{option} does not fit: it must be {wanted}.")
-    packing = Packing(o.form, o.size, o.quality)
-    require_apart(absolute(o.out), data=data)
+    data = one_of(*words, o.data)
     try:
-        pack(
-            data,
-            o.out,
-            packing,
-            max_images=o.max_images,
-            seed=o.seed,
-            workers=o.workers,
-            max_bad_fraction=o.max_bad_fraction,
-        )
+        out = pack(data, o.out, settings=o.settings)
     except KeyboardInterrupt:
-        say(f"stopped   what was packed stays; go on with: {again(data, o)}")
+        log.info(f"Interrupted. Continue with: {pack_command(data, o.out, o.settings)}")
         return 130
+    log.info(f"packed    use it as --data {shlex.quote(str(out))}")
     return 0

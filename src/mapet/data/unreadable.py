@@ -1,6 +1,7 @@
 """The ledger of images that could not be used: each counted once, listed, and bounded."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -42,7 +43,12 @@ class UnreadableImages:
         if len(self) > self.max_fraction * self.total:
             raise MapetError(self._too_many())
 
+    def reload(self) -> None:
+        """Read what other processes have listed since."""
+        self._reasons |= listed(self.path) if self.path else {}
+
     def _list(self, path: Path, key: str) -> None:
+        _rename_old(path)
         with path.open("a+b") as file:
             hold(file, wait=True)
             file.seek(0)
@@ -56,6 +62,7 @@ class UnreadableImages:
         known = len(self)
         self._reasons = {key: reason for key, reason in self._reasons.items() if not usable(key)}
         if self.path and len(self) < known:
+            _rename_old(self.path)
             replace_file(self.path, encoded("".join(f"{key}\t{reason}\n" for key, reason in self._reasons.items())))
             if not self._reasons:
                 self.path.unlink()
@@ -80,8 +87,19 @@ class UnreadableImages:
 
 def listed(path: Path) -> dict[str, str]:
     """The reasons by key of a ledger's file; empty where there is none. Version 0.1 wrote ``bad-pictures.txt``."""
-    path = path if path.is_file() else path.with_name(path.name.replace("unreadable-images", "bad-pictures"))
+    path = path if path.is_file() else _old(path)
     return _parsed(path.read_bytes()) if path.is_file() else {}
+
+
+def _old(path: Path) -> Path:
+    """The name of the same file in version 0.1."""
+    return path.with_name(path.name.replace("unreadable-images", "bad-pictures"))
+
+
+def _rename_old(path: Path) -> None:
+    with suppress(FileNotFoundError):  # there is none, or another process renames it at the same time
+        if not path.exists():
+            _old(path).rename(path)
 
 
 def _parsed(content: bytes) -> dict[str, str]:

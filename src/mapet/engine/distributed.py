@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 
 PATIENCE = timedelta(days=7)  # that one process waits for another, which may have more or slower images
+_joined = count()  # process groups so far
 ASK = 10  # steps after which several processes agree whether to stop: each time costs a synchronisation
 
 
@@ -148,11 +151,22 @@ def process_group(accelerator: str = "auto") -> Iterator[ProcessGroup]:
         torch.cuda.set_device(me.local)
     for environment in _environment() or []:  # of SLURM, which names the first node and a port of this job
         os.environ.update(MASTER_ADDR=environment.main_address, MASTER_PORT=str(environment.main_port))
-    torch.distributed.init_process_group(timeout=PATIENCE, rank=me.rank, world_size=me.count)
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    store = PrefixStore(f"mapet {next(_joined)}", _store())
+    torch.distributed.init_process_group(store=store, timeout=PATIENCE, rank=me.rank, world_size=me.count)
     try:
         yield ProcessGroup(me.rank, me.count)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@cache
+def _store() -> Any:
+    """The processes' key-value store; each group needs its own prefix, as the addresses of earlier ones stay there."""
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(rendezvous("env://", timeout=PATIENCE))[0]
 
 
 def pick_device(accelerator: str = "auto") -> torch.device:

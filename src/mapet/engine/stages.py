@@ -1,4 +1,4 @@
-"""Work in stages: what a waiting person sees of it, and how long each stage took."""
+"""Progress of work in stages: what is shown of it, and how long each stage took."""
 
 import time
 from collections import defaultdict
@@ -10,17 +10,22 @@ if TYPE_CHECKING:
     from mapet.engine.progress import Meter
 
 
-class Stages:
-    """Shows one stage after another, and keeps how much was done in each and its seconds.
+class StageProgress:
+    """Shows the progress of one stage after another.
+
+    Attributes:
+        done: units of work by stage.
+        seconds: time spent by stage.
 
     Args:
-        shown: whether anything is shown.
+        show: whether anything is shown; time is measured in any case.
     """
 
-    def __init__(self, shown: bool = True) -> None:
-        self.shown, self.done, self.seconds = shown, defaultdict[str, int](int), defaultdict[str, float](float)
-        self.stack, self.now, self.began = ExitStack(), "", time.monotonic()
-        self.meter: Meter | None = None
+    def __init__(self, show: bool = True) -> None:
+        self.done, self.seconds = defaultdict[str, int](int), defaultdict[str, float](float)
+        self._show, self._stage, self._began = show, "", time.monotonic()
+        self._meters = ExitStack()
+        self._meter: Meter | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -28,16 +33,17 @@ class Stages:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stack.close()
+        self._meters.close()
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """``done`` of ``total`` units of ``what`` are finished."""
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` units of ``stage`` are finished."""
         from mapet.engine.progress import Meter
 
-        if what != self.now:
-            self.stack.close()
-            self.began += self.seconds.get(self.now, 0.0)
-            self.now, self.meter = what, self.stack.enter_context(Meter(what, total)) if self.shown else None
-        self.done[what], self.seconds[what] = done, time.monotonic() - self.began
-        if self.meter is not None and self.meter.due(done):
-            self.meter.update(done)
+        if stage != self._stage:
+            self._meters.close()
+            self._began += self.seconds.get(self._stage, 0.0)
+            self._stage = stage
+            self._meter = self._meters.enter_context(Meter(stage, total)) if self._show else None
+        self.done[stage], self.seconds[stage] = done, time.monotonic() - self._began
+        if self._meter is not None and self._meter.due(done):
+            self._meter.update(done)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mapet.api.compare.plan import Plan, Variant
-from mapet.api.tokenize import fit_codebook, tokenize
+from mapet.api.tokenize import fit_codebook, write_tokens
 from mapet.config.flat import paths
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
 from mapet.utils.io import replace_file
@@ -75,7 +75,7 @@ def _made(asked: Recipe, seeds: int, folder: Path, runtime: Runtime, say: Callab
     known = int(done.read_text()) if done.exists() else 0
     for number in range(known, seeds if asked.max_images else 1):  # each seed takes images of its own
         again = replace(asked, seed=asked.seed + number, tokenizer=own if number else asked.tokenizer)
-        tokenize(again, folder, runtime, say=say)
+        write_tokens(again, folder, runtime)
     replace_file(done, f"{max(known, seeds)}\n")
     ready = replace(asked, tokens=str(folder.absolute()), tokenizer=Tokenizer())
     return ready, _vocabulary(folder, ready)

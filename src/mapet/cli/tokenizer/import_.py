@@ -1,27 +1,30 @@
-"""``mapet tokenizer import``: a tokenizer's folder from the weights that others published."""
+"""``mapet tokenizer import``: published weights into a tokenizer's folder."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-from mapet.cli.options import parse, positional
-from mapet.utils.errors import MapetError, nearest
-from mapet.utils.log import say
+from mapet.api.import_tokenizer import import_tokenizer
+from mapet.cli.options import one_of, parse, positional
+from mapet.config.verbs import ImportTokenizerSettings
+from mapet.utils.log import log
 
-if TYPE_CHECKING:
-    pass
-from mapet.api.import_tokenizer import IMAGE_SIZE, Options, import_weights
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet tokenizer import FILE``."""
+
+    kind: str = ""
+    """dalle, vqgan (of taming-transformers) or vqkd (of BEiT v2)."""
+    out: str = ""
+    """Folder to write."""
+    settings: ImportTokenizerSettings = field(default_factory=ImportTokenizerSettings)
 
 
 def command(arguments: list[str]) -> int:
-    """Parse, read, write, tell what came out."""
+    """Import, and print a line about the tokenizer."""
     files, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenizer import FILE", "Turn published weights into a tokenizer's folder.")
-    if len(files) != 1 or not o.kind or not o.out:
-        raise MapetError("mapet tokenizer import needs a file, its kind and a folder: FILE --kind dalle --out FOLDER.")
-    if o.kind not in IMAGE_SIZE:
-        raise MapetError(f'There is no kind "{o.kind}" of weights.{nearest(o.kind, IMAGE_SIZE)}')
-    network, out = import_weights(Path(files[0]), Path(o.out), o), o.out
+    network = import_tokenizer(one_of(*files), o.out, o.kind, settings=o.settings)
     (rows, columns), (height, width) = network.grid, network.view.size
     codes = f"{network.vocabulary:,} codes, {rows} × {columns} tokens for {height} × {width} pixels"
-    say(f"{network.kind}  {codes}, hash {network.hash} → {out}")
+    log.info(f"{network.kind}  {codes}, hash {network.hash} → {o.out}")
     return 0
