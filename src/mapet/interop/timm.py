@@ -33,7 +33,7 @@ def to_timm(
 ) -> Path:
     """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads, atomically.
 
-    timm's ``forward_features`` then equals ``Encoder.forward``.
+    timm's ``forward_features`` then equals ``Encoder.forward``. Returns ``folder``.
 
     Args:
         encoder: the encoder; a ``Classifier`` is exported with its head.
@@ -43,9 +43,6 @@ def to_timm(
         crop_pct: share of the shorter side that the evaluation transform crops.
         notes: training settings, shown in the model card.
         overwrite: replace an earlier export.
-
-    Returns:
-        ``folder``.
 
     Raises:
         MapetError: the folder is not empty, or ``mean`` or ``std`` does not have one entry per channel.
