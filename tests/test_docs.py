@@ -30,6 +30,7 @@ SMALL = {  # options of each verb that are given, or replaced
     "tokenizer train-vqkd": {**SQUARE, **STEPS, "--teacher": "pixels", "--teacher-output": "stage", "--vocab-size": "8",
                              "--embed-dim": "16", "--depth": "1", "--num-heads": "2", "--decoder-depth": "1"},
     "tokenizer inspect": {"--num-codes": "4", **CPU},
+    "tokenizer import": {},
     "tokenize": {**SQUARE, **CPU},
     "compare": {**VIT, **SQUARE, **STEPS, **KMEANS, "--data": "IMAGES", "--seeds": "1", "--objectives": "mapet,mae",
                 "--evaluate": "knn", "--max-images": "None"},

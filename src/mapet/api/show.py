@@ -6,9 +6,10 @@ from typing import Any
 from mapet.api.settings import named_recipe
 from mapet.config.flat import updated
 from mapet.config.objectives import short_name
-from mapet.config.recipe import Recipe
+from mapet.config.recipe import Objective, Recipe
 
 SMALL = 6  # patches of the drawing
+TITLES = {"mim": "MIM: all at once", "pet": "PeT: one at a time", "mapet": "MaPeT: one at a time, positions known"}
 
 
 def show(recipe: Recipe | str | Path | None = None, **changes: Any) -> str:
@@ -35,6 +36,31 @@ def drawing(recipe: Recipe) -> str:
         return f"{short_name(o.name)}: {legend}"
     names = "0 = CLS, 3 = the order's third patch, ?3 = its mask token, ▶ predicts."
     return f"{o.name} on {SMALL} patches, {num_masked} masked; {legend}:\n{names}\n\n{drawn}"
+
+
+def draw(out: str | Path, recipe: Recipe | str | Path | None = None, **changes: Any) -> Path:
+    """Write a figure of which row reads which on six patches: MIM, PeT and, if it is another one, the recipe's.
+
+    Args:
+        out: file to write, ``.svg`` or ``.png``.
+        recipe: as in ``show``.
+        changes: as in ``show``.
+
+    Raises:
+        MapetError: a recipe whose objective has no attention pattern (mae, cae, a user's own), or another suffix.
+    """
+    from mapet.build.objectives import objective_pattern
+    from mapet.utils.errors import MapetError
+    from mapet.viz.patterns import draw_patterns
+
+    r, out = updated(named_recipe(recipe), **changes), Path(out).expanduser()
+    if r.objective.name not in TITLES:
+        raise MapetError(f"--figure draws mapet, pet and mim, not {short_name(r.objective.name)}; remove it.")
+    if out.suffix not in (".svg", ".png"):
+        raise MapetError(f"--figure must end in .svg or .png, got {out}.")
+    num_masked = max(2, round(r.objective.mask_ratio * SMALL))
+    plain = (Objective("mim"), Objective("pet"), r.objective)
+    return draw_patterns({TITLES[o.name]: objective_pattern(o, SMALL, num_masked) for o in plain}, out)
 
 
 def cost(recipe: Recipe) -> str:

@@ -14,6 +14,8 @@ HINT = "hours      give --bench FILE (of mapet bench), --measure or --tflops"
 class Options:
     """Options of ``mapet show``."""
 
+    figure: str | None = None
+    """Also draw the pattern next to MIM's and PeT's, into this .svg or .png file."""
     time: EstimateSettings = field(default_factory=EstimateSettings)
     recipe: Recipe = field(default_factory=Recipe)
 
@@ -22,7 +24,7 @@ def command(arguments: list[str]) -> int:
     """Parse, draw, estimate, print."""
     from mapet.api.estimate import estimate
     from mapet.api.settings import named_recipe
-    from mapet.api.show import show
+    from mapet.api.show import draw, show
 
     name, arguments = take(arguments, "--recipe")
     words, rest = positional(arguments, Options())
@@ -32,4 +34,6 @@ def command(arguments: list[str]) -> int:
     o = parse(Options(recipe=named_recipe(words[0] if words else name)), rest, "show", about)
     print(show(o.recipe))
     print(estimate(o.recipe, settings=o.time) if o.time.has_rate else HINT)
+    if o.figure:
+        print(f"figure     {draw(o.figure, o.recipe)}")
     return 0
