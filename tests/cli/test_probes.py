@@ -135,7 +135,7 @@ def test_labels_are_needed(images, run, tmp_path, capsys, verb):
     assert "no labels" in capsys.readouterr().err
 
 
-def test_room_is_counted_as_it_is_taken(run):
+def test_the_memory_of_features_is_that_of_their_tensors(run):
     """The refusal's number is the size of what would have been stored."""
     from mapet.api.features import features_gib
     from mapet.config.evaluate import FeatureSettings
@@ -175,21 +175,21 @@ def test_run_export_and_official_checkpoint_have_the_same_scores(forms, images, 
     """With all images; a fine-tuned classifier is probed by what its head reads."""
     names = ("tuned", "tuned-export", "tuned.pth") if start else ("run", "export", "published.pth.tar")
     before = contents(forms[names[1]])
-    told, kept = [], tmp_path / "new" / "scores.json"
+    printed, kept = [], tmp_path / "new" / "scores.json"
     for name in names:
         path = forms[name]
-        asked = [options[0], str(path), *options[1:], "--data", str(images), "--accelerator", "cpu", *heads(path)]
-        assert main([*asked, "--out", str(kept)]) == 0
-        told.append(capsys.readouterr().out)
-    assert figures(told[0]) == figures(told[1]) == figures(told[2])
-    assert "top1" in told[0] or "2-shot" in told[0]
+        words = [options[0], str(path), *options[1:], "--data", str(images), "--accelerator", "cpu", *heads(path)]
+        assert main([*words, "--out", str(kept)]) == 0
+        printed.append(capsys.readouterr().out)
+    assert figures(printed[0]) == figures(printed[1]) == figures(printed[2])
+    assert "top1" in printed[0] or "2-shot" in printed[0]
     entries = json.loads(kept.read_text())
     origins = [entry.pop("from") for entry in entries]
     steps = [entry.pop("step") for entry in entries]
     assert entries[0] == entries[1] == entries[2]
     assert steps == [0 if start else 9, None, None]
     assert [origin.split()[1] for origin in origins] == ["fine-tuning" if start else "run", "export", "checkpoint"]
-    assert all(origin in text for origin, text in zip(origins, told, strict=True))
+    assert all(origin in text for origin, text in zip(origins, printed, strict=True))
     assert contents(forms[names[1]]) == before
     assert not (forms[names[0]] / "scores.json").exists()
 
@@ -204,7 +204,7 @@ def test_a_classifier_is_probed_by_the_features_that_its_head_reads(forms):
     torch.testing.assert_close(classifier.encoder.head(found), classifier.encoder(images))
 
 
-def test_what_only_a_run_knows_is_asked_of_the_others(forms, images, capsys):
+def test_what_only_a_run_knows_must_be_given_for_the_others(forms, images, capsys):
     """Its images, its first weights, and the seed that draws some of them; an export's is 0, whatever the run's."""
     for name in ("export", "published.pth.tar", "tuned-export"):
         path = forms[name]
@@ -244,7 +244,7 @@ def test_without_out_the_scores_go_into_a_run_alone(forms, images, tmp_path, mon
     assert entries(copy)[0]["from"] == f"the fine-tuning {copy} after 0 steps"
 
 
-def test_what_cannot_be_probed_is_told_in_one_line(forms, images, tmp_path, capsys):
+def test_what_cannot_be_evaluated_is_refused_in_one_line(forms, images, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     grey = Encoder(16, 4, in_chans=1, embed_dim=64, depth=1, num_heads=1)

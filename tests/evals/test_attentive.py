@@ -11,19 +11,19 @@ from mapet.utils.errors import MapetError
 
 
 def revealed(count, seed, classes=4, length=4, width=16):
-    """Every image holds each class's mark equally often; the flag beside one of the marks tells the class."""
-    chance = torch.Generator().manual_seed(seed)
+    """Every image holds each class's mark equally often; a flag on one of the marks reveals the class."""
+    generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
-    mark = torch.rand(count, length, generator=chance).argsort(dim=1) % classes
-    told = (mark == labels[:, None]).long().argmax(dim=1)
-    flag = classes + (torch.arange(length) == told[:, None]).long()
+    mark = torch.rand(count, length, generator=generator).argsort(dim=1) % classes
+    flagged = (mark == labels[:, None]).long().argmax(dim=1)
+    flag = classes + (torch.arange(length) == flagged[:, None]).long()
     patches = 3.0 * (F.one_hot(mark, width) + F.one_hot(flag, width))
-    return (patches + 0.3 * torch.randn(count, length, width, generator=chance)).half(), labels
+    return (patches + 0.3 * torch.randn(count, length, width, generator=generator)).half(), labels
 
 
 def meaningless(count, seed):
-    chance = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, 8, generator=chance), torch.arange(count) % 4
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 8, generator=generator), torch.arange(count) % 4
 
 
 def pooled(data):
@@ -37,7 +37,7 @@ def test_a_class_that_only_one_patch_reveals():
     assert blind.low < 1 / 4 < blind.high
 
 
-def test_labels_without_meaning_give_chance():
+def test_random_labels_give_the_accuracy_of_guessing():
     score = attentive(meaningless(1000, seed=3), meaningless(1000, seed=4), classes=4)["top1"]
     assert score.low < 1 / 4 < score.high
 
@@ -89,7 +89,7 @@ def test_neither_the_sequence_of_the_patches_nor_their_scale_matters():
     torch.testing.assert_close(probe(ema_update), probe(patches), atol=1e-5, rtol=1e-4)
 
 
-def test_the_same_again_whatever_the_global_chance():
+def test_results_do_not_depend_on_the_global_seed():
     train, test = revealed(60, seed=1), revealed(40, seed=2)
     first = attentive(train, test, classes=4)
     torch.manual_seed(123)

@@ -19,8 +19,8 @@ def layered(count, seed, noises, classes=4, width=6):
     """(count, layers, width): each layer the class's centre in its own noise."""
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
     labels = torch.arange(count) % classes
-    chance = torch.Generator().manual_seed(seed)
-    layers = [centres[labels] + noise * torch.randn(count, width, generator=chance) for noise in noises]
+    generator = torch.Generator().manual_seed(seed)
+    layers = [centres[labels] + noise * torch.randn(count, width, generator=generator) for noise in noises]
     return torch.stack(layers, dim=1), labels
 
 
@@ -68,7 +68,7 @@ def test_the_test_set_does_not_choose():
     assert scores["top1"].value == scores["layer 1"].value
 
 
-def test_nor_do_the_pictures_that_train_the_heads():
+def test_nor_do_the_images_that_train_the_heads():
     """A layer that holds only each image's own name fits its images and no others."""
     labels = torch.arange(200) % 4
     own = torch.eye(200) * 300
@@ -80,14 +80,14 @@ def test_nor_do_the_pictures_that_train_the_heads():
     assert scores["top1"].note.startswith("layer 2")
 
 
-def test_labels_without_meaning_give_chance():
+def test_random_labels_give_the_accuracy_of_guessing():
     features = torch.randn(2000, 2, 8, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(2000) % 4
     scores = linear((features[:1000], labels[:1000]), (features[1000:], labels[1000:]), classes=4, protocol="beit")
     assert all(score.low < 1 / 4 < score.high for score in scores.values())
 
 
-def test_the_same_again_whatever_the_global_chance():
+def test_results_do_not_depend_on_the_global_seed():
     train, test = layered(100, 1, (1.0, 2.0)), layered(100, 2, (1.0, 2.0))
     first = linear(train, test, classes=4, protocol="beit")
     torch.manual_seed(123)

@@ -94,7 +94,7 @@ def test_layers_need_blocks(batches):
         features(Blockless(), batches, pool="layers")
 
 
-def test_encoder_and_chance_are_left_as_they_were(batches):
+def test_encoder_and_global_seed_are_unchanged(batches):
     model = encoder(drop_path_rate=0.5)
     model.blocks[1].eval()  # a part with a mode of its own
     modes = [part.training for part in model.modules()]

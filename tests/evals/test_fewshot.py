@@ -15,8 +15,8 @@ from mapet.utils.errors import MapetError
 def clusters(count, classes, noise, seed, width=8):
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
     labels = torch.arange(count) % classes
-    chance = torch.Generator().manual_seed(seed)
-    return centres[labels] + noise * torch.randn(count, width, generator=chance), labels
+    generator = torch.Generator().manual_seed(seed)
+    return centres[labels] + noise * torch.randn(count, width, generator=generator), labels
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def sets():
     return clusters(300, 6, 1.0, seed=1), clusters(300, 6, 1.0, seed=2)
 
 
-def test_separable_data_are_separated_by_one_picture():
+def test_separable_data_are_separated_by_one_image():
     scores = fewshot(clusters(120, 6, 0.01, seed=1), clusters(120, 6, 0.01, seed=2), classes=6)
     assert list(scores) == ["1-shot", "5-shot", "10-shot"]
     assert all((score.value, score.low, score.high, score.count) == (1, 1, 1, 5) for score in scores.values())
 
 
-def test_labels_without_meaning_give_chance():
+def test_random_labels_give_the_accuracy_of_guessing():
     vectors = torch.randn(4000, 8, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(4000) % 4
     scores = fewshot((vectors[:2000], labels[:2000]), (vectors[2000:], labels[2000:]), classes=4, draws=20)
@@ -38,7 +38,7 @@ def test_labels_without_meaning_give_chance():
         assert score.low - 0.01 < 1 / 4 < score.high + 0.01  # all draws share one set of 2000 test images
 
 
-def test_more_pictures_help(sets):
+def test_more_images_help(sets):
     one, five, ten = (score.value for score in fewshot(*sets, classes=6, draws=10).values())
     assert 1 / 6 + 0.1 < one < five < ten < 1
 
@@ -76,7 +76,7 @@ def test_scale_and_shift_do_not_matter(sets):
         assert found.value == pytest.approx(wanted.value, abs=1 / 300)
 
 
-def test_the_same_again_whatever_the_global_chance(sets):
+def test_results_do_not_depend_on_the_global_seed(sets):
     first = fewshot(*sets, classes=6, seed=3)
     torch.manual_seed(123)
     with torch.no_grad():

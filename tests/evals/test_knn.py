@@ -16,12 +16,12 @@ CLASSES = 7
 
 @pytest.fixture
 def sets():
-    chance = torch.Generator().manual_seed(0)
-    centres = torch.randn(CLASSES, 6, generator=chance)
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(CLASSES, 6, generator=generator)
 
     def draw(count):
         labels = torch.arange(count) % CLASSES
-        return centres[labels] + torch.randn(count, 6, generator=chance), labels
+        return centres[labels] + torch.randn(count, 6, generator=generator), labels
 
     return draw(90), draw(60)
 

@@ -37,8 +37,8 @@ def clusters(count, classes, noise, seed, width=8):
     """Points about one random centre a class, the centres the same for every seed."""
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
     labels = torch.arange(count) % classes
-    chance = torch.Generator().manual_seed(seed)
-    return centres[labels] + noise * torch.randn(count, width, generator=chance), labels
+    generator = torch.Generator().manual_seed(seed)
+    return centres[labels] + noise * torch.randn(count, width, generator=generator), labels
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_separable_data_are_separated(protocol, count):
 
 
 @pytest.mark.parametrize("protocol", POOLED)
-def test_labels_without_meaning_give_chance(protocol):
+def test_random_labels_give_the_accuracy_of_guessing(protocol):
     vectors = torch.randn(2000, 8, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(2000) % 4
     score = linear((vectors[:1000], labels[:1000]), (vectors[1000:], labels[1000:]), classes=4, protocol=protocol)
@@ -94,7 +94,7 @@ def test_scale_and_shift_do_not_matter(sets, protocol, scale):
 
 
 @pytest.mark.parametrize("protocol", POOLED)
-def test_the_same_again_whatever_the_global_chance(sets, protocol):
+def test_results_do_not_depend_on_the_global_seed(sets, protocol):
     first = linear(*sets, classes=6, protocol=protocol)
     torch.manual_seed(123)
     state = torch.get_rng_state()

@@ -79,10 +79,10 @@ def load_from(source: str | Path, *, num_heads: int | None = None) -> LoadedEnco
     Args:
         source: a folder of a run (pre-training or fine-tuning), a folder that ``export`` wrote, or a checkpoint file
             of MaPeT, MAE, BEiT or CAE, or of plain timm names.
-        num_heads: attention heads of a checkpoint file, which does not tell them; None: width / 64.
+        num_heads: attention heads of a checkpoint file, which does not store them; None: width / 64.
 
     Raises:
-        MapetError: none of these, not readable, or ``num_heads`` for a folder, which tells its own.
+        MapetError: none of these, not readable, or ``num_heads`` for a folder, which stores its own.
     """
     return _load(source, num_heads, KINDS)
 

@@ -31,7 +31,7 @@ def export(
         out: folder to write; None: ``export/timm`` in the run's folder.
         to: the libraries: timm.
         overwrite: replace an earlier export; only files that mapet wrote are deleted.
-        num_heads: attention heads of a checkpoint file, which does not tell them; None: width / 64.
+        num_heads: attention heads of a checkpoint file, which does not store them; None: width / 64.
 
     Returns:
         The folder.

@@ -17,7 +17,7 @@ class Options:
     out: str | None = None
     """Folder to write; None: export/timm in the run's folder."""
     num_heads: int | None = None
-    """Attention heads of a checkpoint file, which does not tell them; None: width / 64."""
+    """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
     overwrite: bool = False
     """Replace an earlier export; only files that mapet wrote are deleted."""
 

@@ -23,7 +23,7 @@ class FeatureSettings:
     random: bool = False
     """Evaluate the encoder of a pre-training run as it was before training."""
     num_heads: Count | None = None
-    """Attention heads of a checkpoint file, which does not tell them; None: width / 64."""
+    """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
     accelerator: Accelerator = "auto"
     """auto, cpu, cuda or mps."""
     workers: Workers | None = None

@@ -11,10 +11,10 @@ from mapet.utils.errors import MapetError, nearest
 POOLS = {  # (N, F) float32
     "avg": "mean of patches",
     "token": "class token",
-    "avg+token": "mean of patches beside class token",
+    "avg+token": "mean of patches and class token",
 }
 UNPOOLED = {  # (N, …, F) float16, to save memory
-    "layers": "class token beside mean of patches after each block",
+    "layers": "class token and mean of patches after each block",
     "patches": "all patches",
 }
 

@@ -35,12 +35,12 @@ def linear(
     ``train``. It has no step size and no epochs, and holds all features and (N, classes) logits in memory.
 
     ``"mae"`` is the linear probe of MAE (arXiv 2111.06377, appendix A.1): batch norm without affine parameters, linear
-    layer, LARS with rate 0.1 × batch / 256, 90 epochs, 10 of them warm-up, cosine to 0. As features are computed once,
-    of the centre view, MAE's random crops and flips are absent; MAE reads the class token, and stops ViT-L and larger
-    at 50 epochs. Made for ImageNet: how far LARS moves the weights grows
-    with N whatever the batch, so with fewer than some 50,000 images the probe stays under-trained.
+    layer, LARS with rate 0.1 × batch / 256, 90 epochs, 10 of them warm-up, cosine to 0. The features are precomputed
+    from the centre view, so MAE's random crops and flips are absent; MAE reads the class token and stops ViT-L and
+    larger at 50 epochs. The distance that LARS moves the weights grows with N: with fewer than about 50,000 images the
+    probe is under-trained.
 
-    ``"beit"`` is the linear probe of BEiT: class token beside mean of patches after every block, as they are, a linear
+    ``"beit"`` is the linear probe of BEiT: class token and mean of patches after every block, as they are, a linear
     layer on each, AdamW with rate 4e-3 × batch / 1024 and weight decay 1e-4, 100 epochs, cosine to 0. The best layer is
     chosen on a held-out tenth of ``train``; the published code chooses layer and epoch by test accuracy. BEiT's random
     crops and flips are absent.
