@@ -111,7 +111,7 @@ def test_two_processes_are_one(images, whole, tmp_path):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_teacher_and_tokenizer_see_the_same_part_of_a_picture(images):
+def test_teacher_and_tokenizer_see_the_same_part_of_a_image(images):
     """A teacher that says the mean colour of each patch: the tokenizer's own pixels give nearly the same."""
     from lightning_fabric import Fabric
 
@@ -163,7 +163,7 @@ def test_pixels_can_teach(images, tmp_path):
         (["--data", "/elsewhere"], "DATA --out FOLDER"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_written(images, tmp_path, capsys, wrong, said):
+def test_what_cannot_work_is_reported_before_anything_is_written(images, tmp_path, capsys, wrong, said):
     assert main(arguments(images, tmp_path / "run", *wrong)) == 2
     message = capsys.readouterr().err
     assert said in message
@@ -183,7 +183,7 @@ def test_a_folder_in_use_and_other_settings_are_refused(images, whole, capsys):
     assert Run(whole).metrics.read_bytes() == before
 
 
-def test_other_pictures_on_resume_are_refused(images, tmp_path, capsys):
+def test_other_images_on_resume_are_refused(images, tmp_path, capsys):
     mine, out = shutil.copytree(images, tmp_path / "mine"), tmp_path / "run"
     assert main(arguments(mine, out, "--epochs", "1")) == 0
     (mine / "along" / "00.png").unlink()
