@@ -23,6 +23,8 @@ def refusal(error: ValidationError, kind: type, prefix: str = "") -> MapetError:
     place, value = first["loc"], first["input"]
     if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
         return MapetError(f"{prefix}{unknown(str(place[-1]), kind, tuple(map(str, place[:-1])))}")
+    if first["type"] == "unexpected_positional_argument":
+        return MapetError(f"{prefix}{kind.__name__} takes {len(fields(kind))} settings, got more.")
     one = _field(kind, place)
     if one is None:
         return MapetError(f"{prefix}the settings must be {_group(kind)}, got {shown(value)}.")
