@@ -266,7 +266,7 @@ def test_a_ready_tokenizer_takes_no_settings_of_a_fit(many, whole, tmp_path, cap
 
 def test_a_recipe_with_a_ready_tokenizer_may_hold_settings_of_a_fit(images, whole, tmp_path):
     """As the recipes of a comparison do, whose settings were those of the fit."""
-    fitted = Tokenizer(path=str(whole / "tokenizer"), teacher="pixels", codes=12)
+    fitted = Tokenizer(path=str(whole / "tokenizer"), teacher="pixels", vocab_size=12)
     recipe = Recipe(data=str(images), model=Model(image_size=16, patch_size=4), tokenizer=fitted)
     assert len(tokenize(recipe, tmp_path / "tokens", Runtime())) == 48
 

@@ -61,7 +61,7 @@ def test_every_number_is_a_setting(images, tmp_path):
 def test_the_defaults_are_the_published_numbers(images, tmp_path):
     """Those of k-CLIP, but for teacher and start."""
     t = Options().tokenizer
-    assert (t.codes, t.iterations, t.restarts, t.metric, t.mode, t.samples) == (
+    assert (t.vocab_size, t.iterations, t.restarts, t.metric, t.kmeans_mode, t.samples) == (
         8192, 20, 5, "euclidean", "sample", None,
     )  # fmt: skip
     assert (Options().image_size, Options().patch_size, Options().seed, t.fit_images) == (224, 16, 0, None)

@@ -87,7 +87,7 @@ def test_only_earlier_names_change():
         ("model: {seed: 3}", '"seed" does not belong here: write it at the top level.'),
         ("objective: {vocab_size: 3}", '"vocab_size" does not belong here: write it under "tokenizer".'),
         ("objective: {model: vit_tiny}", '"model" does not belong here: write it under "model" as name.'),
-        ("limit: 3\nmax_images: 4", 'There is no setting "limit".'),
+        ("limit: 3\nmax_images: 4", 'There is no setting "limit": it is called "max_images" now.'),
         ("tokenizer: {objective: mae}", '"objective" does not belong here: write it under "objective" as name.'),
         ("data: 2001-99-99", "is not YAML"),
         ("seed: !!int abc", "is not YAML"),

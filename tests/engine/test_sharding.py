@@ -32,7 +32,7 @@ MODEL = Model(
 )
 RECIPE = Recipe(data="none", model=MODEL)
 OTHERS = {
-    objective.objective: replace(RECIPE, objective=objective, model=replace(MODEL, depth=3))
+    objective.name: replace(RECIPE, objective=objective, model=replace(MODEL, depth=3))
     for objective in (
         Objective(name="mae", decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2),
         Objective(name="cae", regressor_depth=2, decoder_depth=1),

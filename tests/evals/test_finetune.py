@@ -14,7 +14,8 @@ from mapet.api.export import export
 from mapet.build.finetune import FinetuneBatches, begin, classifier_over, load_classifier
 from mapet.build.pretrain import build_objective
 from mapet.config.finetune import Augmentation, Backbone, FinetuneRecipe, protocol
-from mapet.config.recipe import Recipe, read, save, settings
+from mapet.config.flat import dotted
+from mapet.config.recipe import Recipe, read, save
 from mapet.config.recipes.finetune import catalogue
 from mapet.data.dataset import open_dataset
 from mapet.data.loader import Shuffled
@@ -133,7 +134,7 @@ def test_what_from_cannot_be(forms, tmp_path):
         (tmp_path / "absent", {}, f"does not exist: give {fits_none}"),
         (tmp_path / "empty", {}, f"holds neither a run nor an export: give {fits_none}"),
         (tmp_path / "other.pth", {}, "patch_embed"),
-        (forms["run"], {"model": "vit_tiny"}, "--model"),
+        (forms["run"], {"name": "vit_tiny"}, "model"),
         (forms["run"], {"num_heads": 2}, "--num-heads"),
         (forms["run"], {"image_size": 18}, "--image-size must be a multiple of"),
         (forms["published.pth.tar"], {"num_heads": 3}, "3 heads"),
@@ -251,6 +252,6 @@ def test_a_protocol_names_every_setting_that_a_table_must_tell():
 
 
 def test_flat_option_names_are_unique():
-    names = [name.rsplit(".", 1)[-1] for name in settings(FinetuneRecipe())]
+    names = [name.rsplit(".", 1)[-1] for name in dotted(FinetuneRecipe())]
     assert len(set(names)) == len(names)
-    assert json.dumps(settings(FinetuneRecipe()))
+    assert json.dumps(dotted(FinetuneRecipe()))

@@ -1,12 +1,13 @@
-"""Fine-tunings: all settings of a training with labels that change its result. As recipes, they are values."""
+"""Fine-tuning recipes: all settings of a supervised training that change its result."""
 
 from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mapet.config.recipe import Interval, ModelName, Optimization, Positions, Training, require_intervals
-from mapet.config.setting import Below1, Count, Option, PathText, Rate, Share, settings
+from mapet.config.recipe import ModelName, Positions
+from mapet.config.setting import Below1, Count, Interval, Option, PathText, Rate, Share, require_intervals, settings
+from mapet.config.training import Optimization, Training
 
 RANDOM = "random"
 AtMost1 = Annotated[float, Field(gt=0, le=1)]
@@ -14,14 +15,14 @@ AtMost1 = Annotated[float, Field(gt=0, le=1)]
 
 @settings
 class Backbone:
-    """The encoder. Its architecture is that of FROM; all but the first two settings are for FROM = random."""
+    """The encoder. FROM determines its architecture; all but the first two settings are for FROM = random."""
 
     image_size: Annotated[Count | None, Option(common=True)] = None
-    """Side of the images in pixels, positions interpolated to it; None: that of FROM, from random 224."""
+    """Side of the input images in pixels; positions are interpolated. None: that of FROM, 224 for random."""
     num_heads: Count | None = None
     """Attention heads of an official-format FROM (None: width / 64) or of a custom model."""
     name: Annotated[ModelName | None, Option("model")] = None
-    """vit_tiny, vit_small, vit_base, vit_large; or custom, with the next two and --num-heads."""
+    """Size of the encoder for random; custom needs --embed-dim, --depth and --num-heads."""
     embed_dim: Count | None = None
     """Width of a custom model."""
     depth: Count | None = None
@@ -29,39 +30,39 @@ class Backbone:
     patch_size: Count | None = None
     """Side of a patch in pixels; None: 16."""
     init_values: Rate | None = None
-    """Start of the layer scale, 0 for none; None: 0.1."""
+    """Initial value of LayerScale, 0: no LayerScale; None: 0.1."""
     pos_embed: Positions | None = None
-    """Positions: learn, or sincos (a fixed table); None: learn."""
+    """Position embedding: learned, or fixed sine-cosine; None: learn."""
 
 
 @settings
 class Augmentation:
-    """What happens to training images, by timm and under its names."""
+    """Augmentation of the training images, with the names of timm."""
 
     scale: Interval = (0.08, 1.0)
-    """Random resized crops of this share of the area; with 1 1 and --ratio 1 1 the whole centred square."""
+    """Area of random resized crops, as fractions of the image; 1 1 with --ratio 1 1 is the whole centred square."""
     ratio: Interval = (3 / 4, 4 / 3)
-    """Width / height of the random resized crops."""
+    """Aspect ratio of random resized crops, width / height."""
     hflip: Share = 0.5
-    """Share of the images that are mirrored."""
+    """Probability of a horizontal flip."""
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
-    """RandAugment and its kin as timm spells them; None: colour jitter in its place."""
+    """RandAugment, AutoAugment or AugMix policy, as timm spells it; None: color jitter instead."""
     color_jitter: Share = 0.4
-    """Strength of brightness, contrast and saturation jitter; without effect beside --auto-augment, as in timm."""
+    """Strength of brightness, contrast and saturation jitter; without effect with --auto-augment, as in timm."""
     reprob: Share = 0.25
-    """Share of the images in which rectangles are erased."""
+    """Probability of random erasing."""
     remode: Literal["pixel", "rand", "const"] = "pixel"
-    """What replaces them: pixel (noise), rand (one random colour) or const (the mean colour)."""
+    """Content of erased rectangles: pixel (noise), rand (one random color) or const (the mean color)."""
     recount: Count = 1
-    """Rectangles of an image, at most."""
+    """Largest number of erased rectangles per image."""
     mixup: Rate = 0.8
-    """Alpha of mixup; 0: none."""
+    """Alpha of mixup; 0: off."""
     cutmix: Rate = 1.0
-    """Alpha of cutmix; 0: none."""
+    """Alpha of cutmix; 0: off."""
     mixup_prob: Share = 1.0
-    """Share of the steps that mix images."""
+    """Probability that a step uses mixup or cutmix."""
     mixup_switch_prob: Share = 0.5
-    """Share of the mixing steps that take cutmix where there are both."""
+    """Probability of cutmix instead of mixup if both are on."""
     smoothing: Below1 = 0.1
     """Label smoothing."""
 
@@ -77,10 +78,10 @@ def _optimization() -> Optimization:
 
 @settings
 class FinetuneRecipe(Training):
-    """Everything that decides a fine-tuning's result.
+    """All settings that determine the result of a fine-tuning.
 
-    The defaults are those of MAE's published code for ViT-B, but for three: 256 images a step in place of 1024, a
-    warm-up from 1e-6 in place of 0, and tests on the whole centred square in place of 87.5 % of it.
+    The defaults are those of MAE's published code for ViT-B, with three exceptions: a batch of 256 instead of 1024, a
+    warm-up from 1e-6 instead of 0, and tests on the whole centred square instead of 87.5 % of it.
 
     Raises:
         MapetError: on creation: a setting that does not exist, or a value that is refused.
@@ -89,22 +90,22 @@ class FinetuneRecipe(Training):
     init: Annotated[PathText, Option(old=("start",), common=True)] = ""
     """FROM: a run or export folder, an official-format checkpoint, or random; may come first, without --init."""
     data: Annotated[PathText, Option(common=True)] = ""
-    """Labelled images: a folder with one sub-folder per class, or cifar10."""
+    """Labelled images: a folder with one subfolder per class, or cifar10."""
     fresh_head: bool = False
-    """Draw the head anew where FROM has one."""
+    """Replace the classification head of FROM by a new one."""
     drop_path: Below1 = 0.1
-    """Stochastic depth of the last block, growing linearly from 0."""
+    """Drop rate of the last block in stochastic depth; the rate grows linearly from 0."""
     layer_decay: Annotated[AtMost1, Option(common=True)] = 0.65
-    """Factor of the learning rate from each block to the one below it; 1: none."""
+    """Factor of the learning rate from each block to the one below it; 1: no decay."""
     crop_pct: AtMost1 = 1.0
-    """Side of the centred square that is tested, as a share of the image's shorter side."""
+    """Center crop of test images, as a fraction of the shorter side."""
     backbone: Backbone = field(default_factory=Backbone)
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimization: Optimization = field(default_factory=_optimization)
 
     @property
     def lr(self) -> float:
-        """The largest learning rate."""
+        """The peak learning rate."""
         o = self.optimization
         return o.base_lr * o.batch_size / 256 if o.lr is None else o.lr
 
@@ -116,7 +117,7 @@ class FinetuneRecipe(Training):
 
 
 def protocol(t: FinetuneRecipe) -> str:
-    """The name under which a fine-tuning's accuracy is reported: all that a table must tell."""
+    """The description under which the accuracy of a fine-tuning is reported."""
     a, o = t.augmentation, t.optimization
     parts = {
         "layer decay": t.layer_decay,

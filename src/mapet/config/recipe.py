@@ -1,4 +1,4 @@
-"""Recipes: all settings that change a result, and apart from them those that must not.
+"""Pre-training recipes: all settings that change a result.
 
 A recipe is a value: print it, save it as YAML, read it back, compare two. Nothing is built here, so this file imports
 no torch and a mistake is reported at once.
@@ -14,14 +14,28 @@ from mapet.config.file import read as read
 from mapet.config.file import save as save
 from mapet.config.flat import diff as diff
 from mapet.config.objectives import BUILT_IN, is_own, reads_tokens, require_objective
-from mapet.config.setting import Below1, Count, Option, PathText, Rate, Share, flag, option, require, settings, spoken
+from mapet.config.runtime import Accelerator as Accelerator
+from mapet.config.runtime import Runtime as Runtime
+from mapet.config.setting import (
+    Below1,
+    Count,
+    Interval,
+    Option,
+    PathText,
+    Rate,
+    Share,
+    flag,
+    option,
+    require,
+    require_intervals,
+    settings,
+    spoken,
+)
+from mapet.config.training import Optimization as Optimization
+from mapet.config.training import Training
 
 ModelName = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"]
 Positions = Literal["learn", "sincos"]
-Precision = Literal["float32", "bfloat16"]
-Accelerator = Literal["auto", "cpu", "cuda", "mps"]
-Betas = tuple[Below1, Below1]
-Interval = tuple[float, float]
 
 OBJECTIVES = tuple(BUILT_IN)
 
@@ -31,7 +45,7 @@ class Model:
     """The encoder."""
 
     name: Annotated[ModelName, Option("model", common=True)] = "vit_tiny"
-    """vit_tiny, vit_small, vit_base, vit_large; or custom, with the next three."""
+    """Size; custom needs --embed-dim, --depth and --num-heads."""
     embed_dim: Count | None = None
     """Width of a custom model."""
     depth: Count | None = None
@@ -39,15 +53,15 @@ class Model:
     num_heads: Count | None = None
     """Attention heads of a custom model."""
     image_size: Annotated[Count, Option(common=True)] = 224
-    """Side of the student's images in pixels."""
+    """Side of the input images in pixels."""
     patch_size: Annotated[Count, Option(common=True)] = 16
     """Side of a patch in pixels."""
     init_values: float | None = 0.1
-    """Start of the layer scale; None for a model without."""
+    """Initial value of LayerScale; None: no LayerScale."""
     drop_path: Below1 = 0.1
-    """Stochastic depth of the last block, growing linearly from 0."""
+    """Drop rate of the last block in stochastic depth; the rate grows linearly from 0."""
     pos_embed: Positions = "learn"
-    """Positions: learn, or sincos (fixed)."""
+    """Position embedding: learned, or fixed sine-cosine."""
 
     def __post_init__(self) -> None:
         sizes = (self.embed_dim, self.depth, self.num_heads)
@@ -75,30 +89,30 @@ class Model:
 
 @settings
 class Objective:
-    """What is predicted from what."""
+    """The pre-training task."""
 
     name: Annotated[str, Option("objective", common=True)] = "mapet"
     """mapet (masked and permuted), pet (permuted), mim (masked, BEiT), cae, mae (pixels), or file.py:Class."""
     mask_ratio: Annotated[float, Field(gt=0, le=1), Option(common=True)] = 0.75
-    """Share of the patches that is predicted."""
+    """Fraction of the patches that is predicted."""
     order: Literal["uniform", "blockwise", "raster"] = "uniform"
-    """Distribution of orders: uniform, blockwise (BEiT's rectangles) or raster."""
+    """How the order of the patches is drawn: uniform, blockwise (BEiT's rectangles) or raster (no permutation)."""
     groups: Annotated[Count | None, Option(objectives=("mapet", "pet"))] = None
-    """Steps in which mapet and pet reveal the hidden patches; None: one patch at a time, as published."""
+    """Number of steps in which the masked patches are revealed; None: one patch at a time, as published."""
     cls_layer: Annotated[Count | None, Option(objectives=("mapet", "pet", "mim"))] = None
-    """Blocks before mapet, pet or mim predict again with the last CLS (BEiT v2: 9 of 12, 21 of 24); None: not again."""
+    """Block whose patches predict a second time, with the last CLS, as in BEiT v2 (9 of 12, 21 of 24); None: off."""
     decoder_embed_dim: Annotated[Count | None, Option(objectives=("cae", "mae"))] = None
-    """Width of mae's decoder (None: as published; half a custom encoder's) or of cae's two parts (the encoder's)."""
+    """Width of the decoder; None: mae as published or half a custom encoder's width, cae the encoder's width."""
     decoder_num_heads: Annotated[Count | None, Option(objectives=("cae", "mae"))] = None
-    """Attention heads of these, given together with their width."""
+    """Attention heads of the decoder, given together with --decoder-embed-dim."""
     decoder_depth: Annotated[Count | None, Option(objectives=("cae", "mae"))] = None
-    """Blocks of the decoder; None: in mae as published, 1 for a custom encoder; in cae 4."""
+    """Blocks of the decoder; None: mae as published or 1 for a custom encoder, cae 4."""
     regressor_depth: Annotated[Count, Option(objectives=("cae",))] = 4
-    """Blocks of cae's regressor."""
+    """Blocks of the regressor."""
     alignment_weight: Annotated[Rate, Option(objectives=("cae",))] = 2.0
-    """Factor of cae's squared error between the regressor's guess and the teacher's answer."""
+    """Weight of the squared error between the regressor's output and the teacher's."""
     normalize_pixels: Annotated[bool, Option(objectives=("mae",))] = True
-    """Each patch that mae paints is normalised to mean 0 and variance 1."""
+    """Normalize each target patch to mean 0 and variance 1."""
 
     def __post_init__(self) -> None:
         require_objective(self.name)
@@ -122,105 +136,61 @@ class Objective:
 
 
 OWNERS = {one.name: option(one).objectives for one in fields(Objective) if option(one).objectives}
-"""The objectives that have a setting which not all have."""
+"""The objectives of each setting that not all objectives have."""
 
 
 @settings
 class Tokenizer:
-    """How visual tokens are made, where no folder of ready ones is given."""
+    """How visual tokens are made, unless --tokens names ready ones."""
 
     path: Annotated[PathText | None, Option("tokenizer", common=True)] = None
-    """Folder of a ready tokenizer, asked as images come in pre-training. None: the next settings fit one."""
+    """Folder of a tokenizer; None: fit one with the following settings."""
     teacher: Annotated[PathText, Option(common=True)] = "efficientnet_lite0"
-    """Frozen teacher: a timm model; efficientnet_lite0, which is installed; pixels; or an exported run's folder."""
+    """Frozen teacher: a timm model, efficientnet_lite0 (installed with mapet), pixels, or an exported run's folder."""
     teacher_stage: int | None = None
-    """Its feature stage, counted from 0; None: the last (for efficientnet_lite0 the one of stride 16)."""
+    """Feature stage of the teacher, from 0; None: the last (efficientnet_lite0: the one of stride 16)."""
     teacher_output: Literal["stage", "norm", "head"] = "stage"
-    """What of the stage: stage, as it is; norm, after a transformer's final norm; head, after norm and head."""
+    """Output of the teacher: the stage, or for a transformer after its final norm, or after norm and head."""
     teacher_weights: PathText | None = None
-    """A local file of the teacher's weights (.safetensors or .pth); None: those that timm publishes."""
+    """Local file with the teacher's weights (.safetensors or .pth); None: timm's published weights."""
     vocab_size: Annotated[int, Field(ge=2, le=65536), Option(old=("codes",), common=True)] = 8192
-    """Centroids, that is the number of different tokens."""
+    """Number of centroids, that is of different tokens."""
     samples: Count | None = None
-    """Patch features that are held in memory; None: 512 for each centroid, or 8 where --kmeans-mode is stream."""
+    """Patch features held in memory; None: 512 per centroid, or 8 with --kmeans-mode stream."""
     fit_images: Annotated[Count | None, Option(old=("fit_pictures",))] = None
-    """Images that the samples are drawn from; None: all."""
+    """Number of images that the samples are drawn from; None: all."""
     iterations: Count = 20
-    """Rounds of k-means."""
+    """Iterations of k-means."""
     restarts: Count = 1
-    """Runs of k-means, of which the best is taken."""
+    """Runs of k-means; the best is kept."""
     metric: Literal["euclidean", "cosine"] = "euclidean"
-    """Distance of k-means: euclidean or cosine."""
+    """Distance of k-means."""
     kmeans_init: Annotated[Literal["k-means++", "sample"], Option(old=("start",))] = "k-means++"
-    """First centroids: k-means++, or sample (random features)."""
+    """Initial centroids: k-means++, or a random sample of the features."""
     kmeans_mode: Annotated[Literal["sample", "stream"], Option(old=("mode",))] = "sample"
-    """sample: k-means sees the features held in memory; stream: all, computed anew in each round."""
+    """sample: cluster the features held in memory; stream: cluster all, recomputed in each iteration."""
     kmeans_precision: Annotated[Literal["float32", "tf32", "bfloat16"], Option(old=("distances",))] = "float32"
-    """Products of k-means on a GPU: float32, tf32 or bfloat16; summed in float32, near ties compared again."""
-
-
-@settings
-class Optimization:
-    """How the weights move; the defaults are those of the published pre-training configuration."""
-
-    epochs: Annotated[float, Field(gt=0), Option(common=True)] = 300
-    """Passes over the images; a fraction ends in the midst of one."""
-    batch_size: Annotated[Count, Option(common=True)] = 256
-    """Images a step, over all devices together."""
-    lr: Annotated[Rate | None, Option(common=True)] = None
-    """Largest learning rate; None: base_lr × batch_size / 256."""
-    base_lr: Rate = 1.875e-4
-    """Largest learning rate for a batch of 256 (pre-training, published: 1.5e-3 for 2048)."""
-    min_lr: Rate = 1e-5
-    """Learning rate of the last step."""
-    warmup_lr: Rate = 1e-6
-    """Learning rate of the first step."""
-    warmup_epochs: Rate = 10.0
-    """Epochs of linear warm-up."""
-    weight_decay: Rate = 0.05
-    """AdamW's decay of weight matrices."""
-    betas: Betas = (0.9, 0.999)
-    """AdamW's decay rates of the two moments."""
-    no_decay: tuple[str, ...] = ("pos_embed", "cls_token")
-    """Parameters without weight decay beside all vectors; add mask_token to spare the mask vector too."""
-    clip_grad: Rate | None = 3.0
-    """Largest L2 norm of the gradients; None: no clipping."""
-    ema_decay: Annotated[float | None, Field(gt=0, lt=1)] = None
-    """Keep a moving average of the weights with this decay, and evaluate that."""
-
-
-@settings
-class Training:
-    """What every training has."""
-
-    data: Annotated[PathText, Option(common=True)] = ""
-    """A folder of images, nested in any way or packed by mapet pack, or cifar10."""
-    max_images: Annotated[Count | None, Option(old=("limit",), common=True)] = None
-    """Use only so many of the images, chosen at random; None: all."""
-    precision: Annotated[Precision, Option(common=True)] = "float32"
-    """float32, or bfloat16 (mixed)."""
-    seed: Annotated[int, Option(common=True)] = 0
-    """Random seed."""
+    """Precision of the matrix products of k-means on a GPU; sums are in float32, near ties are compared again."""
 
 
 @settings
 class Recipe(Training):
-    """Everything that decides a pre-training's result.
+    """All settings that determine the result of a pre-training.
 
     Raises:
         MapetError: on creation: a setting that does not exist, or a value that is refused.
     """
 
     tokens: Annotated[PathText | None, Option(common=True)] = None
-    """Folder that mapet tokenize wrote; None: tokens are made in the run's folder by the tokenizer settings."""
+    """Folder written by mapet tokenize; None: make tokens in the run's folder, with the tokenizer settings."""
     scale: Interval | None = None
-    """Random resized crops of this share of the area, tokenized as they come; None: the whole centred square."""
+    """Area of random resized crops, as fractions of the image; None: the whole centred square, no crops."""
     ratio: Interval = (3 / 4, 4 / 3)
-    """Width / height of the random resized crops."""
+    """Aspect ratio of random resized crops, width / height."""
     hflip: Share = 0.0
-    """Share of the images that are mirrored."""
+    """Probability of a horizontal flip."""
     color_jitter: Share = 0.4
-    """Strength of brightness, contrast and saturation jitter, of the student's images alone."""
+    """Strength of brightness, contrast and saturation jitter; the tokenizer sees images without it."""
     model: Model = field(default_factory=Model)
     objective: Objective = field(default_factory=Objective)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
@@ -260,7 +230,7 @@ class Recipe(Training):
 
     @property
     def varied(self) -> bool:
-        """Whether images are cropped or mirrored at random: ready tokens would not be of the same view."""
+        """Whether images are cropped or flipped at random, so that ready tokens would be of another view."""
         return self.scale is not None or self.hflip > 0
 
     @property
@@ -270,7 +240,7 @@ class Recipe(Training):
 
     @property
     def context(self) -> int:
-        """Positions of an order that are given, CLS included."""
+        """Visible positions of an order, CLS included."""
         return 1 + self.grid[0] * self.grid[1] - self.num_masked
 
     @property
@@ -280,56 +250,9 @@ class Recipe(Training):
 
     @property
     def lr(self) -> float:
-        """The largest learning rate."""
+        """The peak learning rate."""
         o = self.optimization
         return o.base_lr * o.batch_size / 256 if o.lr is None else o.lr
-
-
-@settings
-class Runtime:
-    """What must not change a result, beyond rounding."""
-
-    workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
-    """Processes that decode images for each device; None: up to 8 beside an accelerator, none on a CPU."""
-    accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
-    """Device type; auto: the best that is here."""
-    devices: Annotated[Count, Option(common=True)] = 1
-    """Devices on this node; under torchrun, processes on it."""
-    num_nodes: Count = 1
-    """Nodes."""
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    """Several devices: ddp, or fsdp, which spreads the weights and all that belongs to them over the devices."""
-    micro_batch_size: Annotated[Count | None, Option(old=("micro_batch",), common=True)] = None
-    """Images that a device works on at once, at most, to save memory; None: its whole share of a batch."""
-    compile: bool = False
-    """Compile the objective with torch.compile."""
-    grad_checkpointing: bool = False
-    """Compute each block's forward pass again in the backward pass instead of keeping it, to save memory."""
-    save_every: Annotated[int, Field(ge=0)] = 0
-    """Keep a checkpoint every so many steps, beside the last one; 0: only the last."""
-    cache_gib: Annotated[Rate, Option(old=("memory",))] = 2.0
-    """Decoded images are held in memory when they fit into so many GiB."""
-    max_bad_fraction: Annotated[Share, Option(old=("max_bad",))] = 0.01
-    """Largest share of images that may be unreadable."""
-
-    @property
-    def processes(self) -> int:
-        """Devices on all nodes."""
-        return self.devices * self.num_nodes
-
-    def parts(self, batch_size: int) -> int:
-        """Parts into which each device cuts its share of a batch, equal up to one image."""
-        share = max(1, batch_size // self.processes)
-        return -(-share // (self.micro_batch_size or share))
-
-
-def require_intervals(scale: Interval | None, ratio: Interval = (1, 1)) -> None:
-    """Refuse bounds of random crops that make no sense."""
-    low, high = scale or (1, 1)
-    require(
-        (0 < low <= high <= 1, f"--scale must be two numbers, 0 < low <= high <= 1, got {low:g} {high:g}."),
-        (0 < ratio[0] <= ratio[1], f"--ratio must be two numbers, 0 < low <= high, got {ratio[0]:g} {ratio[1]:g}."),
-    )
 
 
 def load(path: str | Path) -> Recipe:

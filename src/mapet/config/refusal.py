@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from mapet.config.flat import paths
-from mapet.config.setting import flag, group, plain, spoken
+from mapet.config.setting import flag, group, option, plain, spoken
 from mapet.utils.errors import MapetError, nearest, similar
 
 TYPES = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "None"}
@@ -23,6 +23,8 @@ def refusal(error: ValidationError, kind: type, prefix: str = "") -> MapetError:
     place, value = first["loc"], first["input"]
     if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
         return MapetError(f"{prefix}{unknown(str(place[-1]), kind, tuple(map(str, place[:-1])))}")
+    if first["type"] == "unexpected_positional_argument":
+        return MapetError(f"{prefix}{kind.__name__} takes {len(fields(kind))} settings, got more.")
     one = _field(kind, place)
     if one is None:
         return MapetError(f"{prefix}the settings must be {_group(kind)}, got {shown(value)}.")
@@ -44,6 +46,8 @@ def unknown(name: str, kind: type, groups: tuple[str, ...] = ()) -> str:
     for part in groups:
         owner = next((inner for one in fields(owner) if one.name == part and (inner := group(one))), owner)
     there = ".".join(groups)
+    if now := next((one.name for one in fields(owner) if name in option(one).old), None):
+        return f'There is no setting "{name}": it is called "{now}" now.'
     belongs, _, last = paths(kind).get(name, "").rpartition(".")
     if last and belongs != there:
         where = f'under "{belongs}"' if belongs else "at the top level"

@@ -26,6 +26,7 @@ PathText = Annotated[str, BeforeValidator(lambda value: fspath(value) if isinsta
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Interval = tuple[float, float]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -103,6 +104,15 @@ def require(*rules: tuple[bool, str]) -> None:
     for holds, text in rules:
         if not holds:
             raise MapetError(text)
+
+
+def require_intervals(scale: Interval | None, ratio: Interval = (1, 1)) -> None:
+    """Refuse bounds of random crops that are not intervals."""
+    low, high = scale or (1, 1)
+    require(
+        (0 < low <= high <= 1, f"--scale must be two numbers, 0 < low <= high <= 1, got {low:g} {high:g}."),
+        (0 < ratio[0] <= ratio[1], f"--ratio must be two numbers, 0 < low <= high, got {ratio[0]:g} {ratio[1]:g}."),
+    )
 
 
 def spoken(names: Sequence[str], link: str) -> str:

@@ -1,0 +1,47 @@
+"""Settings of the machine: how something runs, not what comes out."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mapet.config.setting import Count, Option, Rate, Share, settings
+
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@settings
+class Runtime:
+    """Settings that must not change a result, beyond rounding."""
+
+    workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
+    """Processes per device that decode images; None: up to 8 with an accelerator, none on a CPU."""
+    accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
+    """Device type; auto: the best available."""
+    devices: Annotated[Count, Option(common=True)] = 1
+    """Devices per node; under torchrun, processes per node."""
+    num_nodes: Count = 1
+    """Number of nodes."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Strategy for several devices: ddp, or fsdp, which shards weights, gradients and optimizer state."""
+    micro_batch_size: Annotated[Count | None, Option(old=("micro_batch",), common=True)] = None
+    """Largest number of images that a device processes at once, to save memory; None: its share of the batch."""
+    compile: bool = False
+    """Compile the objective with torch.compile."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass, to save memory."""
+    save_every: Annotated[int, Field(ge=0)] = 0
+    """Keep a checkpoint every so many steps, in addition to the last; 0: only the last."""
+    cache_gib: Annotated[Rate, Option(old=("memory",))] = 2.0
+    """Keep decoded images in memory if they fit into this many GiB."""
+    max_bad_fraction: Annotated[Share, Option(old=("max_bad",))] = 0.01
+    """Largest fraction of images that may be unreadable."""
+
+    @property
+    def processes(self) -> int:
+        """Devices on all nodes."""
+        return self.devices * self.num_nodes
+
+    def parts(self, batch_size: int) -> int:
+        """Micro-batches of each device per step, equal in size up to one image."""
+        share = max(1, batch_size // self.processes)
+        return -(-share // (self.micro_batch_size or share))
