@@ -2,7 +2,7 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 from mapet.api.compare.plan import Plan as Plan
 from mapet.api.compare.run import compare as compare
@@ -18,7 +18,6 @@ from mapet.config.finetune import FinetuneRecipe as FinetuneRecipe
 from mapet.config.recipe import Model as Model
 from mapet.config.recipe import Objective as Objective
 from mapet.config.recipe import Recipe as Recipe
-from mapet.config.recipe import Runtime
 from mapet.config.recipe import Tokenizer as Tokenizer
 from mapet.config.runtime import Runtime as Runtime
 from mapet.config.training import Optimization as Optimization
@@ -242,7 +241,7 @@ def resume(
     runtime: Runtime | None = None,
     evaluate_every: int | None = None,
     **settings: Unpack[_ResumeSettings],
-) -> Any: ...
+) -> Run: ...
 def train_vqkd(
     data: str | Path | None = None,
     out: str | Path | None = None,

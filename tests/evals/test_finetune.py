@@ -80,7 +80,7 @@ def test_a_folder_of_a_fine_tuning_is_whole_without_from(forms, tmp_path):
     assert not torch.equal(fresh(IMAGES), model(IMAGES))
     export(run.folder, tmp_path / "export")
     assert torch.equal(started(tmp_path / "export")(IMAGES), model(IMAGES))
-    with pytest.raises(MapetError, match=r"5 classes, and the data have 3.*--fresh-head"):
+    with pytest.raises(MapetError, match=r"5 classes, and the data have 3.*fresh_head"):
         started(run.folder, classes=3)
     assert started(run.folder, classes=3, fresh_head=True)(IMAGES).shape == (3, 3)
 
@@ -122,7 +122,7 @@ def test_a_published_classifier_keeps_its_head():
     classes, heads = golden["logits"].shape[1], golden.config["num_heads"]
     model = started(path, classes=classes, heads=heads)
     torch.testing.assert_close(model(golden["images"]), golden["logits"], atol=2e-5, rtol=0)
-    with pytest.raises(MapetError, match="--fresh-head"):
+    with pytest.raises(MapetError, match="fresh_head"):
         started(path, classes=classes + 1, heads=heads)
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.training import Job, reopened, run_training
+from mapet.config.file import read
 from mapet.config.flat import updated
-from mapet.config.recipe import Runtime, read
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ KINDS = {"objective": "pre-training", "backbone": "fine-tuning", "commitment": "
 
 def resume(
     folder: str | Path, *, runtime: Runtime | None = None, evaluate_every: int | None = None, **settings: Any
-) -> Any:
+) -> "Run":
     """Continue what was interrupted in ``folder``: a pre-training, a fine-tuning, a VQ-KD training or a comparison.
 
     A training continues from its last checkpoint and ends as if it had not been interrupted.
@@ -37,9 +38,10 @@ def resume(
     """
     folder, runtime = Path(folder).expanduser(), updated(runtime or Runtime(), **settings)
     if (folder / COMPARISON).is_file():
+        from mapet.api.compare import run as comparison
         from mapet.api.compare.plan import Plan
-        from mapet.api.compare.run import compare
 
+        compare: Any = comparison.compare
         return compare(read(folder / COMPARISON, Plan), folder, runtime)
     run = reopened(folder)
     kind = kind_of(run)

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mapet.config.file import read
 from mapet.config.flat import diff, paths, updated
-from mapet.config.recipe import Recipe, Runtime, read
+from mapet.config.recipe import Recipe
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError, nearest
 
 R = TypeVar("R")
