@@ -23,12 +23,24 @@ def updated(value: T, **settings: Any) -> T:
     Raises:
         MapetError: a setting that does not exist, or a value that is refused.
     """
-    known, groups = paths(value), dict[str, dict[str, Any]]()
-    for name, setting in settings.items():
+    known = paths(value)
+    for name in settings:
         if name not in known:
             raise MapetError(f'There is no setting "{name}".{nearest(name, known)}')
-        group, _, last = known[name].rpartition(".")
-        groups.setdefault(group, {})[last] = setting
-    plain = groups.pop("", {})
-    inner = {group: replace(getattr(value, group), **own) for group, own in groups.items()}
-    return replace(value, **plain, **inner)  # type: ignore[type-var]
+    return with_settings(value, {known[name]: setting for name, setting in settings.items()})
+
+
+def with_settings(value: T, changes: dict[str, Any]) -> T:
+    """A copy of the dataclass ``value`` with some settings changed, by dotted names and all at once.
+
+    Raises:
+        MapetError: a value that is refused.
+    """
+    plain, groups = dict[str, Any](), dict[str, dict[str, Any]]()
+    for dotted, setting in changes.items():
+        name, _, inner = dotted.partition(".")
+        if inner:
+            groups.setdefault(name, {})[inner] = setting
+        else:
+            plain[name] = setting
+    return replace(value, **plain, **{name: with_settings(getattr(value, name), own) for name, own in groups.items()})  # type: ignore[type-var]
