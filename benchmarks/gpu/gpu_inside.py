@@ -55,8 +55,8 @@ def start_twice(context: Context) -> None:
     from mapet.api.benchmark.process import until_first_step
     from mapet.config.recipe import Model, Optimization, Recipe
 
-    tiny = Model(model="custom", embed_dim=16, depth=1, num_heads=1, image_size=16, patch_size=8)
-    recipe = Recipe(optimization=Optimization(batch_size=64), model=Model(model="vit_base"), precision="bfloat16")
+    tiny = Model(name="custom", embed_dim=16, depth=1, num_heads=1, image_size=16, patch_size=8)
+    recipe = Recipe(optimization=Optimization(batch_size=64), model=Model(name="vit_base"), precision="bfloat16")
     if context.dry:
         recipe = replace(recipe, model=tiny, precision="float32", optimization=Optimization(batch_size=2))
     case = Case(recipe, compiled=not context.dry, vocabulary=16 if context.dry else 8192)

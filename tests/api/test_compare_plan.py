@@ -13,13 +13,12 @@ from mapet.api.compare.plan import Plan, Trial, Variant, arms, budgeted, differe
 from mapet.api.compare.results_folder import PLAN, ResultsFolder, merge_plans
 from mapet.api.compare.trials import macs
 from mapet.build.pretrain import build_objective
-from mapet.config.checks import OBJECTIVES
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.recipe import Model, Objective, Optimization, Recipe, fair, read
+from mapet.config.recipe import OBJECTIVES, Model, Objective, Optimization, Recipe, fair, read
 from mapet.evals.score import Score, mean
 from mapet.utils.errors import MapetError
 
-SMALL = Model(model="custom", embed_dim=16, depth=3, num_heads=2, image_size=16, patch_size=4)
+SMALL = Model(name="custom", embed_dim=16, depth=3, num_heads=2, image_size=16, patch_size=4)
 RECIPE = Recipe(data="x", seed=5, model=SMALL, optimization=Optimization(epochs=10, batch_size=8))
 
 
@@ -34,12 +33,12 @@ def told(found):
 def test_every_objective_is_an_arm_that_differs_in_the_objective_alone():
     found = arms(planned())
     assert told(found) == [(name, "") for name in OBJECTIVES]
-    assert [arm.recipe.objective.objective for arm in found] == list(OBJECTIVES)
+    assert [arm.recipe.objective.name for arm in found] == list(OBJECTIVES)
     assert not any(fair(found[0].recipe, arm.recipe) for arm in found)
 
 
 def test_what_the_recipe_says_of_its_own_objective_stays_with_those_that_have_it():
-    own = replace(RECIPE, objective=Objective(objective="mapet", groups=3, mask_ratio=0.5, order="raster"))
+    own = replace(RECIPE, objective=Objective(name="mapet", groups=3, mask_ratio=0.5, order="raster"))
     for arm in arms(planned(recipe=own)):
         o = arm.recipe.objective
         assert (o.mask_ratio, o.order) == (0.5, "raster")
@@ -78,7 +77,7 @@ def test_tokenizers_are_a_grid_for_those_that_read_tokens(tmp_path):
     folders = (str(tmp_path / "a"), str(tmp_path / "b"))
     found = arms(planned(objectives=("mim", "mae"), tokenizers=folders))
     assert told(found) == [("mim", "tokenizer=a"), ("mim", "tokenizer=b"), ("mae", "")]
-    assert (found[0].recipe.tokenizer.tokenizer, found[1].recipe.tokens) == folders
+    assert (found[0].recipe.tokenizer.path, found[1].recipe.tokens) == folders
     assert found[0].recipe.tokens is None
 
 
@@ -94,7 +93,7 @@ def test_any_setting_varies_by_its_option_s_name():
 
 
 def test_settings_that_hang_together_change_together():
-    changes = {"model.embed_dim": 24, "model.num_heads": 3, "objective.objective": "cae"}
+    changes = {"model.embed_dim": 24, "model.num_heads": 3, "objective.name": "cae"}
     assert with_settings(RECIPE, changes).model.embed_dim == 24
 
 
@@ -147,24 +146,24 @@ def test_runs_of_two_budgets_are_shared_and_differ_in_epochs_alone():
         ({"objectives": ("mapet", "mim", "mapt")}, 'Did you mean "mapet"?'),
         ({"objectives": ("mim", "mim")}, "names mim twice"),
         ({"objectives": ()}, "at least one"),
-        ({"baselines": ("chance",)}, "baselines"),
-        ({"budget": ("time",)}, "budget"),
-        ({"seeds": 0}, "seeds does not fit: it must be at least 1"),
-        ({"knn_every": -1}, "knn_every"),
-        ({"eval_limit": 0}, "eval_limit"),
-        ({"evaluate": ()}, "evaluate"),
+        ({"baselines": ("chance",)}, "--baselines"),
+        ({"budget": ("time",)}, "--budget"),
+        ({"seeds": 0}, "--seeds does not fit: it must be at least 1"),
+        ({"knn_every": -1}, "--knn-every"),
+        ({"eval_limit": 0}, "--eval-limit"),
+        ({"evaluate": ()}, "--evaluate"),
         ({"vary": ("contxt=0.1",)}, 'Did you mean "context"?'),
         ({"vary": ("groups",)}, "SETTING=VALUE"),
         ({"vary": ("groups=many",)}, "groups=many"),
-        ({"vary": ("groups=1000",)}, "hidden patches"),
-        ({"vary": ("context=1",)}, "mask_ratio"),
-        ({"vary": ("seed=1,2",)}, "seeds"),
-        ({"vary": ("objective=mim",)}, "objectives"),
-        ({"vary": ("tokens=a,b",)}, "tokenizers"),
+        ({"vary": ("groups=1000",)}, "masked patches"),
+        ({"vary": ("context=1",)}, "--mask-ratio"),
+        ({"vary": ("seed=1,2",)}, "--seeds"),
+        ({"vary": ("objective=mim",)}, "--objectives"),
+        ({"vary": ("tokens=a,b",)}, "--tokenizers"),
         ({"vary": ("context=0.2,0.3", "mask-ratio=0.5")}, "twice"),
-        ({"vary": ("epochs=1,2",), "budget": ("compute",)}, "vary epochs"),
+        ({"vary": ("epochs=1,2",), "budget": ("compute",)}, "--vary epochs"),
         ({"tokenizers": ("a/x", "b/x")}, "of one name"),
-        ({"tokenizers": ("a",), "recipe": replace(RECIPE, tokens="t")}, "tokenizers"),
+        ({"tokenizers": ("a",), "recipe": replace(RECIPE, tokens="t")}, "--tokenizers"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(wrong, said):

@@ -114,7 +114,7 @@ def test_listed_names_are_those_of_the_package():
     for name, size in SIZES.items():
         assert MODELS[name] == f"width {size['embed_dim']}, depth {size['depth']}, {size['num_heads']} heads"
     for name in OBJECTIVES:
-        updated(Recipe(), objective=name)
+        assert updated(Recipe(), objective=name).objective.name == name
     assert "efficientnet_lite0" in listing("teachers")
 
 
@@ -134,7 +134,7 @@ def test_completion_knows_verbs_and_options(shell, capsys):
         (["pretrain", "--epoch", "3"], 'Did you mean "--epochs"?'),
         (["pretrain", "--epochs", "three"], '--epochs must be a number, got "three".'),
         (["pretrain", "--max-images=many"], '--max-images must be a whole number or None, got "many".'),
-        (["pretrain", "--betas", "0.9", "--out", "x"], '--betas must be 2 numbers, got "0.9".'),
+        (["pretrain", "--betas", "0.9", "--out", "x"], '--betas must be two numbers, got "0.9".'),
         (["pretrain", "--out"], "--out needs a value"),
         (["pretrain", "--data", "x"], "--out"),
         (["pretrain", "images", "--data", "x"], "IMAGES and --data are the same"),

@@ -8,8 +8,7 @@ import torch
 
 from mapet.build.pretrain import build_objective
 from mapet.cli import main
-from mapet.config.checks import OBJECTIVES
-from mapet.config.recipe import Objective, Recipe
+from mapet.config.recipe import OBJECTIVES, Objective, Recipe
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
 
@@ -21,7 +20,7 @@ SMALL = [*MODEL, "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "1", "
 @pytest.fixture(scope="module")
 def tokens(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized") / "tokens"
-    options = ["--teacher", "pixels", "--codes", "16", "--iterations", "2"]
+    options = ["--teacher", "pixels", "--vocab-size", "16", "--iterations", "2"]
     assert main(["tokenize", str(images), "--out", str(folder), *STUDENT, *options]) == 0
     return folder
 
@@ -97,5 +96,5 @@ def test_show_counts_what_the_objective_counts(objective, capsys):
     assert text.count("▶") == 1 + 4
     line = next(line for line in text.splitlines() if line.startswith("training"))
     with torch.device("meta"):
-        counted = build_objective(Recipe(objective=Objective(objective=objective)), 40)
+        counted = build_objective(Recipe(objective=Objective(name=objective)), 40)
     assert f" {counted.macs(training=True) / 1e9:.3f} GMAC" in line

@@ -80,8 +80,8 @@ def test_settings_at_any_depth_are_replaced():
     [
         ("--rate x", '--rate must be a number, got "x".'),
         ("--max-images 1.5", '--max-images must be a whole number or None, got "1.5".'),
-        ("--grid 2 x", '--grid must be 2 numbers or None, got "2 x".'),
-        ("--grid 2 --out x", '--grid must be 2 numbers or None, got "2".'),
+        ("--grid 2 x", '--grid must be two numbers or None, got "2 x".'),
+        ("--grid 2 --out x", '--grid must be two numbers or None, got "2".'),
         ("--betas --out x", "--betas needs a value."),
         ("--shape rund", '--shape must be round or square, got "rund". Did you mean "round"?'),
         ("A --data B", "DATA and --data are the same: give one of them."),

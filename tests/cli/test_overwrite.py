@@ -21,8 +21,8 @@ from processes import Forked, stopping
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
 NETWORK = ["--model", "custom", "--embed-dim", "16", "--depth", "1", "--num-heads", "2", *STUDENT]
 SHORT = ["--batch-size", "16", "--epochs", "1", "--warmup-epochs", "0", "--accelerator", "cpu"]
-CODES = ["--teacher", "pixels", *STUDENT, "--codes", "8", "--iterations", "2"]
-VQKD = ["--teacher", "pixels", *STUDENT, "--codes", "8", "--code-dim", "4", "--embed-dim", "8", "--depth", "1"]
+CODES = ["--teacher", "pixels", *STUDENT, "--vocab-size", "8", "--iterations", "2"]
+VQKD = ["--teacher", "pixels", *STUDENT, "--vocab-size", "8", "--code-dim", "4", "--embed-dim", "8", "--depth", "1"]
 VQKD += ["--num-heads", "1", "--decoder-depth", "1", *SHORT]
 THESIS = b"years of work"
 

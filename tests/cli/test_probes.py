@@ -35,7 +35,7 @@ def forms(images, tmp_path_factory):
     """Of a run with a seed of its own, and a fine-tuning that started from it."""
     root = tmp_path_factory.mktemp("forms")
     found = in_all_forms(Recipe(data=str(images), model=MODEL, seed=3), root)
-    t = FinetuneRecipe(start=str(found["run"]), data=str(images), seed=3)
+    t = FinetuneRecipe(init=str(found["run"]), data=str(images), seed=3)
     tuned, classifier = Run.create(root / "tuned"), randomised(classifier_over(load_encoder(found["run"])[0], t, 5))
     save(t, tuned.recipe)
     begin(tuned, classifier, t, {"from": "x", "classes": list("abcde")})

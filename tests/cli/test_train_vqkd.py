@@ -142,10 +142,10 @@ def test_pixels_can_teach(images, tmp_path):
         (["--teacher-stage", "9"], "no stage 9"),
         (["--teacher-output", "head"], 'gives no "head" at stage 3'),
         (["--batch-size", "64"], "--batch-size"),
-        (["--lr", "nan"], "--lr does not fit: it must be at least 0"),
-        (["--weight-decay", "inf"], "--weight-decay does not fit: it must be at least 0"),
+        (["--lr", "nan"], "--lr must be a finite number, got nan."),
+        (["--weight-decay", "inf"], "--weight-decay must be a finite number, got inf."),
         (["--strategy", "fsdp"], "--strategy fsdp"),
-        (["--codes", "1000"], "--codes"),
+        (["--vocab-size", "1000"], "--vocab-size"),
         (["--patch-size", "5"], "--image-size 16"),
         (["--num-heads", "3"], "--embed-dim 16"),
         (["--decay", "1"], "--decay"),
@@ -167,8 +167,8 @@ def test_a_folder_in_use_and_other_settings_are_refused(images, whole, capsys):
     before = Run(whole).metrics.read_bytes()
     assert main(arguments(images, whole)) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert main(["tokenizer", "train-vqkd", "--resume", str(whole), "--codes", "16"]) == 2
-    assert "codes = 32" in capsys.readouterr().err
+    assert main(["tokenizer", "train-vqkd", "--resume", str(whole), "--vocab-size", "16"]) == 2
+    assert "vocab_size = 32" in capsys.readouterr().err
     with Run(whole).alone():
         assert main(["tokenizer", "train-vqkd", "--resume", str(whole)]) == 2
     assert "Another process is training in" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def forms(tmp_path_factory):
 
 
 def started(path, classes=5, heads=None, **settings):
-    t = FinetuneRecipe(start=str(path), backbone=Backbone(num_heads=heads, image_size=settings.pop("image_size", None)))
+    t = FinetuneRecipe(init=str(path), backbone=Backbone(num_heads=heads, image_size=settings.pop("image_size", None)))
     return classifier_over(load_start(t).encoder, replace(t, **settings), classes).eval()
 
 
@@ -67,7 +67,7 @@ def test_the_encoder_is_taken_over_whole_and_the_mean_of_patches_is_read(forms):
 
 
 def test_a_folder_of_a_fine_tuning_is_whole_without_from(forms, tmp_path):
-    t = FinetuneRecipe(start=str(forms["run"]), drop_path=0.3)
+    t = FinetuneRecipe(init=str(forms["run"]), drop_path=0.3)
     model, run = started(forms["run"], drop_path=0.3), Run.create(tmp_path / "ft")
     save(t, run.recipe)
     begin(run, model, t, {"from": "x", "classes": list("abcde")})
@@ -93,7 +93,7 @@ def test_positions_on_another_grid_are_timms(forms, tmp_path):
 
 
 def test_from_random_is_the_start_of_pre_training():
-    t = FinetuneRecipe(start="random", backbone=Backbone(16, 2, "custom", 16, 2, 4), seed=3)
+    t = FinetuneRecipe(init="random", backbone=Backbone(16, 2, "custom", 16, 2, 4), seed=3)
     ours = classifier_over(load_start(t).encoder, t, 5).state_dict()
     theirs = build_objective(Recipe(model=MODEL, seed=3), 12).encoder.state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items() if not name.startswith("norm."))
@@ -139,7 +139,7 @@ def test_what_from_cannot_be(forms, tmp_path):
         (forms["published.pth.tar"], {"num_heads": 3}, "3 heads"),
         ("random", {}, "model"),
     ):
-        t = FinetuneRecipe(start=str(start), backbone=Backbone(**backbone))
+        t = FinetuneRecipe(init=str(start), backbone=Backbone(**backbone))
         with pytest.raises(MapetError) as error:
             classifier_over(load_start(t).encoder, t, 5)
         assert said in str(error.value)
@@ -152,7 +152,7 @@ def test_an_export_of_other_pictures_is_refused(forms, tmp_path):
 
     to_timm(load_encoder(forms["run"])[0], tmp_path / "other", mean=[0.5] * 3, std=[0.5] * 3)
     with pytest.raises(MapetError, match="normalises"):
-        load_start(FinetuneRecipe(start=str(tmp_path / "other")))
+        load_start(FinetuneRecipe(init=str(tmp_path / "other")))
     grey = Encoder(16, 4, in_chans=1, embed_dim=16, depth=1, num_heads=2)
     with pytest.raises(MapetError, match="1 × 16 × 16"):
         classifier_over(grey, FinetuneRecipe(), 3)
@@ -240,7 +240,7 @@ def test_a_protocol_names_every_setting_that_a_table_must_tell():
             FinetuneRecipe(),
             FinetuneRecipe(layer_decay=0.9),
             FinetuneRecipe(crop_pct=0.9),
-            FinetuneRecipe(start="random"),
+            FinetuneRecipe(init="random"),
         )
     }
     names |= {

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.config.finetune import RANDOM, FinetuneRecipe
+from mapet.config.finetune import RANDOM, Backbone, FinetuneRecipe
+from mapet.config.flat import paths
 from mapet.config.recipe import Model, Recipe
 from mapet.utils.errors import MapetError
 
@@ -41,12 +42,12 @@ def load_start(t: FinetuneRecipe) -> LoadedEncoder:
     Raises:
         MapetError: as ``load_from``, or settings given beside FROM that are its own.
     """
-    if t.start == RANDOM:
+    if t.init == RANDOM:
         return _drawn(t)
-    for name in DRAWN:
-        if getattr(t.backbone, name) is not None:
-            raise _own(name, t.start)
-    return load_from(t.start, t.backbone.num_heads, f", or {RANDOM}")
+    for name, field in paths(Backbone).items():
+        if name in DRAWN and getattr(t.backbone, field) is not None:
+            raise _own(name, t.init)
+    return load_from(t.init, t.backbone.num_heads, f", or {RANDOM}")
 
 
 def load_from(name: str, heads: int | None, more: str = "") -> LoadedEncoder:
@@ -111,10 +112,10 @@ def _drawn(t: FinetuneRecipe) -> LoadedEncoder:
     from mapet.build.pretrain import build_encoder
 
     b = t.backbone
-    if b.model is None:
+    if b.name is None:
         raise MapetError("mapet finetune random needs --model, and for small images --image-size and --patch-size.")
     model = Model(
-        model=b.model,
+        name=b.name,
         embed_dim=b.embed_dim,
         depth=b.depth,
         num_heads=b.num_heads,
@@ -123,7 +124,7 @@ def _drawn(t: FinetuneRecipe) -> LoadedEncoder:
         init_values=Model.init_values if b.init_values is None else b.init_values or None,
         pos_embed=b.pos_embed or Model.pos_embed,
     )
-    return LoadedEncoder(build_encoder(Recipe(model=model, seed=t.seed)), f"random, {b.model}, seed {t.seed}")
+    return LoadedEncoder(build_encoder(Recipe(model=model, seed=t.seed)), f"random, {b.name}, seed {t.seed}")
 
 
 def _from_run(path: Path) -> LoadedEncoder:
@@ -136,7 +137,7 @@ def _from_run(path: Path) -> LoadedEncoder:
         classifier, t, step = load_classifier(path)
         return LoadedEncoder(classifier, f"the fine-tuning {path} after {step} steps", run, t, step)
     encoder, recipe, step = load_encoder(path)
-    return LoadedEncoder(encoder, f"the run {path}, {recipe.objective.objective} after {step} steps", run, recipe, step)
+    return LoadedEncoder(encoder, f"the run {path}, {recipe.objective.name} after {step} steps", run, recipe, step)
 
 
 def _from_file(path: Path, heads: int | None) -> LoadedEncoder:

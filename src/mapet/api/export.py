@@ -38,7 +38,7 @@ def _encoder(run: Path) -> "tuple[Encoder, dict[str, Any], float]":
 
     encoder, recipe, step = load_encoder(run)
     o = recipe.objective
-    return encoder, {"objective": o.objective, "mask ratio": o.mask_ratio, "data": recipe.data, "steps": step}, 1.0
+    return encoder, {"objective": o.name, "mask ratio": o.mask_ratio, "data": recipe.data, "steps": step}, 1.0
 
 
 def _classifier(run: Path) -> "tuple[Encoder, dict[str, Any], float]":

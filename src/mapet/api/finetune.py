@@ -38,7 +38,7 @@ def _anchored(t: FinetuneRecipe) -> FinetuneRecipe:
     def absolute(path: str, word: str) -> str:
         return path if path == word else str(Path(path).expanduser().absolute())
 
-    return replace(t, start=absolute(t.start, RANDOM), data=absolute(t.data, "cifar10"))
+    return replace(t, init=absolute(t.init, RANDOM), data=absolute(t.data, "cifar10"))
 
 
 def finetune(
@@ -61,7 +61,7 @@ def finetune(
     from mapet.utils.process_group import first_process
 
     run, runtime = Run(out), runtime or Runtime()
-    require_apart(out, data=t.data, FROM=t.start)
+    require_apart(out, data=t.data, FROM=t.init)
     ahead = validate(t, runtime) if first_process() else None
 
     def prepare() -> None:

@@ -27,7 +27,7 @@ def anchored(recipe: Recipe) -> Recipe:
         return path and str(Path(path).expanduser().absolute())
 
     t = recipe.tokenizer
-    t = replace(t, tokenizer=absolute(t.tokenizer), teacher_weights=absolute(t.teacher_weights))
+    t = replace(t, path=absolute(t.path), teacher_weights=absolute(t.teacher_weights))
     data = recipe.data if recipe.data == "cifar10" else str(absolute(recipe.data))
     return replace(recipe, data=data, tokens=absolute(recipe.tokens), tokenizer=t)
 
@@ -68,7 +68,7 @@ def pretrain(
     from mapet.utils.process_group import first_process
 
     runtime, t = runtime or Runtime(), recipe.tokenizer
-    require_apart(out, data=recipe.data, tokens=recipe.tokens, tokenizer=t.tokenizer)
+    require_apart(out, data=recipe.data, tokens=recipe.tokens, tokenizer=t.path)
     require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
     if first_process():
         validate(recipe, runtime)
@@ -138,7 +138,7 @@ def _model_line(recipe: Recipe, objective: "TokenPrediction | CAE | MAE") -> str
 
     millions = sum(p.numel() for p in objective.parameters()) / 1e6
     return (
-        f"{recipe.model.model}, {millions:.1f} M parameters; {recipe.objective.objective}: "
+        f"{recipe.model.name}, {millions:.1f} M parameters; {recipe.objective.name}: "
         f"{recipe.num_masked} of {recipe.grid[0] * recipe.grid[1]} patches predicted, {rows(objective)}"
     )
 

@@ -49,8 +49,8 @@ def validate(recipe: Recipe, runtime: Runtime) -> None:
         )
     elif not recipe.reads_tokens:
         return
-    elif recipe.tokenizer.tokenizer:
-        require_shown(source, [_tokenizer(Path(recipe.tokenizer.tokenizer), recipe).view], crops(recipe))
+    elif recipe.tokenizer.path:
+        require_shown(source, [_tokenizer(Path(recipe.tokenizer.path), recipe).view], crops(recipe))
     elif runtime.processes > 1:
         raise MapetError(
             "Several processes need a ready tokenizer: run mapet tokenizer fit, then give its folder as --tokenizer; "
@@ -63,7 +63,7 @@ def validate(recipe: Recipe, runtime: Runtime) -> None:
 def prepare_tokens(run: "Run", recipe: Recipe, runtime: Runtime, tell: Callable[[str], None]) -> None:
     """Make in the run's folder what the recipe does not name: its tokens, or with random crops a tokenizer alone."""
     own, done = run.folder / "tokenizer", run.folder / "tokens" / "complete"
-    if recipe.tokens or recipe.tokenizer.tokenizer or not recipe.reads_tokens:
+    if recipe.tokens or recipe.tokenizer.path or not recipe.reads_tokens:
         return
     if recipe.varied and not own.exists():
         fit_codebook(recipe, own, runtime, *_images(run, recipe, runtime))
@@ -88,8 +88,8 @@ def pretrain_batches(
     source, indices, bad = _images(run, recipe, runtime)
     view = second = student_view(recipe)
     tokens: Tokens = NoTokens()
-    if recipe.reads_tokens and (recipe.tokenizer.tokenizer or recipe.varied):
-        tokenizer = _tokenizer(Path(recipe.tokenizer.tokenizer or run.folder / "tokenizer"), recipe)
+    if recipe.reads_tokens and (recipe.tokenizer.path or recipe.varied):
+        tokenizer = _tokenizer(Path(recipe.tokenizer.path or run.folder / "tokenizer"), recipe)
         tokens, second = Online(tokenizer, fabric.device), tokenizer.view
         tell(_tokenizer_line(tokenizer))
     elif recipe.reads_tokens or recipe.tokens:
@@ -98,8 +98,8 @@ def pretrain_batches(
         tokens = Stored(store, source, indices) if recipe.reads_tokens else tokens
         if (made := store.extra.get("data")) not in (None, source.name):
             tell(f"note      the tokens were made from {made}: their images must be the same")
-    if given := not recipe.reads_tokens and (recipe.tokens or recipe.tokenizer.tokenizer):
-        tell(f"note      {recipe.objective.objective} reads no tokens: those of {given} are left alone")
+    if given := not recipe.reads_tokens and (recipe.tokens or recipe.tokenizer.path):
+        tell(f"note      {recipe.objective.name} reads no tokens: those of {given} are left alone")
     shuffled = Shuffled(
         source,
         view,

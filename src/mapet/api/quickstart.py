@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.config.recipe import Optimization, Recipe, Runtime, load
+from mapet.config.recipe import Accelerator, Optimization, Recipe, Runtime, load
 from mapet.utils.errors import MapetError
 from mapet.utils.log import say
 
@@ -35,7 +35,7 @@ class Options:
     """Images to pre-train on; None: sized to the machine."""
     seed: int = 0
     """Of all chance."""
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
     """auto, cpu, cuda or mps."""
 
 

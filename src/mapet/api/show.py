@@ -16,11 +16,11 @@ SMALL = 6  # patches of the drawing
 def drawing(recipe: Recipe) -> str:
     """The recipe's rows on six patches; the real ones would not fit a screen."""
     o, hidden = recipe.objective, max(2, round(recipe.objective.mask_ratio * SMALL))
-    about = f"{o.objective} on {SMALL} patches, {hidden} hidden; "
+    about = f"{o.name} on {SMALL} patches, {hidden} hidden; "
     names = "0 = CLS, 3 = the order's third patch, ?3 = its mask token, ▶ predicts."
-    if o.objective in PARTS:
+    if o.name in PARTS:
         given, later = range(1 + SMALL - hidden), range(1 + SMALL - hidden, 1 + SMALL)
-        return f"{about}in each part every row reads every row:\n{names}\n\n{PARTS[o.objective](given, later)}"
+        return f"{about}in each part every row reads every row:\n{names}\n\n{PARTS[o.name](given, later)}"
     from mapet.build.pretrain import objective_pattern
 
     return f"{about}a line is a row, ■ a row that it reads:\n{names}\n\n{objective_pattern(o, SMALL, hidden)}"
@@ -73,7 +73,7 @@ def cost(recipe: Recipe, vocabulary: int) -> str:
     side, length = recipe.model.image_size, encoder.length
     tokens = f"; its tokens {_bytes(2 * length)}" if recipe.reads_tokens else ""
     lines = {
-        "model": f"{recipe.model.model}, {parameters / 1e6:.2f} M parameters ({_bytes(parameters * 4)})",
+        "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters ({_bytes(parameters * 4)})",
         "patches": f"{length}, of which {recipe.num_masked} are predicted",
         "rows": rows(objective).replace(" rows", ""),
         "forward": f"{forward:.3f} GMAC an image; the encoder alone {alone:.3f}",

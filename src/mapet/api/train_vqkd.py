@@ -106,7 +106,7 @@ def _tell_plan(tell: Callable[[str], None], t: VQKDRecipe, pairs: "DistillBatche
     tell(f"data      {pairs.shuffled.source.name}: {len(pairs.shuffled.indices):,} images")
     patches = f"{rows} × {columns} patches of images of {height} × {width} pixels"
     tell(f"teacher   {teacher.name}, {teacher.width} channels for {patches}")
-    tell(f"model     vqkd, {millions:.1f} M parameters; {t.codes:,} codes of {t.code_dim}")
+    tell(f"model     vqkd, {millions:.1f} M parameters; {t.vocab_size:,} codes of {t.code_dim}")
     tell(f"steps     {t.epochs} epochs × {pairs.steps_per_epoch} steps of {t.batch_size}, lr {t.peak:.2e}")
 
 

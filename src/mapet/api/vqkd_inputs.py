@@ -31,8 +31,10 @@ def validate(t: VQKDRecipe, runtime: Runtime) -> "Features":
         raise MapetError("--strategy fsdp spreads encoders; a tokenizer in training is small: leave it out.")
     source, (rows, columns) = open_dataset(t.data), t.grid
     require_batch(source, t.max_images, t.batch_size)
-    if min(len(source), t.max_images or len(source)) * rows * columns < t.codes:
-        raise MapetError(f"{source.name} gives fewer patches than {t.codes} codes: lower --codes or add images.")
+    if min(len(source), t.max_images or len(source)) * rows * columns < t.vocab_size:
+        raise MapetError(
+            f"{source.name} gives fewer patches than {t.vocab_size} codes: lower --vocab-size or add images."
+        )
     pick_device(runtime.accelerator)
     weights = Path(t.teacher_weights) if t.teacher_weights else None
     return open_teacher(
@@ -92,7 +94,7 @@ def build_objective(t: VQKDRecipe, width: int, fabric: "Fabric") -> "VQKDTrainin
             embed_dim=t.embed_dim,
             depth=t.depth,
             num_heads=t.num_heads,
-            codes=t.codes,
+            codes=t.vocab_size,
             code_dim=t.code_dim,
         )
         return VQKDTraining(

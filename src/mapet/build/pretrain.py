@@ -26,7 +26,7 @@ def build_encoder(recipe: Recipe) -> Encoder:
     """The recipe's encoder, freshly initialised from its seed: the same for every objective."""
     m = recipe.model
     custom = {"embed_dim": m.embed_dim, "depth": m.depth, "num_heads": m.num_heads}
-    size: dict[str, Any] = SIZES.get(m.model) or {name: n for name, n in custom.items() if n is not None}
+    size: dict[str, Any] = SIZES.get(m.name) or {name: n for name, n in custom.items() if n is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return Encoder(
@@ -49,8 +49,8 @@ def objective_pattern(objective: Objective, length: int, hidden: int) -> Pattern
     with torch.device("cpu"):
         if objective.groups is not None:
             sizes = [len(part) for part in torch.arange(hidden).tensor_split(min(hidden, objective.groups))]
-            return reveal(length, sizes, fill=objective.objective == "mapet")
-        return {"mapet": mapet, "pet": pet, "mim": mim}[objective.objective](length, hidden)
+            return reveal(length, sizes, fill=objective.name == "mapet")
+        return {"mapet": mapet, "pet": pet, "mim": mim}[objective.name](length, hidden)
 
 
 def build_objective(recipe: Recipe, vocabulary: int) -> TokenPrediction | CAE | MAE:
@@ -58,9 +58,9 @@ def build_objective(recipe: Recipe, vocabulary: int) -> TokenPrediction | CAE | 
     o, encoder = recipe.objective, build_encoder(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)
-        if o.objective == "mae":
+        if o.name == "mae":
             return MAE(encoder, context=recipe.context, normalize_pixels=o.normalize_pixels, **mae_decoder(recipe))
-        if o.objective == "cae":
+        if o.name == "cae":
             return CAE(
                 encoder,
                 context=recipe.context,
@@ -87,7 +87,7 @@ def mae_decoder(recipe: Recipe) -> dict[str, int]:
     unit = lcm(4, heads)
     half = {"decoder_embed_dim": max(1, round(width / 2 / unit)) * unit, "decoder_depth": 1, "decoder_num_heads": heads}
     asked = {name: getattr(o, name) for name in half}
-    return {**DECODERS.get(m.model, half), **{name: n for name, n in asked.items() if n is not None}}
+    return {**DECODERS.get(m.name, half), **{name: n for name, n in asked.items() if n is not None}}
 
 
 def build_optim(recipe: Recipe, objective: torch.nn.Module, batches: "Batches") -> Optim:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from mapet.api.compare.plan import Plan
 from mapet.cli.options import listed, parse, positional, take
-from mapet.config.checks import OWN
-from mapet.config.recipe import Recipe, Runtime
+from mapet.config.recipe import OWNERS, Recipe, Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import require_apart
 
@@ -82,17 +81,17 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Runtime]:
     if len(words) > 1:
         raise MapetError(f'mapet compare takes one RECIPE, got also "{words[1]}": separate lists by commas.')
     recipe = named_recipe(words[0] if words else None)
-    _check_objective(rest, recipe.objective.objective)
+    _check_objective(rest, recipe.objective.name)
     o = parse(Options(recipe=recipe), rest, "compare RECIPE", ABOUT)
     if not o.recipe.data or not o.out:
         raise MapetError("mapet compare needs --data (a folder of images, or cifar10) and --out (a folder).")
     t = o.recipe.tokenizer
     require_apart(o.out, RECIPE=words[0] if words and is_file(words[0]) else None, tuning=o.tuning)
-    require_apart(o.out, data=o.recipe.data, eval_data=o.eval_data, tokens=o.recipe.tokens, tokenizer=t.tokenizer)
+    require_apart(o.out, data=o.recipe.data, eval_data=o.eval_data, tokens=o.recipe.tokens, tokenizer=t.path)
     require_apart(o.out, teacher=t.teacher, teacher_weights=t.teacher_weights)
     for folder in listed(o.tokenizers):
         require_apart(o.out, tokenizers=folder)
-    ready = {"tokens": o.recipe.tokens, "tokenizer": t.tokenizer, "tokenizers": o.tokenizers}
+    ready = {"tokens": o.recipe.tokens, "tokenizer": t.path, "tokenizers": o.tokenizers}
     require_one_way(t, recipe.tokenizer, **ready)
     plan = Plan(
         objectives=listed(o.objectives),
@@ -116,7 +115,7 @@ def _check_objective(arguments: list[str], named: str) -> None:
     given = {argument.partition("=")[0].replace("_", "-").replace("--no-", "--") for argument in arguments}
     if "--objective" in given:
         raise MapetError("mapet compare takes --objectives, separated by commas, and no --objective.")
-    for name, owners in OWN.items():
+    for name, owners in OWNERS.items():
         option = name.replace("_", "-")
         if f"--{option}" in given and named not in owners:
             raise MapetError(f"--{option} is for {' and '.join(owners)}: in a comparison say --vary {option}=VALUE.")

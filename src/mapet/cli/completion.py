@@ -8,6 +8,7 @@ from importlib import import_module
 from operator import or_
 from typing import Annotated, Any
 
+from mapet.cli.options import leaves, table
 from mapet.cli.verbs import GROUPS, SUBVERBS, VERBS, module
 from mapet.utils.errors import MapetError
 
@@ -41,12 +42,11 @@ def completion(shell: str = "") -> str:
     return script.getvalue().strip()
 
 
-def _options(verb: str) -> type:
-    options: type = import_module(module(verb)).Options
-    return options
+def _options(verb: str) -> Any:
+    return table({one.name: one.hint for one in leaves(import_module(module(verb)).Options())})
 
 
-def _either(kinds: dict[str, type], prefix: str = "") -> Any:
+def _either(kinds: dict[str, Any], prefix: str = "") -> Any:
     """A choice of subcommands."""
     import tyro
 

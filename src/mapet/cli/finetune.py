@@ -56,11 +56,11 @@ def command(arguments: list[str]) -> int:
     name, arguments = take(arguments, "--recipe")
     words, rest = positional(arguments, Options())
     o = parse(Options(tuning=named_tuning(name)), rest, "finetune FROM", ABOUT)
-    start = words or [o.tuning.start]
+    start = words or [o.tuning.init]
     if len(start) != 1 or not (start[0] and o.tuning.data and o.out):
         raise MapetError("mapet finetune needs what to start from, images and a folder: FROM --data DATA --out OUT.")
     require_apart(o.out, recipe=name if is_file(name) else None)
-    t = _anchored(replace(o.tuning, start=start[0]))
+    t = _anchored(replace(o.tuning, init=start[0]))
     return stoppable(
         lambda: finetune(t, o.out, o.runtime, overwrite=o.overwrite, evaluate_every=o.evaluate_every),
         _again(o.out, o.runtime, o.evaluate_every),

@@ -4,13 +4,14 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from textwrap import wrap
-from typing import Any, Literal, get_args, get_origin
+from textwrap import fill, shorten, wrap
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from mapet.cli.options import Leaf, Preset, Resume, leaves, plain_type
+from mapet.cli.options import Leaf, Preset, Resume, leaves, plain_type, table
 from mapet.cli.verbs import VERBS, Verb
 
 SCREEN = 40  # lines
@@ -22,7 +23,9 @@ def short_help(default: Any, verb: str, description: str, columns: int) -> str:
     """Usage, the common options with their defaults, and an example."""
     about, known = VERBS[verb], {one.name: one for one in leaves(default)}
     every = {one.name: one for one in (*leaves(Preset()), *leaves(Resume()))} | known
-    shown = [every[name] for name in about.common.split() if name in every] or list(known.values())
+    common = [name for name, one in known.items() if one.common]
+    names = [name for word in about.common.split() for name in (common if word == "settings" else [word])]
+    shown = [every[name] for name in dict.fromkeys(names) if name in every] or list(known.values())
     shown.sort(key=lambda one: (_word(one, about) is None, not _required(one, about)))
     lines = [
         *wrap(f"usage: mapet {about.usage} [options]", columns, subsequent_indent="  "),
@@ -32,10 +35,34 @@ def short_help(default: Any, verb: str, description: str, columns: int) -> str:
     ]
     after = ["", "examples:", *(f"  {line}" for line in about.example.splitlines())] if about.example else []
     after += ["", f"mapet {verb} --help-all lists all {len(known)} options."]
-    options = [line for one in shown for line in _lines(one, about, columns)]
-    if len(lines + options + after) > SCREEN:
-        options = [line for one in shown for line in _lines(one, about, columns, end=";")]
+    for length in (2**9, 2 * (columns - INDENT), columns - INDENT):
+        options = [line for one in shown for line in _lines(one, about, columns, length)]
+        if len(lines + options + after) <= SCREEN:
+            break
     return "\n".join(lines + options + after)
+
+
+def print_full_help(default: Any, verb: str, description: str, columns: int) -> None:
+    """Print tyro's table of all options."""
+    import tyro
+
+    parts = [fill(part, columns, subsequent_indent="  ", break_on_hyphens=False) for part in description.split("\n\n")]
+    description = "\n\n".join(parts)  # tyro joins lines that begin with a letter
+    hints = {
+        one.flag[2:].replace("-", "_"): Annotated[
+            bool if one.default in (False, True) else one.hint,
+            tyro.conf.arg(help=field_help(one.owner).get(one.field), help_behavior_hint=f"(default: {_shown(one)})"),
+        ]
+        for one in leaves(default)
+    }
+    with suppress(SystemExit):
+        tyro.cli(table(hints), args=["--help"], prog=f"mapet {verb}", description=description,
+                 config=(tyro.conf.FlagCreatePairsOff,))  # fmt: skip
+
+
+def _shown(one: Leaf) -> str:
+    values = one.default if isinstance(one.default, tuple) else (one.default,)
+    return " ".join(str(value).removesuffix(".0") for value in values)
 
 
 @cache
@@ -62,18 +89,20 @@ def _classes(module: str) -> dict[str, list[ast.stmt]]:
     return {node.name: node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
 
 
-def _lines(one: Leaf, about: Verb, columns: int, end: str = "") -> list[str]:
-    """One option: its form, and the first sentence of its help, if needed only up to a semicolon."""
-    text = re.split(r"(?<=[^.])\.(?: |$)" + (f"|{end} " if end else ""), field_help(one.owner).get(one.field, ""))[0]
+def _lines(one: Leaf, about: Verb, columns: int, length: int) -> list[str]:
+    """One option: its form, and the first sentence of its help, or less of it to have at most ``length`` characters."""
+    text = re.split(r"(?<=[^.])\.(?: |$)", field_help(one.owner).get(one.field, ""))[0]
     word, notes = _word(one, about), []
     if _required(one, about):
         notes.append("required")
     elif one.default not in (None, "", ()) and not isinstance(one.default, bool):
-        value = " ".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
-        notes.append(f"default: {value}")
+        notes.append(f"default: {_shown(one)}")
     if word:
-        notes.append(f"also --{_option(one)}")
-    text += f" ({'; '.join(notes)})" if notes else ""
+        notes.append(f"also {one.option}")
+    note = f" ({'; '.join(notes)})" if notes else ""
+    if len(text + note) > length:
+        text = shorten(text.split("; ")[0], max(20, length - len(note)), placeholder=" …")
+    text += note
     form = f"  {word or f'{one.flag} {_metavar(one, about)}'}".rstrip()
     wrapped = wrap(text, max(20, columns - INDENT)) or [""]
     if len(form) > INDENT - 2:
@@ -86,16 +115,12 @@ def _word(one: Leaf, about: Verb) -> str | None:
 
 
 def _required(one: Leaf, about: Verb) -> bool:
-    return f"--{_option(one)}" in about.required or _word(one, about) in about.required
-
-
-def _option(one: Leaf) -> str:
-    return one.name.replace("_", "-")
+    return one.option in about.required or _word(one, about) in about.required
 
 
 def _metavar(one: Leaf, about: Verb) -> str:
     kind = plain_type(one.hint)
-    if named := re.search(rf"--{_option(one)} ([A-Z]+)", about.usage):
+    if named := re.search(rf"{one.option} ([A-Z]+)", about.usage):
         return named[1]
     if get_origin(kind) is Literal:
         choices = "|".join(map(str, get_args(kind)))

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from textwrap import fill
 from types import NoneType
-from typing import Annotated, Any, Literal, NoReturn, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
+from mapet.cli.refusals import refusing
 from mapet.cli.verbs import VERBS
 from mapet.cli.words import positional, take
-from mapet.config.flat import updated
-from mapet.utils.errors import MapetError, similar
+from mapet.config.flat import earlier, updated
+from mapet.config.setting import flat_name, option
+from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 
 __all__ = ["changed", "given", "listed", "parse", "positional", "require", "require_outside", "take"]
@@ -22,21 +23,15 @@ T = TypeVar("T")
 REPEATED = "repeated"
 Repeated = Annotated[tuple[str, ...], REPEATED]  # an option that may come several times, with one value each
 
-OLD_NAMES = {  # options of version 0.1
-    "limit": "max-images",
-    "max-bad": "max-bad-fraction",
-    "memory": "cache-gib",
-    "micro-batch": "micro-batch-size",
-    "codes": "vocab-size",
-    "fit-pictures": "fit-images",
-    "start": "kmeans-init",
-    "mode": "kmeans-mode",
-    "distances": "kmeans-precision",
+OLD_NAMES = {  # options of version 0.1 that are not fields of settings
+    "limit": "max_images",
+    "max_bad": "max_bad_fraction",
+    "memory": "cache_gib",
+    "micro_batch": "micro_batch_size",
     "against": "baseline",
     "pictures": "images",
-    "eval-limit": "eval-max-images",
+    "eval_limit": "eval_max_images",
 }
-TYPES = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "None"}
 
 
 @dataclass(frozen=True)
@@ -59,16 +54,29 @@ class Resume:
 class Leaf:
     """One option."""
 
-    name: str  # flat: max_images
+    name: str
+    """Flat: max_images."""
     field: str
+    """In its class."""
     hint: Any
     default: Any
     owner: type
+    common: bool
+
+    @property
+    def option(self) -> str:
+        """``--max-images``."""
+        return f"--{self.name.replace('_', '-')}"
 
     @property
     def flag(self) -> str:
-        """``--max-images``, or ``--no-compile`` for what is on by default."""
-        return f"--{'no-' if self.default is True else ''}{self.name.replace('_', '-')}"
+        """As ``option``, but ``--no-compile`` for what is on by default."""
+        return self.option.replace("--", "--no-" if self.default is True else "--", 1)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether it may come several times."""
+        return REPEATED in get_args(self.hint)
 
 
 def leaves(value: Any) -> Iterator[Leaf]:
@@ -79,7 +87,7 @@ def leaves(value: Any) -> Iterator[Leaf]:
         if is_dataclass(inner):
             yield from leaves(inner)
         else:
-            yield Leaf(one.name, one.name, hints[one.name], inner, type(value))
+            yield Leaf(flat_name(one), one.name, hints[one.name], inner, type(value), option(one).common)
 
 
 def parse(default: T, arguments: Sequence[str], verb: str, description: str) -> T:
@@ -97,19 +105,30 @@ def given(default: Any, arguments: Sequence[str], verb: str, description: str) -
 
     A verb's words, as in ``mapet pack DATA``, stand for the options that ``VERBS`` names.
     """
+    import tyro
+
     verb = " ".join(part for part in verb.split() if part.islower() and not part.startswith("-"))
     known = {one.name: one for one in leaves(default)}
-    arguments = _renamed(arguments, known)
     _help(default, arguments, verb, description)
+    arguments = _renamed(arguments, known, earlier(default))
     words = {word: name for word, name in VERBS[verb].words.items() if name in known}
-    found = _parsed(arguments, known, words, verb)
+    hints = {name: _for_tyro(one, arguments) for name, one in known.items()}
+    hints |= {word: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=word)] for word in words}
+    repeated: Any = {name: () for name, one in known.items() if one.repeated}
+    with refusing(arguments, {name: one.hint for name, one in known.items()}, verb):
+        found = tyro.cli(table(hints), args=arguments, default=repeated, prog=f"mapet {verb}", console_outputs=False)
+    found = {name: value for name, value in found.items() if name not in repeated or value}
     for word, name in words.items():
-        if word not in found:
-            continue
-        if name in found:
-            raise MapetError(f"{word} and --{name.replace('_', '-')} are the same: give one of them.")
-        found[name] = found.pop(word)
+        if word in found and name in found:
+            raise MapetError(f"{word} and {known[name].option} are the same: give one of them.")
+        if word in found:
+            found[name] = found.pop(word)
     return found
+
+
+def table(hints: Mapping[str, Any]) -> Any:
+    """The options by their types; tyro gives back only those that are in the arguments."""
+    return TypedDict("options", dict(hints), total=False)  # type: ignore[operator]
 
 
 def require(verb: str, **values: object) -> None:
@@ -147,110 +166,11 @@ def changed(options: Any) -> list[str]:
             continue
         value = one.default
         values = [] if isinstance(value, bool) else value if isinstance(value, tuple) else [value]
-        if _repeated(one):
+        if one.repeated:
             words += [word for single in values for word in (default.flag, single)]
         else:
             words += [default.flag, *map(str, values)]
     return words
-
-
-def _renamed(arguments: Sequence[str], known: Mapping[str, Leaf]) -> list[str]:
-    """``arguments`` with today's names of options; those of version 0.1 are noted."""
-    renamed = list(arguments)
-    options = {name.replace("_", "-") for name in known}
-    for index, argument in enumerate(arguments):
-        if argument == "--":
-            break
-        if not argument.startswith("--"):
-            continue
-        name, equals, value = argument[2:].partition("=")
-        name = name.replace("_", "-")
-        if name not in options and (new := OLD_NAMES.get(name)) in options:
-            log.info(f"note      --{name} is now --{new}")
-            name = new
-        renamed[index] = f"--{name}{equals}{value}"
-    return renamed
-
-
-def _parsed(arguments: list[str], known: Mapping[str, Leaf], words: Mapping[str, str], verb: str) -> dict[str, Any]:
-    """What tyro reads: only options that are given, by name, and words."""
-    import tyro
-
-    hints: dict[str, Any] = {name: _for_tyro(one, arguments) for name, one in known.items()}
-    empty: Any = {name: () for name, one in known.items() if _repeated(one)}
-    hints |= {word: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=word)] for word in words}
-    options = TypedDict("options", hints, total=False)  # type: ignore[misc]
-    try:
-        with _refusing(arguments, known, verb):
-            found = tyro.cli(options, args=arguments, default=empty, prog=f"mapet {verb}", console_outputs=False)
-    except SystemExit:
-        raise MapetError(f"mapet {verb} cannot read these options. See mapet {verb} --help.") from None
-    return {name: value for name, value in found.items() if name not in empty or value}
-
-
-def _for_tyro(one: Leaf, arguments: list[str]) -> Any:
-    """The type of an option, such that tyro takes as many words as there are values."""
-    import tyro
-
-    kind = plain_type(one.hint)
-    if _repeated(one):
-        return Annotated[one.hint, tyro.conf.UseAppendAction]
-    if get_origin(kind) is tuple and ... not in get_args(kind) and NoneType in get_args(one.hint):
-        said = " ".join(arguments).replace("=", " ")
-        return NoneType if f"--{one.name.replace('_', '-')} None" in said else kind
-    return one.hint
-
-
-def _repeated(one: Leaf) -> bool:
-    return REPEATED in get_args(one.hint)
-
-
-@contextmanager
-def _refusing(arguments: list[str], known: Mapping[str, Leaf], verb: str) -> Iterator[None]:
-    """Turn tyro's refusals into errors of one line, where this version of tyro reports them."""
-    try:
-        from tyro._errors import on_parse_error
-    except ImportError:
-        yield
-        return
-
-    def refuse(event: Any) -> None:
-        if tokens := getattr(event, "tokens", None):
-            _refuse_unknown(tokens[0], known, verb)
-        if (argument := getattr(event, "argument", None)) is not None:
-            _refuse_value(known[argument.field.intern_name], arguments)
-
-    with on_parse_error(refuse):
-        yield
-
-
-def _refuse_unknown(token: str, known: Mapping[str, Leaf], verb: str) -> NoReturn:
-    if not token.startswith("-"):
-        raise MapetError(f'Unexpected "{token}": mapet {VERBS[verb].usage}')
-    option = token.partition("=")[0]
-    close = similar(option, [one.flag for one in known.values()], cutoff=0.75)
-    hint = f' Did you mean "{close}"?' if close else ""
-    raise MapetError(f'mapet {verb} has no option "{option}".{hint} See mapet {verb} --help-all.')
-
-
-def _refuse_value(one: Leaf, arguments: list[str]) -> NoReturn:
-    """The error of an option whose value cannot be read."""
-    option = f"--{one.name.replace('_', '-')}"
-    index = next(i for i, word in reversed(list(enumerate(arguments))) if word.partition("=")[0] == option)
-    value = arguments[index].partition("=")[2]
-    values = [value] if value else []
-    for word in arguments[index + 1 :]:
-        if word.startswith("--"):
-            break
-        values.append(word)
-    if not values:
-        raise MapetError(f"{option} needs a value.")
-    size = len(get_args(plain_type(one.hint))) if get_origin(plain_type(one.hint)) is tuple else 1
-    got = " ".join(values[:size])
-    close = similar(got, _choices(one.hint))
-    raise MapetError(
-        f'{option} must be {_wanted(one.hint)}, got "{got}".' + (f' Did you mean "{close}"?' if close else "")
-    )
 
 
 def plain_type(hint: Any) -> Any:
@@ -261,46 +181,50 @@ def plain_type(hint: Any) -> Any:
     return plain_type(parts[0]) if NoneType in get_args(hint) and len(parts) == 1 else hint
 
 
-def _choices(hint: Any) -> list[str]:
-    return [str(choice) for choice in get_args(plain_type(hint))] if get_origin(plain_type(hint)) is Literal else []
+def _renamed(arguments: Sequence[str], known: Mapping[str, Leaf], old: Mapping[str, str]) -> list[str]:
+    """``arguments`` with today's names of options; those of version 0.1 are noted."""
+    renamed = list(arguments)
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if not argument.startswith("--"):
+            continue
+        option, equals, value = argument.partition("=")
+        name = option[2:].replace("-", "_")
+        new = old.get(name) or OLD_NAMES.get(name, "")
+        option = option.replace("_", "-")
+        if name not in known and new in known:
+            log.info(f"note      {option} is now {known[new].option}")
+            option = known[new].option
+        renamed[index] = f"{option}{equals}{value}"
+    return renamed
 
 
-def _wanted(hint: Any) -> str:
-    """What a value of this type is, in words."""
-    kind = plain_type(hint)
-    if choices := _choices(hint):
-        text = f"one of {', '.join(choices)}" if len(choices) > 2 else " or ".join(choices)
-    elif get_origin(kind) is tuple:
-        parts = get_args(kind)
-        what = "texts" if plain_type(parts[0]) is str else "numbers"
-        text = what if ... in parts else f"{len(parts)} {what}"
-    else:
-        text = TYPES.get(kind, "text")
-    return f"{text} or None" if NoneType in get_args(hint) else text
+def _for_tyro(one: Leaf, arguments: Sequence[str]) -> Any:
+    """The type of an option, such that tyro takes as many words as there are values."""
+    import tyro
+
+    kind = plain_type(one.hint)
+    if one.repeated:
+        return Annotated[one.hint, tyro.conf.UseAppendAction]
+    if get_origin(kind) is tuple and ... not in get_args(kind) and kind != one.hint:
+        return NoneType if f"{one.option} None" in " ".join(arguments).replace("=", " ") else kind
+    return one.hint
 
 
 def _help(default: Any, arguments: Sequence[str], verb: str, description: str) -> None:
     """Print the help that is asked for, and leave."""
-    before = list(arguments)[: list(arguments).index("--")] if "--" in arguments else list(arguments)
-    if not {"-h", "--help", "--help-all"} & set(before):
+    before = list(arguments)[: list(arguments).index("--")] if "--" in arguments else arguments
+    if not {"-h", "--help", "--help-all", "--help_all"} & set(before):
         return
+    from mapet.cli import help as pages
+
     with _width() as columns:
-        if "--help-all" in before:
-            import tyro
-
-            config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-            tyro.cli(type(default), args=["--help"], default=default, prog=f"mapet {verb}", config=config,
-                     description=_wrapped(description, columns))  # fmt: skip
-        from mapet.cli.help import short_help
-
-        print(short_help(default, verb, description, columns))
+        if {"-h", "--help"} & set(before):
+            print(pages.short_help(default, verb, description, columns))
+        else:
+            pages.print_full_help(default, verb, description, columns)
     raise SystemExit(0)
-
-
-def _wrapped(description: str, columns: int) -> str:
-    """Paragraphs of short lines; tyro joins lines that begin with a letter, so all but the first are indented."""
-    parts = description.split("\n\n")
-    return "\n\n".join(fill(part, columns, subsequent_indent="  ", break_on_hyphens=False) for part in parts)
 
 
 @contextmanager

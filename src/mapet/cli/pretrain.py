@@ -51,7 +51,7 @@ def command(arguments: list[str]) -> int:
         raise MapetError("mapet pretrain needs --data (a folder of images, or cifar10) and --out (a folder).")
     require_apart(o.out, recipe=name if is_file(name) else None)
     t = o.recipe.tokenizer
-    require_one_way(t, given.tokenizer, tokens=o.recipe.tokens, tokenizer=t.tokenizer)
+    require_one_way(t, given.tokenizer, tokens=o.recipe.tokens, tokenizer=t.path)
     recipe = anchored(o.recipe)
     train = partial(pretrain, recipe, o.out, o.runtime, overwrite=o.overwrite)
     return stoppable(train, again(o.out, o.runtime), Path(o.out))

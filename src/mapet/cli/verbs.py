@@ -31,7 +31,6 @@ class Verb:
 
 
 IMAGES = "data max_images"
-RUNTIME = "accelerator devices workers"
 PROBE = "data max_images pool out accelerator workers"
 
 GROUPS = {
@@ -60,15 +59,14 @@ VERBS = {
         "write one token per patch for all images",
         "tokenize DATA --out FOLDER",
         {"DATA": "data"},
-        "data out tokenizer teacher vocab_size codes image_size patch_size max_images batch_size accelerator workers",
+        "data out tokenizer teacher vocab_size image_size patch_size max_images batch_size accelerator workers",
         "mapet tokenize photos --out tokens\nmapet pretrain photos --tokens tokens --out runs/first",
     ),
     "pretrain": Verb(
         "train an encoder without labels by predicting tokens",
         "pretrain IMAGES --out RUN",
         {"IMAGES": "data"},
-        "data out recipe resume tokens tokenizer model objective image_size patch_size epochs batch_size lr precision "
-        "seed accelerator devices workers",
+        "data out recipe resume settings",
         "mapet pretrain photos --out runs/first --model vit_small --epochs 100\nmapet pretrain --resume runs/first",
     ),
     "knn": Verb(
@@ -102,9 +100,8 @@ VERBS = {
     "finetune": Verb(
         "train a classifier from an encoder, and measure its accuracy",
         "finetune FROM --data DATA --out RUN",
-        {"FROM": "start"},
-        "start data out recipe resume max_images epochs batch_size lr base_lr layer_decay evaluate_every seed "
-        f"precision {RUNTIME}",
+        {"FROM": "init"},
+        "init data out recipe resume evaluate_every settings",
         "mapet finetune runs/first --data labelled --out runs/classifier\nmapet finetune --resume runs/classifier",
     ),
     "compare": Verb(
@@ -146,14 +143,14 @@ VERBS = {
         "k-means over a frozen teacher's features (with CLIP: k-CLIP)",
         "tokenizer fit DATA --out FOLDER",
         {"DATA": "data"},
-        "data out teacher vocab_size codes restarts metric image_size patch_size max_images seed accelerator workers",
+        "data out teacher vocab_size restarts metric image_size patch_size max_images seed accelerator workers",
         "mapet tokenizer fit photos --out kclip --teacher resnet50x64_clip.openai",
     ),
     "tokenizer train-vqkd": Verb(
         "train a VQ-KD tokenizer (BEiT v2) on a teacher's features",
         "tokenizer train-vqkd DATA --out RUN",
         {"DATA": "data"},
-        f"data out resume teacher vocab_size codes epochs batch_size lr seed precision {RUNTIME}",
+        "data out resume settings",
         "mapet tokenizer train-vqkd photos --out vqkd\nmapet tokenizer train-vqkd --resume vqkd",
     ),
     "tokenizer import": Verb(

@@ -4,6 +4,7 @@ from dataclasses import fields, is_dataclass
 from math import inf
 from typing import Any, get_args, get_origin
 
+from mapet.config.setting import flag, plain
 from mapet.utils.errors import MapetError
 
 
@@ -48,8 +49,8 @@ def _values(options: Any) -> dict[str, float]:
     found: dict[str, float] = {"--help": 0, "--help-all": 0}
     for one in fields(options):
         value = getattr(options, one.name)
-        flag = f"--{'no-' if value is True else ''}{one.name.replace('_', '-')}"
-        found |= _values(value) if is_dataclass(value) else {flag: _words(one.type)}
+        option = flag(one).replace("--", "--no-" if value is True else "--", 1)
+        found |= _values(value) if is_dataclass(value) else {option: _words(plain(one.type))}
     return found
 
 

@@ -23,7 +23,7 @@ SHAPE = {"model": "custom", "embed_dim": 24, "depth": 3, "num_heads": 3, "image_
 def case(objective, against, **model):
     recipe = Recipe(
         model=Model(**SHAPE, init_values=model.pop("init_values", 0.5), **model),
-        objective=Objective(objective=objective, mask_ratio=0.5),
+        objective=Objective(name=objective, mask_ratio=0.5),
         optimization=Optimization(batch_size=3),
     )
     return Case(recipe, against=(against,), vocabulary=13)

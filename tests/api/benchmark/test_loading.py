@@ -10,7 +10,7 @@ from mapet.api.benchmark.case import Case
 from mapet.api.benchmark.loading import AHEAD, Loading, Masked, fitting, handed_over, pretrain_batches, workers_for
 from mapet.config.recipe import Model, Optimization, Recipe
 
-SHAPE = Model(model="custom", embed_dim=24, depth=1, num_heads=3, image_size=16, patch_size=4)
+SHAPE = Model(name="custom", embed_dim=24, depth=1, num_heads=3, image_size=16, patch_size=4)
 CASE = Case(Recipe(model=SHAPE, optimization=Optimization(batch_size=5)), against=("dense",), vocabulary=13)
 GPU = torch.device("cuda")
 

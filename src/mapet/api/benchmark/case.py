@@ -55,11 +55,11 @@ class Case:
     @property
     def baselines(self) -> tuple[str, ...]:
         """Those of ``against`` that there are for the objective."""
-        return tuple(name for name in self.against if self.recipe.objective.objective in AGAINST[name])
+        return tuple(name for name in self.against if self.recipe.objective.name in AGAINST[name])
 
     def __str__(self) -> str:
         made = f"{self.recipe.precision}{', compiled' if self.compiled else ''}"
-        return f"{self.recipe.objective.objective}, {self.recipe.model.model}, batch {self.batch}, {made}"
+        return f"{self.recipe.objective.name}, {self.recipe.model.name}, batch {self.batch}, {made}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """``mapet bench``: how fast a training step is here, beside other formulations of it and what the machine could do."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from textwrap import wrap
@@ -82,12 +82,13 @@ def cases(o: Options, device: "torch.device") -> "list[Case]":
     """
     from mapet.api.benchmark.case import Case
     from mapet.api.compare.plan import check_names, for_method
-    from mapet.config.checks import OBJECTIVES
+    from mapet.config.flat import updated
+    from mapet.config.recipe import OBJECTIVES
 
     r = o.recipe
     check_names("objectives", listed(o.objectives), OBJECTIVES)
     lists = (
-        listed(o.objectives) or (r.objective.objective,),
+        listed(o.objectives) or (r.objective.name,),
         listed(o.models) or (None,),
         _numbers("batch-sizes", o.batch_sizes or BATCH[device.type]),
         listed(o.precisions or PRECISION[device.type]),
@@ -95,13 +96,8 @@ def cases(o: Options, device: "torch.device") -> "list[Case]":
     )
     found = []
     for objective, model, batch, precision, compiled in product(*lists):
-        named = replace(r.model, model=model, embed_dim=None, depth=None, num_heads=None) if model else r.model
-        recipe = replace(
-            for_method(r, objective),
-            model=named,
-            precision=precision,
-            optimization=replace(r.optimization, batch_size=batch),
-        )
+        named = {"model": model, "embed_dim": None, "depth": None, "num_heads": None} if model else {}
+        recipe = updated(for_method(r, objective), precision=precision, batch_size=batch, **named)
         parts = -(-batch // (o.micro_batch_size or batch))
         found.append(Case(recipe, compiled, parts, listed(o.against), o.vocabulary))
     return found

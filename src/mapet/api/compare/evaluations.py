@@ -141,7 +141,7 @@ def tuning(plan: Plan, cell: Trial, start: str) -> "FinetuneRecipe":
     """The plan's fine-tuning from ``start``; under a limit each seed draws labelled images of its own."""
     from mapet.config.finetune import RANDOM
 
-    t = replace(plan.tuning, start=start, data=plan.labelled, max_images=plan.eval_limit, seed=cell.recipe.seed)
+    t = replace(plan.tuning, init=start, data=plan.labelled, max_images=plan.eval_limit, seed=cell.recipe.seed)
     return replace(t, backbone=_backbone(cell, t.backbone.image_size)) if start == RANDOM else t
 
 
@@ -153,7 +153,7 @@ def _backbone(cell: Trial, image_size: int | None) -> "Backbone":
     return Backbone(
         image_size=image_size or m.image_size,
         num_heads=m.num_heads,
-        model=m.model,
+        name=m.name,
         embed_dim=m.embed_dim,
         depth=m.depth,
         patch_size=m.patch_size,

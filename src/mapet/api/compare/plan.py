@@ -12,9 +12,9 @@ from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
-from mapet.config.checks import OBJECTIVES, OWN
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.recipe import FORBID_UNKNOWN, Objective, Recipe, fair, settings
+from mapet.config.flat import dotted, earlier, paths, with_settings
+from mapet.config.recipe import OBJECTIVES, OWNERS, Objective, Recipe, fair
 from mapet.utils.errors import MapetError, nearest
 
 BASELINES = ("random", "scratch")
@@ -40,7 +40,7 @@ class Plan:
         MapetError: on creation: a name or number that makes no sense.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     objectives: tuple[str, ...] = OBJECTIVES
     baselines: tuple[str, ...] = ()
     seeds: int = 3
@@ -55,7 +55,7 @@ class Plan:
     tuning: FinetuneRecipe = field(default_factory=FinetuneRecipe)
 
     def __post_init__(self) -> None:
-        named = self.recipe.tokens or self.recipe.tokenizer.tokenizer
+        named = self.recipe.tokens or self.recipe.tokenizer.path
         for option, chosen, names in (
             ("objectives", self.objectives, OBJECTIVES),
             ("baselines", self.baselines, BASELINES),
@@ -169,8 +169,8 @@ def for_method(recipe: Recipe, method: str) -> Recipe:
     """The recipe under another objective, settings that are another's own left out; a baseline has the first's."""
     if method not in OBJECTIVES:
         return replace(recipe, objective=Objective())
-    foreign = {name: getattr(Objective, name) for name, owners in OWN.items() if method not in owners}
-    return replace(recipe, objective=replace(recipe.objective, objective=method, **foreign))
+    foreign = {name: getattr(Objective, name) for name, owners in OWNERS.items() if method not in owners}
+    return replace(recipe, objective=replace(recipe.objective, name=method, **foreign))
 
 
 def _has(method: str, setting: str) -> bool:
@@ -178,7 +178,9 @@ def _has(method: str, setting: str) -> bool:
     group, _, name = setting.rpartition(".")
     if method in BASELINES:
         return group == "model" and name != "drop_path"  # the tuning has its own
-    return method in OWN.get(name, OBJECTIVES) and not (method == "mae" and (group == "tokenizer" or name == "tokens"))
+    return method in OWNERS.get(name, OBJECTIVES) and not (
+        method == "mae" and (group == "tokenizer" or name == "tokens")
+    )
 
 
 def _tokenizers(folders: Sequence[str]) -> list[list[tuple[str, str, str, str]]]:
@@ -186,7 +188,7 @@ def _tokenizers(folders: Sequence[str]) -> list[list[tuple[str, str, str, str]]]
     names = [Path(folder).name for folder in folders]
     if len(set(names)) < len(names):
         raise MapetError(f"--tokenizers has two folders of one name ({', '.join(names)}): rename one.")
-    kinds = ["tokens" if (Path(folder) / "store.json").is_file() else "tokenizer.tokenizer" for folder in folders]
+    kinds = ["tokens" if (Path(folder) / "store.json").is_file() else "tokenizer.path" for folder in folders]
     return [[("tokenizer", *three) for three in zip(names, kinds, folders, strict=True)]] if folders else []
 
 
@@ -196,7 +198,8 @@ def _values(text: str, recipe: Recipe) -> list[tuple[str, str, str, Any]]:
 
     flag, equals, values = text.partition("=")
     name = flag.strip().removeprefix("--").replace("-", "_")
-    known = {full.rpartition(".")[2]: full for full in settings(recipe)} | {"context": "objective.mask_ratio"}
+    known = paths(recipe) | {"context": "objective.mask_ratio"}
+    known |= {old: known[now] for old, now in earlier(recipe).items()}
     if name not in known or not equals or not values:
         raise MapetError(f'--vary takes SETTING=VALUE,VALUE, got "{text}".{nearest(name, known)}')
     if name in FIXED:
@@ -218,16 +221,6 @@ def _type(setting: str) -> Any:
         group, name = setting.split(".")
         owner = get_type_hints(Recipe)[group]
     return get_type_hints(owner)[name]
-
-
-def with_settings(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """The recipe with some settings changed, by their dotted names and all at once; raises as ``Recipe``."""
-    groups: dict[str, dict[str, Any]] = {}
-    for setting, value in changes.items():
-        group, _, name = setting.rpartition(".")
-        groups.setdefault(group, {})[name] = value
-    plain = groups.pop("", {})
-    return replace(recipe, **plain, **{group: replace(getattr(recipe, group), **own) for group, own in groups.items()})
 
 
 def budgeted(
@@ -267,7 +260,7 @@ def differences(cells: Sequence[Trial]) -> list[str]:
     """The settings outside the objective in which any two trained cells differ: ``fair``, beside the seed."""
     recipes = [cell.recipe for cell in cells if cell.arm.method in OBJECTIVES]
     names = {name for recipe in recipes for name in fair(recipes[0], recipe)} - {"seed"}
-    return [name for name in settings(recipes[0]) if name in names]
+    return [name for name in dotted(recipes[0]) if name in names]
 
 
 def unique(cells: Iterable[Trial]) -> list[Trial]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PLAN = "compare.yaml"
 LISTS = ("objectives", "baselines", "evaluate", "budget")  # a cell's result does not hang on its neighbours
 GROWING = (*LISTS, "seeds")
-PLACES = {"tokens", "tokenizer.tokenizer", "start"}  # that may lie in the comparison's folder
+PLACES = {"tokens", "tokenizer.path", "init"}  # that may lie in the comparison's folder
 LABELLED = ("eval_data", "eval_limit")  # what scores hang on, and runs do not
 
 

@@ -1,16 +1,17 @@
 """The tokens of a comparison: made once, and read by all its runs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from mapet.api.compare.plan import Plan, Variant
 from mapet.api.tokenize import fit_codebook, tokenize
+from mapet.config.flat import paths
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
 from mapet.utils.io import replace_file
 
 VIEWED = ("image_size", "patch_size", "scale", "ratio", "hflip")
-DECIDING = {name.replace("_", "-") for name in (*VIEWED, *(one.name for one in fields(Tokenizer)))}
+DECIDING = {name.replace("_", "-") for name in (*VIEWED, *paths(Tokenizer))}
 
 
 def with_tokens(
@@ -70,7 +71,7 @@ def _made(asked: Recipe, seeds: int, folder: Path, runtime: Runtime, say: Callab
     if asked.varied:
         return _tokenizer(asked, folder, runtime)
     done = folder / "seeds"  # whose images have tokens: as many as the comparison had
-    own = replace(asked.tokenizer, tokenizer=asked.tokenizer.tokenizer or str(folder / "tokenizer"))
+    own = replace(asked.tokenizer, path=asked.tokenizer.path or str(folder / "tokenizer"))
     known = int(done.read_text()) if done.exists() else 0
     for number in range(known, seeds if asked.max_images else 1):  # each seed takes images of its own
         again = replace(asked, seed=asked.seed + number, tokenizer=own if number else asked.tokenizer)
@@ -98,7 +99,7 @@ def _tokenizer(asked: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, i
     from mapet.data.unreadable import UnreadableImages
     from mapet.tokenizers.tokenizer import load_tokenizer
 
-    named = Path(asked.tokenizer.tokenizer or folder)
+    named = Path(asked.tokenizer.path or folder)
     if not named.exists():
         source = open_dataset(asked.data)
         indices = chosen(source, asked.max_images, asked.seed)
@@ -106,5 +107,5 @@ def _tokenizer(asked: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, i
         fit_codebook(asked, folder, runtime, source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction))
     tokenizer = load_tokenizer(named, teacher_weights=asked.tokenizer.teacher_weights)
     require_fitting(tokenizer, named, asked)
-    ready = Tokenizer(tokenizer=str(named.absolute()), teacher_weights=asked.tokenizer.teacher_weights)
+    ready = Tokenizer(path=str(named.absolute()), teacher_weights=asked.tokenizer.teacher_weights)
     return replace(asked, tokenizer=ready), tokenizer.vocabulary
