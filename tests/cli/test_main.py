@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -55,13 +56,11 @@ def test_the_help_of_a_verb_fits_one_screen_and_imports_nothing_heavy(verb):
 def test_help_all_shows_every_option_in_80_columns(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
-        main([*verb.split(), "--help"])
-    count = int(re.search(r"all (\d+) options", capsys.readouterr().out)[1])
-    with pytest.raises(SystemExit):
         main([*verb.split(), "--help-all"])
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
-    assert len(set(re.findall(r"^(?:│ |  )(--[a-z][\w-]*)", text, re.M)) - {"--help"}) == count
+    flags = {one.flag for one in leaves(import_module(module(verb)).Options())}
+    assert flags <= set(re.findall(r"^(?:│ |  )(--[a-z][\w-]*)", text, re.M))
 
 
 @pytest.mark.parametrize("columns", ["1", "5"])

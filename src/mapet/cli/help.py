@@ -48,16 +48,21 @@ def print_full_help(default: Any, verb: str, description: str, columns: int) -> 
 
     parts = [fill(part, columns, subsequent_indent="  ", break_on_hyphens=False) for part in description.split("\n\n")]
     description = "\n\n".join(parts)  # tyro joins lines that begin with a letter
+    flags: Any = {one.name: one.default for one in leaves(default) if isinstance(one.default, bool)}
     hints = {
-        one.flag[2:].replace("-", "_"): Annotated[
-            bool if one.default in (False, True) else one.hint,
-            tyro.conf.arg(help=field_help(one.owner).get(one.field), help_behavior_hint=f"(default: {_shown(one)})"),
+        one.name: Annotated[
+            one.hint,
+            tyro.conf.arg(
+                help=field_help(one.owner).get(one.field),
+                help_behavior_hint="" if one.name in flags else f"(default: {_shown(one)})",
+            ),
         ]
         for one in leaves(default)
     }
+    config = (tyro.conf.FlagCreatePairsOff,)
     with suppress(SystemExit):
-        tyro.cli(table(hints), args=["--help"], prog=f"mapet {verb}", description=description,
-                 config=(tyro.conf.FlagCreatePairsOff,))  # fmt: skip
+        tyro.cli(table(hints), args=["--help"], default=flags, prog=f"mapet {verb}", config=config,
+                 description=description)  # fmt: skip
 
 
 def _shown(one: Leaf) -> str:
