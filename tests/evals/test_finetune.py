@@ -138,7 +138,7 @@ def test_what_from_cannot_be(forms, tmp_path):
         (forms["run"], {"num_heads": 2}, "--num-heads"),
         (forms["run"], {"image_size": 18}, "--image-size must be a multiple of"),
         (forms["published.pth.tar"], {"num_heads": 3}, "3 heads"),
-        ("random", {}, "--model"),
+        ("random", {}, "model"),
     ):
         t = FinetuneRecipe(init=str(start), backbone=Backbone(**backbone))
         with pytest.raises(MapetError) as error:

@@ -49,7 +49,7 @@ def import_weights(file: Path, out: Path, options: Options) -> "Network":
     try:
         network = build(weights, options)
     except MapetError as error:
-        raise MapetError(f"{file}: {error}") from None
+        raise MapetError(f"{file}: {error.option_text}") from None
     network.provenance = {"file": file.name, "versions": versions(("mapet", "torch"))}
     network.save(out)
     return network

@@ -22,8 +22,6 @@ A call that was stopped at any moment goes on when it is given again."""
 
 def command(arguments: list[str]) -> int:
     """Parse, pack, tell what came out; after Ctrl-C the command that goes on is told."""
-    from mapet.data.packing import Packing
-
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "pack DATA", ABOUT)
     data, *more = [*words, *([o.data] if o.data else [])] or [""]
@@ -36,6 +34,8 @@ def command(arguments: list[str]) -> int:
     ):
         if not fits:
             raise MapetError(f"--{option} does not fit: it must be {wanted}.")
+    from mapet.data.packing import Packing
+
     packing = Packing(o.form, o.size, o.quality)
     require_apart(absolute(o.out), data=data)
     try:

@@ -54,8 +54,6 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, tokenize, tell what came out."""
-    from mapet.engine.distributed import process_group
-
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenize DATA", ABOUT)
     data, *more = [*words, *([o.data] if o.data else [])] or [""]
@@ -70,6 +68,8 @@ def command(arguments: list[str]) -> int:
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, max_images=o.max_images, seed=o.seed, model=model, tokenizer=o.tokenizer)
     runtime = Runtime(accelerator=o.accelerator, workers=o.workers, max_bad_fraction=o.max_bad_fraction)
+    from mapet.engine.distributed import process_group
+
     with process_group(o.accelerator) as together:
         tell = say if together.leads else silent
         try:

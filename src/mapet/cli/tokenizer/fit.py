@@ -68,11 +68,11 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, fit, save, tell what came out."""
-    from mapet.engine.distributed import process_group
-
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenizer fit DATA", ABOUT)
     out, recipe, runtime = _asked(o, words)
+    from mapet.engine.distributed import process_group
+
     with process_group(o.accelerator) as together, _begun(out) if together.leads else nullcontext():
         together.wait()
         images = ImagePass.of(recipe, runtime, out, together, o.batch_size)
