@@ -197,7 +197,7 @@ def test_other_labels_on_resume_are_refused(images, tmp_path, capsys):
         (["--evaluate-every", "-1"], "--evaluate-every"),
         (["--mixp", "1"], 'Did you mean "--mixup"?'),
         (["--data", "/nowhere"], "/nowhere"),
-        (["another"], "FROM --data DATA --out OUT"),
+        (["another"], "FROM --data DATA --out RUN"),
     ],
 )
 def test_what_cannot_work_is_reported_before_anything_is_written(images, tmp_path, capsys, wrong, said):

@@ -161,7 +161,7 @@ def test_pixels_can_teach(images, tmp_path):
         (["--restart", "0.7"], "--restart"),
         (["--precision", "float16"], "bfloat16"),
         (["--accelerator", "tpu"], "accelerator"),
-        (["--data", "/elsewhere"], "DATA --out FOLDER"),
+        (["--data", "/elsewhere"], "DATA and --data are the same"),
     ],
 )
 def test_what_cannot_work_is_reported_before_anything_is_written(images, tmp_path, capsys, wrong, said):
