@@ -105,7 +105,7 @@ def test_stored_and_online_tokens_are_equal_where_one_view_serves_both(source, t
     )
 
 
-def test_the_tokens_of_a_crop_are_those_of_the_cropped_picture(source, codebook):
+def test_the_tokens_of_a_crop_are_those_of_the_cropped_image(source, codebook):
     book, recipe = codebook
     pretrain_batches = online(source, replace(recipe, color_jitter=0.0), book, crops=CROPS, epochs=1)
     for batch, given in zip(pretrain_batches.shuffled(0), pretrain_batches(0), strict=True):
@@ -116,7 +116,7 @@ def test_the_tokens_of_a_crop_are_those_of_the_cropped_picture(source, codebook)
 
 
 def read(source, batch):
-    return [source.read(place) for place in batch.index.tolist()]
+    return [source.read(index) for index in batch.index.tolist()]
 
 
 def shown(cut, crops, view):
@@ -127,12 +127,12 @@ def shown(cut, crops, view):
 
 
 def by_picture(pretrain_batches, start=0):
-    """What was made of each image in each epoch, by (epoch, place)."""
+    """What was made of each image in each epoch, by (epoch, index)."""
     found = {}
     for batch, given in zip(pretrain_batches.shuffled(start), pretrain_batches(start), strict=True):
-        for row, place in enumerate(batch.index.tolist()):
-            assert (batch.epoch, place) not in found
-            found[batch.epoch, place] = (given["tokens"][row].tolist(), given["images"][row].sum().item())
+        for row, index in enumerate(batch.index.tolist()):
+            assert (batch.epoch, index) not in found
+            found[batch.epoch, index] = (given["tokens"][row].tolist(), given["images"][row].sum().item())
     return found
 
 
@@ -155,7 +155,7 @@ def test_a_real_tokenizer_s_tokens_do_not_hang_on_the_batch_either(source, codeb
     assert {key: tokens for key, (tokens, _) in one.items()} == {key: tokens for key, (tokens, _) in other.items()}
 
 
-def test_a_mirrored_picture_has_mirrored_tokens(source):
+def test_a_mirrored_image_has_mirrored_tokens(source):
     recipe, tokenizer = recipe_for(4, color_jitter=0.0), Patches(CenterCropResize((24, 24)), (4, 4))
     plain, mirrored = (online(source, recipe, tokenizer, crops=Crops(0, (0.3, 0.9), hflip=p)) for p in (0.0, 1.0))
     for ours, theirs in zip(plain(0), mirrored(0), strict=True):
@@ -182,7 +182,7 @@ def test_chance_is_that_of_the_most_frequent_token(source, tmp_path):
     assert cropped[0] == cropped[1] != feeds[0].most_frequent()
 
 
-def test_a_batch_without_a_picture_has_no_tokens(codebook):
+def test_a_batch_without_an_image_has_no_tokens(codebook):
     book, recipe = codebook
     empty = [torch.empty((0, 3, side, side), dtype=torch.uint8) for side in (32, book.view.size[0])]
     batch = Batch(empty[0], torch.empty(0, dtype=torch.int64), 0, empty[1])

@@ -111,10 +111,10 @@ def test_small_photographs_by_the_named_recipe(cifar10, tmp_path, capsys):
     """Real images, six classes in train and test folders, trained on and tested by both shares."""
     for name, source, count in (("train", cifar10[0], 12), ("test", cifar10[1], 4)):
         for label in range(6):
-            indices = (place for place in range(len(source)) if source.label(place) == label)
+            indices = (index for index in range(len(source)) if source.label(index) == label)
             (tmp_path / name / source.classes[label]).mkdir(parents=True)
-            for place in islice(indices, count):
-                source.read(place).save(tmp_path / name / source.classes[label] / f"{place}.png")
+            for index in islice(indices, count):
+                source.read(index).save(tmp_path / name / source.classes[label] / f"{index}.png")
     plain = ["--mixup", "0", "--cutmix", "0", "--smoothing", "0", "--drop-path", "0", "--layer-decay", "1"]
     plain += ["--auto-augment", "None", "--scale", "0.8", "1", "--lr", "5e-3"]
     sizes = ["--batch-size", "12", "--epochs", "12", "--warmup-epochs", "1", *NETWORK[:-4], "--image-size", "32"]
@@ -132,9 +132,9 @@ def right(run, source):
     """The share of the images that the run's classifier names rightly, one by one."""
     classifier, _, _ = load_run_classifier(run)
     found = []
-    for place in range(len(source)):
-        pixels = torch.from_numpy(np.array(CenterCropResize((16, 16))(source.read(place)))).permute(2, 0, 1)[None]
-        found.append(classifier(normalize(pixels / 255)).argmax().item() == source.label(place))
+    for index in range(len(source)):
+        pixels = torch.from_numpy(np.array(CenterCropResize((16, 16))(source.read(index)))).permute(2, 0, 1)[None]
+        found.append(classifier(normalize(pixels / 255)).argmax().item() == source.label(index))
     return sum(found) / len(found)
 
 
@@ -197,10 +197,10 @@ def test_other_labels_on_resume_are_refused(images, tmp_path, capsys):
         (["--evaluate-every", "-1"], "--evaluate-every"),
         (["--mixp", "1"], 'Did you mean "--mixup"?'),
         (["--data", "/nowhere"], "/nowhere"),
-        (["another"], "FROM --data DATA --out OUT"),
+        (["another"], "FROM --data DATA --out RUN"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_written(images, tmp_path, capsys, wrong, said):
+def test_what_cannot_work_is_reported_before_anything_is_written(images, tmp_path, capsys, wrong, said):
     assert main([*arguments(images, tmp_path / "run"), *wrong]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1

@@ -47,7 +47,7 @@ def assert_equal(one, other):
 
 def test_pixels_need_no_tokens(images, tokens, tmp_path, capsys):
     """MAE makes none and, given some, leaves them alone: the same run bit for bit."""
-    alone, beside = tmp_path / "alone", tmp_path / "beside"
+    alone, given = tmp_path / "alone", tmp_path / "given"
     assert main(arguments(images, alone, "mae", "--teacher", "no_such_teacher")) == 0
     said = capsys.readouterr().out
     assert "tokens " not in said
@@ -56,9 +56,9 @@ def test_pixels_need_no_tokens(images, tokens, tmp_path, capsys):
     assert {path.name for path in alone.iterdir()}.isdisjoint({"tokens", "tokenizer"})
     assert "accuracy" not in rows(alone)[0]
     assert json.loads((alone / "inputs.json").read_text())["tokenizer"] == "none"
-    assert main(arguments(images, beside, "mae", "--tokens", str(tokens))) == 0
+    assert main(arguments(images, given, "mae", "--tokens", str(tokens))) == 0
     assert "mae reads no tokens" in capsys.readouterr().out
-    assert_equal(alone, beside)
+    assert_equal(alone, given)
     assert main(arguments(images, tmp_path / "crops", "mae", "--scale", "0.2", "1", "--hflip", "0.5")) == 0
     assert not (tmp_path / "crops" / "tokenizer").exists()
 

@@ -130,7 +130,7 @@ def test_the_tokenizer_runs_in_float32_whatever_the_training_does(images, tokeni
     assert losses(tmp_path / "float32") != losses(tmp_path / "bfloat16")
 
 
-def test_unreadable_pictures_are_left_out_of_their_batches(images, tokenizer, tmp_path):
+def test_unreadable_images_are_left_out_of_their_batches(images, tokenizer, tmp_path):
     mixed = shutil.copytree(images, tmp_path / "mixed")
     (mixed / "along" / "00.png").write_bytes(b"")
     out = tmp_path / "run"

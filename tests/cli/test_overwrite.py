@@ -106,12 +106,12 @@ def test_an_earlier_one_is_replaced_and_its_neighbours_stay(images, folder, tmp_
     assert (tmp_path / "thesis.tex").read_bytes() == THESIS
 
 
-@pytest.mark.parametrize("place", ["thesis.tex", ".git/config", "PART/best.pt", "PART", "loss.png"])
+@pytest.mark.parametrize("entry", ["thesis.tex", ".git/config", "PART/best.pt", "PART", "loss.png"])
 @pytest.mark.parametrize("name", VERBS)
-def test_foreign_files_stay_byte_for_byte(images, folder, tmp_path, capsys, name, place):
+def test_foreign_files_stay_byte_for_byte(images, folder, tmp_path, capsys, name, entry):
     out = folder(name)
-    path = out / place.replace("PART", PARTS[name])
-    if place == "PART":  # a link in the place of what is ours
+    path = out / entry.replace("PART", PARTS[name])
+    if entry == "PART":  # a link in the entry of what is ours
         shutil.rmtree(path, ignore_errors=True)
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / "last.safetensors").write_bytes(THESIS)
@@ -120,10 +120,10 @@ def test_foreign_files_stay_byte_for_byte(images, folder, tmp_path, capsys, name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(THESIS)
     before = content(tmp_path)
-    first = place.split("/")[0] if place == ".git/config" else path.relative_to(out)
+    first = entry.split("/")[0] if entry == ".git/config" else path.relative_to(out)
     refused(capsys, VERBS[name](images, out, "--overwrite"), out, first, "give another --out")
     assert content(tmp_path) == before
-    if place != "PART":
+    if entry != "PART":
         loadable(name, out)
 
 
@@ -255,10 +255,10 @@ def test_an_export_replaces_exports_alone(made, folder, tmp_path, capsys):
     refused(capsys, [*command, out], "holds a model without the mark", "remove this one yourself")
     assert content(tmp_path).keys() == before.keys()
     assert load_file(out / "model.safetensors").keys() == tensors.keys()
-    for place in ("notes.txt", ".git"):
-        (out / place).write_bytes(THESIS)
-        refused(capsys, [*command, out], place, "which no export wrote")
-        (out / place).unlink()
+    for entry in ("notes.txt", ".git"):
+        (out / entry).write_bytes(THESIS)
+        refused(capsys, [*command, out], entry, "which no export wrote")
+        (out / entry).unlink()
 
 
 def test_a_foreign_model_in_a_runs_folder_keeps_the_run(images, folder, made, capsys):
@@ -326,7 +326,7 @@ def test_a_kill_before_the_first_step_loses_nothing(images, folder, tmp_path, ca
         name: before[name] for name in before if name not in ("log.txt", "provenance.json")
     }
     refused(capsys, pretrain(images, copy), "is not empty", "--resume")
-    assert content(copy) == before, "the refusal gave the earlier run its place again"
+    assert content(copy) == before, "the refusal restored the earlier run"
     assert main([word.replace(str(out), str(copy)) for word in overwrite]) == 0
     loadable("pretrain", copy)
 
@@ -354,7 +354,7 @@ def test_a_kill_between_the_renames_of_an_export(made, folder, tmp_path):
     process.kill()
     process.wait()
     assert content(tmp_path / ".export.old") == before
-    assert main(command[:2] + command[3:]) == 2, "the earlier one has its place again"
+    assert main(command[:2] + command[3:]) == 2, "the earlier one is restored"
     assert content(out) == before
     assert main(command) == 0
     assert load_export(out).embed_dim == 16

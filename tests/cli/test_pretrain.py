@@ -107,7 +107,7 @@ def test_killed_and_resumed_is_uninterrupted(images, tokens, whole, tmp_path, wo
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_politely_tells_how_to_go_on(images, tokens, whole, tmp_path, number, code):
+def test_stopped_politely_prints_how_to_go_on(images, tokens, whole, tmp_path, number, code):
     out = tmp_path / "stopped"
     process = start(*arguments(images, tokens, out))
     wait_for_step(out, 7, process)
@@ -123,20 +123,20 @@ def test_stopped_politely_tells_how_to_go_on(images, tokens, whole, tmp_path, nu
 
 
 def test_stopped_before_anything_is_there(images, tokens, tmp_path, monkeypatch, capsys):
-    """The command that is told works: not one that goes on with a run that was not begun."""
+    """The printed command works: it does not resume a run that was not begun."""
 
     def stopped(*_):
         raise KeyboardInterrupt
 
-    for place, said in (
+    for step, said in (
         ("validate", "the same command"),
         ("prepare_tokens", f"mapet pretrain --resume {tmp_path / 'out'}"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"mapet.api.pretrain.{place}", stopped)
+            patch.setattr(f"mapet.api.pretrain.{step}", stopped)
             assert main(arguments(images, tokens, tmp_path / "out")) == 130
         assert f"resume with: {said}" in capsys.readouterr().out
-        assert (tmp_path / "out").exists() == (place == "prepare_tokens")
+        assert (tmp_path / "out").exists() == (step == "prepare_tokens")
 
 
 def test_the_recipe_of_a_run_trains_the_same_again(whole, tmp_path):
@@ -174,8 +174,8 @@ def test_two_nodes_are_one_process(images, tokens, whole, tmp_path):
     """Two launchers on one machine, gloo between them: the same losses, stochastic depth and jitter included."""
     out, port = tmp_path / "two", free_port()
     options = [*arguments(images, tokens, out), "--num-nodes", "2", "--accelerator", "cpu"]
-    place = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
-    nodes = [["--node-rank", str(rank), *place, "-m", "mapet", *options] for rank in range(2)]
+    nodes_at = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
+    nodes = [["--node-rank", str(rank), *nodes_at, "-m", "mapet", *options] for rank in range(2)]
     finished([Forked(tmp_path, work=partial(torchrun, *node), OMP_NUM_THREADS="1") for node in nodes])
     assert_same_losses(whole, out)
     assert "steps of 8 = 2 devices × 4, lr 1.00e-03" in Run(out).log.read_text()
@@ -281,14 +281,14 @@ def test_tokens_of_another_grid_are_refused(images, tokens, tmp_path, capsys):
     assert "(8, 8)" in message
 
 
-def test_pictures_without_tokens_are_refused(images, tokens, tmp_path, capsys):
+def test_images_without_tokens_are_refused(images, tokens, tmp_path, capsys):
     more = shutil.copytree(images, tmp_path / "more")
     Image.new("RGB", (20, 20)).save(more / "along" / "new.png")
     assert main(arguments(more, tokens, tmp_path / "run")) == 2
     assert "along/new.png" in capsys.readouterr().err
 
 
-def test_bad_pictures_are_left_out_counted_and_listed(images, tmp_path, capsys):
+def test_bad_images_are_left_out_counted_and_listed(images, tmp_path, capsys):
     mixed = shutil.copytree(images, tmp_path / "mixed")
     (mixed / "along" / "zero.png").write_bytes(b"")
     (mixed / "along" / "text.jpg").write_text("not an image")
@@ -303,7 +303,7 @@ def test_bad_pictures_are_left_out_counted_and_listed(images, tmp_path, capsys):
     assert "48 images" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_too_few_pictures_for_a_batch(images, tokens, tmp_path, capsys):
+def test_too_few_images_for_a_batch(images, tokens, tmp_path, capsys):
     assert main(arguments(images, tokens, tmp_path / "run", "--batch-size", "64")) == 2
     message = capsys.readouterr().err
     assert "48" in message
@@ -328,7 +328,7 @@ def test_probes_and_export_of_a_run(whole, tmp_path, capsys):
     torch.testing.assert_close(model.forward_features(images), load_run_encoder(whole)[0](images), atol=1e-5, rtol=0)
 
 
-def test_unlabelled_pictures_cannot_be_probed(images, whole, tmp_path, capsys):
+def test_unlabelled_images_cannot_be_probed(images, whole, tmp_path, capsys):
     flat = tmp_path / "flat"
     flat.mkdir()
     for number, path in enumerate(sorted(Path(images).rglob("*.png"))):
@@ -386,7 +386,7 @@ def test_a_moving_average_is_kept_and_probed(images, tokens, tmp_path):
         (["--devices", "2"], "mapet tokenize"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_written(images, tmp_path, capsys, wrong, said):
+def test_what_cannot_work_is_reported_before_anything_is_written(images, tmp_path, capsys, wrong, said):
     assert main(["pretrain", "--data", str(images), "--out", str(tmp_path / "run"), *SMALL, *wrong]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -398,7 +398,7 @@ def test_an_out_that_is_a_file_is_one_line(images, tokens, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_other_pictures_on_resume_are_refused(images, tokens, tmp_path, capsys):
+def test_other_images_on_resume_are_refused(images, tokens, tmp_path, capsys):
     mine, own = shutil.copytree(images, tmp_path / "mine"), shutil.copytree(tokens, tmp_path / "tokens")
     assert main(arguments(mine, own, tmp_path / "run", "--epochs", "1")) == 0
     (mine / "along" / "00.png").unlink()
@@ -420,7 +420,7 @@ def test_settings_unlike_a_started_tokenization_are_refused(images, tokens, caps
     assert "vocab_size 16, not 8" in capsys.readouterr().err
 
 
-def test_the_share_of_bad_pictures_is_of_those_asked_for(images, tmp_path, capsys):
+def test_the_share_of_bad_images_is_of_those_asked_for(images, tmp_path, capsys):
     mixed = shutil.copytree(images, tmp_path / "mixed")
     for path in mixed.rglob("*.png"):
         path.write_bytes(b"")

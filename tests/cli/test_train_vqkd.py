@@ -13,16 +13,17 @@ from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.tokenizer import load_tokenizer
 
-SIZES = {
-    "vocab-size": 32,
-    "code-dim": 8,
-    "image-size": 16,
-    "patch-size": 4,
-    "embed-dim": 16,
-    "depth": 1,
+SIZES = {"vocab-size": 32, "code-dim": 8, "image-size": 16, "patch-size": 4, "embed-dim": 16, "depth": 1}
+STEPS = {
     "num-heads": 2,
+    "decoder-depth": 1,
+    "batch-size": 8,
+    "epochs": 3,
+    "warmup-epochs": 1,
+    "lr": 2e-3,
+    "decay": 0.9,
+    "restart": 0.3,
 }
-STEPS = {"decoder-depth": 1, "batch-size": 8, "epochs": 3, "warmup-epochs": 1, "lr": 2e-3, "decay": 0.9, "restart": 0.3}
 SMALL = [f"--{name}={value}" for name, value in {**SIZES, **STEPS, "accelerator": "cpu"}.items()]
 
 
@@ -111,7 +112,7 @@ def test_two_processes_are_one(images, whole, tmp_path):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_teacher_and_tokenizer_see_the_same_part_of_a_picture(images):
+def test_teacher_and_tokenizer_see_the_same_part_of_a_image(images):
     """A teacher that says the mean colour of each patch: the tokenizer's own pixels give nearly the same."""
     from lightning_fabric import Fabric
 
@@ -150,8 +151,8 @@ def test_pixels_can_teach(images, tmp_path):
         (["--teacher-stage", "9"], "no stage 9"),
         (["--teacher-output", "head"], 'gives no "head" at stage 3'),
         (["--batch-size", "64"], "--batch-size"),
-        (["--lr", "nan"], "--lr must be a finite number, got nan"),
-        (["--weight-decay", "inf"], "--weight-decay must be a finite number, got inf"),
+        (["--lr", "nan"], "--lr must be a finite number, got nan."),
+        (["--weight-decay", "inf"], "--weight-decay must be a finite number, got inf."),
         (["--strategy", "fsdp"], "--strategy fsdp"),
         (["--vocab-size", "1000"], "--vocab-size"),
         (["--patch-size", "5"], "--image-size 16"),
@@ -160,10 +161,10 @@ def test_pixels_can_teach(images, tmp_path):
         (["--restart", "0.7"], "--restart"),
         (["--precision", "float16"], "bfloat16"),
         (["--accelerator", "tpu"], "accelerator"),
-        (["--data", "/elsewhere"], "DATA --out FOLDER"),
+        (["--data", "/elsewhere"], "DATA and --data are the same"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_written(images, tmp_path, capsys, wrong, said):
+def test_what_cannot_work_is_reported_before_anything_is_written(images, tmp_path, capsys, wrong, said):
     assert main(arguments(images, tmp_path / "run", *wrong)) == 2
     message = capsys.readouterr().err
     assert said in message
@@ -183,7 +184,7 @@ def test_a_folder_in_use_and_other_settings_are_refused(images, whole, capsys):
     assert Run(whole).metrics.read_bytes() == before
 
 
-def test_other_pictures_on_resume_are_refused(images, tmp_path, capsys):
+def test_other_images_on_resume_are_refused(images, tmp_path, capsys):
     mine, out = shutil.copytree(images, tmp_path / "mine"), tmp_path / "run"
     assert main(arguments(mine, out, "--epochs", "1")) == 0
     (mine / "along" / "00.png").unlink()

@@ -10,7 +10,7 @@ from mapet.api.finetune_inputs import evaluate, finetune_batches, record, valida
 from mapet.api.settings import absolute, combined, is_file, named, require_given
 from mapet.api.training import Job, run_training
 from mapet.config.finetune import RANDOM, FinetuneRecipe, protocol
-from mapet.config.recipe import Runtime
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 from mapet.utils.owned import require_apart

@@ -8,7 +8,7 @@ from mapet.api.encoders import load_start
 from mapet.api.scores import entries, write
 from mapet.api.training import require_batch
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.recipe import Runtime
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:

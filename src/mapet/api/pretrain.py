@@ -10,7 +10,8 @@ from mapet.api.tokenize import require_one_way
 from mapet.api.training import Job, run_training
 from mapet.config.flat import updated
 from mapet.config.objectives import absolute_name, file_hash, short_name
-from mapet.config.recipe import Recipe, Runtime
+from mapet.config.recipe import Recipe
+from mapet.config.runtime import Runtime
 from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:

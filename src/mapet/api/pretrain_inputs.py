@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from mapet.api.tokenize import fit_codebook, write_tokens
 from mapet.api.training import require_batch
-from mapet.config.recipe import Recipe, Runtime
+from mapet.config.recipe import Recipe
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.training import Job, reopened, run_training
+from mapet.config.file import read
 from mapet.config.flat import updated
-from mapet.config.recipe import Runtime, read
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def resume(
     """
     folder, runtime = Path(folder).expanduser(), updated(runtime or Runtime(), **settings)
     if (folder / COMPARISON).is_file():
+        from mapet.api.compare import run as comparison
         from mapet.api.compare.plan import Plan
-        from mapet.api.compare.run import compare
 
-        comparison: Any = compare(read(folder / COMPARISON, Plan), folder, runtime)  # type: ignore[func-returns-value]
-        return comparison
+        compare: Any = comparison.compare
+        return compare(read(folder / COMPARISON, Plan), folder, runtime)
     run = reopened(folder)
     kind = kind_of(run)
     if evaluate_every is not None and kind != "fine-tuning":

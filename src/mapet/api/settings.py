@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mapet.config.file import read
 from mapet.config.flat import diff, paths, updated
-from mapet.config.recipe import Recipe, Runtime, read
+from mapet.config.recipe import Recipe
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError, nearest
 
 R = TypeVar("R")
@@ -49,12 +51,6 @@ def combined(recipe: R, runtime: Runtime | None, settings: dict[str, Any]) -> tu
         raise MapetError(f'There is no setting "{unknown[0]}".{nearest(unknown[0], [*known, *own])}')
     of_recipe = {name: value for name, value in settings.items() if name not in own}
     return updated(recipe, **of_recipe), updated(runtime, **{n: v for n, v in settings.items() if n in own})
-
-
-def changes(before: Any, after: Any) -> dict[str, Any]:
-    """The settings in which ``after`` differs from ``before``, by flat names: ``updated(before, **changes)``."""
-    changed = diff(before, after)
-    return {name: changed[path][1] for name, path in paths(before).items() if path in changed}
 
 
 def absolute(path: P, *words: str) -> P:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mapet.api.settings import absolute, combined, is_file, named, require_given
 from mapet.api.training import Job, run_training
 from mapet.api.vqkd_inputs import build_distill_batches, validate
-from mapet.config.recipe import Runtime
+from mapet.config.runtime import Runtime
 from mapet.config.vqkd import VQKDRecipe
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import require_apart

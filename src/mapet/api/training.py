@@ -8,7 +8,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from mapet.config.recipe import Runtime, save
+from mapet.config.file import save
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
 from mapet.utils.log import log

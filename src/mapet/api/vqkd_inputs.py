@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapet.api.training import require_batch
-from mapet.config.recipe import Runtime
+from mapet.config.runtime import Runtime
 from mapet.config.vqkd import VQKDRecipe
 from mapet.utils.errors import MapetError
 

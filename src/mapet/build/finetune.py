@@ -1,4 +1,4 @@
-"""Fine-tuning put together: the classifier over an encoder that it starts from, and what a training step is given."""
+"""The classifier of a fine-tuning, its optimizer and training stream, and the classifier of a run."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -25,19 +25,19 @@ from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
 from mapet.utils.rng import exact, random_bits
 
-KEY = 0xF17E  # salt
-HEAD = 0.001  # BEiT's factor of a new head's weights, drawn as a truncated normal 0.02; MAE's deviation is the same
+SEED = 0xF17E  # salt
+HEAD = 0.001  # factor of a new head's weights, a truncated normal of std 0.02 (BEiT); MAE's std is the same
 
 
 def classifier_over(found: Encoder, t: FinetuneRecipe, classes: int) -> Classifier:
-    """A classifier with the weights of ``found``, at the tuning's image size and drop path.
+    """A classifier with the weights of ``found``, at the recipe's image size and drop path.
 
-    The mean of the patches and a fresh norm feed a fresh head, drawn from the seed; where ``found`` has a head and the
-    tuning keeps it, its own pooling and norm stay too. Fixed positions become learned ones, as in MAE.
+    The head and the norm before it are new, over the mean of the patches. If ``found`` has a head and the recipe keeps
+    it, its pooling and norm are kept too. Fixed positions become learned ones, as in MAE.
 
     Raises:
-        MapetError: another number of classes than a head that is kept has, images that are not square RGB, or an
-            image size that the patches do not tile.
+        MapetError: a kept head of another number of classes, images that are not square RGB, or an image size that
+            the patches do not tile.
     """
     keeps, side = found.num_classes > 0 and not t.fresh_head, t.backbone.image_size or found.img_size[0]
     _check(found, side, classes if keeps else found.num_classes)
@@ -66,8 +66,8 @@ def _check(found: Encoder, side: int, classes: int) -> None:
     (height, width), patch = found.img_size, found.patch_size
     if found.num_classes != classes:
         raise MapetError(
-            f"FROM was fine-tuned for {found.num_classes} classes, and the data have {classes}: "
-            "give --fresh-head to draw a new head."
+            f"FROM has a head of {found.num_classes} classes, and the data have {classes}: "
+            "give --fresh-head for a new one."
         )
     if height != width or found.in_chans != 3:
         raise MapetError(
@@ -76,12 +76,12 @@ def _check(found: Encoder, side: int, classes: int) -> None:
         )
     if side % patch[0] or side % patch[1]:
         raise MapetError(
-            f"--image-size {side} does not fit: FROM's patches of {patch[0]} × {patch[1]} pixels must tile the image."
+            f"--image-size must be a multiple of {patch[0]} and {patch[1]}, the size of FROM's patches, got {side}."
         )
 
 
 def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """(1, 1 + L, D) positions on another grid by timm's bicubic interpolation; that of CLS stays."""
+    """Position embeddings (1, 1 + L, D) for another grid, by timm's bicubic interpolation; that of CLS is kept."""
     from timm.layers import resample_abs_pos_embed
 
     positions: Tensor = resample_abs_pos_embed(table, list(new), list(old))
@@ -89,9 +89,9 @@ def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tens
 
 
 def begin(run: Run, classifier: Classifier, t: FinetuneRecipe, about: Mapping[str, Any]) -> None:
-    """Write the classifier's shape with what is known ``about`` it, and as checkpoint 0 its weights.
+    """Write the classifier's architecture and what is known ``about`` it, and its weights as checkpoint 0.
 
-    From here on the run needs FROM no more.
+    From then on the run does not need FROM.
     """
     head = {"drop_path_rate": classifier.drop_path_rate, "num_classes": classifier.num_classes}
     shape = {**about, "model": {**arguments(classifier), **head}}
@@ -102,10 +102,10 @@ def begin(run: Run, classifier: Classifier, t: FinetuneRecipe, about: Mapping[st
 
 
 def shaped(run: Run) -> tuple[Classifier, dict[str, Any]]:
-    """A classifier of the shape that a fine-tuning's folder tells, its weights arbitrary, and all that ``begin`` wrote.
+    """A classifier of a fine-tuning's architecture, its weights arbitrary, and the content of ``classifier.json``.
 
     Raises:
-        MapetError: no folder of a fine-tuning.
+        MapetError: not a fine-tuning.
     """
     if not run.classifier.is_file():
         raise MapetError(f"{run.folder} holds no fine-tuning: there is no {run.classifier.name} in it.")
@@ -114,9 +114,9 @@ def shaped(run: Run) -> tuple[Classifier, dict[str, Any]]:
 
 
 def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe, int]:
-    """The classifier of a fine-tuning's last checkpoint, its settings, and the steps it was trained for.
+    """The classifier of a fine-tuning's last checkpoint, its recipe, and the completed steps.
 
-    With a moving average in the checkpoint, that is what is loaded.
+    The moving average of the weights is loaded if the checkpoint has one.
 
     Raises:
         MapetError: no fine-tuning, no checkpoint yet, or one that does not fit.
@@ -134,7 +134,7 @@ def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe,
 
 
 def build_optim(t: FinetuneRecipe, objective: FineTuning, batches: Batches) -> Optim:
-    """AdamW with layer decay under a warm-up cosine in steps; a warm-up longer than the run ends with it."""
+    """AdamW with layer decay, warm-up and cosine decay; a warm-up longer than the run ends with it."""
     o = t.optimization
     optimizer = adamw(
         objective,
@@ -166,5 +166,5 @@ class FinetuneBatches(Stream):
         images = normalize(to_float(batch.images, self.device))
         images = self.erase(images, batch.epoch, batch.index)
         images, targets = self.mix(images, to_device(self.labels[batch.index], self.device), step)
-        key = random_bits(self.seed, KEY, batch.epoch, batch.index[: len(images)])
-        return {"images": images, "targets": targets, "seed": to_device(key, exact(self.device))}
+        seed = random_bits(self.seed, SEED, batch.epoch, batch.index[: len(images)])
+        return {"images": images, "targets": targets, "seed": to_device(seed, exact(self.device))}

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from mapet.api.finetune import finetune, named_tuning
 from mapet.api.resume import begun_recipe, resume
-from mapet.api.settings import changes
-from mapet.cli.options import parse, positional, take
+from mapet.cli.options import given, require, take
 from mapet.cli.training import again, resumed_options, stoppable
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.recipe import Runtime
-from mapet.utils.errors import MapetError
+from mapet.config.flat import updated
+from mapet.config.runtime import Runtime
 
 ABOUT = """Train a classifier on labelled images, starting from FROM.
 
@@ -45,15 +44,11 @@ def command(arguments: list[str]) -> int:
         train = partial(resume, folder, runtime=o.runtime, evaluate_every=o.evaluate_every)
         return stoppable(train, _again(folder, o), Path(folder))
     name, arguments = take(arguments, "--recipe")
-    words, rest = positional(arguments, Options())
-    if len(words) > 1:
-        raise MapetError(f'mapet finetune takes one FROM, got also "{words[1]}": FROM --data DATA --out OUT.')
-    given = named_tuning(name)
-    o = parse(Options(tuning=given), rest, "finetune FROM", ABOUT)
-    settings = {"overwrite": o.overwrite, "evaluate_every": o.evaluate_every, **changes(given, o.tuning)}
-    source = words[0] if words else None
-    train = partial(finetune, source, out=o.out, recipe=name, runtime=o.runtime, **settings)
-    return stoppable(train, _again(o.out, o), Path(o.out))
+    default = Options(tuning=named_tuning(name))
+    settings = given(default, arguments, "finetune", ABOUT)
+    o = updated(default, **settings)
+    require("finetune", init=o.tuning.init, data=o.tuning.data, out=o.out)
+    return stoppable(partial(finetune, recipe=name, **settings), _again(o.out, o), Path(o.out))
 
 
 def _again(folder: str, o: Options) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from mapet.api.pretrain import pretrain
 from mapet.api.resume import begun_recipe, resume
-from mapet.api.settings import changes, named_recipe
-from mapet.cli.options import parse, take
+from mapet.api.settings import named_recipe
+from mapet.cli.options import given, require, take
 from mapet.cli.training import again, resumed_options, stoppable
-from mapet.config.recipe import Recipe, Runtime
+from mapet.config.flat import updated
+from mapet.config.recipe import Recipe
+from mapet.config.runtime import Runtime
 
 ABOUT = """Pre-train an encoder on unlabelled images.
 
@@ -38,8 +40,8 @@ def command(arguments: list[str]) -> int:
         o = resumed_options(folder, default, "recipe", arguments, "pretrain", ABOUT)
         return stoppable(partial(resume, folder, runtime=o.runtime), again(folder, o.runtime), Path(folder))
     name, arguments = take(arguments, "--recipe")
-    given = named_recipe(name)
-    o = parse(Options(recipe=given), arguments, "pretrain", ABOUT)
-    settings = changes(given, o.recipe)
-    train = partial(pretrain, name, o.out, runtime=o.runtime, overwrite=o.overwrite, **settings)
-    return stoppable(train, again(o.out, o.runtime), Path(o.out))
+    default = Options(recipe=named_recipe(name))
+    settings = given(default, arguments, "pretrain", ABOUT)
+    o = updated(default, **settings)
+    require("pretrain", data=o.recipe.data, out=o.out)
+    return stoppable(partial(pretrain, name, **settings), again(o.out, o.runtime), Path(o.out))
