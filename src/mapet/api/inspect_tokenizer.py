@@ -61,7 +61,7 @@ def inspect_tokenizer(
 
     Args:
         folder: the tokenizer's.
-        data: a folder of images, nested in any way or packed by ``pack``, or ``"cifar10"``.
+        data: a folder of images, or ``"cifar10"``.
         out: folder for inspect.json and the figures; None: ``folder/inspect``.
         settings: the defaults, without any.
         changes: settings by name, for instance ``num_codes=16``.
@@ -71,8 +71,7 @@ def inspect_tokenizer(
         ``figures``, and where they apply ``distortion``, ``token``, ``bag`` and ``agreement``.
 
     Raises:
-        MapetError: settings that do not fit, no tokenizer or images there, codes that do not exist, or a second
-            tokenizer with other patches.
+        MapetError: settings that do not fit, no tokenizer or images there, or a second tokenizer with other patches.
     """
     from mapet.build.batches import chosen
     from mapet.data.dataset import open_dataset
@@ -81,8 +80,8 @@ def inspect_tokenizer(
     s = updated(settings or InspectTokenizerSettings(), **changes)
     if not str(folder) or not str(data):
         raise MapetError("mapet tokenizer inspect needs one FOLDER of a tokenizer and one DATA (images).")
+    data, out = absolute_paths("tokenizer inspect", data, out or Path(folder, "inspect"))
     folder = absolute(folder)
-    data, out = absolute_paths("tokenizer inspect", data, out or folder / "inspect")
     tokenizer = _load(folder, s.teacher_weights, s)
     _require_figures_folder(out, folder, data)
     codes = _codes_to_show(s, tokenizer.vocabulary)
@@ -92,7 +91,6 @@ def inspect_tokenizer(
     found = _findings(tokenizer, folder, source, seen, s)
     if other is not None:
         found["agreement"] = _agreement(seen, tokens_of(other, images_of(source, seen.indices, s)), s)
-    out.mkdir(parents=True, exist_ok=True)
     found["figures"] = draw(tokenizer, source, seen, codes, out, s)
     replace_file(out / FINDINGS, json.dumps(found, indent=1) + "\n")
     return found
@@ -176,6 +174,7 @@ def draw(
     from mapet.utils.rng import random_bits
     from mapet.viz.codes import patch_rows, token_map, usage_histogram
 
+    out.mkdir(parents=True, exist_ok=True)
     counts = usage(seen.tokens, tokenizer.vocabulary)
     left = counts.index_fill(0, torch.tensor(codes, dtype=torch.int64), 0).nonzero().flatten()
     codes = codes + left[random_bits(s.seed, CODES, left).argsort()[: s.num_codes]].sort().values.tolist()
