@@ -67,8 +67,7 @@ def inspect_tokenizer(
         changes: settings by name, for instance ``num_codes=16``.
 
     Returns:
-        The content of inspect.json: ``tokenizer``, ``data``, ``seed``, ``health``, ``verdict``, ``warnings``,
-        ``figures``, and where they apply ``distortion``, ``token``, ``bag`` and ``agreement``.
+        The content of inspect.json; its ``distortion``, ``token``, ``bag`` and ``agreement`` only where they apply.
 
     Raises:
         MapetError: settings that do not fit, no tokenizer or images there, or a second tokenizer with other patches.
@@ -91,6 +90,7 @@ def inspect_tokenizer(
     found = _findings(tokenizer, folder, source, seen, s)
     if other is not None:
         found["agreement"] = _agreement(seen, tokens_of(other, images_of(source, seen.indices, s)), s)
+    out.mkdir(parents=True, exist_ok=True)
     found["figures"] = draw(tokenizer, source, seen, codes, out, s)
     replace_file(out / FINDINGS, json.dumps(found, indent=1) + "\n")
     return found
@@ -174,7 +174,6 @@ def draw(
     from mapet.utils.rng import random_bits
     from mapet.viz.codes import patch_rows, token_map, usage_histogram
 
-    out.mkdir(parents=True, exist_ok=True)
     counts = usage(seen.tokens, tokenizer.vocabulary)
     left = counts.index_fill(0, torch.tensor(codes, dtype=torch.int64), 0).nonzero().flatten()
     codes = codes + left[random_bits(s.seed, CODES, left).argsort()[: s.num_codes]].sort().values.tolist()
