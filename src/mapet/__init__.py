@@ -1,48 +1,62 @@
 """Pre-train vision transformers on unlabelled images by predicting visual tokens.
 
-Nouns and verbs by name; each is imported when it is first used.
+Each public name is imported when it is first used. Their types are in ``__init__.pyi``, which tools/stub.py writes.
 """
 
 from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Pattern": "method.pattern",
-    "reveal": "method.pattern",
-    "Encoder": "method.encoder",
-    "TokenPrediction": "method.predict",
-    "Codebook": "tokenizers.codebook",
-    "TokenStore": "tokenizers.store",
-    "Teacher": "tokenizers.teacher",
-    "load_tokenizer": "tokenizers.tokenizer",
+    "Augmentation": "config.finetune",
+    "Backbone": "config.finetune",
     "CenterCropResize": "utils.view",
-    "Recipe": "config.recipe",
-    "Runtime": "config.recipe",
+    "Classifier": "method.encoder",
+    "Codebook": "tokenizers.codebook",
+    "Encoder": "method.encoder",
     "FinetuneRecipe": "config.finetune",
     "MapetError": "utils.errors",
-    "Run": "engine.run",
-    "fit": "engine.fit",
-    "open_dataset": "data.dataset",
-    "load_encoder": "build.pretrain",
-    "load_classifier": "build.finetune",
-    "pack": "api.pack",
+    "Model": "config.recipe",
+    "Network": "tokenizers.tokenizer",
+    "Objective": "config.recipe",
+    "Optimization": "config.recipe",
     "Packing": "data.packing",
-    "tokenize": "api.tokenize",
+    "Pattern": "method.pattern",
+    "Plan": "api.compare.plan",
+    "Recipe": "config.recipe",
+    "Run": "engine.run",
+    "Runtime": "config.recipe",
+    "Score": "evals.score",
+    "Teacher": "tokenizers.teacher",
+    "TokenPrediction": "method.predict",
+    "TokenStore": "tokenizers.store",
+    "Tokenizer": "config.recipe",
+    "VQKDRecipe": "config.vqkd",
+    "compare": "api.compare.run",
+    "export": "api.export",
+    "finetune": "api.finetune",
+    "fit": "engine.fit",
+    "load_classifier": "build.finetune",
+    "load_encoder": "build.pretrain",
+    "load_tokenizer": "tokenizers.tokenizer",
+    "open_dataset": "data.dataset",
+    "pack": "api.pack",
     "pretrain": "api.pretrain",
     "resume": "api.pretrain",
-    "Plan": "api.compare.plan",
-    "compare": "api.compare.run",
-    "finetune": "api.finetune",
-    "export": "api.export",
+    "reveal": "method.pattern",
+    "tokenize": "api.tokenize",
 }
 __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from mapet.utils.versions import versions
+
+        return versions(["mapet"])["mapet"] or "0+unknown"
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOMES)
+    return sorted([*_HOMES, "__version__"])

@@ -156,6 +156,13 @@ def test_compared_with_itself_agreement_is_one(inspect, undrawn):
     assert any(re.match("agreement +1.000 ", line) for line in lines)
 
 
+def test_options_of_version_0_1_are_understood(root, inspect, undrawn):
+    code, lines, _ = inspect("book", "labelled", "--against", "book", "--codes", "0", "--out", "before")
+    assert code == 0
+    assert lines[:2] == ["note      --against is now --compare-with", "note      --codes is now --num-codes"]
+    assert found(root / "before")["agreement"]["with"] == str(root / "book")
+
+
 def test_without_labels_there_are_no_findings_about_them(root, inspect, undrawn):
     assert inspect("book", "labelled/across", "--out", "unlabelled")[0] == 0
     assert not {"token", "bag"} & found(root / "unlabelled").keys()

@@ -1,34 +1,130 @@
-"""The door: help at once, and every mistake one line with the way out."""
+"""The entry point: help at once, and every mistake one line with the way out."""
 
+import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from mapet.cli import VERBS, main
-from mapet.cli.tokenizer import VERBS as TOKENIZER_VERBS
+from mapet.api.listing import MODELS, OBJECTIVES, PROTOCOLS, listing
+from mapet.cli import main
+from mapet.cli.completion import SHELLS
+from mapet.cli.verbs import VERBS
 
-HEAVY = ("torch", "numpy", "timm", "lightning_fabric", "matplotlib", "tyro", "pydantic", "rich", "PIL")
+HEAVY = ("torch", "numpy", "timm", "lightning_fabric", "matplotlib", "transformers", "PIL")
+EVERY = [name for name in VERBS if name != "tokenizer"]
+
+
+def run(code, **environment):
+    """Run Python code; its output is bytes."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=os.environ | environment)
 
 
 def test_help_imports_nothing_heavy():
-    code = f"import sys; from mapet.cli import main; main(['--help']); print(sorted(set({HEAVY}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert all(verb in done.stdout for verb in VERBS)
+    more = (*HEAVY, "tyro", "pydantic", "rich")
+    done = run(f"import sys; from mapet.cli import main; main(['--help']); print(set({more}) & sys.modules.keys())")
+    assert done.stdout.decode().splitlines()[-1] == "set()"
 
 
-@pytest.mark.parametrize("verb", [*VERBS, *(f"tokenizer {verb}" for verb in TOKENIZER_VERBS)])
-def test_every_verb_has_help_that_fits_80_columns(verb, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    try:
-        code = main([*verb.split(), "--help"])
-    except SystemExit as end:
-        code = end.code or 0
+def test_help_lists_every_verb_once_in_80_columns(capsys):
+    assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert code == 0
-    assert f"mapet {verb}" in text
+    assert sorted(re.findall(r"^  ([a-z]+)  ", text, re.M)) == sorted(name for name in VERBS if " " not in name)
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("verb", EVERY)
+def test_the_help_of_a_verb_fits_one_screen_and_imports_nothing_heavy(verb):
+    code = (
+        "import sys; from mapet.cli import main\n"
+        f"try: main({[*verb.split(), '--help']})\n"
+        f"except SystemExit: pass\nprint(set({HEAVY}) & sys.modules.keys())"
+    )
+    *lines, heavy = run(code, COLUMNS="80").stdout.decode().splitlines()
+    assert heavy == "set()"
+    assert lines[0].startswith(f"usage: mapet {verb}")
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("  mapet ") for line in lines)
+    for option in VERBS[verb].required:
+        assert not option.startswith("--") or any(line.startswith(f"  {option}") for line in lines)
+
+
+@pytest.mark.parametrize("verb", EVERY)
+def test_help_all_shows_every_option_in_80_columns(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    count = int(re.search(r"all (\d+) options", capsys.readouterr().out)[1])
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help-all"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(set(re.findall(r"^(?:│ |  )(--[a-z][\w-]*)", text, re.M)) - {"--help"}) == count
+
+
+@pytest.mark.parametrize("columns", ["1", "5"])
+@pytest.mark.parametrize("option", ["--help", "--help-all"])
+def test_help_ends_in_a_very_narrow_terminal(option, columns):
+    done = run(f"from mapet.cli import main; main(['show', {option!r}])", COLUMNS=columns)
+    assert b"--objective" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["pretrain", "--help-all"]])
+def test_a_closed_pipe_is_no_traceback(arguments):
+    command = [sys.executable, "-m", "mapet", *arguments]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, timeout=60)
+    assert done.stderr == b""
+    assert done.returncode == 141
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize(
+    "arguments", [["show"], ["pretrain", "--help"], ["pretrain", "--help-all"], ["list", "recipes"]]
+)
+def test_output_in_any_encoding(arguments, encoding):
+    done = run(f"import sys; from mapet.cli import main; main({arguments})", PYTHONIOENCODING=encoding)
+    assert done.stderr == b""
+    assert done.stdout.decode(encoding)
+
+
+@pytest.mark.parametrize("what", ["models", "objectives", "recipes", "protocols"])
+def test_list_prints_names_without_heavy_imports(what):
+    done = run(
+        f"import sys; from mapet.cli import main; main(['list', {what!r}]); print(set({HEAVY}) & sys.modules.keys())"
+    )
+    *lines, heavy = done.stdout.decode().splitlines()
+    assert heavy == "set()"
+    names = [line.split()[0] for line in lines if line[0] != " "]
+    assert names == list(listing(what))
+
+
+def test_listed_names_are_those_of_the_package():
+    from mapet.api.compare.evaluations import EVALUATIONS
+    from mapet.config.flat import updated
+    from mapet.config.recipe import Recipe
+    from mapet.method.encoder import SIZES
+
+    assert set(PROTOCOLS) == set(EVALUATIONS)
+    assert set(MODELS) == {*SIZES, "custom"}
+    for name, size in SIZES.items():
+        assert MODELS[name] == f"width {size['embed_dim']}, depth {size['depth']}, {size['num_heads']} heads"
+    for name in OBJECTIVES:
+        assert updated(Recipe(), objective=name).objective.name == name
+    assert "efficientnet_lite0" in listing("teachers")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_knows_verbs_and_options(shell, capsys):
+    if shell == "tcsh":
+        pytest.importorskip("shtab")
+    assert main(["--print-completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("pretrain", "train-vqkd", "mask-ratio"))
 
 
 @pytest.mark.parametrize(
@@ -36,9 +132,28 @@ def test_every_verb_has_help_that_fits_80_columns(verb, capsys, monkeypatch):
     [
         (["tokenise"], 'Did you mean "tokenize"?'),
         (["pretrain", "--epoch", "3"], 'Did you mean "--epochs"?'),
-        (["pretrain", "--epochs", "many"], "--epochs"),
-        (["pretrain", "--out"], "--out"),
+        (["pretrain", "--epochs", "three"], '--epochs must be a number, got "three".'),
+        (["pretrain", "--max-images=many"], '--max-images must be a whole number or None, got "many".'),
+        (["pretrain", "--betas", "0.9", "--out", "x"], '--betas must be two numbers, got "0.9".'),
+        (["pretrain", "--out"], "--out needs a value"),
         (["pretrain", "--data", "x"], "--out"),
+        (["pretrain", "images", "--data", "x"], "IMAGES and --data are the same"),
+        (["pretrain", "images", "more", "--out", "x"], 'Unexpected "more": mapet pretrain IMAGES --out RUN'),
+        (["pretrain", "--objektive", "mim"], 'Did you mean "--objective"?'),
+        (["pretrain", "--Seed", "1"], 'Did you mean "--seed"?'),
+        (["pretrain", "--num_workers", "1"], 'Did you mean "--workers"?'),
+        (["pretrain", "--batch", "1"], 'Did you mean "--batch-size"?'),
+        (["pretrain", "--learning-rate", "1"], 'Did you mean "--lr"?'),
+        (["pretrain", "--arch", "vit_base"], 'Did you mean "--model"?'),
+        (["pretrain", "--output-dir", "x"], 'Did you mean "--out"?'),
+        (["pretrain", "--dataset", "x"], 'Did you mean "--data"?'),
+        (["pretrain", "--device", "cuda"], 'Did you mean "--accelerator"?'),
+        (["pretrain", "--bf16"], 'Did you mean "--precision"?'),
+        (["pretrain", "--objective", "beit"], 'Did you mean "mim"?'),
+        (["pretrain", "--wandb", "x"], 'no option "--wandb". See mapet pretrain --help-all.'),
+        (["list"], "WHAT"),
+        (["list", "recipe"], 'Did you mean "recipes"?'),
+        (["--print-completion", "powershell"], "bash, zsh, fish, tcsh"),
         (["pretrain", "--objective", "mapte"], 'Did you mean "mapet"?'),
         (["pretrain", "--model", "vit_tinny"], 'Did you mean "vit_tiny"?'),
         (["pretrain", "--order", "blockwize"], 'Did you mean "blockwise"?'),
@@ -102,7 +217,7 @@ def test_show_draws_and_counts(objective, capsys):
 def test_a_device_without_memory_enough_is_one_line(monkeypatch, capsys):
     import torch
 
-    def full(verb, arguments):
+    def full(arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("mapet.cli._run", full)

@@ -275,7 +275,7 @@ FIRST = {
     "pretrain": "mapet.api.pretrain.pretrain_batches",
     "finetune": "mapet.api.finetune.finetune_batches",
     "vqkd": "mapet.api.train_vqkd.build_distill_batches",
-    "fit": "mapet.api.fit_tokenizer.fit",
+    "fit": "mapet.cli.tokenizer.fit.fit",
 }
 
 

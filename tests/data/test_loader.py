@@ -234,6 +234,6 @@ def test_a_stream_can_be_left_early(source: ImageDataset) -> None:
 
 @pytest.mark.parametrize("options", [{"batch_size": 24}, {"batch_size": 0}, {"batch_size": 6, "world": 4}])
 def test_batches_that_cannot_be_are_refused(source: ImageDataset, options: dict[str, int]) -> None:
-    with pytest.raises(MapetError, match="--batch-size") as stop:
+    with pytest.raises(MapetError, match="batch_size") as stop:
         stream(source, **options)
     assert "\n" not in str(stop.value)

@@ -175,11 +175,11 @@ def test_a_jpeg_that_is_damaged_in_the_pack_is_a_bad_picture(packs, tmp_path):
 @pytest.mark.parametrize(
     ("view", "crops", "said"),
     [
-        (CenterCropResize((16, 16)), None, ("12 x 12", "16 x 16", "--size 16", "--form jpeg", "--image-size 12")),
+        (CenterCropResize((16, 16)), None, ("12 x 12", "16 x 16", "size 16", "form jpeg", "image_size 12")),
         (CenterCropResize((12, 12), "bilinear"), None, ("bicubic", "bilinear")),
-        (VIEW, Crops(0, (0.2, 1.0)), ("12 x 12", "--scale", "--form jpeg")),
-        (VIEW, Policy(0), ("12 x 12", "--scale", "--form jpeg")),
-        (VIEW, Centre(0.875), ("12 x 12", "--crop-pct")),
+        (VIEW, Crops(0, (0.2, 1.0)), ("12 x 12", "scale", "form jpeg")),
+        (VIEW, Policy(0), ("12 x 12", "scale", "form jpeg")),
+        (VIEW, Centre(0.875), ("12 x 12", "crop_pct")),
     ],
 )
 def test_a_raw_pack_shows_its_own_view_alone(packs, view, crops, said):

@@ -128,7 +128,7 @@ def test_another_pack_or_other_files_are_refused(source, packs, tmp_path):
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(source, tmp_path, monkeypatch):
     monkeypatch.setattr(packing_module, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, COUNT * 432 - 1))
-    with pytest.raises(MapetError, match="give --form jpeg") as stop:
+    with pytest.raises(MapetError, match="give form jpeg") as stop:
         start(source, tmp_path / "pack", RAW)
     assert one_line(stop)
     assert not list((tmp_path / "pack").iterdir())
@@ -140,11 +140,11 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(source, tmp
     [
         (("uint9",), 'Did you mean "uint8"?'),
         (("tar",), "Known: jpeg, uint8."),
-        (("uint8", 0), "--size"),
-        (("jpeg", 4097), "--size"),
-        (("uint8", 12, 90), "it is for --form jpeg"),
-        (("jpeg", 12, 0), "--quality"),
-        (("jpeg", 12, 101), "--quality"),
+        (("uint8", 0), "size"),
+        (("jpeg", 4097), "size"),
+        (("uint8", 12, 90), "it is for form jpeg"),
+        (("jpeg", 12, 0), "quality"),
+        (("jpeg", 12, 101), "quality"),
     ],
 )
 def test_settings_out_of_range(fields, said):

@@ -99,7 +99,7 @@ def test_no_bits_left_is_black_and_some_are_pillows():
 
 @pytest.mark.parametrize("name", ["rand-x9", "rand-mm-m9", "nonsense"])
 def test_an_unknown_policy_is_one_line(name):
-    with pytest.raises(MapetError, match="--auto-augment") as error:
+    with pytest.raises(MapetError, match="auto_augment") as error:
         Policy(0, auto_augment=name)(0, [0])[0](image(), VIEW)
     assert "\n" not in str(error.value)
 

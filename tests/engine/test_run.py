@@ -13,13 +13,13 @@ def test_a_folder_in_use_is_refused_with_the_ways_out(tmp_path):
     thesis = tmp_path / "thesis.tex"
     thesis.write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(MapetError, match="is not empty and holds no run: give another --out"):
+        with pytest.raises(MapetError, match="is not empty and holds no run: give another out"):
             Run.create(tmp_path, overwrite=overwrite)
-        with pytest.raises(MapetError, match="is a file: give another --out"):
+        with pytest.raises(MapetError, match="is a file: give another out"):
             Run.create(thesis, overwrite=overwrite)
     assert thesis.read_text() == "years of work"
     Run.create(tmp_path / "run").recipe.write_text("data: x\n")
-    with pytest.raises(MapetError, match=r"--resume .*--overwrite"):
+    with pytest.raises(MapetError, match=r"resume .*overwrite"):
         Run.create(tmp_path / "run")
 
 

@@ -95,7 +95,7 @@ def test_the_protocol_names_its_settings():
         ({"shots": (0,)}, "at least 1 labelled image"),
         ({"shots": ()}, "at least 1 labelled image"),
         ({"shots": (1, 51)}, "Class 0 has 50 training images, fewer than 51 shots"),
-        ({"draws": 1}, "--draws 1"),
+        ({"draws": 1}, "draws 1"),
     ],
 )
 def test_mistakes(sets, settings, reason):

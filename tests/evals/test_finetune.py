@@ -79,7 +79,7 @@ def test_a_folder_of_a_fine_tuning_is_whole_without_from(forms, tmp_path):
     assert not torch.equal(fresh(IMAGES), model(IMAGES))
     export(run.folder, tmp_path / "export")
     assert torch.equal(started(tmp_path / "export")(IMAGES), model(IMAGES))
-    with pytest.raises(MapetError, match=r"5 classes, and the data have 3.*--fresh-head"):
+    with pytest.raises(MapetError, match=r"5 classes, and the data have 3.*fresh_head"):
         started(run.folder, classes=3)
     assert started(run.folder, classes=3, fresh_head=True)(IMAGES).shape == (3, 3)
 
@@ -121,7 +121,7 @@ def test_a_published_classifier_keeps_its_head():
     classes, heads = golden["logits"].shape[1], golden.config["num_heads"]
     model = started(path, classes=classes, heads=heads)
     torch.testing.assert_close(model(golden["images"]), golden["logits"], atol=2e-5, rtol=0)
-    with pytest.raises(MapetError, match="--fresh-head"):
+    with pytest.raises(MapetError, match="fresh_head"):
         started(path, classes=classes + 1, heads=heads)
 
 
@@ -133,11 +133,11 @@ def test_what_from_cannot_be(forms, tmp_path):
         (tmp_path / "absent", {}, f"does not exist: give {fits_none}"),
         (tmp_path / "empty", {}, f"holds neither a run nor an export: give {fits_none}"),
         (tmp_path / "other.pth", {}, "patch_embed"),
-        (forms["run"], {"model": "vit_tiny"}, "--model"),
-        (forms["run"], {"num_heads": 2}, "--num-heads"),
-        (forms["run"], {"image_size": 18}, "--image-size 18 does not fit"),
+        (forms["run"], {"model": "vit_tiny"}, "model"),
+        (forms["run"], {"num_heads": 2}, "num_heads"),
+        (forms["run"], {"image_size": 18}, "image_size 18 does not fit"),
         (forms["published.pth.tar"], {"num_heads": 3}, "3 heads"),
-        ("random", {}, "--model"),
+        ("random", {}, "model"),
     ):
         t = FinetuneRecipe(init=str(start), backbone=Backbone(**backbone))
         with pytest.raises(MapetError) as error:

@@ -119,7 +119,7 @@ def test_the_lines_of_the_card_run(tmp_path):
 
 def test_a_full_folder_is_refused_with_both_ways_out(tmp_path):
     folder = export(make(), tmp_path / "out")
-    with pytest.raises(MapetError, match="name another folder, or replace it with --overwrite"):
+    with pytest.raises(MapetError, match="name another folder, or replace it with overwrite"):
         export(make(), folder)
     other = make(depth=3)
     export(other, folder, overwrite=True)

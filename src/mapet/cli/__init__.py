@@ -1,79 +1,64 @@
 """The command line: ``mapet VERB``. Nothing heavy is imported before a verb is known."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
+from mapet.cli.verbs import GROUPS, VERBS, module
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.log import log
 
-VERBS = {
-    "quickstart": "CIFAR-10 from nothing to a pre-trained encoder and its numbers",
-    "pack": "decode all images once, into a folder that loads fast",
-    "tokenizer": "fit, train, import or inspect a tokenizer",
-    "tokenize": "write one token per patch for all images",
-    "pretrain": "train an encoder without labels by predicting tokens",
-    "knn": "k-nearest-neighbour accuracy of an encoder",
-    "linear": "linear-probe accuracy of an encoder",
-    "attentive": "attentive-probe accuracy of an encoder",
-    "fewshot": "accuracy of an encoder from few labelled images a class",
-    "finetune": "train an encoder on as a classifier, and its accuracy",
-    "compare": "several objectives under one setting: a table, and figures",
-    "export": "write an encoder for other libraries",
-    "bench": "how fast a training step is here, and the machine's limit",
-    "show": "draw a recipe's attention pattern and count its cost",
-}
+OUT_OF_MEMORY = "Out of device memory: lower --micro-batch-size, --batch-size or --samples."
 
 
 def usage() -> str:
     """The help of ``mapet`` itself."""
-    verbs = "\n".join(f"  {verb:<12}{what}" for verb, what in VERBS.items())
+    groups = "\n\n".join(
+        "\n".join([f"{group}:", *(f"  {verb:<12}{VERBS[verb].about}" for verb in verbs)])
+        for group, verbs in GROUPS.items()
+    )
     return (
         "usage: mapet VERB [options]\n\n"
         "Pre-train vision transformers on unlabelled images by predicting tokens.\n\n"
-        f"{verbs}\n\nmapet VERB --help lists a verb's options."
+        f"{groups}\n\n"
+        "mapet VERB --help       the options that people use, and examples\n"
+        "mapet VERB --help-all   all options\n"
+        "mapet --version\n"
+        "mapet --print-completion bash|zsh|tcsh\n"
+        '    completion of verbs and options: eval "$(mapet --print-completion bash)"'
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; a user's mistake is one line on stderr and exit code 2."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    if arguments[0] == "--version":
-        from mapet.utils.versions import versions
-
-        print(f"mapet {versions(['mapet'])['mapet'] or 'from its source folder'}")
-        return 0
+    """Run one verb; a mistake of the user is one line on stderr and exit code 2."""
+    _encode()
     try:
         with printing():
-            return _run(arguments[0], arguments[1:])
+            code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
     except MapetError as error:
-        print(f"mapet: {error.option_text}", file=sys.stderr)
-        return 2
+        return _fail(error.option_text)
     except KeyboardInterrupt:
-        print("mapet: interrupted; what was written already stays as it is.", file=sys.stderr)
-        return 130
+        return _fail("interrupted; what was written is kept.", 130)
     except BrokenPipeError:
+        _close_stdout()
         return 141
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        print("mapet: the device's memory does not suffice: lower --micro-batch-size, --batch-size or --samples.",
-              file=sys.stderr)  # fmt: skip
-        return 2
+        return _fail(OUT_OF_MEMORY)
     except OSError as error:
-        print(f"mapet: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
-        return 2
+        return _fail(f"cannot use {error.filename or 'a file'}: {error.strerror or error}.")
 
 
 @contextmanager
 def printing() -> Iterator[None]:
     """Print the log's lines on stdout."""
-    handler, level = logging.StreamHandler(sys.stdout), log.level
+    handler, level = _Printer(sys.stdout), log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -83,9 +68,46 @@ def printing() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _run(verb: str, arguments: list[str]) -> int:
-    if verb not in VERBS:
-        raise MapetError(f'There is no verb "{verb}".{nearest(verb, VERBS)}')
-    module = import_module(f"mapet.cli.{verb}")
-    code: int = module.command(arguments)
+class _Printer(logging.StreamHandler):  # type: ignore[type-arg]
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise, as ``print`` does: a closed pipe ends the verb."""
+        raise
+
+
+def _run(arguments: list[str]) -> int:
+    verb, *rest = arguments or ["--help"]
+    if verb in ("-h", "--help", "--help-all", "help"):
+        print(usage())
+        return 0
+    if verb == "--version":
+        from mapet.utils.versions import versions
+
+        print(f"mapet {versions(['mapet'])['mapet'] or '(source folder)'}")
+        return 0
+    if verb == "--print-completion":
+        from mapet.cli.completion import completion
+
+        print(completion(*rest[:1]))
+        return 0
+    names = [name for names in GROUPS.values() for name in names]
+    if verb not in names:
+        raise MapetError(f'There is no verb "{verb}".{nearest(verb, names) or " See mapet --help."}')
+    code: int = import_module(module(verb)).command(rest)
     return code
+
+
+def _fail(line: str, code: int = 2) -> int:
+    print(f"mapet: {line}", file=sys.stderr)
+    return code
+
+
+def _encode() -> None:
+    """Print what the stream's encoding lacks as ``?``."""
+    for stream in (sys.stdout, sys.stderr):
+        if not (stream.encoding or "").lower().startswith("utf") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _close_stdout() -> None:
+    """Send what is still buffered nowhere, or Python complains of the closed pipe at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

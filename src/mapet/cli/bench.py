@@ -34,11 +34,11 @@ With --data, steps are also measured with loading from these images, their token
 
 def command(arguments: list[str]) -> int:
     """Parse, measure, write."""
+    o = _asked(arguments)
     from mapet.api.benchmark.hardware import provenance
     from mapet.api.benchmark.report import begin
     from mapet.engine.distributed import pick_device
 
-    o = _asked(arguments)
     device = pick_device("cpu" if o.accelerator == "auto" and not _has_cuda() else o.accelerator)
     if device.type not in BATCH:
         raise MapetError(f"mapet bench measures on cpu and cuda, not on {device.type}: choose --accelerator cpu.")

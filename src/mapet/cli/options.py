@@ -1,140 +1,146 @@
-"""Options from dataclasses, by tyro; a mistake becomes one line with the nearest name."""
+"""Options from dataclasses, parsed by tyro; a mistake is one line with the nearest name."""
 
-import io
-import re
-import sys
-from contextlib import redirect_stderr
-from dataclasses import fields, is_dataclass
-from functools import partial
-from math import inf
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from textwrap import fill
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
-from mapet.config.setting import flag, flat_name, option, plain
-from mapet.utils.errors import MapetError, nearest
+from mapet.cli.refusals import refusing
+from mapet.cli.verbs import VERBS
+from mapet.cli.words import positional, take
+from mapet.config.flat import earlier, updated
+from mapet.config.setting import flat_name, option
+from mapet.utils.errors import MapetError
+from mapet.utils.log import log
+
+__all__ = ["changed", "given", "listed", "parse", "positional", "require", "require_outside", "take"]
 
 T = TypeVar("T")
-WIDTH = 79  # of descriptions in the help
+REPEATED = "repeated"
+Repeated = Annotated[tuple[str, ...], REPEATED]  # an option that may come several times, with one value each
+
+OLD_NAMES = {  # options of version 0.1 that are not fields of settings
+    "limit": "max_images",
+    "max_bad": "max_bad_fraction",
+    "memory": "cache_gib",
+    "micro_batch": "micro_batch_size",
+    "against": "baseline",
+    "pictures": "images",
+    "eval_limit": "eval_max_images",
+}
 
 
-def parse(default: T, arguments: list[str], verb: str, description: str) -> T:
-    """``default`` with what ``arguments`` say; ``--a-b`` and ``--a_b`` are the same option.
+@dataclass(frozen=True)
+class Preset:
+    """The option of a verb whose settings begin with a recipe."""
+
+    recipe: str | None = None
+    """A recipe's name (mapet list recipes) or FILE.yaml: the defaults of all other settings."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """The option of a verb that can continue."""
+
+    resume: str | None = None
+    """Continue the interrupted run in this folder."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One option."""
+
+    name: str
+    """Flat: max_images."""
+    field: str
+    """In its class."""
+    hint: Any
+    default: Any
+    owner: type
+    common: bool
+
+    @property
+    def option(self) -> str:
+        """``--max-images``."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def flag(self) -> str:
+        """As ``option``, but ``--no-compile`` for what is on by default."""
+        return self.option.replace("--", "--no-" if self.default is True else "--", 1)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether it may come several times."""
+        return REPEATED in get_args(self.hint)
+
+
+def leaves(value: Any) -> Iterator[Leaf]:
+    """All options of nested dataclasses."""
+    hints = get_type_hints(type(value), include_extras=True)
+    for one in fields(value):
+        inner = getattr(value, one.name)
+        if is_dataclass(inner):
+            yield from leaves(inner)
+        else:
+            yield Leaf(flat_name(one), one.name, hints[one.name], inner, type(value), option(one).common)
+
+
+def parse(default: T, arguments: Sequence[str], verb: str, description: str) -> T:
+    """``default`` with what ``arguments`` say.
 
     Raises:
         MapetError: an unknown option, a wrong or missing value.
-        SystemExit: after ``--help``.
+        SystemExit: after ``--help`` and ``--help-all``.
+    """
+    return updated(default, **given(default, arguments, verb, description))
+
+
+def given(default: Any, arguments: Sequence[str], verb: str, description: str) -> dict[str, Any]:
+    """What ``arguments`` say, by flat names; ``--a-b`` and ``--a_b`` are the same option. Raises as ``parse``.
+
+    A verb's words, as in ``mapet pack DATA``, stand for the options that ``VERBS`` names.
     """
     import tyro
 
-    known = names(default)
-    for argument in arguments:
-        if argument == "--":
-            break
-        option = argument.split("=", 1)[0].replace("_", "-")
-        if option.startswith("--") and option not in known and option != "--help":
-            raise MapetError(f'mapet {verb} has no option "{option}".{_near(option, known)}')
-    said = io.StringIO()
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    try:
-        with redirect_stderr(said):
-            return tyro.cli(
-                type(default),
-                args=arguments,
-                default=default,
-                prog=f"mapet {verb}",
-                description=_wrapped(description),
-                config=config,
-                registry=_registry(),
-            )
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise MapetError(f"{_one_line(said.getvalue()).removesuffix('.')}. See mapet {verb} --help.") from None
-
-
-def _registry() -> Any:
-    """How tyro reads settings: options under their flat names, and choices that the settings themselves check."""
-    from tyro import conf, constructors
-    from tyro._docstrings import get_field_docstring
-
-    registry = constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def _(info: Any) -> Any:
-        if get_origin(info.type) is not Literal:
-            return None
-        return constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="{" + ",".join(get_args(info.type)) + "}",
-            instance_from_str=lambda words: words[0],
-            is_instance=lambda value: isinstance(value, str),
-            str_from_instance=lambda value: [value],
-        )
-
-    @registry.struct_rule
-    def _(info: Any) -> Any:
-        owner: Any = info.type
-        if not any(option(one).name for one in getattr(owner, "__dataclass_fields__", {}).values()):
-            return None
-        found = []
-        for one in fields(owner):
-            kind: Any = Annotated[one.type, conf.arg(name=option(one).name)] if option(one).name else one.type
-            help_text = partial(get_field_docstring, owner, one.name, info.markers)
-            found.append(constructors.StructFieldSpec(one.name, kind, getattr(info.default, one.name), help_text))
-        return constructors.StructConstructorSpec(owner, tuple(found))
-
-    return registry
-
-
-def names(value: Any) -> set[str]:
-    """All options of nested dataclasses, as ``--kebab-case``."""
-    found: set[str] = set()
-    for one in fields(value):
-        inner = getattr(value, one.name)
-        found |= names(inner) if is_dataclass(inner) else {_flag(flat_name(one), inner)}
+    verb = " ".join(part for part in verb.split() if part.islower() and not part.startswith("-"))
+    known = {one.name: one for one in leaves(default)}
+    _help(default, arguments, verb, description)
+    arguments = _renamed(arguments, known, earlier(default))
+    words = {word: name for word, name in VERBS[verb].words.items() if name in known}
+    hints = {name: _for_tyro(one, arguments) for name, one in known.items()}
+    hints |= {word: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=word)] for word in words}
+    repeated: Any = {name: () for name, one in known.items() if one.repeated}
+    with refusing(arguments, {name: one.hint for name, one in known.items()}, verb):
+        found = tyro.cli(table(hints), args=arguments, default=repeated, prog=f"mapet {verb}", console_outputs=False)
+    found = {name: value for name, value in found.items() if name not in repeated or value}
+    for word, name in words.items():
+        if word in found and name in found:
+            raise MapetError(f"{word} and {known[name].option} are the same: give one of them.")
+        if word in found:
+            found[name] = found.pop(word)
     return found
 
 
-def _flag(name: str, value: Any) -> str:
-    """The option that sets a setting; what is true already can only be taken back."""
-    return f"--{'no-' if value is True else ''}{name.replace('_', '-')}"
+def table(hints: Mapping[str, Any]) -> Any:
+    """The options by their types; tyro gives back only those that are in the arguments."""
+    return TypedDict("options", dict(hints), total=False)  # type: ignore[operator]
 
 
-def take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
-    """The value of one option that decides about the others' defaults, and the rest of the arguments.
+def require(verb: str, **values: object) -> None:
+    """Refuse a call of ``verb`` in which one of the options ``values`` has no value.
 
     Raises:
-        MapetError: the option comes without a value.
+        MapetError: the missing options, and the form of the command.
     """
-    for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name != option:
-            continue
-        if equals:
-            return value, arguments[:place] + arguments[place + 1 :]
-        if place + 1 == len(arguments) or arguments[place + 1].startswith("--"):
-            raise MapetError(f"{option} needs a value.")
-        return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
-    return None, arguments
-
-
-def positional(arguments: list[str], options: object) -> tuple[list[str], list[str]]:
-    """The words that are neither an option of the dataclass ``options`` nor an option's value, and all the rest."""
-    takes, left = _values(options), 0.0
-    words: list[str] = []
-    rest: list[str] = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, _ = argument.replace("_", "-").partition("=")
-            left = 0 if equals else takes.get(name, 1)
-        elif left == 0 and argument != "-h":
-            words.append(argument)
-            continue
-        else:
-            left = max(0, left - 1)
-        rest.append(argument)
-    return words, rest
+    words = {name: word for word, name in VERBS[verb].words.items()}
+    missing = [words.get(name, f"--{name.replace('_', '-')}") for name, value in values.items() if not value]
+    if missing:
+        raise MapetError(f"mapet {verb} needs {' and '.join(missing)}: mapet {VERBS[verb].usage}")
 
 
 def one_of(*words: str) -> str:
@@ -148,15 +154,6 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def changed(options: Any) -> list[str]:
-    """The words that set what in a dataclass without groups is not at its default."""
-    words = []
-    for one in fields(options):
-        if (value := getattr(options, one.name)) != one.default:
-            words += [flag(one)] + ([] if value is True else [str(value)])
-    return words
-
-
 def require_outside(out: Path, data: str | None) -> None:
     """Refuse a folder for figures among the images ``data``, of which they would become some.
 
@@ -164,50 +161,84 @@ def require_outside(out: Path, data: str | None) -> None:
         MapetError: both are named.
     """
     if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise MapetError(f"{out} lies in {data}, and its figures would become images there: give another --out.")
+        raise MapetError(f"{out} is inside {data}, and its figures would become images there: give another --out.")
 
 
-def _values(options: Any) -> dict[str, float]:
-    """How many words follow each option."""
-    found: dict[str, float] = {"--help": 0}
-    for one in fields(options):
-        value = getattr(options, one.name)
-        found |= _values(value) if is_dataclass(value) else {_flag(flat_name(one), value): _words(plain(one.type))}
-    return found
+def changed(options: Any) -> list[str]:
+    """The words of a command line that set what is not at its default."""
+    words: list[str] = []
+    for one, default in zip(leaves(options), leaves(type(options)()), strict=True):
+        if one.default == default.default:
+            continue
+        value = one.default
+        values = [] if isinstance(value, bool) else value if isinstance(value, tuple) else [value]
+        if one.repeated:
+            words += [word for single in values for word in (default.flag, single)]
+        else:
+            words += [default.flag, *map(str, values)]
+    return words
 
 
-def _words(kind: Any) -> float:
-    """None for a flag, as many as a tuple is long, any number for an open one, and else one."""
-    for inner in (kind, *get_args(kind)):
-        if get_origin(inner) is tuple:
-            return inf if ... in get_args(inner) else len(get_args(inner))
-    return 0 if kind is bool else 1
+def plain_type(hint: Any) -> Any:
+    """A type without ``Annotated`` and ``| None``."""
+    if get_origin(hint) is Annotated:
+        return plain_type(get_args(hint)[0])
+    parts = [part for part in get_args(hint) if part is not NoneType]
+    return plain_type(parts[0]) if NoneType in get_args(hint) and len(parts) == 1 else hint
 
 
-def _wrapped(description: str) -> str:
-    """Paragraphs of short lines; tyro joins lines that begin with a letter, so all but the first are indented."""
-    parts = description.split("\n\n")
-    return "\n\n".join(fill(part, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for part in parts)
+def _renamed(arguments: Sequence[str], known: Mapping[str, Leaf], old: Mapping[str, str]) -> list[str]:
+    """``arguments`` with today's names of options; those of version 0.1 are noted."""
+    renamed = list(arguments)
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if not argument.startswith("--"):
+            continue
+        option, equals, value = argument.partition("=")
+        name = option[2:].replace("-", "_")
+        new = old.get(name) or OLD_NAMES.get(name, "")
+        option = option.replace("_", "-")
+        if name not in known and new in known:
+            log.info(f"note      {option} is now {known[new].option}")
+            option = known[new].option
+        renamed[index] = f"{option}{equals}{value}"
+    return renamed
 
 
-def _near(option: str, known: set[str]) -> str:
-    hint = nearest(option, known)
-    return hint if "Did you mean" in hint else " See --help for all."
+def _for_tyro(one: Leaf, arguments: Sequence[str]) -> Any:
+    """The type of an option, such that tyro takes as many words as there are values."""
+    import tyro
+
+    kind = plain_type(one.hint)
+    if one.repeated:
+        return Annotated[one.hint, tyro.conf.UseAppendAction]
+    if get_origin(kind) is tuple and ... not in get_args(kind) and kind != one.hint:
+        return NoneType if f"{one.option} None" in " ".join(arguments).replace("=", " ") else kind
+    return one.hint
 
 
-def _one_line(panel: str) -> str:
-    """The message in tyro's panel: above its first rule, or below it where the title has no frame to stand in."""
-    framed = "╭" in panel
-    lines = [re.sub(r"^│\s?|\s*│$", "", line).strip() for line in panel.splitlines() if not re.match(r"[╭╰]", line)]
-    sections = re.split(r"\n[─-]+\n", "\n".join(lines))
-    message = sections[0] if framed else (sections + [""])[1]
-    return " ".join(message.split()) or "These options do not fit."
+def _help(default: Any, arguments: Sequence[str], verb: str, description: str) -> None:
+    """Print the help that is asked for, and leave."""
+    before = list(arguments)[: list(arguments).index("--")] if "--" in arguments else arguments
+    if not {"-h", "--help", "--help-all", "--help_all"} & set(before):
+        return
+    from mapet.cli import help as pages
+
+    with _width() as columns:
+        if {"-h", "--help"} & set(before):
+            print(pages.short_help(default, verb, description, columns))
+        else:
+            pages.print_full_help(default, verb, description, columns)
+    raise SystemExit(0)
 
 
-def say(line: str = "") -> None:
-    """One line for the person at the screen."""
-    print(line, flush=True, file=sys.stdout)
-
-
-def silent(line: str = "") -> None:
-    """Nothing, from the processes beside the first."""
+@contextmanager
+def _width() -> Iterator[int]:
+    """The terminal's width, but at least 40 columns: tyro does not end in a few."""
+    before, columns = os.environ.get("COLUMNS"), max(40, shutil.get_terminal_size().columns)
+    os.environ["COLUMNS"] = str(columns)
+    try:
+        yield columns
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)

@@ -27,15 +27,14 @@ def refusal(error: ValidationError, kind: type, prefix: str = "") -> MapetError:
     if one is None:
         return MapetError(f"{prefix}the settings must be {_group(kind)}, got {shown(value)}.")
     if first["type"] in BEYOND:
-        wanted = " and ".join(dict.fromkeys(_limits(one.type)))
+        what = " and ".join(dict.fromkeys(_limits(one.type)))
     elif first["type"] == "finite_number":
-        wanted = "a finite number"
+        what = "a finite number"
     else:
-        wanted = _wanted(one.type)
-    choices = list(_choices(one.type))
-    close = similar(value, choices) if isinstance(value, str) else None
+        what = wanted(one.type)
+    close = similar(value, choices(one.type)) if isinstance(value, str) else None
     hint = f' Did you mean "{close}"?' if close else ""
-    return MapetError(f"{prefix}{flag(one)} must be {wanted}, got {shown(value)}.{hint}")
+    return MapetError(f"{prefix}{flag(one)} must be {what}, got {shown(value)}.{hint}")
 
 
 def unknown(name: str, kind: type, groups: tuple[str, ...] = ()) -> str:
@@ -75,14 +74,15 @@ def _field(kind: type, place: tuple[int | str, ...]) -> "Field[Any] | None":
     return found
 
 
-def _wanted(kind: Any) -> str:
+def wanted(kind: Any) -> str:
+    """What a value of a type is, in words."""
     kind, parts = plain(kind), get_args(plain(kind))
     if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__"):
         return _group(kind)
-    if choices := list(_choices(kind)):
-        return f"one of {', '.join(choices)}" if len(choices) > 2 else spoken(choices, "or")
+    if names := list(choices(kind)):
+        return f"one of {', '.join(names)}" if len(names) > 2 else spoken(names, "or")
     if get_origin(kind) in (Union, UnionType):
-        return " or ".join(_wanted(part) for part in parts)
+        return " or ".join(wanted(part) for part in parts)
     if get_origin(kind) is tuple:
         count = "several" if ... in parts else WORDS.get(len(parts), str(len(parts)))
         return f"{count} {'names' if plain(parts[0]) is str else 'numbers'}"
@@ -93,15 +93,15 @@ def _group(kind: type) -> str:
     return f"a group of settings ({', '.join(one.name for one in fields(kind)[:3])}, …)"
 
 
-def _choices(kind: Any) -> Iterator[str]:
+def choices(kind: Any) -> Iterator[str]:
     """The names of ``Literal`` within a type."""
     if get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
     elif get_origin(kind) in (Union, UnionType) and any(get_origin(plain(part)) is Literal for part in get_args(kind)):
         for part in get_args(kind):
-            yield from ["None"] if part is NoneType else _choices(part)
+            yield from ["None"] if part is NoneType else choices(part)
     elif get_origin(kind) is Annotated:
-        yield from _choices(plain(kind))
+        yield from choices(plain(kind))
 
 
 def _limits(kind: Any) -> Iterator[str]:

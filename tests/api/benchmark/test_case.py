@@ -129,7 +129,7 @@ def test_orders_of_drawn_batches_are_the_recipes():
 
 @pytest.mark.parametrize(
     ("objective", "against", "model", "said"),
-    [("mapet", "dens", {}, '"dense"'), ("mae", "transformers", {"init_values": 0.1}, "--init-values None")],
+    [("mapet", "dens", {}, '"dense"'), ("mae", "transformers", {"init_values": 0.1}, "init_values None")],
 )
 def test_what_cannot_be_compared_is_told(objective, against, model, said):
     with pytest.raises(MapetError, match=said):

@@ -85,4 +85,6 @@ def _tuning(plan: Plan, runtime: Runtime) -> None:
         try:
             validate(tuning(plan, Trial(arm, 0, arm.recipe.optimization.epochs), RANDOM), runtime)
         except MapetError as error:
-            raise MapetError(f"finetune does not fit: {str(error)[:-1]}, in the FILE.yaml of --tuning.") from error
+            raise MapetError(
+                f"finetune does not fit: {error.option_text[:-1]}, in the FILE.yaml of --tuning."
+            ) from error
