@@ -33,7 +33,7 @@ def book(folder, source, grid=(4, 4), seed=0):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, images):
+def root(tmp_path_factory, images):
     """A folder with the labelled ``images``, codebooks of two seeds, one of another grid, and a small dVAE."""
     root = tmp_path_factory.mktemp("inspect")
     shutil.copytree(images, root / "labelled")
@@ -48,9 +48,9 @@ def place(tmp_path_factory, images):
 
 
 @pytest.fixture
-def inspect(place, monkeypatch, capsys):
-    """Runs the verb in ``place``: exit code, printed lines, error."""
-    monkeypatch.chdir(place)
+def inspect(root, monkeypatch, capsys):
+    """Runs the verb in ``root``: exit code, printed lines, error."""
+    monkeypatch.chdir(root)
 
     def run(*arguments):
         code = main(["tokenizer", "inspect", *arguments])
@@ -70,42 +70,46 @@ def found(folder):
     return json.loads((folder / "inspect.json").read_text())
 
 
-def test_everything_is_printed_and_saved(place, inspect):
+def test_everything_is_printed_and_saved(root, inspect):
     code, lines, _ = inspect("book", "labelled", "--compare-with", "second", "--show", "3", "--num-codes", "2")
     assert code == 0
     assert len(lines) <= 20
     assert all(len(line) <= 80 for line in lines[2:-1])  # paths may be long
     topics = "tokenizer images codes perplexity most distortion a_token all_tokens _ _ agreement healthy saved"
     assert [line[:12].strip() for line in lines] == [word.replace("_", " ").strip() for word in topics.split()]
-    out = place / "book" / "inspect"
+    out = root / "book" / "inspect"
     assert sorted(path.name for path in out.iterdir()) == sorted(["inspect.json", *FIGURES])
     for name in FIGURES:
         with Image.open(out / name) as image:
             assert image.format == "PNG"
             image.load()
-    told = found(out)
-    assert told["data"] == f"folder {place / 'labelled'}"
-    assert told["verdict"] == "healthy"
-    assert 0 < told["agreement"]["adjusted_mutual_information"] < 1
+    findings = found(out)
+    assert findings["data"] == f"folder {root / 'labelled'}"
+    assert findings["verdict"] == "healthy"
+    assert 0 < findings["agreement"]["adjusted_mutual_information"] < 1
     with Image.open(out / "codes.png") as image:
         assert image.height == pytest.approx(3 * 125, abs=2)  # one chosen code and two random ones
 
 
-def test_the_numbers_are_those_of_all_patches(place, inspect, undrawn):
+def test_the_numbers_are_those_of_all_patches(root, inspect, undrawn):
     assert inspect("book", "labelled", "--out", "numbers")[0] == 0
-    told, book, source = found(place / "numbers"), load_tokenizer(place / "book"), open_dataset(str(place / "labelled"))
+    findings, book, source = (
+        found(root / "numbers"),
+        load_tokenizer(root / "book"),
+        open_dataset(str(root / "labelled")),
+    )
     batches = in_order(source, book.view, 48, bad=UnreadableImages(48))
     tokens, squared, vectors = book.measure(next(iter(batches)).images / 255)
     health = Health.of(tokens, 12)
-    assert told["health"]["perplexity"] == pytest.approx(health.perplexity)
-    assert told["health"]["patches"] == 48 * 16
-    assert told["distortion"]["mean"] == pytest.approx(float(squared.mean()), rel=1e-4)
+    assert findings["health"]["perplexity"] == pytest.approx(health.perplexity)
+    assert findings["health"]["patches"] == 48 * 16
+    assert findings["distortion"]["mean"] == pytest.approx(float(squared.mean()), rel=1e-4)
     flat = vectors.flatten(0, 1)
     variance = float((flat - flat.mean(0)).square().sum(1).mean())
-    assert told["distortion"]["share_of_variance"] == pytest.approx(float(squared.mean()) / variance, rel=1e-4)
-    assert told["token"]["label_bits"] == pytest.approx(1)
-    assert 0 < told["token"]["bits"] < 1
-    assert 0 <= told["bag"]["bits_at_least"] <= 1
+    assert findings["distortion"]["share_of_variance"] == pytest.approx(float(squared.mean()) / variance, rel=1e-4)
+    assert findings["token"]["label_bits"] == pytest.approx(1)
+    assert 0 < findings["token"]["bits"] < 1
+    assert 0 <= findings["bag"]["bits_at_least"] <= 1
 
 
 def test_the_information_of_all_tokens_is_bounded_by_the_predictions():
@@ -116,14 +120,14 @@ def test_the_information_of_all_tokens_is_bounded_by_the_predictions():
         assert bag["bits_at_least"] == pytest.approx(bits, abs=0.15)
 
 
-def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, monkeypatch):
+def test_the_patches_shown_are_of_their_codes_and_the_nearest(root, inspect, monkeypatch):
     """Of 30 of the 48 images; shown at the tokenizer's own size, so that they can be tokenized again."""
     shown = []
     monkeypatch.setattr("mapet.api.inspect_tokenizer.PATCH", 1)
     monkeypatch.setattr("mapet.viz.codes.patch_rows", lambda rows, grid, size, out, **_: shown.extend(rows) or out)
     arguments = ("--max-images", "30", "--num-codes", "3", "--show", "7,2", "--out", "shown")
     assert inspect("book", "labelled", *arguments)[0] == 0
-    book = load_tokenizer(place / "book")
+    book = load_tokenizer(root / "book")
     codes = [int(row.label.split()[1]) for row in shown]
     assert codes[:2] == [7, 2]
     assert len(set(codes)) == 5
@@ -136,12 +140,12 @@ def test_the_patches_shown_are_of_their_codes_and_the_nearest(place, inspect, mo
         assert len(torch.from_numpy(row.images).flatten(1).unique(dim=0)) == len(row.images)
 
 
-def test_runs_are_repeatable_and_the_seed_is_used(place, inspect):
+def test_runs_are_repeatable_and_the_seed_is_used(root, inspect):
     for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         assert (
             inspect("book", "labelled", "--max-images", "30", "--num-codes", "2", "--out", out, "--seed", seed)[0] == 0
         )
-    a, b, c = ([(place / out / name).read_bytes() for name in ("inspect.json", *FIGURES)] for out in "abc")
+    a, b, c = ([(root / out / name).read_bytes() for name in ("inspect.json", *FIGURES)] for out in "abc")
     assert a == b
     assert all(one != other for one, other in zip(a, c, strict=True))
 
@@ -152,28 +156,35 @@ def test_compared_with_itself_agreement_is_one(inspect, undrawn):
     assert any(re.match("agreement +1.000 ", line) for line in lines)
 
 
-def test_without_labels_there_are_no_findings_about_them(place, inspect, undrawn):
-    assert inspect("book", "labelled/across", "--out", "unlabelled")[0] == 0
-    assert not {"token", "bag"} & found(place / "unlabelled").keys()
-
-
-def test_a_network_without_centroids_is_shown_all_the_same(place, inspect):
-    code, lines, _ = inspect("dvae", "labelled", "--out", "dvae-out", "--show=0,15", "--num-codes=1")
-    told = found(place / "dvae-out")
+def test_options_of_version_0_1_are_understood(root, inspect, undrawn):
+    code, lines, _ = inspect("book", "labelled", "--against", "book", "--codes", "0", "--out", "before")
     assert code == 0
-    assert "distortion" not in told
-    assert told["verdict"] == "unhealthy"  # random weights
-    assert [line[12:] for line in lines if line.startswith("WARNING")] == told["warnings"]
-    assert (place / "dvae-out" / "codes.png").is_file()
+    assert lines[:2] == ["note      --against is now --compare-with", "note      --codes is now --num-codes"]
+    assert found(root / "before")["agreement"]["with"] == str(root / "book")
 
 
-def test_a_vqgan_has_a_distortion(place, inspect, undrawn):
+def test_without_labels_there_are_no_findings_about_them(root, inspect, undrawn):
+    assert inspect("book", "labelled/across", "--out", "unlabelled")[0] == 0
+    assert not {"token", "bag"} & found(root / "unlabelled").keys()
+
+
+def test_a_network_without_centroids_is_shown_all_the_same(root, inspect):
+    code, lines, _ = inspect("dvae", "labelled", "--out", "dvae-out", "--show=0,15", "--num-codes=1")
+    findings = found(root / "dvae-out")
+    assert code == 0
+    assert "distortion" not in findings
+    assert findings["verdict"] == "unhealthy"  # random weights
+    assert [line[12:] for line in lines if line.startswith("WARNING")] == findings["warnings"]
+    assert (root / "dvae-out" / "codes.png").is_file()
+
+
+def test_a_vqgan_has_a_distortion(root, inspect, undrawn):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes = {"widths": (32, 32), "blocks": 1, "attention": (), "latent": 8, "code_width": 8, "codes": 10}
-        VQGAN(image_size=32, channels=32, **sizes).save(place / "vqgan")
+        VQGAN(image_size=32, channels=32, **sizes).save(root / "vqgan")
     assert inspect("vqgan", "labelled", "--out", "vqgan-out", "--max-images", "8")[0] == 0
-    assert found(place / "vqgan-out")["distortion"]["mean"] > 0
+    assert found(root / "vqgan-out")["distortion"]["mean"] > 0
 
 
 def test_few_images_are_not_judged(inspect, undrawn):
@@ -183,22 +194,22 @@ def test_few_images_are_not_judged(inspect, undrawn):
     assert inspect("book", "labelled", "--max-images", "8", "--out", "few")[1][-2].startswith("healthy")
 
 
-def test_no_codes_no_figure_of_them(place, inspect):
+def test_no_codes_no_figure_of_them(root, inspect):
     assert inspect("book", "labelled", "--num-codes", "0", "--out", "none")[0] == 0
-    assert sorted(path.name for path in (place / "none").iterdir()) == ["inspect.json", "tokens.png", "usage.png"]
+    assert sorted(path.name for path in (root / "none").iterdir()) == ["inspect.json", "tokens.png", "usage.png"]
 
 
-def test_unreadable_images_are_skipped(place, inspect, undrawn):
-    shutil.copytree(place / "labelled", place / "mixed")
-    (place / "mixed" / "along" / "zero.png").write_bytes(b"")
+def test_unreadable_images_are_skipped(root, inspect, undrawn):
+    shutil.copytree(root / "labelled", root / "mixed")
+    (root / "mixed" / "along" / "zero.png").write_bytes(b"")
     assert inspect("book", "mixed", "--out", "bad")[2].count("zero bytes") == 1
     assert inspect("book", "mixed", "--max-bad-fraction", "0.1", "--compare-with", "second", "--out", "bad")[0] == 0
-    assert found(place / "bad")["health"]["images"] == 48
+    assert found(root / "bad")["health"]["images"] == 48
 
 
-def test_images_where_the_figures_would_go_are_left_alone(place, inspect, undrawn):
+def test_images_where_the_figures_would_go_are_left_alone(root, inspect, undrawn):
     """A folder of photos, or one among the images that are looked at."""
-    photos = shutil.copytree(place / "labelled", place / "photos")
+    photos = shutil.copytree(root / "labelled", root / "photos")
     image = next(photos.rglob("*.png")).rename(photos / "codes.png")
     before = image.read_bytes()
     for data, out, said in (
@@ -209,7 +220,7 @@ def test_images_where_the_figures_would_go_are_left_alone(place, inspect, undraw
         assert (code, error.count("\n")) == (2, 1)
         assert said in error
     assert image.read_bytes() == before
-    assert not (place / "labelled" / "look").exists()
+    assert not (root / "labelled" / "look").exists()
 
 
 MISTAKES = {
@@ -229,9 +240,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES.items(), ids=[" ".join(words) for words in MISTAKES])
-def test_a_mistake_is_one_line(place, inspect, arguments, said):
+def test_a_mistake_is_one_line(root, inspect, arguments, said):
     code, lines, error = inspect(*arguments, "--out", "mistake")
     assert (code, lines) == (2, [])
     assert error.count("\n") == 1
     assert said in error
-    assert not (place / "mistake").exists()
+    assert not (root / "mistake").exists()

@@ -26,9 +26,9 @@ TRAINED = [*SMALL, *STUDENT, "--epochs", "1", "--warmup-epochs", "0", "--lr", "1
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    root, chance = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
+    root, rng = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
     for number in range(COUNT):
-        pixels = chance.integers(0, 256, (16, 16 + number % 3, 3)).astype(np.uint8)
+        pixels = rng.integers(0, 256, (16, 16 + number % 3, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(root / f"{number:03d}.png")
     (root / "100.png").write_bytes(b"")
     return root

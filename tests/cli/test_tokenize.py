@@ -29,9 +29,9 @@ COUNT = 400
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """A folder of 400 images of noise, no two alike."""
-    root, chance = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
+    root, rng = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
     for number in range(COUNT):
-        pixels = chance.integers(0, 256, (16, 16 + number % 3, 3)).astype(np.uint8)
+        pixels = rng.integers(0, 256, (16, 16 + number % 3, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(root / f"{number:03d}.png")
     return root
 

@@ -61,18 +61,16 @@ def inspect_tokenizer(
 
     Args:
         folder: the tokenizer's.
-        data: a folder of images, nested in any way or packed by ``pack``, or ``"cifar10"``.
+        data: a folder of images, or ``"cifar10"``.
         out: folder for inspect.json and the figures; None: ``folder/inspect``.
         settings: the defaults, without any.
         changes: settings by name, for instance ``num_codes=16``.
 
     Returns:
-        The content of inspect.json: ``tokenizer``, ``data``, ``seed``, ``health``, ``verdict``, ``warnings``,
-        ``figures``, and where they apply ``distortion``, ``token``, ``bag`` and ``agreement``.
+        The content of inspect.json; its ``distortion``, ``token``, ``bag`` and ``agreement`` only where they apply.
 
     Raises:
-        MapetError: settings that do not fit, no tokenizer or images there, codes that do not exist, or a second
-            tokenizer with other patches.
+        MapetError: settings that do not fit, no tokenizer or images there, or a second tokenizer with other patches.
     """
     from mapet.build.batches import chosen
     from mapet.data.dataset import open_dataset
@@ -81,8 +79,8 @@ def inspect_tokenizer(
     s = updated(settings or InspectTokenizerSettings(), **changes)
     if not str(folder) or not str(data):
         raise MapetError("mapet tokenizer inspect needs one FOLDER of a tokenizer and one DATA (images).")
+    data, out = absolute_paths("tokenizer inspect", data, out or Path(folder, "inspect"))
     folder = absolute(folder)
-    data, out = absolute_paths("tokenizer inspect", data, out or folder / "inspect")
     tokenizer = _load(folder, s.teacher_weights, s)
     _require_figures_folder(out, folder, data)
     codes = _codes_to_show(s, tokenizer.vocabulary)

@@ -164,7 +164,7 @@ VERBS = {
         "measure a tokenizer's health and draw its codes",
         "tokenizer inspect FOLDER DATA",
         {"FOLDER": "folder", "DATA": "data"},
-        "folder data out max_images codes show against baseline seed accelerator workers",
+        "folder data out max_images num_codes show compare_with seed accelerator workers",
         "mapet tokenizer inspect kclip photos",
     ),
 }
