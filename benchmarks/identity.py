@@ -35,7 +35,7 @@ MODEL = [
     "--patch-size",
     "4",
 ]
-CODEBOOK = ["--teacher", "pixels", "--codes", "16", "--samples", "512", "--iterations", "3", "--restarts", "2"]
+CODEBOOK = ["--teacher", "pixels", "--vocab-size", "16", "--samples", "512", "--iterations", "3", "--restarts", "2"]
 STEPS = ["--batch-size", "12", "--epochs", "5", "--warmup-epochs", "1", "--lr", "1e-3", "--accelerator", "cpu"]
 OBJECTIVES = {
     "mapet": ["--objective", "mapet"],
@@ -134,7 +134,7 @@ def record(root: Path) -> dict[str, object]:
         found["finetune"] = [run_of(root / "tuned"), scores_of(root / "tuned" / "scores.json")]
 
     def vqkd() -> None:
-        words = "--teacher pixels --image-size 32 --patch-size 4 --codes 16 --batch-size 12 --epochs 2"
+        words = "--teacher pixels --image-size 32 --patch-size 4 --vocab-size 16 --batch-size 12 --epochs 2"
         small = "--embed-dim 16 --depth 1 --num-heads 1 --accelerator cpu"
         mapet("tokenizer", "train-vqkd", data, "--out", root / "vqkd", *words.split(), *small.split())
         found["vqkd"] = run_of(root / "vqkd")

@@ -1,18 +1,27 @@
 """Types of the public names. Written by tools/stub.py."""
 
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
 from mapet.api.compare.plan import Plan as Plan
 from mapet.api.compare.run import compare as compare
+from mapet.api.encoders import load_classifier as load_classifier
+from mapet.api.encoders import load_encoder as load_encoder
+from mapet.api.estimate import Estimate
+from mapet.api.estimate import Estimate as Estimate
 from mapet.api.export import export as export
-from mapet.api.finetune import finetune as finetune
 from mapet.api.pack import pack as pack
-from mapet.api.pretrain import pretrain as pretrain
-from mapet.api.pretrain import resume as resume
+from mapet.api.quickstart import QuickstartResult
 from mapet.api.tokenize import tokenize as tokenize
-from mapet.build.finetune import load_classifier as load_classifier
-from mapet.build.pretrain import load_encoder as load_encoder
+from mapet.build.objectives import register_objective as register_objective
+from mapet.config.estimate import EstimateSettings
+from mapet.config.evaluate import EvaluateSettings
 from mapet.config.finetune import Augmentation as Augmentation
 from mapet.config.finetune import Backbone as Backbone
 from mapet.config.finetune import FinetuneRecipe as FinetuneRecipe
+from mapet.config.quickstart import QuickstartSettings
 from mapet.config.recipe import Model as Model
 from mapet.config.recipe import Objective as Objective
 from mapet.config.recipe import Recipe as Recipe
@@ -38,6 +47,307 @@ from mapet.tokenizers.tokenizer import load_tokenizer as load_tokenizer
 from mapet.utils.errors import MapetError as MapetError
 from mapet.utils.view import CenterCropResize as CenterCropResize
 
+class _Estimate(TypedDict, total=False):
+    """Settings of ``EstimateSettings``."""
+
+    devices: int
+    images: int | None
+    bench: str | PathLike[str] | None
+    measure: bool
+    tflops: float | None
+
+class _Recipe(TypedDict, total=False):
+    """Settings of ``Recipe``."""
+
+    data: str | PathLike[str]
+    max_images: int | None
+    precision: Literal["float32", "bfloat16"]
+    seed: int
+    tokens: str | PathLike[str] | None
+    scale: tuple[float, float] | None
+    ratio: tuple[float, float]
+    hflip: float
+    color_jitter: float
+
+class _Model(TypedDict, total=False):
+    """Settings of ``Model``."""
+
+    model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"]
+    embed_dim: int | None
+    depth: int | None
+    num_heads: int | None
+    image_size: int
+    patch_size: int
+    init_values: float | None
+    drop_path: float
+    pos_embed: Literal["learn", "sincos"]
+
+class _Objective(TypedDict, total=False):
+    """Settings of ``Objective``."""
+
+    objective: str
+    mask_ratio: float
+    order: Literal["uniform", "blockwise", "raster"]
+    groups: int | None
+    cls_layer: int | None
+    decoder_embed_dim: int | None
+    decoder_num_heads: int | None
+    decoder_depth: int | None
+    regressor_depth: int
+    alignment_weight: float
+    normalize_pixels: bool
+
+class _Tokenizer(TypedDict, total=False):
+    """Settings of ``Tokenizer``."""
+
+    tokenizer: str | PathLike[str] | None
+    teacher: str | PathLike[str]
+    teacher_stage: int | None
+    teacher_output: Literal["stage", "norm", "head"]
+    teacher_weights: str | PathLike[str] | None
+    vocab_size: int
+    samples: int | None
+    fit_images: int | None
+    iterations: int
+    restarts: int
+    metric: Literal["euclidean", "cosine"]
+    kmeans_init: Literal["k-means++", "sample"]
+    kmeans_mode: Literal["sample", "stream"]
+    kmeans_precision: Literal["float32", "tf32", "bfloat16"]
+
+class _Optimization(TypedDict, total=False):
+    """Settings of ``Optimization``."""
+
+    epochs: float
+    batch_size: int
+    lr: float | None
+    base_lr: float
+    min_lr: float
+    warmup_lr: float
+    warmup_epochs: float
+    weight_decay: float
+    betas: tuple[float, float]
+    no_decay: tuple[str, ...]
+    clip_grad: float | None
+    ema_decay: float | None
+
+class _EstimateSettings(_Estimate, _Recipe, _Model, _Objective, _Tokenizer, _Optimization, total=False):
+    """Settings of ``estimate``."""
+
+class _Evaluate(TypedDict, total=False):
+    """Settings of ``EvaluateSettings``."""
+
+    seed: int
+
+class _Feature(TypedDict, total=False):
+    """Settings of ``FeatureSettings``."""
+
+    max_images: int | None
+    random: bool
+    num_heads: int | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int | None
+    max_bad_fraction: float
+    cache_gib: float
+
+class _Pool(TypedDict, total=False):
+    """Settings of ``PoolSettings``."""
+
+    pool: Literal["avg", "token", "avg+token"]
+
+class _KNN(TypedDict, total=False):
+    """Settings of ``KNNSettings``."""
+
+    k: int
+    temperature: float
+
+class _Attentive(TypedDict, total=False):
+    """Settings of ``AttentiveSettings``."""
+
+    batch_size: int | None
+
+class _Fewshot(TypedDict, total=False):
+    """Settings of ``FewshotSettings``."""
+
+    shots: tuple[int, ...]
+    draws: int
+
+class _EvaluateSettings(_Evaluate, _Feature, _Pool, _KNN, _Attentive, _Fewshot, total=False):
+    """Settings of ``evaluate``."""
+
+class _FinetuneRecipeOfFinetune(TypedDict, total=False):
+    """Settings of ``FinetuneRecipe``."""
+
+    max_images: int | None
+    precision: Literal["float32", "bfloat16"]
+    seed: int
+    init: str | PathLike[str]
+    fresh_head: bool
+    drop_path: float
+    layer_decay: float
+    crop_pct: float
+
+class _Backbone(TypedDict, total=False):
+    """Settings of ``Backbone``."""
+
+    image_size: int | None
+    num_heads: int | None
+    model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"] | None
+    embed_dim: int | None
+    depth: int | None
+    patch_size: int | None
+    init_values: float | None
+    pos_embed: Literal["learn", "sincos"] | None
+
+class _Augmentation(TypedDict, total=False):
+    """Settings of ``Augmentation``."""
+
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    hflip: float
+    auto_augment: str | None
+    color_jitter: float
+    reprob: float
+    remode: Literal["pixel", "rand", "const"]
+    recount: int
+    mixup: float
+    cutmix: float
+    mixup_prob: float
+    mixup_switch_prob: float
+    smoothing: float
+
+class _Runtime(TypedDict, total=False):
+    """Settings of ``Runtime``."""
+
+    workers: int | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    devices: int
+    num_nodes: int
+    strategy: Literal["ddp", "fsdp"]
+    micro_batch_size: int | None
+    compile: bool
+    grad_checkpointing: bool
+    save_every: int
+    cache_gib: float
+    max_bad_fraction: float
+
+class _FinetuneSettings(_FinetuneRecipeOfFinetune, _Backbone, _Augmentation, _Optimization, _Runtime, total=False):
+    """Settings of ``finetune``."""
+
+class _PretrainSettings(_Recipe, _Model, _Objective, _Tokenizer, _Optimization, _Runtime, total=False):
+    """Settings of ``pretrain``."""
+
+class _Quickstart(TypedDict, total=False):
+    """Settings of ``QuickstartSettings``."""
+
+    epochs: float | None
+    max_images: int | None
+    seed: int
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+
+class _QuickstartSettings(_Quickstart, total=False):
+    """Settings of ``quickstart``."""
+
+class _ResumeSettings(_Runtime, total=False):
+    """Settings of ``resume``."""
+
+class _ShowSettings(_Recipe, _Model, _Objective, _Tokenizer, _Optimization, total=False):
+    """Settings of ``show``."""
+
+class _VQKDRecipeOfTrainVqkd(TypedDict, total=False):
+    """Settings of ``VQKDRecipe``."""
+
+    max_images: int | None
+    precision: Literal["float32", "bfloat16"]
+    seed: int
+    teacher: str | PathLike[str]
+    teacher_stage: int | None
+    teacher_output: Literal["stage", "norm", "head"]
+    teacher_weights: str | PathLike[str] | None
+    vocab_size: int
+    code_dim: int
+    image_size: int
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    decoder_depth: int
+    commitment: float
+    decay: float
+    restart: float
+    scale: tuple[float, float] | None
+    hflip: float
+    epochs: int
+    batch_size: int
+    lr: float | None
+    min_lr: float
+    warmup_lr: float
+    warmup_epochs: float
+    weight_decay: float
+    betas: tuple[float, float]
+    clip_grad: float | None
+
+class _TrainVqkdSettings(_VQKDRecipeOfTrainVqkd, _Runtime, total=False):
+    """Settings of ``train_vqkd``."""
+
+def estimate(
+    recipe: Recipe | str | Path | None = None,
+    *,
+    settings: EstimateSettings | None = None,
+    **changes: Unpack[_EstimateSettings],
+) -> Estimate: ...
+def evaluate(
+    source: str | Path,
+    data: str | Path | None = None,
+    protocols: str | Iterable[str] = ("knn", "linear"),
+    *,
+    out: str | Path | None = None,
+    settings: EvaluateSettings | None = None,
+    **changes: Unpack[_EvaluateSettings],
+) -> dict[str, dict[str, Score]]: ...
+def finetune(
+    source: str | Path | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    recipe: FinetuneRecipe | str | Path | None = None,
+    runtime: Runtime | None = None,
+    overwrite: bool = False,
+    evaluate_every: int = 0,
+    **settings: Unpack[_FinetuneSettings],
+) -> Run: ...
+def pretrain(
+    recipe: Recipe | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    runtime: Runtime | None = None,
+    overwrite: bool = False,
+    **settings: Unpack[_PretrainSettings],
+) -> Run: ...
+def quickstart(
+    out: str | Path = "quickstart",
+    *,
+    settings: QuickstartSettings | None = None,
+    **changes: Unpack[_QuickstartSettings],
+) -> QuickstartResult: ...
+def resume(
+    folder: str | Path,
+    *,
+    runtime: Runtime | None = None,
+    evaluate_every: int | None = None,
+    **settings: Unpack[_ResumeSettings],
+) -> Run: ...
+def show(recipe: Recipe | str | Path | None = None, **changes: Unpack[_ShowSettings]) -> str: ...
+def train_vqkd(
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    recipe: VQKDRecipe | str | Path | None = None,
+    runtime: Runtime | None = None,
+    overwrite: bool = False,
+    **settings: Unpack[_TrainVqkdSettings],
+) -> Run: ...
+
 __all__ = [
     "Augmentation",
     "Backbone",
@@ -45,6 +355,7 @@ __all__ = [
     "Classifier",
     "Codebook",
     "Encoder",
+    "Estimate",
     "FinetuneRecipe",
     "MapetError",
     "Model",
@@ -64,6 +375,8 @@ __all__ = [
     "Tokenizer",
     "VQKDRecipe",
     "compare",
+    "estimate",
+    "evaluate",
     "export",
     "finetune",
     "fit",
@@ -73,8 +386,12 @@ __all__ = [
     "open_dataset",
     "pack",
     "pretrain",
+    "quickstart",
+    "register_objective",
     "resume",
     "reveal",
+    "show",
     "tokenize",
+    "train_vqkd",
 ]
 __version__: str

@@ -90,7 +90,7 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(images, tokens, tmp_path, mo
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_show_counts_what_the_objective_counts(objective, capsys):
-    assert main(["show", "--objective", objective, "--vocabulary", "40"]) == 0
+    assert main(["show", "--objective", objective, "--vocab-size", "40"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("▶") == 1 + 4

@@ -13,7 +13,8 @@ import torch
 
 from mapet.cli import main
 from mapet.cli.options import parse
-from mapet.cli.pretrain import Options, again
+from mapet.cli.pretrain import Options
+from mapet.cli.training import again
 from mapet.config.recipe import Recipe, Runtime, Tokenizer
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.codebook import Codebook

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mapet.api.tokenize import tokenize
-from mapet.build.batches import tokenized
+from mapet.build.batches import Images, with_tokens
 from mapet.cli import main
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
 from mapet.data.dataset import open_dataset
@@ -180,7 +180,7 @@ def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path, capsys):
         assert ledger.exists() == bool(names)
         store, bad = TokenStore.open(out), UnreadableImages(COUNT)
         (out / "unreadable-images.txt").write_text("003.png\tan older list\n" + (ledger.read_text() if names else ""))
-        assert len(tokenized(source, indices, store, bad, recipe)) == len(store) == COUNT - len(names)
+        assert len(with_tokens(Images(source, indices, bad), store, recipe).indices) == len(store) == COUNT - len(names)
         assert len(bad) == len(names)
         if names:
             shutil.copy(many / names[0], mixed / names[0])

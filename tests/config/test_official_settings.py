@@ -9,7 +9,8 @@ wangsr126/MAE-Lite (arXiv 2205.14443).
 import pytest
 import torch
 
-from mapet.build.pretrain import build_encoder, build_objective, mae_decoder
+from mapet.build.objectives import mae_decoder
+from mapet.build.pretrain import build_encoder, build_objective
 from mapet.config import recipes
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import dotted

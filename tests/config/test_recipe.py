@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mapet.build.pretrain import build_objective, build_pattern, mae_decoder
+from mapet.build.objectives import build_pattern, mae_decoder
+from mapet.build.pretrain import build_objective
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import dotted, earlier, paths
 from mapet.config.recipe import (

@@ -113,7 +113,7 @@ def shaped(run: Run) -> tuple[Classifier, dict[str, Any]]:
     return Classifier(**content["model"]), content
 
 
-def load_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe, int]:
+def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe, int]:
     """The classifier of a fine-tuning's last checkpoint, its settings, and the steps it was trained for.
 
     With a moving average in the checkpoint, that is what is loaded.
@@ -168,14 +168,3 @@ class FinetuneBatches(Stream):
         images, targets = self.mix(images, to_device(self.labels[batch.index], self.device), step)
         key = random_bits(self.seed, KEY, batch.epoch, batch.index[: len(images)])
         return {"images": images, "targets": targets, "seed": to_device(key, exact(self.device))}
-
-
-class Until:
-    """The first ``steps`` steps of a stream."""
-
-    def __init__(self, stream: Batches, steps: int) -> None:
-        self.stream, self.steps, self.steps_per_epoch = stream, steps, stream.steps_per_epoch
-
-    def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
-        """The batches from step ``start`` on."""
-        return (batch for _, batch in zip(range(start, self.steps), self.stream(start), strict=False))

@@ -54,7 +54,7 @@ def command(arguments: list[str]) -> int:
 
 
 def _asked(arguments: list[str]) -> Options:
-    from mapet.api.pretrain import named_recipe
+    from mapet.api.settings import named_recipe
 
     name, arguments = take(arguments, "--recipe")
     words, rest = positional(arguments, Options())

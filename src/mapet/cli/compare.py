@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mapet.api.compare.plan import Plan
 from mapet.cli.options import listed, parse, positional, take
+from mapet.config.objectives import absolute_name
 from mapet.config.recipe import OWNERS, Recipe, Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import require_apart
@@ -58,7 +59,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, train and measure, write."""
-    from mapet.cli.pretrain import again, stoppable
+    from mapet.cli.training import again, stoppable
 
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
@@ -73,7 +74,8 @@ def command(arguments: list[str]) -> int:
 
 def _asked(arguments: list[str]) -> tuple[Plan, Path, Runtime]:
     from mapet.api.finetune import named_tuning
-    from mapet.api.pretrain import anchored, is_file, named_recipe
+    from mapet.api.pretrain import anchored
+    from mapet.api.settings import is_file, named_recipe
     from mapet.api.tokenize import require_one_way
 
     varied, arguments = _all(arguments, "--vary")
@@ -94,7 +96,7 @@ def _asked(arguments: list[str]) -> tuple[Plan, Path, Runtime]:
     ready = {"tokens": o.recipe.tokens, "tokenizer": t.path, "tokenizers": o.tokenizers}
     require_one_way(t, recipe.tokenizer, **ready)
     plan = Plan(
-        objectives=listed(o.objectives),
+        objectives=tuple(map(absolute_name, listed(o.objectives))),
         baselines=listed(o.baselines),
         seeds=o.seeds,
         evaluate=listed(o.evaluate),

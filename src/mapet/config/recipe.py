@@ -6,13 +6,14 @@ no torch and a mistake is reported at once.
 
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mapet.config.file import read as read
 from mapet.config.file import save as save
 from mapet.config.flat import diff as diff
+from mapet.config.objectives import BUILT_IN, is_own, reads_tokens, require_objective
 from mapet.config.runtime import Accelerator as Accelerator
 from mapet.config.runtime import Runtime as Runtime
 from mapet.config.setting import (
@@ -34,10 +35,9 @@ from mapet.config.training import Optimization as Optimization
 from mapet.config.training import Training
 
 ModelName = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"]
-ObjectiveName = Literal["mapet", "pet", "mim", "cae", "mae"]
 Positions = Literal["learn", "sincos"]
 
-OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+OBJECTIVES = tuple(BUILT_IN)
 
 
 @settings
@@ -91,8 +91,8 @@ class Model:
 class Objective:
     """The pre-training task."""
 
-    name: Annotated[ObjectiveName, Option("objective", common=True)] = "mapet"
-    """mapet (masked and permuted), pet (permuted), mim (masked, as BEiT), cae, or mae, which needs no tokens."""
+    name: Annotated[str, Option("objective", common=True)] = "mapet"
+    """mapet (masked and permuted), pet (permuted), mim (masked, BEiT), cae, mae (pixels), or file.py:Class."""
     mask_ratio: Annotated[float, Field(gt=0, le=1), Option(common=True)] = 0.75
     """Fraction of the patches that is predicted."""
     order: Literal["uniform", "blockwise", "raster"] = "uniform"
@@ -115,11 +115,12 @@ class Objective:
     """Normalize each target patch to mean 0 and variance 1."""
 
     def __post_init__(self) -> None:
+        require_objective(self.name)
         width, heads = self.decoder_embed_dim, self.decoder_num_heads
         require(
             *(
                 (
-                    self.name in option(one).objectives or getattr(self, one.name) == one.default,
+                    is_own(self.name) or self.name in option(one).objectives or getattr(self, one.name) == one.default,
                     f"{flag(one)} only applies to {spoken(option(one).objectives, 'and')}, not {self.name}; remove it.",
                 )
                 for one in fields(self)
@@ -245,7 +246,7 @@ class Recipe(Training):
     @property
     def reads_tokens(self) -> bool:
         """Whether the objective needs visual tokens."""
-        return self.objective.name != "mae"
+        return reads_tokens(self.objective.name)
 
     @property
     def lr(self) -> float:

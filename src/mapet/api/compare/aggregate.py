@@ -9,6 +9,7 @@ from typing import Any
 
 from mapet.api.compare.plan import Plan, Trial, Variant
 from mapet.api.compare.results_folder import ResultsFolder
+from mapet.config.objectives import short_name
 from mapet.evals.score import student
 from mapet.viz.table import Entry, Estimate
 
@@ -78,7 +79,7 @@ def _entry(plan: Plan, arm: Variant, known: Sequence[Mapping[str, Any]]) -> Entr
     seconds = [time for time in times if time is not None]
     shown = _shown(cost)
     return Entry(
-        method=arm.method,
+        method=short_name(arm.method),
         setting=arm.setting,
         epochs=cost["epochs"],
         images=cost["images"],
@@ -108,7 +109,7 @@ def _estimate(values: Sequence[float]) -> Estimate:
 
 def _about(cell: Trial, known: Mapping[str, Any]) -> dict[str, Any]:
     epochs = known["cost"]["epochs"] if "cost" in known else cell.epochs
-    about = {"method": cell.arm.method, "setting": cell.arm.setting, "seed": cell.recipe.seed}
+    about = {"method": short_name(cell.arm.method), "setting": cell.arm.setting, "seed": cell.recipe.seed}
     return {**about, "epochs": f"{epochs:.6g}"}
 
 

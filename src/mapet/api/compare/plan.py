@@ -14,6 +14,7 @@ from typing import Any, ClassVar, get_type_hints
 
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import dotted, earlier, paths, with_settings
+from mapet.config.objectives import is_own, known_objectives, reads_tokens, short_name
 from mapet.config.recipe import OBJECTIVES, OWNERS, Objective, Recipe, fair
 from mapet.utils.errors import MapetError, nearest
 
@@ -57,7 +58,7 @@ class Plan:
     def __post_init__(self) -> None:
         named = self.recipe.tokens or self.recipe.tokenizer.path
         for option, chosen, names in (
-            ("objectives", self.objectives, OBJECTIVES),
+            ("objectives", list(map(short_name, self.objectives)), known_objectives(self.objectives)),
             ("baselines", self.baselines, BASELINES),
             ("budget", self.budget, BUDGETS),
         ):
@@ -139,8 +140,8 @@ class Trial:
     def name(self) -> str:
         """The name of its folder."""
         chosen = [re.sub(r"[^\w.-]", "_", f"{name}{text}") for name, text in self.arm.label]
-        trained = [f"{self.epochs:.6g}epochs"] if self.arm.method in OBJECTIVES else []
-        return "-".join([self.arm.method, *chosen, *trained, f"seed{self.recipe.seed}"])
+        trained = [f"{self.epochs:.6g}epochs"] if self.arm.method not in BASELINES else []
+        return "-".join([short_name(self.arm.method), *chosen, *trained, f"seed{self.recipe.seed}"])
 
 
 def arms(plan: Plan) -> list[Variant]:
@@ -167,9 +168,11 @@ def arms(plan: Plan) -> list[Variant]:
 
 def for_method(recipe: Recipe, method: str) -> Recipe:
     """The recipe under another objective, settings that are another's own left out; a baseline has the first's."""
-    if method not in OBJECTIVES:
+    if method in BASELINES:
         return replace(recipe, objective=Objective())
-    foreign = {name: getattr(Objective, name) for name, owners in OWNERS.items() if method not in owners}
+    foreign = {
+        name: getattr(Objective, name) for name, owners in OWNERS.items() if not (is_own(method) or method in owners)
+    }
     return replace(recipe, objective=replace(recipe.objective, name=method, **foreign))
 
 
@@ -178,9 +181,9 @@ def _has(method: str, setting: str) -> bool:
     group, _, name = setting.rpartition(".")
     if method in BASELINES:
         return group == "model" and name != "drop_path"  # the tuning has its own
-    return method in OWNERS.get(name, OBJECTIVES) and not (
-        method == "mae" and (group == "tokenizer" or name == "tokens")
-    )
+    if not reads_tokens(method) and (group == "tokenizer" or name == "tokens"):
+        return False
+    return is_own(method) or method in OWNERS.get(name, OBJECTIVES)
 
 
 def _tokenizers(folders: Sequence[str]) -> list[list[tuple[str, str, str, str]]]:
@@ -258,7 +261,7 @@ def budgeted(
 
 def differences(cells: Sequence[Trial]) -> list[str]:
     """The settings outside the objective in which any two trained cells differ: ``fair``, beside the seed."""
-    recipes = [cell.recipe for cell in cells if cell.arm.method in OBJECTIVES]
+    recipes = [cell.recipe for cell in cells if cell.arm.method not in BASELINES]
     names = {name for recipe in recipes for name in fair(recipes[0], recipe)} - {"seed"}
     return [name for name in dotted(recipes[0]) if name in names]
 

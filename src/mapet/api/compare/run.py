@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mapet.api.compare.plan import Plan, Trial
 from mapet.cli.options import require_outside
+from mapet.config.objectives import short_name
 from mapet.config.recipe import Runtime, read
 from mapet.utils.errors import MapetError
 from mapet.utils.log import say
@@ -79,7 +80,8 @@ def plan_lines(plan: Plan, budgets: Mapping[str, Sequence[Trial]], every: Sequen
     for budget, own in budgets.items():
         trained = [cell for cell in own if cell.number == 0 and cell.arm.method in plan.objectives]
         epochs = ", ".join(
-            f"{cell.arm.method} {cell.arm.setting}".strip() + f" {round(cell.epochs, 3):g}" for cell in trained
+            f"{short_name(cell.arm.method)} {cell.arm.setting}".strip() + f" {round(cell.epochs, 3):g}"
+            for cell in trained
         )
         lines.append(f"epochs    equal {budget}: {epochs}")
     names = differences(every)

@@ -8,7 +8,7 @@ from mapet.api.compare.evaluations import EVALUATIONS, Subject, tuned, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant
 from mapet.api.compare.results_folder import ResultsFolder, follow
 from mapet.config.recipe import Recipe, Runtime
-from mapet.utils.log import silent
+from mapet.utils.log import quiet
 
 if TYPE_CHECKING:
     from mapet.engine.run import Run
@@ -24,6 +24,7 @@ def _macs(arm: Variant) -> tuple[int, int]:
     """Of one image's forward pass, and of its training step."""
     import torch
 
+    from mapet.build.objectives import objective_macs
     from mapet.build.pretrain import build_encoder, build_objective
     from mapet.method import cost
 
@@ -32,7 +33,7 @@ def _macs(arm: Variant) -> tuple[int, int]:
             forward = cost.macs(build_encoder(arm.recipe))
             return forward, 3 * forward * (arm.method == "scratch")
         objective = build_objective(arm.recipe, arm.vocabulary)
-    return objective.macs(), objective.macs(training=True)
+    return objective_macs(objective), objective_macs(objective, training=True)
 
 
 def images(recipe: Recipe) -> int:
@@ -88,7 +89,8 @@ def _train(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> 
 
 
 def _run(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> "Run":
-    from mapet.api.pretrain import pretrain, resume
+    from mapet.api.pretrain import pretrain
+    from mapet.api.resume import resume
     from mapet.engine.run import Run
 
     folder, step = ledger.run(cell), cell.recipe.optimization.batch_size
@@ -96,8 +98,10 @@ def _run(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> "R
     kept = replace(runtime, save_every=every) if plan.knn_every else runtime
     if Run(folder).recipe.is_file():
         follow(cell.recipe, Run(folder))
-        return resume(folder, kept, say=silent)
-    return pretrain(cell.recipe, folder, kept, say=silent)
+        with quiet():
+            return resume(folder, runtime=kept)
+    with quiet():
+        return pretrain(cell.recipe, folder, runtime=kept)
 
 
 def _scratch(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> "Run":
@@ -110,9 +114,9 @@ def _scratch(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -
 
 
 def _encoder(cell: Trial, ledger: ResultsFolder) -> "Encoder":
-    from mapet.build.pretrain import build_encoder, load_encoder
+    from mapet.build.pretrain import build_encoder, load_run_encoder
 
-    return build_encoder(cell.recipe) if cell.arm.method == "random" else load_encoder(ledger.run(cell))[0]
+    return build_encoder(cell.recipe) if cell.arm.method == "random" else load_run_encoder(ledger.run(cell))[0]
 
 
 def _measure_curve(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from mapet.api.compare.evaluations import EVALUATIONS, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant, arms
-from mapet.api.encoders import DRAWN
-from mapet.api.evaluate import Probe, room
+from mapet.api.encoders import ARCHITECTURE
+from mapet.api.features import features_gib
+from mapet.config.evaluate import FeatureSettings
 from mapet.config.finetune import RANDOM
 from mapet.config.recipe import Runtime
 from mapet.utils.errors import MapetError
@@ -61,11 +62,11 @@ def _room(plan: Plan, images: int) -> None:
     pools = {name: pool for name in plan.evaluate if (pool := EVALUATIONS[name].pool)}
     for arm, (name, pool) in product(_encoders(plan), pools.items()):
         with torch.device("meta"):
-            needed = room(build_encoder(arm.recipe), pool, images)
-        if needed > Probe.cache_gib:
+            needed = features_gib(build_encoder(arm.recipe), pool, images)
+        if needed > FeatureSettings.cache_gib:
             raise MapetError(
                 f"The features of {images:,} images take {needed:,.1f} GiB for --evaluate {name}, more than "
-                f"{Probe.cache_gib:g}: lower --eval-limit, or leave that one out."
+                f"{FeatureSettings.cache_gib:g}: lower --eval-limit, or leave that one out."
             )
 
 
@@ -78,7 +79,7 @@ def _tuning(plan: Plan, runtime: Runtime) -> None:
     """The fine-tuning of each encoder among the arms, as it would begin from random numbers."""
     from mapet.api.finetune_inputs import validate
 
-    given = [name for name in (*DRAWN, "num_heads") if getattr(plan.tuning.backbone, name) is not None]
+    given = [name for name in (*ARCHITECTURE, "num_heads") if getattr(plan.tuning.backbone, name) is not None]
     if given:
         raise MapetError(f"--tuning has {given[0]}, but the encoders are those of the comparison: leave it out.")
     for arm in _encoders(plan):

@@ -1,0 +1,142 @@
+"""Training through Python: flat settings, one resume for every kind, checks inside, folders of version 0.1."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+import mapet
+from mapet.engine import fit
+from mapet.engine.run import Run, load_checkpoint
+from mapet.utils.errors import MapetError
+from mapet.utils.log import log, quiet
+
+SIZES = {"image_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+SHORT = {"batch_size": 16, "epochs": 2, "warmup_epochs": 0, "accelerator": "cpu"}
+SMALL = {"model": "custom", **SIZES, **SHORT}
+
+
+def pretrain(images, out, **settings):
+    return mapet.pretrain(data=images, out=out, objective="mae", **{**SMALL, **settings})
+
+
+def finetune(images, out, **settings):
+    return mapet.finetune("random", images, out, **{**SMALL, **settings})
+
+
+def train_vqkd(images, out, **settings):
+    own = {"teacher": "pixels", "vocab_size": 8, "code_dim": 4, "decoder_depth": 1}
+    return mapet.train_vqkd(images, out, **{**SIZES, **SHORT, **own, **settings})
+
+
+TRAINED = {"pretrain": pretrain, "finetune": finetune, "vqkd": train_vqkd}
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def whole(request, images, tmp_path_factory):
+    """A kind of training, and an uninterrupted run of it."""
+    folder = tmp_path_factory.mktemp(request.param) / "whole"
+    return TRAINED[request.param], TRAINED[request.param](images, folder)
+
+
+def weights(run):
+    return load_checkpoint(run.last)[1]
+
+
+def test_resume_takes_any_kind_of_run(images, whole, tmp_path, monkeypatch):
+    train, first = whole
+    out = tmp_path / "broken"
+
+    def interrupted(*given, **named):
+        if Run(out).metrics.is_file():
+            raise KeyboardInterrupt
+        return backward(*given, **named)
+
+    backward = fit.backward
+    with monkeypatch.context() as patched:
+        patched.setattr(fit, "backward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(images, out, save_every=1)
+    assert 0 < Run(out).completed < first.completed
+    run = mapet.resume(out, accelerator="cpu", save_every=1)
+    assert all(torch.equal(tensor, weights(first)[name]) for name, tensor in weights(run).items())
+    assert run.metrics.read_bytes() == first.metrics.read_bytes()
+
+
+def test_what_a_run_gives(whole):
+    train, run = whole
+    assert isinstance(run, mapet.Run)
+    assert run.completed == (4 if train is finetune else 6)
+    assert [entry["step"] for entry in run.scores] == ([4] if train is finetune else [])
+    lines = run.log.read_text()
+    assert all(f"  {name} " in lines for name in ("data", "model", "steps", "done"))
+
+
+def test_the_inputs_of_version_0_1_are_accepted(whole, tmp_path):
+    """It called images pictures."""
+    _, run = whole
+    path = run.folder / "inputs.json"
+    now = json.loads(path.read_text())
+    path.write_text(json.dumps({"pictures" if name == "images" else name: value for name, value in now.items()}))
+    mapet.resume(run.folder, accelerator="cpu")
+    assert json.loads(path.read_text()) == now
+
+
+def test_evaluate_every_is_for_fine_tunings(whole):
+    train, run = whole
+    if train is not finetune:
+        with pytest.raises(MapetError, match=r"evaluate_every only applies to a fine-tuning"):
+            mapet.resume(run.folder, evaluate_every=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epoch": 1}, 'Did you mean "epochs"?'),
+        ({"data": ""}, "data is missing: give a folder of images"),
+        ({"out": None}, "out is missing"),
+        ({"recipe": "cifar10-vit-tin"}, 'Did you mean "cifar10-vit-tiny"?'),
+        ({"tokenizer": "somewhere", "fit_images": 3, "objective": "mapet"}, "fit_images"),
+        ({"workers": -1}, "workers must be >= 0, got -1."),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_the_words_of_python(images, tmp_path, settings, said):
+    with pytest.raises(MapetError) as refused:
+        mapet.pretrain(**{"data": images, "out": tmp_path / "run", "objective": "mae", **SMALL, **settings})
+    assert said in str(refused.value)
+    assert "--" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("train", TRAINED.values())
+def test_a_run_among_its_images_is_refused(images, train):
+    with pytest.raises(MapetError, match=r"is to be written"):
+        train(images, images)
+
+
+def test_paths_are_made_absolute(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(images.parent)
+    run = pretrain(images.name, tmp_path / "run", epochs=1)
+    monkeypatch.chdir(tmp_path)
+    assert mapet.resume("run", accelerator="cpu").completed == run.completed
+
+
+def test_nothing_is_printed_but_the_log_is_written(images, tmp_path, capsys):
+    heard = []
+    handler = logging.Handler()
+    handler.emit = heard.append
+    log.addHandler(handler)
+    try:
+        with quiet():
+            run = pretrain(images, tmp_path / "run", epochs=1)
+    finally:
+        log.removeHandler(handler)
+    assert not heard
+    assert not capsys.readouterr().out
+    assert "steps" in run.log.read_text()
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(MapetError, match=r"holds no run"):
+        mapet.resume(tmp_path)
