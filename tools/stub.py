@@ -141,7 +141,7 @@ class Function:
                 if (alias.asname or alias.name) in names and not _public(node.module, alias):
                     yield f"from {node.module} import {alias.name}{f' as {alias.asname}' if alias.asname else ''}\n"
         own = {node.name for node in source.body if isinstance(node, ast.ClassDef)} & names
-        yield from (f"from {self.module} import {name}\n" for name in own)
+        yield from (f"from {self.module} import {name}\n" for name in own if name not in mapet.__all__)
 
 
 class _Unquoted(ast.NodeTransformer):
