@@ -55,7 +55,6 @@ def stub() -> str:
     dicts = Dicts()
     declared = [one.declared(dicts) for one in functions]
     imports = {line for one in functions for line in one.imports()} | dicts.imports
-    imports -= {line[: line.index(" as ")] + "\n" for line in exported}
     text = HEADER + "".join([*sorted(imports), *exported, "\n", *dicts.found.values(), "\n", *declared])
     text += f"\n__all__ = {sorted(mapet.__all__)!r}\n__version__: str\n"
     return _formatted(text)
@@ -139,10 +138,10 @@ class Function:
         source = ast.parse(Path(sys.modules[self.module].__file__ or "").read_text())
         for node in ast.walk(source):
             for alias in node.names if isinstance(node, ast.ImportFrom) else ():
-                if (alias.asname or alias.name) in names:
+                if (alias.asname or alias.name) in names and not _public(node.module, alias):
                     yield f"from {node.module} import {alias.name}{f' as {alias.asname}' if alias.asname else ''}\n"
         own = {node.name for node in source.body if isinstance(node, ast.ClassDef)} & names
-        yield from (f"from {self.module} import {name}\n" for name in own)
+        yield from (f"from {self.module} import {name}\n" for name in own if name not in mapet.__all__)
 
 
 class _Unquoted(ast.NodeTransformer):
@@ -176,6 +175,12 @@ def _default(node: ast.expr) -> ast.expr:
         if all(isinstance(part, ast.Constant | ast.Tuple | ast.Load) for part in ast.walk(node))
         else ast.Constant(...)
     )
+
+
+def _public(module: str | None, alias: ast.alias) -> bool:
+    """Whether what is imported is public under the same name."""
+    name = alias.asname or alias.name
+    return name in mapet.__all__ and getattr(import_module(module or ""), alias.name) is getattr(mapet, name)
 
 
 def _camel(name: str) -> str:

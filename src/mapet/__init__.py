@@ -13,6 +13,7 @@ _HOMES = {
     "Classifier": "method.encoder",
     "Codebook": "tokenizers.codebook",
     "Encoder": "method.encoder",
+    "Estimate": "api.estimate",
     "FinetuneRecipe": "config.finetune",
     "MapetError": "utils.errors",
     "Model": "config.recipe",

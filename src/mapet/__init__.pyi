@@ -9,7 +9,7 @@ from mapet.api.compare.plan import Plan as Plan
 from mapet.api.compare.run import compare as compare
 from mapet.api.encoders import load_classifier as load_classifier
 from mapet.api.encoders import load_encoder as load_encoder
-from mapet.api.estimate import Estimate
+from mapet.api.estimate import Estimate as Estimate
 from mapet.api.export import export as export
 from mapet.api.pack import pack as pack
 from mapet.api.quickstart import QuickstartResult
@@ -354,6 +354,7 @@ __all__ = [
     "Classifier",
     "Codebook",
     "Encoder",
+    "Estimate",
     "FinetuneRecipe",
     "MapetError",
     "Model",

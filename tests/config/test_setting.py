@@ -51,6 +51,7 @@ SIZES = "vit_tiny, vit_small, vit_base, vit_large, custom"
         (lambda: FinetuneRecipe(layer_decay=0), "--layer-decay must be > 0 and <= 1, got 0."),
         (lambda: VQKDRecipe(num_heads=7), "--num-heads must divide --embed-dim 768, got 7."),
         (lambda: updated(Recipe(), mdoel="vit_base"), 'There is no setting "mdoel". Did you mean "model"?'),
+        (lambda: updated(Recipe(), limit=3), 'There is no setting "limit": it is called "max_images" now.'),
         (lambda: updated(Recipe(), epochs=0), "--epochs must be > 0, got 0."),
     ],
 )

@@ -42,8 +42,10 @@ def updated(value: T, **settings: Any) -> T:
     Raises:
         MapetError: a setting that does not exist, or a value that is refused.
     """
-    known = paths(value)
+    known, before = paths(value), earlier(value)
     for name in settings:
+        if name in before and name not in known:
+            raise MapetError(f'There is no setting "{name}": it is called "{before[name]}" now.')
         if name not in known:
             raise MapetError(f'There is no setting "{name}".{nearest(name, known)}')
     return with_settings(value, {known[name]: setting for name, setting in settings.items()})

@@ -20,12 +20,12 @@ WORDS = {2: "two", 3: "three", 4: "four"}
 def refusal(error: ValidationError, kind: type, prefix: str = "") -> MapetError:
     """The error for the first thing that is wrong with settings of the class ``kind``; ``prefix`` comes before it."""
     first = error.errors(include_url=False)[0]
-    place, value = first["loc"], first["input"]
+    loc, value = first["loc"], first["input"]
     if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
-        return MapetError(f"{prefix}{unknown(str(place[-1]), kind, tuple(map(str, place[:-1])))}")
+        return MapetError(f"{prefix}{unknown(str(loc[-1]), kind, tuple(map(str, loc[:-1])))}")
     if first["type"] == "unexpected_positional_argument":
         return MapetError(f"{prefix}{kind.__name__} takes {len(fields(kind))} settings, got more.")
-    one = _field(kind, place)
+    one = _field(kind, loc)
     if one is None:
         return MapetError(f"{prefix}the settings must be {_group(kind)}, got {shown(value)}.")
     if first["type"] in BEYOND:
@@ -61,10 +61,10 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _field(kind: type, place: tuple[int | str, ...]) -> "Field[Any] | None":
+def _field(kind: type, loc: tuple[int | str, ...]) -> "Field[Any] | None":
     """The innermost field on the way."""
     found = None
-    for part in place:
+    for part in loc:
         known: dict[int | str, Field[Any]] = {one.name: one for one in fields(kind)}
         known |= enumerate(fields(kind)) if found is None else {}
         if part not in known:

@@ -7,7 +7,7 @@ from mapet.utils.errors import MapetError, nearest
 
 
 def catalogue() -> dict[str, Callable[[], Recipe]]:
-    """All recipes by their name on the command line."""
+    """All pre-training recipes by name."""
     from mapet.config.recipes import cifar10, competitors, in1k
 
     found = {"cifar10-quickstart": cifar10.quickstart, "cifar10-vit-tiny": cifar10.vit_tiny}
@@ -19,7 +19,7 @@ def catalogue() -> dict[str, Callable[[], Recipe]]:
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe ``name``.
 
     Raises:
         MapetError: there is none.

@@ -4,10 +4,10 @@ from mapet.config.recipe import Model, Objective, Optimization, Recipe, Tokenize
 
 
 def quickstart() -> Recipe:
-    """A few minutes of MaPeT on two CPU cores: ``mapet quickstart`` (the README tells what it gives).
+    """A few minutes of MaPeT on two CPU cores: ``mapet quickstart`` (see the README for its results).
 
-    8,000 images of 50,000, so that the teacher needs a minute and a half; 3 epochs of 250 steps of 32. Linear probe
-    at least 8 points above the random start (three seeds, two CPU cores).
+    8,000 of 50,000 images, so that the teacher takes a minute and a half; 3 epochs of 250 steps with a batch of 32.
+    Linear probe: at least 8 points above the untrained encoder (three seeds, two CPU cores).
     """
     return Recipe(
         data="cifar10",
@@ -32,9 +32,9 @@ def quickstart() -> Recipe:
 
 
 def vit_tiny() -> Recipe:
-    """ViT-Ti/4 by MaPeT on all 50,000 images, 200 epochs: 50,000 / 256 = 195 steps an epoch, 39,000 in all.
+    """ViT-Ti/4 by MaPeT on all 50,000 images, 200 epochs: 50,000 / 256 = 195 steps per epoch, 39,000 in total.
 
-    Made for one GPU; no accuracy stands here, because none was measured yet.
+    For one GPU. Accuracy: not measured yet.
     """
     return Recipe(
         data="cifar10",

@@ -5,15 +5,15 @@
     torchrun --nproc-per-node 8 -m mapet pretrain --recipe in1k-cae-vit-base --data IMAGENET/train --out runs/cae \\
         --devices 8 --tokenizer DALLE
 
-They are for repeating each method as its authors ran it; ``mapet compare`` puts the objectives under one setting. Crops
-are random, so that tokens are made as the images come, by the tokenizer that ``mapet tokenizer import`` has written:
-DALL-E's for BEiT and CAE, VQ-KD for BEiT v2.
+They reproduce each method as its authors ran it; ``mapet compare`` runs the objectives under one setting. Crops are
+random, so tokens are made online by a tokenizer that ``mapet tokenizer import`` has written: DALL-E's for BEiT and CAE,
+VQ-KD for BEiT v2.
 
-All encoders start as this package's do, which is timm's way: MAE draws its linear layers Xavier-uniform, and CAE and
-BEiT divide the weights of a block's two output layers by √(2 · its number).
+All encoders are initialized as in timm. The originals differ: MAE initializes its linear layers Xavier-uniform, and CAE
+and BEiT divide the weights of a block's two output layers by √(2 · its number).
 
-No accuracy stands here, because none was measured with this package yet. The published ones, after fine-tuning on
-ImageNet-1k: BEiT 83.2 % (800 epochs), BEiT v2 85.0 % (300), CAE 83.6 % (300), MAE 83.6 % (1600).
+Accuracy: not measured with this package yet. Published, after fine-tuning on ImageNet-1k: BEiT 83.2 % (800 epochs),
+BEiT v2 85.0 % (300), CAE 83.6 % (300), MAE 83.6 % (1600).
 """
 
 from dataclasses import replace
@@ -26,8 +26,8 @@ BEIT = Objective(name="mim", mask_ratio=75 / 196, order="blockwise")
 def beit_vit_base() -> Recipe:
     """BEiT, 800 epochs of 625 steps: microsoft/unilm, ``beit``.
 
-    Learned positions stand in the place of the relative position bias, which its authors value at 0.2 points. BEiT
-    stops short of 75 patches where no further rectangle fits; here it is always 75.
+    Learned positions replace the relative position bias, which is worth 0.2 points according to its authors. BEiT
+    masks fewer than 75 patches where no further rectangle fits; here it is always 75.
     """
     return Recipe(
         scale=(0.08, 1.0),

@@ -3,20 +3,19 @@
     torchrun --nproc-per-node 8 -m mapet finetune runs/base --recipe in1k-finetune-vit-base --data IMAGENET \\
         --out runs/base-ft --devices 8
 
-FROM must be of the size that the recipe names. Sources of the ImageNet settings: the fine-tuning configuration files of
-aimagelab/MaPeT (commit 6d276c9). Doubtful values stand as they are there, and how to change them beside:
+FROM must have the size that the recipe names. Sources of the ImageNet settings: the fine-tuning configuration files of
+aimagelab/MaPeT (commit 6d276c9). Doubtful values are kept as published; how to change them is given with each:
 
-- the batch of 512 is per process there and the number of processes is not told; it is the global batch here, and the
-  learning rates, which are absolute, belong to an unknown batch
-- ten epochs at the lowest rate follow the 100, 200 or 300, by a default of timm, and the rate moves once an epoch; here
-  it moves each step and the run ends with the stated epochs
-- the test crop is 0.9 of the short side, though pre-training shows the whole centred square: ``--crop-pct 1`` agrees
-  with that
+- there the batch of 512 is per process and the number of processes is not given; here it is the global batch, so the
+  learning rates, which are absolute, were tuned for an unknown batch
+- there ten epochs at the lowest rate follow the 100, 200 or 300, by a default of timm, and the rate changes once per
+  epoch; here it changes every step and training ends with the stated epochs
+- the test crop is 0.9 of the short side, although pre-training shows the whole centred square (``--crop-pct 1``)
 - RandAugment is rand-m9-mstd0.5, without the "increasing" magnitudes of BEiT and MAE: ``--auto-augment
   rand-m9-mstd0.5-inc1``
 - the small model's learning rate is ten times the base model's: see ``vit_small``
 
-No accuracy stands here, because none was measured with this package yet.
+Accuracy: not measured with this package yet.
 """
 
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from mapet.utils.errors import MapetError, nearest
 
 
 def vit_base() -> FinetuneRecipe:
-    """ViT-B/16, 100 epochs: 1,281,167 images / 512 = 2,502 steps an epoch, 250,200 in all."""
+    """ViT-B/16, 100 epochs: 1,281,167 images / 512 = 2,502 steps per epoch, 250,200 in total."""
     return FinetuneRecipe(
         drop_path=0.1,
         layer_decay=0.65,
@@ -60,8 +59,8 @@ def vit_base() -> FinetuneRecipe:
 def vit_small() -> FinetuneRecipe:
     """ViT-S/16, 200 epochs, 500,400 steps; else as ``vit_base``.
 
-    Its published learning rate of 5e-3 is ten times the base model's and twenty times the tiny one's: most likely a
-    slip for 5e-4 (``--lr 5e-4``), but kept as published.
+    Its published learning rate of 5e-3 is ten times the base model's and twenty times the tiny one's: probably a
+    mistake for 5e-4 (``--lr 5e-4``), but kept as published.
     """
     return _changed(epochs=200, lr=5e-3)
 
@@ -72,10 +71,10 @@ def vit_tiny() -> FinetuneRecipe:
 
 
 def cifar10() -> FinetuneRecipe:
-    """An encoder of 32 × 32 images, 100 epochs: 50,000 / 256 = 195 steps an epoch, 19,500 in all.
+    """An encoder of 32 × 32 images, 100 epochs: 50,000 / 256 = 195 steps per epoch, 19,500 in total.
 
-    Milder than on ImageNet, as a crop of a few pixels shows nothing: at least a third of each image, rectangles
-    erased in a tenth of them, layer decay 0.75. No accuracy stands here, because none was measured yet.
+    Weaker augmentation than on ImageNet, because a crop of a few pixels shows nothing: crops of at least a third of the
+    image, erasing in a tenth of the images, layer decay 0.75. Accuracy: not measured yet.
     """
     return FinetuneRecipe(
         data="cifar10",
@@ -98,13 +97,13 @@ def _changed(*, epochs: int, lr: float) -> FinetuneRecipe:
 
 
 def catalogue() -> dict[str, Callable[[], FinetuneRecipe]]:
-    """All of them by their name on the command line."""
+    """All fine-tuning recipes by name."""
     sizes = {"tiny": vit_tiny, "small": vit_small, "base": vit_base}
     return {"cifar10-finetune": cifar10, **{f"in1k-finetune-vit-{size}": make for size, make in sizes.items()}}
 
 
 def find(name: str) -> FinetuneRecipe:
-    """The fine-tuning of that name.
+    """The fine-tuning recipe ``name``.
 
     Raises:
         MapetError: there is none.

@@ -6,17 +6,17 @@
         --out runs/base --devices 8
 
 Sources: the configuration files of aimagelab/MaPeT (commit 6d276c9). There the batch of 2048 is per process and the
-number of processes is not told; it is the global batch here. Their learning rate moves once an epoch and ten epochs at
-the lowest rate follow the 300; here it moves each step and ends after 300.
+number of processes is not given; here it is the global batch. There the learning rate changes once per epoch, and ten
+epochs at the lowest rate follow the 300; here it changes every step, and training ends after 300 epochs.
 
-No accuracy stands here, because none was measured with this package yet.
+Accuracy: not measured with this package yet.
 """
 
 from mapet.config.recipe import Model, ModelName, Objective, Optimization, Recipe
 
 
 def vit_base() -> Recipe:
-    """ViT-B/16 by MaPeT, 300 epochs: 1,281,167 images / 2048 = 625 steps an epoch, 187,500 in all."""
+    """ViT-B/16 by MaPeT, 300 epochs: 1,281,167 images / 2048 = 625 steps per epoch, 187,500 in total."""
     return Recipe(
         data="",
         color_jitter=0.4,
