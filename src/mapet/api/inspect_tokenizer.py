@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.cli.options import require_outside
 from mapet.utils.errors import MapetError
 from mapet.utils.log import say
-from mapet.utils.owned import require_apart
+from mapet.utils.owned import require_apart, require_outside
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,6 @@ import sys
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
 from math import inf
-from pathlib import Path
 from textwrap import fill
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -112,16 +111,6 @@ def changed(options: Any) -> list[str]:
         if (value := getattr(options, one.name)) != one.default:
             words += [f"--{one.name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return words
-
-
-def require_outside(out: Path, data: str | None) -> None:
-    """Refuse a folder for figures among the images ``data``, of which they would become some.
-
-    Raises:
-        MapetError: both are named.
-    """
-    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise MapetError(f"{out} lies in {data}, and its figures would become images there: give another --out.")
 
 
 def _values(options: Any) -> dict[str, float]:

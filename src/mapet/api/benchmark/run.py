@@ -81,8 +81,9 @@ def cases(o: Options, device: "torch.device") -> "list[Case]":
         MapetError: a name or number that does not fit.
     """
     from mapet.api.benchmark.case import Case
-    from mapet.api.compare.plan import check_names, for_method
+    from mapet.api.compare.plan import for_method
     from mapet.config.checks import OBJECTIVES
+    from mapet.config.compare import check_names
 
     r = o.recipe
     check_names("objectives", listed(o.objectives), OBJECTIVES)
