@@ -23,8 +23,8 @@ _HOMES = {
     "Run": "engine.run",
     "fit": "engine.fit",
     "open_dataset": "data.dataset",
-    "load_encoder": "build.pretrain",
-    "load_classifier": "build.finetune",
+    "load_encoder": "api.encoders",
+    "load_classifier": "api.encoders",
     "pack": "api.pack",
     "Packing": "data.packing",
     "tokenize": "api.tokenize",
@@ -33,6 +33,7 @@ _HOMES = {
     "Plan": "api.compare.plan",
     "compare": "api.compare.run",
     "finetune": "api.finetune",
+    "evaluate": "api.evaluate",
     "export": "api.export",
 }
 __all__ = list(_HOMES)

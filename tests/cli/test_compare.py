@@ -13,11 +13,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from mapet.api.compare import trials as trials
-from mapet.api.evaluate import Probe
+from mapet.api.compare import trials
 from mapet.cli import main
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import fair, load, read
+from mapet.config.verbs import FeatureSettings
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.lock import Lock
 from mapet.utils.rng import randint
@@ -350,7 +350,7 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
 def test_what_cannot_work_is_one_line_before_anything_is_trained(
     images, five, tmp_path, monkeypatch, capsys, wrong, said
 ):
-    monkeypatch.setattr(Probe, "cache_gib", 2e-5)  # as much as pooled features take
+    monkeypatch.setattr(FeatureSettings, "cache_gib", 2e-5)  # as much as pooled features take
     flat = tmp_path / "flat"
     flat.mkdir()
     for number, path in enumerate(sorted(images.rglob("*.png"))):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mapet.build.finetune import load_classifier
+from mapet.build.finetune import load_run_classifier
 from mapet.cli import main
 from mapet.data.augment import normalize
 from mapet.data.dataset import train_and_test
@@ -130,7 +130,7 @@ def test_small_photographs_by_the_named_recipe(cifar10, tmp_path, capsys):
 
 def right(run, source):
     """The share of the images that the run's classifier names rightly, one by one."""
-    classifier, _, _ = load_classifier(run)
+    classifier, _, _ = load_run_classifier(run)
     found = []
     for place in range(len(source)):
         pixels = torch.from_numpy(np.array(CenterCropResize((16, 16))(source.read(place)))).permute(2, 0, 1)[None]
@@ -143,7 +143,7 @@ def test_a_fine_tuned_classifier_is_exported_with_its_head(whole, tmp_path, caps
 
     assert main(["export", str(whole), "--out", str(tmp_path / "export")]) == 0
     assert "logits = model(images)" in capsys.readouterr().out
-    classifier, _, step = load_classifier(whole)
+    classifier, _, step = load_run_classifier(whole)
     assert step == 20
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
     images = torch.randn(2, 3, 16, 16)

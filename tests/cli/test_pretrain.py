@@ -322,10 +322,10 @@ def test_probes_and_export_of_a_run(whole, tmp_path, capsys):
     assert "k-NN, k = 20" in text
     assert main(["export", str(whole), "--to", "timm", "--out", str(tmp_path / "export")]) == 0
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
-    from mapet.build.pretrain import load_encoder
+    from mapet.build.pretrain import load_run_encoder
 
     images = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(model.forward_features(images), load_encoder(whole)[0](images), atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.forward_features(images), load_run_encoder(whole)[0](images), atol=1e-5, rtol=0)
 
 
 def test_unlabelled_pictures_cannot_be_probed(images, whole, tmp_path, capsys):
@@ -366,11 +366,11 @@ def test_bfloat16_stays_near_float32(images, tokens, whole, tmp_path):
 
 
 def test_a_moving_average_is_kept_and_probed(images, tokens, tmp_path):
-    from mapet.build.pretrain import load_encoder
+    from mapet.build.pretrain import load_run_encoder
 
     assert main(arguments(images, tokens, tmp_path / "run", "--ema-decay", "0.9", "--epochs", "1")) == 0
     _, tensors = load_checkpoint(Run(tmp_path / "run").last)
-    loaded = load_encoder(tmp_path / "run")[0].state_dict()
+    loaded = load_run_encoder(tmp_path / "run")[0].state_dict()
     for name, tensor in loaded.items():
         assert torch.equal(tensor, tensors[f"ema/encoder.{name}"])
     assert not torch.equal(loaded["pos_embed"], tensors["model/encoder.pos_embed"])

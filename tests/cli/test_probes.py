@@ -11,7 +11,7 @@ import torch
 from forms import MODEL, in_all_forms, randomised
 from mapet.api.export import export
 from mapet.build.finetune import begin, classifier_over
-from mapet.build.pretrain import build_objective, load_encoder
+from mapet.build.pretrain import build_objective, load_run_encoder
 from mapet.cli import main
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import Recipe, save
@@ -36,7 +36,7 @@ def forms(images, tmp_path_factory):
     root = tmp_path_factory.mktemp("forms")
     found = in_all_forms(Recipe(data=str(images), model=MODEL, seed=3), root)
     t = FinetuneRecipe(start=str(found["run"]), data=str(images), seed=3)
-    tuned, classifier = Run.create(root / "tuned"), randomised(classifier_over(load_encoder(found["run"])[0], t, 5))
+    tuned, classifier = Run.create(root / "tuned"), randomised(classifier_over(load_run_encoder(found["run"])[0], t, 5))
     save(t, tuned.recipe)
     begin(tuned, classifier, t, {"from": "x", "classes": list("abcde")})
     export(tuned.folder, root / "tuned-export")
@@ -87,7 +87,7 @@ def test_the_best_layer_is_named(run, capsys):
 @pytest.mark.parametrize("options", [["linear", "--protocol", "beit"], ["attentive"], ["fewshot", "--shots", "2"]])
 def test_the_batch_of_features_does_not_matter(run, options, monkeypatch):
     assert probe(run, *options) == 0
-    monkeypatch.setattr("mapet.api.evaluate.BATCH", 7)
+    monkeypatch.setattr("mapet.api.features.BATCH", 7)
     assert probe(run, *options) == 0
     first, second = entries(run)
     for name in list(first)[5:]:
@@ -99,22 +99,22 @@ def test_the_batch_of_features_does_not_matter(run, options, monkeypatch):
     [
         (["attentive", "--cache-gib", "1e-6"], r"48 images take 0\.\d\d GiB, more than --cache-gib 1e-06"),
         (["linear", "--protocol", "beit", "--cache-gib", "1e-6"], "--max-images"),
-        (["attentive", "--batch-size", "1"], "at least 2"),
+        (["attentive", "--batch-size", "1"], "--batch-size must be >= 2, got 1"),
         (["attentive", "--pool", "token"], 'no option "--pool"'),
         (["linear", "--protocol", "biet"], 'Did you mean "beit"'),
-        (["linear", "--protocol", "beit", "--pool", "token"], "leave --pool out"),
+        (["linear", "--protocol", "beit", "--pool", "token"], "--pool only applies to .*, not linear-beit; remove it"),
         (["knn", "--pool", "patches"], 'There is no pool "patches"'),
         (["fewshot", "--pool", "layers"], 'There is no pool "layers"'),
-        (["fewshot", "--shots", "0"], "at least 1 labelled image"),
+        (["fewshot", "--shots", "0"], "--shots must be >= 1"),
         (["fewshot", "--shots", "100"], "fewer than 100 shots"),
-        (["fewshot", "--draws", "1"], "--draws 1"),
+        (["fewshot", "--draws", "1"], "--draws must be >= 2"),
         (
             ["fewshot", "--run", "absent"],
             r"FROM = absent does not exist: give a run, an export folder or an official-format",
         ),
-        (["knn", "--num-heads", "2"], "--num-heads is .*run's own setting"),
-        (["knn", "--num-heads", "0"], "at least 1"),
-        (["knn", "one", "two"], "one FROM at a time, and was given one, two"),
+        (["knn", "--num-heads", "2"], "--num-heads is fixed by .*run; remove it"),
+        (["knn", "--num-heads", "0"], "--num-heads must be >= 1, got 0"),
+        (["knn", "one", "two"], "one FROM at a time, got one, two"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(run, capsys, options, said):
@@ -137,13 +137,14 @@ def test_labels_are_needed(images, run, tmp_path, capsys, verb):
 
 def test_room_is_counted_as_it_is_taken(run):
     """The refusal's number is the size of what would have been stored."""
-    from mapet.api.evaluate import Probe, room
+    from mapet.api.features import features_gib
+    from mapet.config.verbs import FeatureSettings
 
-    encoder, _, _ = load_encoder(run)
+    encoder, _, _ = load_run_encoder(run)
     for pool in (*POOLS, *UNPOOLED):
         found, _ = features(encoder, [(torch.zeros(5, 3, 16, 16), torch.zeros(5))], pool=pool)
-        assert room(encoder, pool, 5) == found.numel() * found.element_size() / 2**30
-    assert Probe().cache_gib == 16
+        assert features_gib(encoder, pool, 5) == found.numel() * found.element_size() / 2**30
+    assert FeatureSettings().cache_gib == 16
 
 
 PROBES = (
@@ -197,7 +198,7 @@ def test_a_classifier_is_probed_by_the_features_that_its_head_reads(forms):
     from mapet.api.encoders import headless, load_from
 
     images = torch.randn(3, 3, 16, 16)
-    classifier = load_from(str(forms["tuned"]), None)
+    classifier = load_from(forms["tuned"])
     assert isinstance(classifier.encoder, Classifier)
     found, _ = features(headless(classifier).encoder, [(images, torch.zeros(3))])
     torch.testing.assert_close(classifier.encoder.head(found), classifier.encoder(images))
@@ -258,9 +259,9 @@ def test_what_cannot_be_probed_is_told_in_one_line(forms, images, tmp_path, caps
         ([str(tmp_path / "grey.pth")], "1 channels"),
         ([str(forms["export"]), "--num-heads", "2"], "--num-heads is"),
         ([published, "--num-heads", "3"], "3 heads"),
-        ([published, "--num-heads", "2", "--out", str(tmp_path / "empty")], "no list of scores"),
-        ([published, "--num-heads", "2", "--out", str(tmp_path / "text.json")], "no list of scores"),
-        ([published, "--num-heads", "2", "--out", str(tmp_path / "object.json")], "no list of scores"),
+        ([published, "--num-heads", "2", "--out", str(tmp_path / "empty")], "not a list of scores"),
+        ([published, "--num-heads", "2", "--out", str(tmp_path / "text.json")], "not a list of scores"),
+        ([published, "--num-heads", "2", "--out", str(tmp_path / "object.json")], "not a list of scores"),
     ):
         assert main(["knn", *options, "--data", str(images)]) == 2, options
         captured = capsys.readouterr()

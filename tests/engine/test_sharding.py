@@ -14,7 +14,7 @@ import torch
 import torch.distributed.fsdp  # once, and not in every forked process
 from lightning_fabric import Fabric
 
-from mapet.build.pretrain import build_objective, load_encoder
+from mapet.build.pretrain import build_objective, load_run_encoder
 from mapet.config.recipe import Model, Objective, Recipe, save
 from mapet.engine import checkpoint as files
 from mapet.engine.distributed import joined
@@ -186,7 +186,7 @@ def test_each_process_writes_its_rows_and_the_index_names_them(two):
 def test_the_objective_is_whole_in_the_end_and_loads_like_any_other(two):
     """With a moving average, which is what an encoder is loaded with."""
     trained = torch.load(two / "objective.pth", weights_only=True)
-    encoder, _, step = load_encoder(two / "whole")
+    encoder, _, step = load_run_encoder(two / "whole")
     assert step == 20
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, trained[f"encoder.{name}"])

@@ -11,7 +11,7 @@ from forms import MODEL, in_all_forms, randomised
 from golden_numbers import FOLDER, Golden
 from mapet.api.encoders import load_start
 from mapet.api.export import export
-from mapet.build.finetune import FinetuneBatches, begin, classifier_over, load_classifier
+from mapet.build.finetune import FinetuneBatches, begin, classifier_over, load_run_classifier
 from mapet.build.pretrain import build_objective
 from mapet.config.finetune import Augmentation, Backbone, FinetuneRecipe, protocol
 from mapet.config.recipe import Recipe, read, save, settings
@@ -56,9 +56,9 @@ def test_run_export_and_official_checkpoint_start_from_the_same_logits(forms, si
 
 
 def test_the_encoder_is_taken_over_whole_and_the_mean_of_patches_is_read(forms):
-    from mapet.build.pretrain import load_encoder
+    from mapet.build.pretrain import load_run_encoder
 
-    model, (encoder, _, _) = started(forms["run"]), load_encoder(forms["run"])
+    model, (encoder, _, _) = started(forms["run"]), load_run_encoder(forms["run"])
     features = model.run(model.embed(IMAGES) + model.pos_embed)
     torch.testing.assert_close(encoder.norm(features), encoder(IMAGES))
     expected = F.linear(F.layer_norm(features[:, 1:].mean(1), (16,), eps=1e-6), model.head.weight)
@@ -71,7 +71,7 @@ def test_a_folder_of_a_fine_tuning_is_whole_without_from(forms, tmp_path):
     model, run = started(forms["run"], drop_path=0.3), Run.create(tmp_path / "ft")
     save(t, run.recipe)
     begin(run, model, t, {"from": "x", "classes": list("abcde")})
-    loaded, again, step = load_classifier(run.folder)
+    loaded, again, step = load_run_classifier(run.folder)
     assert (again, step, loaded.drop_path_rate) == (t, 0, 0.3)
     assert torch.equal(loaded(IMAGES), model(IMAGES))
     kept, fresh = started(run.folder), started(run.folder, fresh_head=True, seed=5)
@@ -147,10 +147,10 @@ def test_what_from_cannot_be(forms, tmp_path):
 
 
 def test_an_export_of_other_pictures_is_refused(forms, tmp_path):
-    from mapet.build.pretrain import load_encoder
+    from mapet.build.pretrain import load_run_encoder
     from mapet.interop.timm import to_timm
 
-    to_timm(load_encoder(forms["run"])[0], tmp_path / "other", mean=[0.5] * 3, std=[0.5] * 3)
+    to_timm(load_run_encoder(forms["run"])[0], tmp_path / "other", mean=[0.5] * 3, std=[0.5] * 3)
     with pytest.raises(MapetError, match="normalises"):
         load_start(FinetuneRecipe(start=str(tmp_path / "other")))
     grey = Encoder(16, 4, in_chans=1, embed_dim=16, depth=1, num_heads=2)

@@ -1,4 +1,4 @@
-"""What FROM names: a run, an export folder or an official-format checkpoint; for a fine-tuning also random numbers."""
+"""The one resolver of FROM: a run, an export folder or a checkpoint file; for a fine-tuning also random weights."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,61 +10,90 @@ from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
     from mapet.engine.run import Run
-    from mapet.method.encoder import Encoder
+    from mapet.method.encoder import Classifier, Encoder
 
 KINDS = "a run, an export folder or an official-format checkpoint"
-DRAWN = ("model", "embed_dim", "depth", "patch_size", "init_values", "pos_embed")  # of an encoder from random alone
+ARCHITECTURE = ("model", "embed_dim", "depth", "patch_size", "init_values", "pos_embed")  # settings for FROM = random
 
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder, a ``Classifier`` where it has a head, and what is known of its training.
+    """An encoder, a ``Classifier`` if it has a head, and what is known of its training.
 
-    ``origin`` says in a few words where it is from. Only a run tells its settings and the steps it was trained for.
+    ``origin`` describes the source in a few words. ``run``, ``recipe`` and ``step`` (completed steps) are None unless
+    the source is a run.
     """
 
     encoder: "Encoder"
     origin: str
     run: "Run | None" = None
-    settings: Recipe | FinetuneRecipe | None = None
+    recipe: Recipe | FinetuneRecipe | None = None
     step: int | None = None
 
     @property
     def seed(self) -> int:
-        """That of the run, elsewhere 0."""
-        return self.settings.seed if self.settings else 0
+        """The run's seed; 0 if the source is not a run."""
+        return self.recipe.seed if self.recipe else 0
+
+
+def load_encoder(source: str | Path, *, num_heads: int | None = None) -> "Encoder":
+    """The encoder of FROM in eval mode: images (B, 3, H, W), normalised → rows (B, 1 + L, D), CLS first.
+
+    A classifier's head is left out. Arguments and errors as those of ``load_from``.
+    """
+    return headless(load_from(source, num_heads=num_heads)).encoder.eval()
+
+
+def load_classifier(source: str | Path, *, num_heads: int | None = None) -> "Classifier":
+    """The classifier of FROM in eval mode: images (B, 3, H, W), normalised → logits (B, classes).
+
+    Raises:
+        MapetError: as ``load_from``, or FROM has no head.
+    """
+    from mapet.method.encoder import Classifier
+
+    found = load_from(source, num_heads=num_heads)
+    if not isinstance(found.encoder, Classifier):
+        raise MapetError(f"{found.origin} has no classifier's head: give a fine-tuning, or an export of one.")
+    return found.encoder.eval()
 
 
 def load_start(t: FinetuneRecipe) -> LoadedEncoder:
-    """What the FROM of a fine-tuning names.
+    """The encoder that a fine-tuning starts from.
 
     Raises:
-        MapetError: as ``load_from``, or settings given beside FROM that are its own.
+        MapetError: as ``load_from``, or a setting of the architecture, which FROM decides.
     """
     if t.start == RANDOM:
-        return _drawn(t)
-    for name in DRAWN:
+        return _random(t)
+    for name in ARCHITECTURE:
         if getattr(t.backbone, name) is not None:
-            raise _own(name, t.start)
-    return load_from(t.start, t.backbone.num_heads, f", or {RANDOM}")
+            raise _fixed(name, t.start)
+    return _load(t.start, t.backbone.num_heads, f"{KINDS}, or {RANDOM}")
 
 
-def load_from(name: str, heads: int | None, more: str = "") -> LoadedEncoder:
-    """What the path ``name`` holds.
+def load_from(source: str | Path, *, num_heads: int | None = None) -> LoadedEncoder:
+    """What FROM names, whichever kind it is.
 
     Args:
-        name: FROM.
-        heads: attention heads where a checkpoint file does not tell them; None: width / 64.
-        more: what else FROM might have been, for the error.
+        source: a folder of a run (pre-training or fine-tuning), a folder that ``export`` wrote, or a checkpoint file
+            of MaPeT, MAE, BEiT or CAE, or of plain timm names.
+        num_heads: attention heads of a checkpoint file, which does not tell them; None: width / 64.
 
     Raises:
-        MapetError: nothing of the kind, not to be read, or heads given beside a folder, which knows its own.
+        MapetError: none of these, not readable, or ``num_heads`` for a folder, which tells its own.
     """
-    path = Path(name).expanduser()
-    if path.is_dir() and heads is not None:
-        raise _own("num_heads", name)
+    return _load(source, num_heads, KINDS)
+
+
+def _load(source: str | Path, num_heads: int | None, kinds: str) -> LoadedEncoder:
+    path = Path(source).expanduser()
+    if num_heads is not None and num_heads < 1:
+        raise MapetError(f"--num-heads must be >= 1, got {num_heads}.")
+    if path.is_dir() and num_heads is not None:
+        raise _fixed("num_heads", source)
     if path.is_file():
-        return _from_file(path, heads)
+        return _from_file(path, num_heads)
     if (path / "recipe.yaml").is_file():
         return _from_run(path)
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
@@ -72,25 +101,25 @@ def load_from(name: str, heads: int | None, more: str = "") -> LoadedEncoder:
 
         return LoadedEncoder(load_export(path), f"the export {path}")
     reason = "holds neither a run nor an export" if path.is_dir() else "does not exist"
-    raise MapetError(f"FROM = {name} {reason}: give {KINDS}{more}.")
+    raise MapetError(f"FROM = {source} {reason}: give {kinds}.")
 
 
 def untrained(start: LoadedEncoder) -> LoadedEncoder:
-    """The same run before its first step.
+    """The encoder of a pre-training run before its first step.
 
     Raises:
-        MapetError: the first weights are not known.
+        MapetError: the source is not a pre-training run.
     """
     from mapet.build.pretrain import build_encoder
 
-    if start.run is None or not isinstance(start.settings, Recipe):
-        raise MapetError(f"--random needs a pre-training run, and FROM is {start.origin}: leave it out.")
+    if start.run is None or not isinstance(start.recipe, Recipe):
+        raise MapetError(f"--random needs a pre-training run, and FROM is {start.origin}; remove it.")
     origin = f"the run {start.run.folder} before training"
-    return replace(start, encoder=build_encoder(start.settings), origin=origin, step=0)
+    return replace(start, encoder=build_encoder(start.recipe), origin=origin, step=0)
 
 
 def headless(start: LoadedEncoder) -> LoadedEncoder:
-    """The same without a classifier's head, so that the encoder gives rows and no logits."""
+    """The same without a classifier's head: its forward pass returns rows instead of logits."""
     from mapet.interop.timm import arguments
     from mapet.method.encoder import Encoder
 
@@ -102,12 +131,12 @@ def headless(start: LoadedEncoder) -> LoadedEncoder:
     return replace(start, encoder=encoder.eval())
 
 
-def _own(name: str, start: str) -> MapetError:
-    return MapetError(f"--{name.replace('_', '-')} is {start}'s own setting: leave it out.")
+def _fixed(name: str, source: str | Path) -> MapetError:
+    return MapetError(f"--{name.replace('_', '-')} is fixed by {source}; remove it.")
 
 
-def _drawn(t: FinetuneRecipe) -> LoadedEncoder:
-    """The very encoder that a pre-training with this seed would start from."""
+def _random(t: FinetuneRecipe) -> LoadedEncoder:
+    """The encoder that a pre-training with this seed starts from."""
     from mapet.build.pretrain import build_encoder
 
     b = t.backbone
@@ -127,19 +156,19 @@ def _drawn(t: FinetuneRecipe) -> LoadedEncoder:
 
 
 def _from_run(path: Path) -> LoadedEncoder:
-    from mapet.build.finetune import load_classifier
-    from mapet.build.pretrain import load_encoder
+    from mapet.build.finetune import load_run_classifier
+    from mapet.build.pretrain import load_run_encoder
     from mapet.engine.run import Run
 
     run = Run(path)
     if run.classifier.is_file():
-        classifier, t, step = load_classifier(path)
+        classifier, t, step = load_run_classifier(path)
         return LoadedEncoder(classifier, f"the fine-tuning {path} after {step} steps", run, t, step)
-    encoder, recipe, step = load_encoder(path)
+    encoder, recipe, step = load_run_encoder(path)
     return LoadedEncoder(encoder, f"the run {path}, {recipe.objective.objective} after {step} steps", run, recipe, step)
 
 
-def _from_file(path: Path, heads: int | None) -> LoadedEncoder:
+def _from_file(path: Path, num_heads: int | None) -> LoadedEncoder:
     from mapet.interop.checkpoint import load_checkpoint_encoder
 
-    return LoadedEncoder(load_checkpoint_encoder(path, heads=heads), f"the checkpoint {path}")
+    return LoadedEncoder(load_checkpoint_encoder(path, heads=num_heads), f"the checkpoint {path}")

@@ -34,18 +34,18 @@ def _fine_tuned(run: Path) -> bool:
 
 
 def _encoder(run: Path) -> "tuple[Encoder, dict[str, Any], float]":
-    from mapet.build.pretrain import load_encoder
+    from mapet.build.pretrain import load_run_encoder
 
-    encoder, recipe, step = load_encoder(run)
+    encoder, recipe, step = load_run_encoder(run)
     o = recipe.objective
     return encoder, {"objective": o.objective, "mask ratio": o.mask_ratio, "data": recipe.data, "steps": step}, 1.0
 
 
 def _classifier(run: Path) -> "tuple[Encoder, dict[str, Any], float]":
-    from mapet.build.finetune import load_classifier, shaped
+    from mapet.build.finetune import load_run_classifier, shaped
     from mapet.config.finetune import protocol
     from mapet.engine.run import Run
 
-    (classifier, t, step), about = load_classifier(run), shaped(Run(run))[1]
+    (classifier, t, step), about = load_run_classifier(run), shaped(Run(run))[1]
     notes = {"protocol": protocol(t), "from": about["from"], "data": t.data, "steps": step}
     return classifier, {**notes, "classes, in the order of the logits": ", ".join(about["classes"])}, t.crop_pct

@@ -61,7 +61,7 @@ def quickstart(o: Options) -> None:
     """
     from mapet.api.export import export
     from mapet.api.pretrain import pretrain, resume
-    from mapet.build.pretrain import build_encoder, load_encoder
+    from mapet.build.pretrain import build_encoder, load_run_encoder
     from mapet.engine.run import Run
     from mapet.interop.timm import loading_lines
 
@@ -72,7 +72,7 @@ def quickstart(o: Options) -> None:
     if started and load(Run(folder).recipe) != sized(o):
         raise MapetError(f"{folder} holds another run, or a quickstart with other settings: give another --out.")
     run = resume(folder, runtime) if started else pretrain(sized(o), folder, runtime)
-    encoder, recipe, _ = load_encoder(folder)
+    encoder, recipe, _ = load_run_encoder(folder)
     scores = {"random start": evaluate(build_encoder(recipe), recipe, o), "after MaPeT": evaluate(encoder, recipe, o)}
     figures(run, recipe)
     exported = export(folder, folder / "export" / "timm", overwrite=True)
@@ -83,12 +83,13 @@ def quickstart(o: Options) -> None:
 
 def evaluate(encoder: "Encoder", recipe: Recipe, o: Options) -> "dict[str, Score]":
     """k-NN and linear probe of the mean of patches, on ``LABELLED`` training and all test images."""
-    from mapet.api.evaluate import Probe, labelled_features
+    from mapet.api.features import extract_features
+    from mapet.config.verbs import FeatureSettings
     from mapet.evals.knn import knn
     from mapet.evals.linear import linear
 
-    probe = Probe(max_images=LABELLED, accelerator=o.accelerator)
-    train, test, classes = labelled_features(encoder, recipe.data, recipe.seed, probe)
+    probe = FeatureSettings(max_images=LABELLED, accelerator=o.accelerator)
+    train, test, classes = extract_features(encoder, recipe.data, recipe.seed, probe)
     neighbours, line = knn(train, test, classes=classes), linear(train, test, classes=classes)
     return {"k-NN (k = 20)": neighbours["top1"], "linear probe": line["top1"]}
 

@@ -113,7 +113,7 @@ def shaped(run: Run) -> tuple[Classifier, dict[str, Any]]:
     return Classifier(**content["model"]), content
 
 
-def load_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe, int]:
+def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe, int]:
     """The classifier of a fine-tuning's last checkpoint, its settings, and the steps it was trained for.
 
     With a moving average in the checkpoint, that is what is loaded.

@@ -98,7 +98,7 @@ def build_optim(recipe: Recipe, objective: torch.nn.Module, batches: "Batches") 
     return Optim(optimizer, lr, o.clip_grad, o.ema_decay)
 
 
-def load_encoder(folder: str | Path) -> tuple[Encoder, Recipe, int]:
+def load_run_encoder(folder: str | Path) -> tuple[Encoder, Recipe, int]:
     """The encoder of a run's last checkpoint, its recipe, and the steps it was trained for.
 
     With a moving average in the checkpoint, that is what is loaded.
@@ -117,7 +117,7 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, Recipe, int]:
 
 
 def encoder_at(checkpoint: Path, recipe: Recipe) -> tuple[Encoder, int]:
-    """The encoder in one checkpoint of a run, and the steps it was trained for; raises as ``load_encoder``."""
+    """The encoder in one checkpoint of a run, and the steps it was trained for; raises as ``load_run_encoder``."""
     found, encoder = Checkpoint(checkpoint), build_encoder(recipe)
     names = [name for kind in ("model", "ema") for name in found.shapes if name.startswith(f"{kind}/encoder.")]
     try:

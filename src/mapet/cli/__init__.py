@@ -15,6 +15,7 @@ VERBS = {
     "tokenizer": "fit, train, import or inspect a tokenizer",
     "tokenize": "write one token per patch for all images",
     "pretrain": "train an encoder without labels by predicting tokens",
+    "evaluate": "accuracy of an encoder under several protocols",
     "knn": "k-nearest-neighbour accuracy of an encoder",
     "linear": "linear-probe accuracy of an encoder",
     "attentive": "attentive-probe accuracy of an encoder",

@@ -1,9 +1,9 @@
-"""``mapet attentive``: how much of the classes can one attention block read from the frozen patches?"""
+"""``mapet attentive``: attentive-probe accuracy of an encoder."""
 
 from dataclasses import dataclass, field
 
-from mapet.api.evaluate import Probe, probed
-from mapet.cli.probe import asked, report
+from mapet.cli.probe import Source, parse_probe, report
+from mapet.config.verbs import AttentiveSettings, EvaluateSettings, FeatureSettings
 
 
 @dataclass(frozen=True)
@@ -11,22 +11,14 @@ class Options:
     """Options of ``mapet attentive``."""
 
     seed: int = 0
-    """Of the start and the batches."""
-    batch_size: int | None = None
-    """Images a step; None: 1024, or all where there are fewer."""
-    probe: Probe = field(default_factory=Probe)
+    """Random seed of initial weights and batches."""
+    attentive: AttentiveSettings = field(default_factory=AttentiveSettings)
+    source: Source = field(default_factory=Source)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
 
 
 def command(arguments: list[str]) -> int:
-    """Parse, train the probe, print."""
-    o = asked(Options(), arguments, "attentive", "Attentive-probe accuracy of a frozen encoder.")
-    from mapet.engine.distributed import pick_device
-    from mapet.evals.attentive import PROTOCOL, attentive
-    from mapet.evals.checks import check_batch
-
-    check_batch(o.batch_size)
-    p = probed(o.probe, "attentive", "patches")
-    device = pick_device(o.probe.accelerator)
-    scores = attentive(p.train, p.test, classes=p.classes, seed=o.seed, batch=o.batch_size, device=device)
-    report(scores, PROTOCOL, o.probe, p.start)
-    return 0
+    """Parse, evaluate, print."""
+    o = parse_probe(Options(), arguments, "attentive", "Attentive-probe accuracy of a frozen encoder.")
+    settings = EvaluateSettings(seed=o.seed, features=o.features, attentive=o.attentive)
+    return report(o.source, ["attentive"], settings)

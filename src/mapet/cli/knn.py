@@ -1,30 +1,22 @@
-"""``mapet knn``: does the encoder put images of one class beside one another?"""
+"""``mapet knn``: k-nearest-neighbour accuracy of an encoder."""
 
 from dataclasses import dataclass, field
 
-from mapet.api.evaluate import Pooled, check_pool, probed
-from mapet.cli.probe import asked, report
+from mapet.cli.probe import Source, parse_probe, report
+from mapet.config.verbs import EvaluateSettings, FeatureSettings, KNNSettings, PoolSettings
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of ``mapet knn``."""
 
-    k: int = 20
-    """Neighbours that vote."""
-    temperature: float = 0.07
-    """T of a neighbour's weight exp(cosine / T)."""
-    probe: Pooled = field(default_factory=Pooled)
+    knn: KNNSettings = field(default_factory=KNNSettings)
+    source: Source = field(default_factory=Source)
+    pooling: PoolSettings = field(default_factory=PoolSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
 
 
 def command(arguments: list[str]) -> int:
-    """Parse, classify, print."""
-    o = asked(Options(), arguments, "knn", "k-nearest-neighbour accuracy of an encoder; nothing is trained.")
-    from mapet.evals.knn import knn, protocol
-
-    check_pool(o.probe.pool)
-    p = probed(o.probe, "knn", o.probe.pool)
-    scores = knn(p.train, p.test, k=o.k, temperature=o.temperature, classes=p.classes)
-    named = protocol(k=o.k, temperature=o.temperature, pool=o.probe.pool)
-    report(scores, named, o.probe, p.start)
-    return 0
+    """Parse, evaluate, print."""
+    o = parse_probe(Options(), arguments, "knn", "k-nearest-neighbour accuracy of an encoder; nothing is trained.")
+    return report(o.source, ["knn"], EvaluateSettings(features=o.features, pooling=o.pooling, knn=o.knn))

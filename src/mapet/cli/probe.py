@@ -1,39 +1,48 @@
-"""What k-NN and the probes share: an encoder, labelled images, and a printed result."""
+"""What the commands of evaluation share: FROM, the images and the printed scores."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
-from mapet.api.encoders import KINDS, LoadedEncoder
-from mapet.api.scores import entries, write
+from mapet.api.encoders import KINDS
 from mapet.cli.options import parse, positional
+from mapet.config.verbs import EvaluateSettings
 from mapet.utils.errors import MapetError
-from mapet.utils.log import say
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mapet.evals.score import Score
-
-    Labelled = tuple[Tensor, Tensor]
-from mapet.api.evaluate import Probe, T, _plain, _scores
+T = TypeVar("T")
 
 
-def asked(options: T, arguments: Sequence[str], verb: str, about: str) -> T:
-    """``parse`` for options with a ``Probe``, whose FROM may come first, without ``--run``."""
+@dataclass(frozen=True)
+class Source:
+    """What is evaluated, on which images, and where the scores are kept."""
+
+    run: str = ""
+    """FROM: a run or export folder, or an official-format checkpoint; may come first, without --run."""
+    data: str | None = None
+    """Labelled images: a folder with one sub-folder per class, or cifar10; None: those that a run was trained on."""
+    out: str | None = None
+    """JSON file to which the scores are added; None: a run's scores.json, and otherwise no file."""
+
+
+def parse_probe(options: T, arguments: Sequence[str], verb: str, about: str) -> T:
+    """``parse`` for options with a ``Source``, whose FROM may come first, without ``--run``."""
     words, rest = positional(list(arguments), options)
     if len(words) > 1:
-        raise MapetError(f"mapet {verb} probes one FROM at a time, and was given {', '.join(words)}.")
+        raise MapetError(f"mapet {verb} evaluates one FROM at a time, got {', '.join(words)}.")
     named = [*rest, *(f"--run={word}" for word in words)]
     return parse(options, named, f"{verb} FROM", f"{about}\n\nFROM is {KINDS}.")
 
 
-def report(scores: "Mapping[str, Score]", protocol: str, probe: Probe, start: LoadedEncoder) -> None:
-    """Print the scores under their protocol's name and add them to a run's ``scores.json`` or to ``probe.out``."""
-    say(f"protocol  {protocol}")
-    for name, score in scores.items():
-        say(f"{name:<9} {score}" + (f"  {score.note}" if score.note else ""))
-    if out := _scores(probe, start):
-        about = {"from": start.origin, "protocol": protocol, "step": start.step}
-        about |= {"data": probe.data, "limit": probe.max_images}
-        entry = {**about, **{name: _plain(score) for name, score in scores.items()}}
-        write(out, [*entries(out), entry])
+def report(source: Source, protocols: str | Sequence[str], settings: EvaluateSettings) -> int:
+    """Evaluate, and print each protocol with its scores."""
+    from mapet.api.evaluate import evaluate
+    from mapet.api.protocols import PROTOCOLS
+
+    if not source.run:
+        raise MapetError(f"An evaluation needs FROM: {KINDS}.")
+    found = evaluate(source.run, source.data, protocols, out=source.out, settings=settings)
+    for protocol, scores in found.items():
+        print(f"protocol  {PROTOCOLS[protocol].describe(settings)}")
+        for name, score in scores.items():
+            print(f"{name:<9} {score}" + (f"  {score.note}" if score.note else ""))
+    return 0

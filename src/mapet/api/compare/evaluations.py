@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
-from mapet.api.evaluate import Probe, labelled_features
+from mapet.api.features import Features
+from mapet.api.protocols import PROTOCOLS, Protocol
 from mapet.config.recipe import Runtime
+from mapet.config.verbs import EvaluateSettings, FeatureSettings
 
 if TYPE_CHECKING:
-    from mapet.cli.probe import Labelled
     from mapet.config.finetune import Backbone, FinetuneRecipe
     from mapet.evals.score import Score
     from mapet.method.encoder import Encoder
@@ -28,23 +29,16 @@ class Subject:
     """
 
     def __init__(self, encoder: "Encoder", trial: Trial, run: Path, plan: Plan, runtime: Runtime) -> None:
-        self.encoder, self.trial, self.run, self.plan, self.runtime = encoder, trial, run, plan, runtime
-        self._features: dict[str, tuple[Labelled, Labelled, int]] = {}
-
-    def features(self, pool: str) -> "tuple[Labelled, Labelled, int]":
-        """Training and test features with labels, and the number of classes; the last pool's are kept."""
-        if pool not in self._features:
-            m, p = self.runtime, self.plan
-            probe = Probe(
-                max_images=p.eval_limit,
-                accelerator=m.accelerator,
-                workers=m.workers,
-                max_bad_fraction=m.max_bad_fraction,
+        self.trial, self.run, self.plan, self.runtime = trial, run, plan, runtime
+        self.settings = EvaluateSettings(
+            features=FeatureSettings(
+                max_images=plan.eval_limit,
+                accelerator=runtime.accelerator,
+                workers=runtime.workers,
+                max_bad_fraction=runtime.max_bad_fraction,
             )
-            self._features = {
-                pool: labelled_features(self.encoder, p.labelled, p.recipe.seed, probe, pool)
-            }  # one at a time
-        return self._features[pool]
+        )
+        self.features = Features(encoder, plan.labelled, plan.recipe.seed, self.settings.features)
 
 
 @dataclass(frozen=True)
@@ -56,63 +50,13 @@ class Evaluation:
     pool: str | None = None
 
 
-def _knn(subject: Subject) -> "Mapping[str, Score]":
-    from mapet.evals.knn import knn
-
-    train, test, classes = subject.features("avg")
-    return knn(train, test, classes=classes)
-
-
-def _knn_protocol(plan: Plan) -> str:
-    from mapet.evals.knn import protocol
-
-    return protocol()
-
-
-def _linear(name: str, pool: str) -> Evaluation:
-    def measure(subject: Subject) -> "Mapping[str, Score]":
-        from mapet.engine.distributed import pick_device
-        from mapet.evals.linear import linear
-
-        train, test, classes = subject.features(pool)
-        device = None if name == "quick" else pick_device(subject.runtime.accelerator)
-        return linear(train, test, classes=classes, protocol=name, device=device)
-
-    def protocol(plan: Plan) -> str:
-        from mapet.evals.features import POOLS, UNPOOLED
-        from mapet.evals.linear import PROTOCOLS
-
-        return f"{PROTOCOLS[name]}, {(POOLS | UNPOOLED)[pool]}"
-
-    return Evaluation(measure, protocol, pool)
-
-
-def _attentive(subject: Subject) -> "Mapping[str, Score]":
-    from mapet.engine.distributed import pick_device
-    from mapet.evals.attentive import attentive
-
-    train, test, classes = subject.features("patches")
-    return attentive(train, test, classes=classes, device=pick_device(subject.runtime.accelerator))
-
-
-def _attentive_protocol(plan: Plan) -> str:
-    from mapet.evals.attentive import PROTOCOL
-
-    return PROTOCOL
-
-
-def _fewshot(subject: Subject) -> "Mapping[str, Score]":
-    from mapet.evals.fewshot import fewshot
-
-    train, test, classes = subject.features("avg")
-    return fewshot(train, test, classes=classes)
-
-
-def _fewshot_protocol(plan: Plan) -> str:
-    from mapet.evals.features import POOLS
-    from mapet.evals.fewshot import protocol
-
-    return f"{protocol()}, {POOLS['avg']}"
+def _frozen(protocol: Protocol) -> Evaluation:
+    defaults = EvaluateSettings()
+    return Evaluation(
+        lambda subject: protocol.measure(subject.features, subject.settings),
+        lambda plan: protocol.describe(defaults),
+        protocol.pool_of(defaults),
+    )
 
 
 def _finetune(subject: Subject) -> "Mapping[str, Score]":
@@ -127,12 +71,7 @@ def _finetune_protocol(plan: Plan) -> str:
 
 
 EVALUATIONS = {
-    "knn": Evaluation(_knn, _knn_protocol, "avg"),
-    "linear": _linear("quick", "avg"),
-    "linear-mae": _linear("mae", "avg"),
-    "linear-beit": _linear("beit", "layers"),
-    "attentive": Evaluation(_attentive, _attentive_protocol, "patches"),
-    "fewshot": Evaluation(_fewshot, _fewshot_protocol, "avg"),
+    **{name: _frozen(protocol) for name, protocol in PROTOCOLS.items()},
     "finetune": Evaluation(_finetune, _finetune_protocol),
 }
 

@@ -114,9 +114,9 @@ def _scratch(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime)
 
 
 def _encoder(trial: Trial, results: ResultsFolder) -> "Encoder":
-    from mapet.build.pretrain import build_encoder, load_encoder
+    from mapet.build.pretrain import build_encoder, load_run_encoder
 
-    return build_encoder(trial.recipe) if trial.variant.method == "random" else load_encoder(results.run(trial))[0]
+    return build_encoder(trial.recipe) if trial.variant.method == "random" else load_run_encoder(results.run(trial))[0]
 
 
 def _measure_curve(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> None:

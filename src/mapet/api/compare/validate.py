@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from mapet.api.compare.evaluations import EVALUATIONS, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant, variants
-from mapet.api.encoders import DRAWN
-from mapet.api.evaluate import Probe, room
+from mapet.api.encoders import ARCHITECTURE
+from mapet.api.features import features_gib
 from mapet.config.finetune import RANDOM
 from mapet.config.recipe import Runtime
+from mapet.config.verbs import FeatureSettings
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -61,11 +62,11 @@ def _room(plan: Plan, images: int) -> None:
     pools = {name: pool for name in plan.evaluate if (pool := EVALUATIONS[name].pool)}
     for variant, (name, pool) in product(_encoders(plan), pools.items()):
         with torch.device("meta"):
-            needed = room(build_encoder(variant.recipe), pool, images)
-        if needed > Probe.cache_gib:
+            needed = features_gib(build_encoder(variant.recipe), pool, images)
+        if needed > FeatureSettings.cache_gib:
             raise MapetError(
                 f"The features of {images:,} images take {needed:,.1f} GiB for --evaluate {name}, more than "
-                f"{Probe.cache_gib:g}: lower --eval-limit, or remove {name}."
+                f"{FeatureSettings.cache_gib:g}: lower --eval-limit, or remove {name}."
             )
 
 
@@ -78,7 +79,7 @@ def _tuning(plan: Plan, runtime: Runtime) -> None:
     """Check the fine-tuning of each architecture, from random weights."""
     from mapet.api.finetune_inputs import validate
 
-    given = [name for name in (*DRAWN, "num_heads") if getattr(plan.tuning.backbone, name) is not None]
+    given = [name for name in (*ARCHITECTURE, "num_heads") if getattr(plan.tuning.backbone, name) is not None]
     if given:
         raise MapetError(f"--tuning sets {given[0]}, but the comparison sets the encoders: remove it.")
     for variant in _encoders(plan):
