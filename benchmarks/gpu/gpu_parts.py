@@ -186,7 +186,7 @@ def model(name: str, batch: int, *more: str) -> tuple[str, ...]:
     return ("--models", name, "--batch-sizes", str(batch), *more)
 
 
-DENSE, COMPILED = ("--against", "dense"), ("--compile", "on")
+DENSE, COMPILED = ("--baseline", "dense"), ("--compile", "on")
 PARTS = {  # in this order: steps that have a bar first, in case that the time is over before the end
     "mim": Part(
         "MIM against transformers",
@@ -194,8 +194,8 @@ PARTS = {  # in this order: steps that have a bar first, in case that the time i
             c,
             "mim",
             "in1k-beit-vit-base",
-            *("--batch-sizes", "64", *COMPILED, "--against", "transformers"),
-            dry=("--objectives", "mim", "--against", "transformers"),
+            *("--batch-sizes", "64", *COMPILED, "--baseline", "transformers"),
+            dry=("--objectives", "mim", "--baseline", "transformers"),
         ),
         over_peer("MIM step over BeitForMaskedImageModeling, ViT-B/16, both compiled", 1.2),
     ),
@@ -205,8 +205,8 @@ PARTS = {  # in this order: steps that have a bar first, in case that the time i
             c,
             "mae",
             "in1k-mae-vit-base",
-            *("--batch-sizes", "64", *COMPILED, "--against", "transformers"),
-            dry=("--objectives", "mae", "--against", "transformers", "--init-values", "None"),
+            *("--batch-sizes", "64", *COMPILED, "--baseline", "transformers"),
+            dry=("--objectives", "mae", "--baseline", "transformers", "--init-values", "None"),
         ),
         over_peer("MAE step over ViTMAEForPreTraining, ViT-B/16, both compiled", 1.1),
     ),

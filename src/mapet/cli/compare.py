@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from mapet.api.compare.run import compare, require_shared, resume
-from mapet.cli.options import parse, positional, take
+from mapet.cli.options import joined, parse, positional, take, take_all
 from mapet.config.compare import LISTS, CompareSettings
-from mapet.config.flat import paths
-from mapet.config.recipe import Recipe, Runtime, diff, settings
+from mapet.config.flat import changes
+from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.errors import MapetError
 
 ABOUT = """Train objectives under one setting, measure them, and write one table with seeds.
@@ -44,9 +44,8 @@ def command(arguments: list[str]) -> int:
         word, base, o = _parsed(arguments)
         runtime, out = o.runtime, o.out
         chosen = CompareSettings(**{one.name: getattr(o, one.name) for one in fields(CompareSettings)})
-        changed, values = diff(base, o.recipe), settings(o.recipe)
-        changes = {flat: values[dotted] for flat, dotted in paths(base).items() if dotted in changed}
-        work = partial(compare, word, out, settings=chosen, tuning=o.tuning, runtime=runtime, **changes)
+        changed = changes(base, o.recipe)
+        work = partial(compare, word, out, settings=chosen, tuning=o.tuning, runtime=runtime, **changed)
     return stoppable(lambda: print(f"\n{work()}"), again(out, runtime, "compare"), Path(out))
 
 
@@ -54,8 +53,8 @@ def _parsed(arguments: list[str]) -> tuple[str | None, Recipe, Options]:
     """RECIPE, its settings, and all options."""
     from mapet.api.pretrain import named_recipe
 
-    varied, arguments = _all(arguments, "--vary")
-    words, rest = positional(_joined(arguments), Options())
+    varied, arguments = take_all(arguments, "--vary")
+    words, rest = positional(joined(arguments, LISTS), Options())
     if len(words) > 1:
         raise MapetError(f'mapet compare takes one RECIPE, got also "{words[1]}": separate lists by commas.')
     word = words[0] if words else None
@@ -63,21 +62,3 @@ def _parsed(arguments: list[str]) -> tuple[str | None, Recipe, Options]:
     names = (argument.partition("=")[0].replace("--no-", "--") for argument in rest if argument.startswith("--"))
     require_shared((name[2:].replace("-", "_") for name in names), base.objective.objective)
     return word, base, parse(Options(vary=varied, recipe=base), rest, "compare RECIPE", ABOUT)
-
-
-def _joined(arguments: list[str]) -> list[str]:
-    """``--objectives a,b`` as ``--objectives=a,b``, so that RECIPE may follow."""
-    for name in LISTS:
-        values, arguments = _all(arguments, f"--{name}")
-        arguments = [*arguments, *(f"--{name}={value}" for value in values[-1:])]
-    return arguments
-
-
-def _all(arguments: list[str], option: str) -> tuple[tuple[str, ...], list[str]]:
-    """The values of an option that may be repeated, and the rest of the arguments."""
-    found: list[str] = []
-    while True:
-        value, arguments = take(arguments, option)
-        if value is None:
-            return tuple(found), arguments
-        found.append(value)

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
 from math import inf
@@ -97,6 +98,34 @@ def positional(arguments: list[str], options: object) -> tuple[list[str], list[s
             left = max(0, left - 1)
         rest.append(argument)
     return words, rest
+
+
+def take_all(arguments: list[str], option: str) -> tuple[tuple[str, ...], list[str]]:
+    """The values of an option that may be repeated, and the rest of the arguments."""
+    found: list[str] = []
+    while True:
+        value, arguments = take(arguments, option)
+        if value is None:
+            return tuple(found), arguments
+        found.append(value)
+
+
+def joined(arguments: list[str], names: Iterable[str]) -> list[str]:
+    """``--objectives a,b`` as ``--objectives=a,b``, so that a positional argument may follow."""
+    for option in (f"--{name.replace('_', '-')}" for name in names):
+        values, arguments = take_all(arguments, option)
+        arguments = [*arguments, *(f"{option}={value}" for value in values[-1:])]
+    return arguments
+
+
+def separated(arguments: list[str], names: Iterable[str]) -> list[str]:
+    """``--batch-sizes=4,8`` as ``--batch-sizes 4 8``."""
+    options = {f"--{name.replace('_', '-')}" for name in names}
+    found: list[str] = []
+    for argument in arguments:
+        option, _, value = argument.partition("=")
+        found += [option, *listed(value)] if option in options else [argument]
+    return found
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ class CompareSettings:
     def __post_init__(self) -> None:
         for one in fields(self):
             if one.name in (*LISTS, "vary"):
-                object.__setattr__(self, one.name, _names(getattr(self, one.name), commas=one.name != "vary"))
+                object.__setattr__(self, one.name, names_of(getattr(self, one.name), commas=one.name != "vary"))
         check_names("objectives", self.objectives, OBJECTIVES)
         check_names("baselines", self.baselines, BASELINES)
         check_names("budget", self.budget, BUDGETS)
@@ -81,8 +81,8 @@ def check_names(option: str, chosen: Iterable[str], names: Iterable[str]) -> Non
         seen.add(name)
 
 
-def _names(given: Any, commas: bool) -> tuple[str, ...]:
-    """A string or several as a tuple; ("a, b",) → ("a", "b") where commas separate."""
+def names_of(given: Any, *, commas: bool = True) -> tuple[str, ...]:
+    """One value or several as a tuple of strings; with ``commas``, ("a, b",) → ("a", "b")."""
     parts = [str(given)] if isinstance(given, str) or not hasattr(given, "__iter__") else list(map(str, given))
     if commas:
         parts = [part for text in parts for part in text.split(",")]

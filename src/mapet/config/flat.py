@@ -1,6 +1,7 @@
 """Flat names of nested settings: ``epochs`` stands for ``optimization.epochs``."""
 
 from dataclasses import fields, is_dataclass, replace
+from functools import reduce
 from typing import Any, TypeVar
 
 from mapet.utils.errors import MapetError, nearest
@@ -32,3 +33,17 @@ def updated(value: T, **settings: Any) -> T:
     plain = groups.pop("", {})
     inner = {group: replace(getattr(value, group), **own) for group, own in groups.items()}
     return replace(value, **plain, **inner)  # type: ignore[type-var]
+
+
+def updated_from(value: T, settings: dict[str, Any]) -> T:
+    """``updated`` by those of the settings that ``value`` has, which are removed from ``settings``."""
+    return updated(value, **{name: settings.pop(name) for name in paths(value) if name in settings})
+
+
+def changes(value: Any, other: Any) -> dict[str, Any]:
+    """The settings of ``other`` that differ from those of ``value``, by flat names."""
+
+    def at(root: Any, path: str) -> Any:
+        return reduce(getattr, path.split("."), root)
+
+    return {name: at(other, path) for name, path in paths(value).items() if at(other, path) != at(value, path)}

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
 from mapet.config.checks import OWN
 from mapet.config.compare import CompareSettings, check_names
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.flat import paths, updated
+from mapet.config.flat import updated, updated_from
 from mapet.config.recipe import Recipe, Runtime, read
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mapet.api.compare.plan import Variant
     from mapet.api.compare.results_folder import ResultsFolder
     from mapet.viz.table import Entry
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ def compare(
     from mapet.api.pretrain import named_recipe
     from mapet.api.tokenize import require_one_way
 
-    runtime = _updated(runtime or Runtime(), changes)
-    settings = _updated(settings or CompareSettings(), changes)
+    runtime = updated_from(runtime or Runtime(), changes)
+    settings = updated_from(settings or CompareSettings(), changes)
     base = recipe if isinstance(recipe, Recipe) else named_recipe(_name(recipe))
     require_shared(changes, base.objective.objective)
     merged = updated(base, **changes)
@@ -121,12 +119,6 @@ def require_shared(names: Iterable[str], objective: str) -> None:
 
 def _name(given: str | Path | None) -> str | None:
     return None if given is None else str(given)
-
-
-def _updated(value: T, changes: dict[str, Any]) -> T:
-    """``value`` with those of the changes that are its settings, which are removed from ``changes``."""
-    known = paths(value)
-    return updated(value, **{name: changes.pop(name) for name in list(changes) if name in known})
 
 
 def _require_apart(out: str | Path, recipe: Recipe, settings: CompareSettings, **files: Any) -> None:
