@@ -110,7 +110,7 @@ def trained(codes: int, epochs: int, max_images: int, folder: Path) -> tuple[Tok
     """A VQ-KD tokenizer, and what its process took; one that is there already is not trained again."""
     cost = folder.with_suffix(".json")
     if not cost.is_file():
-        sizes = ["--image-size", "32", "--patch-size", str(PATCH), "--codes", str(codes), "--out", str(folder)]
+        sizes = ["--image-size", "32", "--patch-size", str(PATCH), "--vocab-size", str(codes), "--out", str(folder)]
         run = ["tokenizer", "train-vqkd", "cifar10", *sizes, *VQKD, *RATES, "--epochs", str(epochs)]
         began = time.monotonic()
         process = os.spawnv(

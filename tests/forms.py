@@ -7,7 +7,7 @@ from mapet.build.pretrain import build_objective
 from mapet.config.recipe import Model, save
 from mapet.engine.run import Run, prefixed
 
-MODEL = Model(model="custom", embed_dim=16, depth=2, num_heads=2, image_size=16, patch_size=4)
+MODEL = Model(name="custom", embed_dim=16, depth=2, num_heads=2, image_size=16, patch_size=4)
 
 
 def randomised(module):

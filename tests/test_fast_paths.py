@@ -7,15 +7,14 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from mapet.build.pretrain import build_objective
-from mapet.config.checks import OBJECTIVES
-from mapet.config.recipe import Model, Objective, Recipe
+from mapet.config.recipe import OBJECTIVES, Model, Objective, Recipe
 from mapet.engine.memory import recompute
 from mapet.method.order import uniform
 from processes import Forked, finished
 
 VOCABULARY, BATCH = 32, 4
-MODEL = Model(model="custom", embed_dim=32, depth=3, num_heads=2, image_size=32, patch_size=8, drop_path=0.3)
-KINDS = {**{name: Objective(objective=name) for name in OBJECTIVES}, "beit2": Objective(objective="mim", cls_layer=1)}
+MODEL = Model(name="custom", embed_dim=32, depth=3, num_heads=2, image_size=32, patch_size=8, drop_path=0.3)
+KINDS = {**{name: Objective(name=name) for name in OBJECTIVES}, "beit2": Objective(name="mim", cls_layer=1)}
 
 
 def built(kind):

@@ -29,11 +29,13 @@ _HOMES = {
     "Packing": "data.packing",
     "tokenize": "api.tokenize",
     "pretrain": "api.pretrain",
-    "resume": "api.pretrain",
+    "resume": "api.resume",
+    "register_objective": "build.objectives",
     "Plan": "api.compare.plan",
     "compare": "api.compare.run",
     "finetune": "api.finetune",
     "evaluate": "api.evaluate",
+    "train_vqkd": "api.train_vqkd",
     "export": "api.export",
 }
 __all__ = list(_HOMES)

@@ -26,7 +26,7 @@ def compared(images, tmp_path_factory):
         evaluate="knn,fewshot",
         data=images,
         model="custom",
-        codes=16,
+        vocab_size=16,
         accelerator="cpu",
         **SMALL,
     )
@@ -35,7 +35,7 @@ def compared(images, tmp_path_factory):
 def test_python_and_the_command_line_give_equal_results(images, compared, tmp_path, capsys):
     options = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     lists = ["--objectives", "mim,mae", "--baselines", "random", "--seeds", "2", "--evaluate", "knn,fewshot"]
-    more = ["--model", "custom", "--codes", "16", "--accelerator", "cpu"]
+    more = ["--model", "custom", "--vocab-size", "16", "--accelerator", "cpu"]
     assert main(["compare", "--data", str(images), "--out", str(tmp_path / "out"), *lists, *options, *more]) == 0
     assert (tmp_path / "out" / "results.csv").read_bytes() == (compared.folder / "results.csv").read_bytes()
     shown = capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_lists_are_names_or_one_string():
         ),
         ({"seeds": 0}, "seeds must be >= 1, got 0"),
         ({"runtime": Runtime(devices=2)}, "one device"),
-        ({"tokens": "t", "codes": 9}, "codes"),
+        ({"tokens": "t", "vocab_size": 9}, "vocab_size"),
     ],
 )
 def test_refusals_name_python_s_settings(images, tmp_path, changes, said):

@@ -13,14 +13,13 @@ from mapet.api.compare.plan import Plan, Trial, Variant, budgeted, differences, 
 from mapet.api.compare.results_folder import PLAN, ResultsFolder, merge_plans
 from mapet.api.compare.trials import macs
 from mapet.build.pretrain import build_objective
-from mapet.config.checks import OBJECTIVES
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import updated
-from mapet.config.recipe import Model, Objective, Optimization, Recipe, fair, read
+from mapet.config.recipe import OBJECTIVES, Model, Objective, Optimization, Recipe, fair, read
 from mapet.evals.score import Score, mean
 from mapet.utils.errors import MapetError
 
-SMALL = Model(model="custom", embed_dim=16, depth=3, num_heads=2, image_size=16, patch_size=4)
+SMALL = Model(name="custom", embed_dim=16, depth=3, num_heads=2, image_size=16, patch_size=4)
 RECIPE = Recipe(data="x", seed=5, model=SMALL, optimization=Optimization(epochs=10, batch_size=8))
 
 
@@ -35,12 +34,12 @@ def told(found):
 def test_every_objective_is_a_variant_that_differs_in_the_objective_alone():
     found = variants(planned())
     assert told(found) == [(name, "") for name in OBJECTIVES]
-    assert [variant.recipe.objective.objective for variant in found] == list(OBJECTIVES)
+    assert [variant.recipe.objective.name for variant in found] == list(OBJECTIVES)
     assert not any(fair(found[0].recipe, variant.recipe) for variant in found)
 
 
 def test_what_the_recipe_says_of_its_own_objective_stays_with_those_that_have_it():
-    own = replace(RECIPE, objective=Objective(objective="mapet", groups=3, mask_ratio=0.5, order="raster"))
+    own = replace(RECIPE, objective=Objective(name="mapet", groups=3, mask_ratio=0.5, order="raster"))
     for variant in variants(planned(recipe=own)):
         o = variant.recipe.objective
         assert (o.mask_ratio, o.order) == (0.5, "raster")
@@ -80,7 +79,7 @@ def test_tokenizers_are_a_grid_for_those_that_read_tokens(tmp_path):
     folders = (str(tmp_path / "a"), str(tmp_path / "b"))
     found = variants(planned(objectives=("mim", "mae"), tokenizers=folders))
     assert told(found) == [("mim", "tokenizer=a"), ("mim", "tokenizer=b"), ("mae", "")]
-    assert (found[0].recipe.tokenizer.tokenizer, found[1].recipe.tokens) == folders
+    assert (found[0].recipe.tokenizer.path, found[1].recipe.tokens) == folders
     assert found[0].recipe.tokens is None
 
 
@@ -157,7 +156,7 @@ def test_runs_of_two_budgets_are_shared_and_differ_in_epochs_alone():
         ({"vary": ("contxt=0.1",)}, 'Did you mean "context"?'),
         ({"vary": ("groups",)}, "SETTING=VALUE"),
         ({"vary": ("groups=many",)}, "groups=many"),
-        ({"vary": ("groups=1000",)}, "hidden patches"),
+        ({"vary": ("groups=1000",)}, "masked patches"),
         ({"vary": ("context=1",)}, "--mask-ratio"),
         ({"vary": ("seed=1,2",)}, "--seeds"),
         ({"vary": ("objective=mim",)}, "--objectives"),

@@ -1,6 +1,7 @@
 """Evaluation from Python: the same scores as from the command line, features shared, settings refused by name."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from mapet.api import features as extraction
 from mapet.api.evaluate import evaluate
 from mapet.api.protocols import PROTOCOLS
 from mapet.cli import main
+from mapet.config.evaluate import EvaluateSettings, Pool
 from mapet.config.recipe import Recipe
-from mapet.config.verbs import POOLS, EvaluateSettings
 from mapet.evals import features, fewshot, knn, linear
 from mapet.evals.score import Score
 from mapet.utils.errors import MapetError
@@ -61,7 +62,7 @@ def test_protocols_share_features_and_keep_their_order(forms, images, monkeypatc
 
 def test_default_settings_are_those_of_the_evaluations():
     defaults = EvaluateSettings()
-    assert tuple(features.POOLS) == POOLS
+    assert tuple(features.POOLS) == get_args(Pool)
     assert PROTOCOLS["knn"].describe(defaults) == knn.protocol()
     assert PROTOCOLS["fewshot"].describe(defaults) == f"{fewshot.protocol()}, {features.POOLS['avg']}"
     assert defaults.fewshot.shots == fewshot.SHOTS

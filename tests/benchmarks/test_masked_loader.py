@@ -13,7 +13,7 @@ from mapet.config.recipe import Model, Optimization, Recipe
 
 baselines.find()
 masked_loader = import_module("baselines.masked_loader")
-SHAPE = Model(model="custom", embed_dim=24, depth=1, num_heads=3, image_size=16, patch_size=4)
+SHAPE = Model(name="custom", embed_dim=24, depth=1, num_heads=3, image_size=16, patch_size=4)
 CASE = Case(Recipe(model=SHAPE, optimization=Optimization(batch_size=5)), baseline=("dense",), vocabulary=13)
 
 

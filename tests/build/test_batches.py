@@ -177,9 +177,9 @@ def test_chance_is_that_of_the_most_frequent_token(source, tmp_path):
     feeds = [online(source, recipe, tokenizer, batch_size=n, rank=r, world=r + 1) for n, r in ((12, 0), (48, 1))]
     feeds.append(PretrainBatches(recipe, stream(source, recipe), stored(source, tokenizer, tmp_path), CPU))
     counts = torch.cat([batch["tokens"].flatten() for batch in list(feeds[2](0))[:4]]).bincount()
-    assert [pretrain_batches.chance() for pretrain_batches in feeds] == [float(counts.max() / counts.sum())] * 3
-    cropped = [online(source, recipe, tokenizer, crops=CROPS, batch_size=n).chance() for n in (12, 48)]
-    assert cropped[0] == cropped[1] != feeds[0].chance()
+    assert [pretrain_batches.most_frequent() for pretrain_batches in feeds] == [float(counts.max() / counts.sum())] * 3
+    cropped = [online(source, recipe, tokenizer, crops=CROPS, batch_size=n).most_frequent() for n in (12, 48)]
+    assert cropped[0] == cropped[1] != feeds[0].most_frequent()
 
 
 def test_a_batch_without_a_picture_has_no_tokens(codebook):

@@ -198,7 +198,7 @@ def test_from_python(tmp_path):
     assert [(row.batch, row.implementation) for row in report.rows] == [(2, "ours"), (4, "ours")]
     assert report.failed == {}
     assert read_rates(report.folder / "bench.json") == report.rates
-    with pytest.raises(MapetError, match="batch_size does not apply to mapet bench; use batch_sizes"):
+    with pytest.raises(MapetError, match="batch_size does not apply to a benchmark; use batch_sizes"):
         benchmark(None, tmp_path / "other", batch_size=4)
 
 

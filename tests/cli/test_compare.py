@@ -15,9 +15,9 @@ import torch
 
 from mapet.api.compare import trials
 from mapet.cli import main
+from mapet.config.evaluate import FeatureSettings
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import fair, load, read
-from mapet.config.verbs import FeatureSettings
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.lock import Lock
 from mapet.utils.rng import randint
@@ -26,12 +26,12 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
 MODEL = ["--model", "custom", "--embed-dim", "16", "--depth", "3", "--num-heads", "2", "--drop-path", "0.1", *STUDENT]
 SMALL = [*MODEL, "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "1", "--lr", "1e-3"]
-FIT = ["--teacher", "pixels", "--codes", "16", "--iterations", "2"]
+FIT = ["--teacher", "pixels", "--vocab-size", "16", "--iterations", "2"]
 TWO = ["--objectives", "mim,mae", "--seeds", "1", "--knn-every", "1", "--budget", "epochs,compute"]
 
 
 def arguments(images, out, *more):
-    fit = [] if {"--tokens", "--tokenizers"} & set(more) and "--codes" not in more else FIT
+    fit = [] if {"--tokens", "--tokenizers"} & set(more) and "--vocab-size" not in more else FIT
     return ["compare", "--data", str(images), "--out", str(out), *SMALL, *fit, *more]
 
 
@@ -220,7 +220,7 @@ def test_a_folder_that_was_moved_resumes(images, tmp_path, monkeypatch):
     assert (out / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
     pretrained, tuned = (Run(out / "runs" / f"mim-2epochs-seed0{end}").recipe for end in ("", "-finetune"))
     assert load(pretrained).tokens == str(tmp_path / "00" / "tokens"), "it was done there"
-    assert read(tuned, FinetuneRecipe).start == str(out / "runs" / "mim-2epochs-seed0")
+    assert read(tuned, FinetuneRecipe).init == str(out / "runs" / "mim-2epochs-seed0")
 
 
 def test_a_real_kill_in_the_middle_of_a_run(images, two, tmp_path):
@@ -297,7 +297,7 @@ def test_a_grid_with_a_limit_and_fine_tuning(images, tmp_path):
 
 def test_one_setting_over_tokenizers_and_random_crops(images, five, tmp_path):
     other = tmp_path / "other"
-    options = [*STUDENT, "--teacher", "pixels", "--codes", "8", "--iterations", "2"]
+    options = [*STUDENT, "--teacher", "pixels", "--vocab-size", "8", "--iterations", "2"]
     assert main(["tokenize", str(images), "--out", str(other), *options]) == 0
     tokenizers = f"{five / 'tokens' / 'tokenizer'},{other}"
     more = ["--objectives", "mim,mae", "--seeds", "1", "--tokenizers", tokenizers, "--evaluate", "knn"]
@@ -311,7 +311,18 @@ def test_one_setting_over_tokenizers_and_random_crops(images, five, tmp_path):
 
 def test_cifar10_in_a_few_steps(cifar10, tmp_path):
     model = [*MODEL[:-4], "--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--epochs", "1"]
-    fit = ["--teacher", "pixels", "--codes", "16", "--iterations", "2", "--max-images", "64", "--eval-limit", "200"]
+    fit = [
+        "--teacher",
+        "pixels",
+        "--vocab-size",
+        "16",
+        "--iterations",
+        "2",
+        "--max-images",
+        "64",
+        "--eval-limit",
+        "200",
+    ]
     asked = ["--objectives", "mapet,pet,mim,cae,mae", "--seeds", "1", "--evaluate", "knn"]
     out = tmp_path / "out"
     assert main(["compare", "--data", "cifar10", "--out", str(out), *model, *fit, *asked]) == 0
@@ -324,11 +335,14 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--objectives", "mapet,mime"], 'Did you mean "mim"?'),
         (["--seeds", "0"], "--seeds"),
         (["--evaluate", "knn,linea"], 'Did you mean "linear"?'),
-        (["--vary", "groups=1,99"], "hidden patches"),
+        (["--vary", "groups=1,99"], "masked patches"),
         (["--vary"], "--vary needs a value"),
         (["--tokens", "TOKENS", "--patch-size", "8"], "grid"),
-        (["--tokens", "TOKENS", "--codes", "9"], "is for a codebook that is fitted, not for what --tokens names"),
-        (["--tokenizers", "a,b", "--codes", "9"], "is for a codebook that is fitted, not for what --tokenizers names"),
+        (["--tokens", "TOKENS", "--vocab-size", "9"], "is for a codebook that is fitted, not for what --tokens names"),
+        (
+            ["--tokenizers", "a,b", "--vocab-size", "9"],
+            "codebook that is fitted, not for what --tokenizers names",
+        ),
         (["--eval-data", "FLAT"], "no labels"),
         (["--devices", "2"], "one device"),
         (["in1k-vit-base", "in1k-vit-tiny"], "one RECIPE"),

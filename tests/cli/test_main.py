@@ -50,9 +50,9 @@ def test_every_verb_has_help_that_fits_80_columns(verb, capsys, monkeypatch):
         (["pretrain", "--resume"], "--resume needs a value"),
         (["knn"], "needs FROM"),
         (["linear", "--protocol", "may"], 'Did you mean "mae"?'),
-        (["export"], "folder of a run"),
+        (["export"], "needs FROM"),
         (["export", "absent", "--to", "tim"], 'Did you mean "timm"?'),
-        (["export", "absent"], "holds no run"),
+        (["export", "absent"], "FROM = absent does not exist"),
         (["tokenize", "--data", "x"], "--out"),
         (["show", "--groups", "0"], "--groups"),
         (["show", "--patch-size", "0"], "--patch-size"),
@@ -79,7 +79,7 @@ def test_every_verb_has_help_that_fits_80_columns(verb, capsys, monkeypatch):
         (["pretrain", "--betas", "2", "3"], "--betas"),
         (["pretrain", "--iterations", "-1"], "--iterations"),
         (["pretrain", "--data", "/dev/null", "--out", "x"], "is a file"),
-        (["export", "--to", "timm", "absent"], "holds no run"),
+        (["export", "--to", "timm", "absent"], "FROM = absent does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, said, capsys):

@@ -8,8 +8,7 @@ import torch
 
 from mapet.build.pretrain import build_objective
 from mapet.cli import main
-from mapet.config.checks import OBJECTIVES
-from mapet.config.recipe import Objective, Recipe
+from mapet.config.recipe import OBJECTIVES, Objective, Recipe
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
 
@@ -21,7 +20,7 @@ SMALL = [*MODEL, "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "1", "
 @pytest.fixture(scope="module")
 def tokens(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized") / "tokens"
-    options = ["--teacher", "pixels", "--codes", "16", "--iterations", "2"]
+    options = ["--teacher", "pixels", "--vocab-size", "16", "--iterations", "2"]
     assert main(["tokenize", str(images), "--out", str(folder), *STUDENT, *options]) == 0
     return folder
 
@@ -91,11 +90,11 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(images, tokens, tmp_path, mo
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_show_counts_what_the_objective_counts(objective, capsys):
-    assert main(["show", "--objective", objective, "--vocabulary", "40"]) == 0
+    assert main(["show", "--objective", objective, "--vocab-size", "40"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("▶") == 1 + 4
     line = next(line for line in text.splitlines() if line.startswith("training"))
     with torch.device("meta"):
-        counted = build_objective(Recipe(objective=Objective(objective=objective)), 40)
+        counted = build_objective(Recipe(objective=Objective(name=objective)), 40)
     assert f" {counted.macs(training=True) / 1e9:.3f} GMAC" in line

@@ -13,7 +13,8 @@ import torch
 
 from mapet.cli import main
 from mapet.cli.options import parse
-from mapet.cli.pretrain import Options, again
+from mapet.cli.pretrain import Options
+from mapet.cli.training import again
 from mapet.config.recipe import Recipe, Runtime, Tokenizer
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.codebook import Codebook
@@ -24,7 +25,7 @@ STUDENT = ["--image-size", "16", "--patch-size", "4"]
 MODEL = ["--model", "custom", "--embed-dim", "16", "--depth", "2", "--num-heads", "2", "--drop-path", "0.2", *STUDENT]
 SMALL = [*MODEL, "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "1", "--lr", "1e-3"]
 CROPS = ["--scale", "0.2", "1", "--hflip", "0.5"]
-FIT = ["--codes", "16", "--iterations", "2"]
+FIT = ["--vocab-size", "16", "--iterations", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,7 @@ def test_crops_and_tokenizer_survive_the_run_s_recipe(whole, tokenizer):
 
     recipe = load(Run(whole).recipe)
     assert (recipe.scale, recipe.ratio, recipe.hflip) == ((0.2, 1.0), (3 / 4, 4 / 3), 0.5)
-    assert recipe.tokenizer == Tokenizer(tokenizer=str(tokenizer))
+    assert recipe.tokenizer == Tokenizer(path=str(tokenizer))
     assert Recipe(scale=(0.2, 1.0)).varied
     assert Recipe(hflip=0.1).varied
     assert not Recipe().varied

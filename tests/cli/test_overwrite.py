@@ -21,8 +21,8 @@ from processes import Forked, stopping
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
 NETWORK = ["--model", "custom", "--embed-dim", "16", "--depth", "1", "--num-heads", "2", *STUDENT]
 SHORT = ["--batch-size", "16", "--epochs", "1", "--warmup-epochs", "0", "--accelerator", "cpu"]
-CODES = ["--teacher", "pixels", *STUDENT, "--codes", "8", "--iterations", "2"]
-VQKD = ["--teacher", "pixels", *STUDENT, "--codes", "8", "--code-dim", "4", "--embed-dim", "8", "--depth", "1"]
+CODES = ["--teacher", "pixels", *STUDENT, "--vocab-size", "8", "--iterations", "2"]
+VQKD = ["--teacher", "pixels", *STUDENT, "--vocab-size", "8", "--code-dim", "4", "--embed-dim", "8", "--depth", "1"]
 VQKD += ["--num-heads", "1", "--decoder-depth", "1", *SHORT]
 THESIS = b"years of work"
 
@@ -222,7 +222,7 @@ def test_other_files_in_the_place_of_results_stay(images, made, folder, tmp_path
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(THESIS)
     before = content(tmp_path)
-    refused(capsys, ["knn", run, "--out", tmp_path / "notes.json"], "is no list of scores")
+    refused(capsys, ["knn", run, "--out", tmp_path / "notes.json"], "is not a list of scores")
     refused(capsys, ["tokenizer", "inspect", made / "fit", images, "--out", tmp_path / "look"], "holds codes.png")
     measured = ["bench", *NETWORK, "--objective", "mae", "--rounds", "1", "--skip-memory", "--accelerator", "cpu"]
     refused(capsys, [*measured, "--out", tmp_path / "bench"], "holds a bench.md")
@@ -291,7 +291,7 @@ def test_what_fails_before_the_first_step_leaves_the_earlier_one(images, folder,
     monkeypatch.setattr(FIRST[name], fails)
     assert main(VERBS[name](images, out, "--seed", "1", "--overwrite")) == (130 if error.args == () else 2)
     if name in TRAINED and error.args == ():
-        assert "go on with: the same command" in capsys.readouterr().out
+        assert "resume with: the same command" in capsys.readouterr().out
     assert content(out) == before
     loadable(name, out)
 

@@ -44,7 +44,7 @@ def packed(images, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tokens(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized") / "tokens"
-    options = [*STUDENT, "--teacher", "pixels", "--codes", "8", "--iterations", "1", "--out", str(folder)]
+    options = [*STUDENT, "--teacher", "pixels", "--vocab-size", "8", "--iterations", "1", "--out", str(folder)]
     assert main(["tokenize", str(images), *options]) == 0
     return folder
 

@@ -50,7 +50,7 @@ STREAMED = ["--cache-gib", "0"]
 @pytest.fixture(scope="module")
 def tokens(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized") / "tokens"
-    options = ["--image-size", "16", "--patch-size", "4", "--codes", "16", "--iterations", "3"]
+    options = ["--image-size", "16", "--patch-size", "4", "--vocab-size", "16", "--iterations", "3"]
     assert main(["tokenize", "--data", str(images), "--out", str(folder), *options]) == 0
     return folder
 
@@ -135,7 +135,7 @@ def test_stopped_before_anything_is_there(images, tokens, tmp_path, monkeypatch,
         with monkeypatch.context() as patch:
             patch.setattr(f"mapet.api.pretrain.{place}", stopped)
             assert main(arguments(images, tokens, tmp_path / "out")) == 130
-        assert f"go on with: {said}" in capsys.readouterr().out
+        assert f"resume with: {said}" in capsys.readouterr().out
         assert (tmp_path / "out").exists() == (place == "prepare_tokens")
 
 
@@ -292,7 +292,7 @@ def test_bad_pictures_are_left_out_counted_and_listed(images, tmp_path, capsys):
     mixed = shutil.copytree(images, tmp_path / "mixed")
     (mixed / "along" / "zero.png").write_bytes(b"")
     (mixed / "along" / "text.jpg").write_text("not an image")
-    own = [*SMALL, "--epochs", "1", "--codes", "8", "--iterations", "2"]
+    own = [*SMALL, "--epochs", "1", "--vocab-size", "8", "--iterations", "2"]
     options = ["pretrain", "--data", str(mixed), *own]
     assert main([*options, "--out", str(tmp_path / "refused")]) == 2
     assert "--max-bad-fraction" in capsys.readouterr().err
@@ -413,10 +413,10 @@ def test_more_processes_than_devices_are_refused(images, tokens, tmp_path, capsy
 
 
 def test_settings_unlike_a_started_tokenization_are_refused(images, tokens, capsys):
-    command = ["tokenize", "--data", str(images), "--out", str(tokens), "--image-size", "16", "--codes", "16"]
+    command = ["tokenize", "--data", str(images), "--out", str(tokens), "--image-size", "16", "--vocab-size", "16"]
     assert main([*command, "--patch-size", "8"]) == 2
     assert "grid" in capsys.readouterr().err
-    assert main([*command, "--patch-size", "4", "--codes", "8"]) == 2
+    assert main([*command, "--patch-size", "4", "--vocab-size", "8"]) == 2
     assert "codes 16" in capsys.readouterr().err
 
 
@@ -429,7 +429,7 @@ def test_the_share_of_bad_pictures_is_of_those_asked_for(images, tmp_path, capsy
         "16",
         "--patch-size",
         "4",
-        "--codes",
+        "--vocab-size",
         "8",
         "--max-images",
         "4",

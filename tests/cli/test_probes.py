@@ -35,7 +35,7 @@ def forms(images, tmp_path_factory):
     """Of a run with a seed of its own, and a fine-tuning that started from it."""
     root = tmp_path_factory.mktemp("forms")
     found = in_all_forms(Recipe(data=str(images), model=MODEL, seed=3), root)
-    t = FinetuneRecipe(start=str(found["run"]), data=str(images), seed=3)
+    t = FinetuneRecipe(init=str(found["run"]), data=str(images), seed=3)
     tuned, classifier = Run.create(root / "tuned"), randomised(classifier_over(load_run_encoder(found["run"])[0], t, 5))
     save(t, tuned.recipe)
     begin(tuned, classifier, t, {"from": "x", "classes": list("abcde")})
@@ -103,8 +103,8 @@ def test_the_batch_of_features_does_not_matter(run, options, monkeypatch):
         (["attentive", "--pool", "token"], 'no option "--pool"'),
         (["linear", "--protocol", "biet"], 'Did you mean "beit"'),
         (["linear", "--protocol", "beit", "--pool", "token"], "--pool only applies to .*, not linear-beit; remove it"),
-        (["knn", "--pool", "patches"], 'There is no pool "patches"'),
-        (["fewshot", "--pool", "layers"], 'There is no pool "layers"'),
+        (["knn", "--pool", "patches"], '--pool must be one of avg, token, avg.token, got "patches"'),
+        (["fewshot", "--pool", "layers"], '--pool must be one of avg, token, avg.token, got "layers"'),
         (["fewshot", "--shots", "0"], "--shots must be >= 1"),
         (["fewshot", "--shots", "100"], "fewer than 100 shots"),
         (["fewshot", "--draws", "1"], "--draws must be >= 2"),
@@ -138,7 +138,7 @@ def test_labels_are_needed(images, run, tmp_path, capsys, verb):
 def test_room_is_counted_as_it_is_taken(run):
     """The refusal's number is the size of what would have been stored."""
     from mapet.api.features import features_gib
-    from mapet.config.verbs import FeatureSettings
+    from mapet.config.evaluate import FeatureSettings
 
     encoder, _, _ = load_run_encoder(run)
     for pool in (*POOLS, *UNPOOLED):

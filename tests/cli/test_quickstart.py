@@ -1,12 +1,49 @@
-"""``mapet quickstart``: what is said of going on; the whole is the README's first command."""
+"""``mapet quickstart``: how to resume it, and what it returns, on a few images of noise."""
 
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from forms import MODEL
+from mapet.api.quickstart import quickstart
 from mapet.cli import main
+from mapet.config.recipe import Optimization, Recipe, Tokenizer
+from mapet.evals.score import Score
+from mapet.utils.errors import MapetError
 
 
 def test_an_interrupted_quickstart_repeats_its_options(monkeypatch, capsys):
-    def interrupted(o):
+    def interrupted(*given, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mapet.cli.quickstart.quickstart", interrupted)
+    monkeypatch.setattr("mapet.api.quickstart.quickstart", interrupted)
     assert main(["quickstart", "--out", "a b", "--epochs", "0.5", "--max-images", "99"]) == 130
-    assert "go on with: mapet quickstart --out 'a b' --epochs 0.5 --max-images 99\n" in capsys.readouterr().out
+    assert "resume with: mapet quickstart --out 'a b' --epochs 0.5 --max-images 99\n" in capsys.readouterr().out
+
+
+def test_the_result_holds_scores_figures_and_an_export(images, tmp_path, monkeypatch, capsys):
+    for path in Path(images).rglob("*.png"):
+        (tmp_path / "images" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((16, 16)).save(tmp_path / "images" / path.parent.name / path.name)
+    recipe = Recipe(
+        data=str(tmp_path / "images"),
+        model=MODEL,
+        tokenizer=Tokenizer(teacher="pixels", vocab_size=8, samples=64, iterations=2),
+        optimization=Optimization(epochs=1, batch_size=12, warmup_epochs=0),
+    )
+    monkeypatch.setattr("mapet.api.quickstart.quickstart_recipe", lambda settings: recipe)
+    monkeypatch.setattr("mapet.api.quickstart.LABELLED", 30)
+    result = quickstart(tmp_path / "quick", accelerator="cpu")
+    assert str(result) not in capsys.readouterr().out
+    assert list(result.scores) == ["random start", "after MaPeT"]
+    kept = json.loads((tmp_path / "quick" / "quickstart.json").read_text())
+    assert result.scores == {name: {what: Score(**s) for what, s in row.items()} for name, row in kept.items()}
+    assert all(path.stat().st_size for path in result.figures)
+    assert (result.export / "model.safetensors").is_file()
+    assert str(result).count("%") == 4
+    with pytest.raises(MapetError, match="holds a finished quickstart"):
+        quickstart(tmp_path / "quick", accelerator="cpu")
+    assert main(["quickstart", "--out", str(tmp_path / "other"), "--accelerator", "cpu"]) == 0
+    assert str(result) in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mapet.api.tokenize import tokenize
-from mapet.build.batches import tokenized
+from mapet.build.batches import Images, with_tokens
 from mapet.cli import main
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
 from mapet.data.dataset import open_dataset
@@ -22,7 +22,7 @@ from mapet.tokenizers.vqkd import VQKD
 from processes import Forked, crowd, finished, pair, stopping
 
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
-FIT = [*STUDENT, "--teacher", "pixels", "--codes", "12", "--iterations", "2"]
+FIT = [*STUDENT, "--teacher", "pixels", "--vocab-size", "12", "--iterations", "2"]
 COUNT = 400
 
 
@@ -180,7 +180,7 @@ def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path, capsys):
         assert ledger.exists() == bool(names)
         store, bad = TokenStore.open(out), UnreadableImages(COUNT)
         (out / "unreadable-images.txt").write_text("003.png\tan older list\n" + (ledger.read_text() if names else ""))
-        assert len(tokenized(source, indices, store, bad, recipe)) == len(store) == COUNT - len(names)
+        assert len(with_tokens(Images(source, indices, bad), store, recipe).indices) == len(store) == COUNT - len(names)
         assert len(bad) == len(names)
         if names:
             shutil.copy(many / names[0], mixed / names[0])
@@ -227,14 +227,14 @@ def test_a_tokenizer_of_any_kind(images, tmp_path, capsys):
     ("options", "said"),
     [
         (["--patch-size", "8"], "grid"),
-        (["--codes", "8"], "codes 12, and 8 is asked for"),
+        (["--vocab-size", "8"], "codes 12, and 8 is asked for"),
         (["--iterations", "3"], "iterations 2, and 3 is asked for"),
         (["--seed", "1"], "seed 0, and 1 is asked for"),
         (["--teacher", "efficientnet_lite0"], "teacher pixels, and efficientnet_lite0 is asked for"),
         (["--teacher-output", "norm"], "teacher_output stage, and norm is asked for"),
         (["--samples", "100"], "samples None, and 100 is asked for"),
         (["--fit-images", "9"], "fit_images None, and 9 is asked for"),
-        (["--mode", "stream"], "mode sample, and stream is asked for"),
+        (["--kmeans-mode", "stream"], "mode sample, and stream is asked for"),
         (["--tokenizer", "absent"], "--teacher is for a codebook that is fitted, not for what --tokenizer names"),
         (["--batch-size", "0"], "--batch-size"),
     ],
@@ -251,7 +251,7 @@ def test_settings_unlike_those_of_a_started_folder_are_refused(many, whole, caps
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--codes", "8"], "--codes is for a codebook that is fitted"),
+        (["--vocab-size", "8"], "--vocab-size is for a codebook that is fitted"),
         (["--metric", "cosine"], "--metric is for a codebook that is fitted"),
         (["--teacher-stage", "0"], "--teacher-stage is for a codebook that is fitted"),
         (["--tokenizer", "absent"], "is not a tokenizer"),
@@ -266,7 +266,7 @@ def test_a_ready_tokenizer_takes_no_settings_of_a_fit(many, whole, tmp_path, cap
 
 def test_a_recipe_with_a_ready_tokenizer_may_hold_settings_of_a_fit(images, whole, tmp_path):
     """As the recipes of a comparison do, whose settings were those of the fit."""
-    fitted = Tokenizer(tokenizer=str(whole / "tokenizer"), teacher="pixels", codes=12)
+    fitted = Tokenizer(path=str(whole / "tokenizer"), teacher="pixels", codes=12)
     recipe = Recipe(data=str(images), model=Model(image_size=16, patch_size=4), tokenizer=fitted)
     assert len(tokenize(recipe, tmp_path / "tokens", Runtime())) == 48
 

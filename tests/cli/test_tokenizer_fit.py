@@ -18,7 +18,7 @@ from mapet.tokenizers.tokenizer import load_tokenizer
 from processes import finished, pair
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-SMALL = ["--teacher", "pixels", "--image-size", "16", "--patch-size", "4", "--codes", "12", "--iterations", "4"]
+SMALL = ["--teacher", "pixels", "--image-size", "16", "--patch-size", "4", "--vocab-size", "12", "--iterations", "4"]
 
 
 def fit(images, out, *options):
@@ -50,7 +50,7 @@ def test_says_what_it_holds_and_what_came_out(images, tmp_path, capsys):
 
 
 def test_every_number_is_a_setting(images, tmp_path):
-    options = ["--restarts", "2", "--samples", "300", "--start", "sample", "--metric", "cosine", "--seed", "3"]
+    options = ["--restarts", "2", "--samples", "300", "--kmeans-init", "sample", "--metric", "cosine", "--seed", "3"]
     assert main(fit(images, tmp_path, *options, "--fit-images", "30", "--grid", "3", "3")) == 0
     found = story(tmp_path)
     assert (found["restarts"], found["samples"], found["start"], found["seed"]) == (2, 270, "sample", 3)
@@ -85,7 +85,7 @@ def test_the_published_start_is_a_plain_sample():
 
 @pytest.mark.parametrize("mode", ["sample", "stream"])
 def test_two_processes_fit_the_codebook_of_one(images, tmp_path, mode):
-    options = ["--mode", mode, "--restarts", "2"]
+    options = ["--kmeans-mode", mode, "--restarts", "2"]
     assert main(fit(images, tmp_path / "one", *options)) == 0
     said = finished(pair(tmp_path / "said", *fit(images, tmp_path / "two", *options)))
     assert said.count("fitted") == said.count("saved") == 1
@@ -120,7 +120,7 @@ def test_unreadable_pictures_are_listed(images, tmp_path, capsys):
     (mixed / "along" / "zero.png").write_bytes(b"")
     assert main(fit(mixed, tmp_path / "refused")) == 2
     assert "--max-bad-fraction" in capsys.readouterr().err
-    assert main(fit(mixed, tmp_path / "book", "--max-bad-fraction", "0.1", "--mode", "stream")) == 0
+    assert main(fit(mixed, tmp_path / "book", "--max-bad-fraction", "0.1", "--kmeans-mode", "stream")) == 0
     assert (tmp_path / "book" / "unreadable-images.txt").read_text().count("\n") == 1
     assert sum(story(tmp_path / "book")["counts"]) == 768
     (tmp_path / "book" / "unreadable-images.txt.7").write_text("of another\tcall\n")
@@ -131,11 +131,11 @@ def test_unreadable_pictures_are_listed(images, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--codes", "769"], "use fewer codes"),
-        (["--codes", "20", "--samples", "10"], "more samples"),
-        (["--start", "kmeans"], 'Did you mean "k-means++"'),
-        (["--mode", "steam"], 'Did you mean "stream"'),
-        (["--distances", "bf16"], 'Did you mean "bfloat16"'),
+        (["--vocab-size", "769"], "use fewer codes"),
+        (["--vocab-size", "20", "--samples", "10"], "more samples"),
+        (["--kmeans-init", "kmeans"], 'Did you mean "k-means++"'),
+        (["--kmeans-mode", "steam"], 'Did you mean "stream"'),
+        (["--kmeans-precision", "bf16"], 'Did you mean "bfloat16"'),
         (["--tokenizer", "x"], "use mapet tokenize"),
         (["--batch-size", "0"], "--batch-size"),
         (["--grid", "2", "4"], "all students see squares: give as many rows as columns"),

@@ -145,7 +145,7 @@ def test_pixels_can_teach(images, tmp_path):
         (["--lr", "nan"], "--lr does not fit: it must be at least 0"),
         (["--weight-decay", "inf"], "--weight-decay does not fit: it must be at least 0"),
         (["--strategy", "fsdp"], "--strategy fsdp"),
-        (["--codes", "1000"], "--codes"),
+        (["--vocab-size", "1000"], "--vocab-size"),
         (["--patch-size", "5"], "--image-size 16"),
         (["--num-heads", "3"], "--embed-dim 16"),
         (["--decay", "1"], "--decay"),
@@ -167,7 +167,7 @@ def test_a_folder_in_use_and_other_settings_are_refused(images, whole, capsys):
     before = Run(whole).metrics.read_bytes()
     assert main(arguments(images, whole)) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert main(["tokenizer", "train-vqkd", "--resume", str(whole), "--codes", "16"]) == 2
+    assert main(["tokenizer", "train-vqkd", "--resume", str(whole), "--vocab-size", "16"]) == 2
     assert "codes = 32" in capsys.readouterr().err
     with Run(whole).alone():
         assert main(["tokenizer", "train-vqkd", "--resume", str(whole)]) == 2

@@ -9,10 +9,12 @@ wangsr126/MAE-Lite (arXiv 2205.14443).
 import pytest
 import torch
 
-from mapet.build.pretrain import build_encoder, build_objective, mae_decoder
+from mapet.build.objectives import mae_decoder
+from mapet.build.pretrain import build_encoder, build_objective
 from mapet.config import recipes
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.recipe import Model, Objective, Optimization, Recipe, settings
+from mapet.config.flat import dotted
+from mapet.config.recipe import Model, Objective, Optimization, Recipe
 from mapet.config.recipes import finetune
 from mapet.config.vqkd import VQKDRecipe
 from mapet.interop.timm import arguments
@@ -26,7 +28,7 @@ MAPET_BASE = {
     "ratio": (3 / 4, 4 / 3),  # timm's, without effect here
     "hflip": 0.0,
     "color_jitter": 0.4,
-    "model.model": "vit_base",
+    "model.name": "vit_base",
     "model.embed_dim": None,
     "model.depth": None,
     "model.num_heads": None,
@@ -35,7 +37,7 @@ MAPET_BASE = {
     "model.init_values": 0.1,
     "model.drop_path": 0.1,
     "model.pos_embed": "learn",
-    "objective.objective": "mapet",
+    "objective.name": "mapet",
     "objective.mask_ratio": 0.75,
     "objective.order": "uniform",
     "objective.groups": None,
@@ -64,15 +66,15 @@ BEIT_BASE = {
     **MAPET_BASE,
     "scale": (0.08, 1.0),
     "hflip": 0.5,
-    "objective.objective": "mim",
+    "objective.name": "mim",
     "objective.mask_ratio": 75 / 196,
     "objective.order": "blockwise",
     "optimization.epochs": 800,
 }
 PRETRAINING = {
     "in1k-vit-base": MAPET_BASE,
-    "in1k-vit-small": {**MAPET_BASE, "model.model": "vit_small"},
-    "in1k-vit-tiny": {**MAPET_BASE, "model.model": "vit_tiny"},
+    "in1k-vit-small": {**MAPET_BASE, "model.name": "vit_small"},
+    "in1k-vit-tiny": {**MAPET_BASE, "model.name": "vit_tiny"},
     "in1k-beit-vit-base": BEIT_BASE,
     "in1k-beit2-vit-base": {
         **BEIT_BASE,
@@ -86,7 +88,7 @@ PRETRAINING = {
         **BEIT_BASE,
         "color_jitter": 0.0,
         "model.pos_embed": "sincos",
-        "objective.objective": "cae",
+        "objective.name": "cae",
         "objective.mask_ratio": 0.5,
         "optimization.epochs": 300,
     },
@@ -98,7 +100,7 @@ PRETRAINING = {
         "model.init_values": None,
         "model.drop_path": 0.0,
         "model.pos_embed": "sincos",
-        "objective.objective": "mae",
+        "objective.name": "mae",
         "optimization.epochs": 1600,
         "optimization.batch_size": 4096,
         "optimization.lr": None,
@@ -112,8 +114,8 @@ PRETRAINING = {
     },
 }
 
-BACKBONE = ("image_size", "num_heads", "model", "embed_dim", "depth", "patch_size", "init_values", "pos_embed")
-OURS_TUNED = {"start": "", "data": "", "max_images": None, "fresh_head": False, "precision": "bfloat16", "seed": 0}
+BACKBONE = ("image_size", "num_heads", "name", "embed_dim", "depth", "patch_size", "init_values", "pos_embed")
+OURS_TUNED = {"init": "", "data": "", "max_images": None, "fresh_head": False, "precision": "bfloat16", "seed": 0}
 OURS_TUNED |= {f"backbone.{name}": None for name in BACKBONE}  # all that FROM has of its own
 
 TUNED_BASE = {
@@ -166,17 +168,17 @@ def test_nothing_published_is_left_out():
 @pytest.mark.parametrize("name", PRETRAINING)
 def test_pre_training(name):
     """All settings but those of a tokenizer, which is a folder of its own in every published setting."""
-    found = settings(recipes.catalogue()[name]())
+    found = dotted(recipes.catalogue()[name]())
     assert {key: value for key, value in found.items() if key[:10] != "tokenizer."} == OURS | PRETRAINING[name]
 
 
 @pytest.mark.parametrize("name", FINE_TUNING)
 def test_fine_tuning(name):
-    assert settings(finetune.catalogue()[name]()) == OURS_TUNED | FINE_TUNING[name]
+    assert dotted(finetune.catalogue()[name]()) == OURS_TUNED | FINE_TUNING[name]
 
 
 def test_the_defaults_of_pre_training_are_mapet_s_but_for_a_smaller_batch():
-    found = settings(Optimization())
+    found = dotted(Optimization())
     published = {name: MAPET_BASE[f"optimization.{name}"] for name in found}
     assert found == published | {"batch_size": 256, "lr": None}
     assert Recipe(optimization=Optimization(batch_size=2048)).lr == 1.5e-3
@@ -184,7 +186,7 @@ def test_the_defaults_of_pre_training_are_mapet_s_but_for_a_smaller_batch():
 
 def test_the_defaults_of_fine_tuning_are_mae_s():
     """But for the batch of 1024, the test crop of 0.875, and the warm-up, which begins at 0."""
-    assert settings(FinetuneRecipe()) == {
+    assert dotted(FinetuneRecipe()) == {
         **OURS_TUNED,
         **TUNED_BASE,
         "precision": "float32",
@@ -202,9 +204,9 @@ def test_the_defaults_of_vq_kd_are_beit_2_s():
     """But for the teacher, codes that start again where they are not used, and the warm-up, which begins at 0."""
     ours = {"data": "", "max_images": None, "precision": "float32", "seed": 0, "restart": 0.05, "warmup_lr": 1e-6}
     ours |= {"teacher": "efficientnet_lite0", "teacher_stage": None, "teacher_output": "stage", "teacher_weights": None}
-    assert settings(VQKDRecipe()) == {
+    assert dotted(VQKDRecipe()) == {
         **ours,
-        "codes": 8192,
+        "vocab_size": 8192,
         "code_dim": 32,
         "image_size": 224,
         "patch_size": 16,
@@ -273,7 +275,7 @@ def test_sizes_and_million_parameters(size, shape, before, after):
     [("vit_tiny", 96, 1, 3), ("vit_small", 192, 1, 6), ("vit_base", 512, 8, 16), ("vit_large", 512, 8, 16)],
 )
 def test_mae_s_decoders(model, width, depth, heads):
-    recipe = Recipe(model=Model(model=model), objective=Objective(objective="mae"))
+    recipe = Recipe(model=Model(name=model), objective=Objective(name="mae"))
     assert mae_decoder(recipe) == {"decoder_embed_dim": width, "decoder_depth": depth, "decoder_num_heads": heads}
 
 

@@ -1,15 +1,28 @@
 """Recipes: values that go to YAML and back, refuse nonsense, and can be compared."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from mapet.build.pretrain import build_objective, build_pattern, mae_decoder
-from mapet.config.checks import OBJECTIVES
+from mapet.build.objectives import build_pattern, mae_decoder
+from mapet.build.pretrain import build_objective
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.recipe import Model, Objective, Optimization, Recipe, Runtime, diff, fair, load, save, settings
+from mapet.config.flat import dotted, earlier, paths
+from mapet.config.recipe import (
+    OBJECTIVES,
+    Model,
+    Objective,
+    Optimization,
+    Recipe,
+    Runtime,
+    diff,
+    fair,
+    load,
+    save,
+)
 from mapet.config.recipes import catalogue
+from mapet.config.vqkd import VQKDRecipe
 from mapet.method.predict import TokenPrediction
 from mapet.utils.errors import MapetError
 
@@ -31,10 +44,10 @@ def test_every_named_recipe_survives_yaml_and_builds(name, tmp_path):
     [
         ("mdel: {}", 'Did you mean "model"?'),
         ("model: {image-size: 32}", 'Did you mean "image_size"?'),
-        ("optimization: {epochs: many}", "optimization.epochs"),
-        ("model: [", "no YAML"),
-        ("model: 3", "model"),
-        ("- a", "the whole"),
+        ("optimization: {epochs: many}", 'epochs must be a number, got "many"'),
+        ("model: [", "is not YAML"),
+        ("model: 3", "model must be a group of settings (name, embed_dim, depth, …), got 3."),
+        ("- a", "the settings must be a group of settings"),
         ("objective: {objective: mapt}", 'Did you mean "mapet"?'),
     ],
 )
@@ -50,21 +63,26 @@ def test_a_wrong_file_is_explained_in_one_line(tmp_path, text, said):
 @pytest.mark.parametrize("name", ["lr", "base_lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "clip_grad"])
 def test_rates_are_numbers(name, number):
     for kind in (Recipe, FinetuneRecipe):
-        with pytest.raises(MapetError, match=f"--{name.replace('_', '-')} does not fit: it must be at least 0"):
+        wanted = ">= 0" if number < 0 else "a finite number"
+        with pytest.raises(MapetError, match=f"^{name} must be {wanted}, got {number:g}.$"):
             kind(optimization=Optimization(**{name: number}))
 
 
 def test_settings_that_change_results_and_those_that_must_not_are_apart():
-    ours = {name.rsplit(".", 1)[-1] for name in settings(Recipe())}
-    assert ours.isdisjoint(one.name for one in fields(Runtime))
-    assert len(ours) == len(settings(Recipe())), "flat option names must be unique"
+    assert paths(Recipe).keys().isdisjoint(paths(Runtime))
+
+
+@pytest.mark.parametrize("kind", [Recipe, Runtime, FinetuneRecipe, VQKDRecipe])
+def test_flat_names_are_unique(kind):
+    assert len(paths(kind)) == len(dotted(kind()))
+    assert paths(kind).keys().isdisjoint(earlier(kind))
 
 
 def test_fair_ignores_the_objective_alone():
-    a = Recipe(objective=Objective(objective="mapet"))
-    b = Recipe(objective=Objective(objective="mim", order="blockwise"))
+    a = Recipe(objective=Objective(name="mapet"))
+    b = Recipe(objective=Objective(name="mim", order="blockwise"))
     assert fair(a, b) == []
-    assert set(diff(a, b)) == {"objective.objective", "objective.order"}
+    assert set(diff(a, b)) == {"objective.name", "objective.order"}
     c = replace(b, seed=1, optimization=Optimization(epochs=3))
     assert fair(a, c) == ["seed", "optimization.epochs"]
 
@@ -85,10 +103,9 @@ def test_groups_part_the_hidden_patches_evenly(groups):
 
 
 def test_every_objective_starts_from_the_same_encoder():
-    small = Model(model="custom", embed_dim=16, depth=2, num_heads=2, image_size=16, patch_size=4)
+    small = Model(name="custom", embed_dim=16, depth=2, num_heads=2, image_size=16, patch_size=4)
     starts = [
-        build_objective(Recipe(model=small, objective=Objective(objective=name)), 32).state_dict()
-        for name in OBJECTIVES
+        build_objective(Recipe(model=small, objective=Objective(name=name)), 32).state_dict() for name in OBJECTIVES
     ]
     encoders = [{name: start[name] for name in start if name.startswith("encoder.")} for start in starts]
     for start, encoder in zip(starts, encoders, strict=True):
@@ -103,8 +120,8 @@ def test_every_objective_starts_from_the_same_encoder():
 
 @pytest.mark.parametrize(("width", "heads", "decoder"), [(128, 4, 64), (24, 3, 12), (16, 2, 8), (8, 2, 4), (8, 8, 8)])
 def test_a_custom_model_s_pixels_are_painted_by_half_its_width(width, heads, decoder):
-    model = Model(model="custom", embed_dim=width, depth=2, num_heads=heads, image_size=16, patch_size=4)
-    recipe = Recipe(model=model, objective=Objective(objective="mae"))
+    model = Model(name="custom", embed_dim=width, depth=2, num_heads=heads, image_size=16, patch_size=4)
+    recipe = Recipe(model=model, objective=Objective(name="mae"))
     assert mae_decoder(recipe) == {"decoder_embed_dim": decoder, "decoder_depth": 1, "decoder_num_heads": heads}
     build_objective(recipe, 0)
     own = replace(recipe, objective=replace(recipe.objective, decoder_embed_dim=20, decoder_num_heads=5))
@@ -114,21 +131,24 @@ def test_a_custom_model_s_pixels_are_painted_by_half_its_width(width, heads, dec
 @pytest.mark.parametrize(
     ("objective", "said"),
     [
-        ({"objective": "mim", "groups": 3}, "--groups does not fit"),
-        ({"objective": "cae", "groups": 3}, "mapet and pet"),
-        ({"objective": "mapet", "groups": 1000}, "hidden patches"),
-        ({"objective": "mae", "cls_layer": 3}, "--cls-layer"),
-        ({"objective": "mapet", "cls_layer": 11}, "1 … 10"),
-        ({"objective": "mapet", "decoder_depth": 2}, "cae and mae"),
-        ({"objective": "mae", "decoder_embed_dim": 16}, "--decoder-num-heads"),
-        ({"objective": "mae", "decoder_embed_dim": 18, "decoder_num_heads": 2}, "divisible by 4"),
-        ({"objective": "mae", "decoder_embed_dim": 16, "decoder_num_heads": 3}, "a divisor"),
-        ({"objective": "mae", "decoder_depth": 0}, "at least 1"),
-        ({"objective": "mae", "alignment_weight": 1.0}, "for cae"),
-        ({"objective": "cae", "alignment_weight": -1.0}, "at least 0"),
-        ({"objective": "cae", "normalize_pixels": False}, "for mae"),
-        ({"objective": "cae", "mask_ratio": 1.0}, "at least one patch"),
-        ({"objective": "cae", "regressor_depth": 0}, "at least 1"),
+        ({"name": "mim", "groups": 3}, "groups only applies to mapet and pet, not mim; remove it."),
+        ({"name": "cae", "groups": 3}, "mapet and pet, not cae"),
+        ({"name": "mapet", "groups": 1000}, "groups must be <= 147, the number of masked patches, got 1000."),
+        ({"name": "mae", "cls_layer": 3}, "cls_layer only applies to mapet, pet and mim"),
+        ({"name": "mapet", "cls_layer": 11}, "cls_layer must be >= 1 and <= 10, the depth less 2, got 11."),
+        ({"name": "mapet", "decoder_depth": 2}, "cae and mae"),
+        ({"name": "mae", "decoder_embed_dim": 16}, "decoder_embed_dim and decoder_num_heads go together."),
+        ({"name": "mae", "decoder_embed_dim": 18, "decoder_num_heads": 2}, "divisible by 4"),
+        (
+            {"name": "mae", "decoder_embed_dim": 16, "decoder_num_heads": 3},
+            "decoder_num_heads must divide decoder_embed_dim 16, got 3.",
+        ),
+        ({"name": "mae", "decoder_depth": 0}, "must be >= 1, got 0."),
+        ({"name": "mae", "alignment_weight": 1.0}, "only applies to cae, not mae"),
+        ({"name": "cae", "alignment_weight": -1.0}, "alignment_weight must be >= 0, got -1."),
+        ({"name": "cae", "normalize_pixels": False}, "only applies to mae, not cae"),
+        ({"name": "cae", "mask_ratio": 1.0}, "at least one visible patch"),
+        ({"name": "cae", "regressor_depth": 0}, "must be >= 1, got 0."),
     ],
 )
 def test_an_objective_s_settings_are_its_own(objective, said):
@@ -139,8 +159,8 @@ def test_an_objective_s_settings_are_its_own(objective, said):
 
 
 def test_cae_needs_a_width_that_its_positions_can_have():
-    model = Model(model="custom", embed_dim=6, depth=2, num_heads=2)
+    model = Model(name="custom", embed_dim=6, depth=2, num_heads=2)
     with pytest.raises(MapetError, match="divisible by 4"):
-        Recipe(model=model, objective=Objective(objective="cae"))
-    wide = Objective(objective="cae", decoder_embed_dim=8, decoder_num_heads=2)
+        Recipe(model=model, objective=Objective(name="cae"))
+    wide = Objective(name="cae", decoder_embed_dim=8, decoder_num_heads=2)
     build_objective(Recipe(model=model, objective=wide), 32)

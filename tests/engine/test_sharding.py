@@ -28,15 +28,15 @@ from processes import crowd, finished
 from toy import optim
 
 MODEL = Model(
-    model="custom", embed_dim=12, depth=2, num_heads=2, image_size=8, patch_size=2, drop_path=0.2, init_values=0.5
+    name="custom", embed_dim=12, depth=2, num_heads=2, image_size=8, patch_size=2, drop_path=0.2, init_values=0.5
 )
 RECIPE = Recipe(data="none", model=MODEL)
 OTHERS = {
     objective.objective: replace(RECIPE, objective=objective, model=replace(MODEL, depth=3))
     for objective in (
-        Objective(objective="mae", decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2),
-        Objective(objective="cae", regressor_depth=2, decoder_depth=1),
-        Objective(objective="pet", cls_layer=1, groups=3),
+        Objective(name="mae", decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2),
+        Objective(name="cae", regressor_depth=2, decoder_depth=1),
+        Objective(name="pet", cls_layer=1, groups=3),
     )
 }
 VOCABULARY, BATCH, STEPS = 11, 8, 20

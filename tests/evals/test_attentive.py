@@ -114,5 +114,5 @@ def test_the_protocol_is_named():
 
 
 def test_a_batch_needs_two():
-    with pytest.raises(MapetError, match="at least 2"):
+    with pytest.raises(MapetError, match="batch_size must be >= 2"):
         attentive(revealed(8, 1), revealed(8, 2), classes=4, batch=1)

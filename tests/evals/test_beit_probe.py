@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mapet.evals.beit_probe import BATCHES, EPOCHS, Heads, train_heads
 from mapet.evals.linear import linear
-from mapet.evals.logistic import tenth
+from mapet.evals.logistic import hold_out_tenth
 from mapet.evals.sgd import loss
 from mapet.utils.errors import MapetError
 from mapet.utils.rng import random_bits
@@ -100,10 +100,10 @@ def test_the_same_again_whatever_the_global_chance():
 
 
 def test_a_tenth_is_held_out():
-    held, kept = tenth(105, seed=0)
+    held, kept = hold_out_tenth(105, seed=0)
     assert len(held) == 10
     assert torch.equal(torch.cat([held, kept]).sort().values, torch.arange(105))
-    assert not torch.equal(held, tenth(105, seed=1)[0])
+    assert not torch.equal(held, hold_out_tenth(105, seed=1)[0])
 
 
 def test_top5_is_the_chosen_layers():
@@ -118,5 +118,5 @@ def test_top5_is_the_chosen_layers():
 @pytest.mark.parametrize(("protocol", "layers"), [("beit", 0), ("quick", 1), ("mae", 1)])
 def test_features_that_are_not_the_protocols(protocol, layers):
     features = torch.randn(8, *[3] * layers, 5), torch.arange(8) % 2
-    with pytest.raises(MapetError, match=f"The {protocol} protocol does not fit features of shape"):
+    with pytest.raises(MapetError, match=f"The {protocol} protocol cannot read features of shape"):
         linear(features, features, classes=2, protocol=protocol)

@@ -45,12 +45,12 @@ def test_more_pictures_help(sets):
 
 def test_mean_and_interval_over_draws_are_scikit_learns(sets):
     train, test = sets
-    known, asked = (part / 8**0.5 for part in standardised(train[0], test[0]))
+    x_train, x_test = (part / 8**0.5 for part in standardised(train[0], test[0]))
     shares = []
     for draw in range(4):
         rows = drawn(train[1], 6, 5, seed=7, draw=draw)
-        oracle = LogisticRegression(C=1 / (PENALTY * 30), tol=1e-8, max_iter=1000).fit(known[rows], train[1][rows])
-        shares.append(oracle.score(asked, test[1]))
+        oracle = LogisticRegression(C=1 / (PENALTY * 30), tol=1e-8, max_iter=1000).fit(x_train[rows], train[1][rows])
+        shares.append(oracle.score(x_test, test[1]))
     found = fewshot(train, test, classes=6, shots=(5,), draws=4, seed=7)["5-shot"]
     reach = t.ppf(0.975, 3) * stdev(shares) / 2
     assert found.value == pytest.approx(fmean(shares), abs=2 / 300)
@@ -92,10 +92,10 @@ def test_the_protocol_names_its_settings():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"shots": (0,)}, "at least 1 labelled image"),
-        ({"shots": ()}, "at least 1 labelled image"),
+        ({"shots": (0,)}, r"shots must be >= 1, got \[0\]"),
+        ({"shots": ()}, r"shots must be >= 1, got \[\]"),
         ({"shots": (1, 51)}, "Class 0 has 50 training images, fewer than 51 shots"),
-        ({"draws": 1}, "--draws 1"),
+        ({"draws": 1}, "draws must be >= 2, .* got 1"),
     ],
 )
 def test_mistakes(sets, settings, reason):

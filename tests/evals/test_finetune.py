@@ -14,15 +14,16 @@ from mapet.api.export import export
 from mapet.build.finetune import FinetuneBatches, begin, classifier_over, load_run_classifier
 from mapet.build.pretrain import build_objective
 from mapet.config.finetune import Augmentation, Backbone, FinetuneRecipe, protocol
-from mapet.config.recipe import Recipe, read, save, settings
+from mapet.config.flat import dotted, paths
+from mapet.config.recipe import Recipe, read, save
 from mapet.config.recipes.finetune import catalogue
 from mapet.data.dataset import open_dataset
 from mapet.data.loader import Shuffled
 from mapet.data.policy import Policy
 from mapet.data.unreadable import UnreadableImages
 from mapet.engine.run import Run
-from mapet.evals.finetune import FineTuning, placed, rank_histogram
-from mapet.evals.score import place, share, tops
+from mapet.evals.finetune import FineTuning, rank_histogram, ranks_from_histogram
+from mapet.evals.score import rank_of_target, share, tops
 from mapet.interop.checkpoint import load_checkpoint_encoder
 from mapet.method.encoder import Classifier, Encoder
 from mapet.utils.errors import MapetError
@@ -37,7 +38,7 @@ def forms(tmp_path_factory):
 
 
 def started(path, classes=5, heads=None, **settings):
-    t = FinetuneRecipe(start=str(path), backbone=Backbone(num_heads=heads, image_size=settings.pop("image_size", None)))
+    t = FinetuneRecipe(init=str(path), backbone=Backbone(num_heads=heads, image_size=settings.pop("image_size", None)))
     return classifier_over(load_start(t).encoder, replace(t, **settings), classes).eval()
 
 
@@ -67,7 +68,7 @@ def test_the_encoder_is_taken_over_whole_and_the_mean_of_patches_is_read(forms):
 
 
 def test_a_folder_of_a_fine_tuning_is_whole_without_from(forms, tmp_path):
-    t = FinetuneRecipe(start=str(forms["run"]), drop_path=0.3)
+    t = FinetuneRecipe(init=str(forms["run"]), drop_path=0.3)
     model, run = started(forms["run"], drop_path=0.3), Run.create(tmp_path / "ft")
     save(t, run.recipe)
     begin(run, model, t, {"from": "x", "classes": list("abcde")})
@@ -79,7 +80,7 @@ def test_a_folder_of_a_fine_tuning_is_whole_without_from(forms, tmp_path):
     assert not torch.equal(fresh(IMAGES), model(IMAGES))
     export(run.folder, tmp_path / "export")
     assert torch.equal(started(tmp_path / "export")(IMAGES), model(IMAGES))
-    with pytest.raises(MapetError, match=r"5 classes, and the data have 3.*--fresh-head"):
+    with pytest.raises(MapetError, match=r"5 classes, and the data have 3.*fresh_head"):
         started(run.folder, classes=3)
     assert started(run.folder, classes=3, fresh_head=True)(IMAGES).shape == (3, 3)
 
@@ -93,7 +94,7 @@ def test_positions_on_another_grid_are_timms(forms, tmp_path):
 
 
 def test_from_random_is_the_start_of_pre_training():
-    t = FinetuneRecipe(start="random", backbone=Backbone(16, 2, "custom", 16, 2, 4), seed=3)
+    t = FinetuneRecipe(init="random", backbone=Backbone(16, 2, "custom", 16, 2, 4), seed=3)
     ours = classifier_over(load_start(t).encoder, t, 5).state_dict()
     theirs = build_objective(Recipe(model=MODEL, seed=3), 12).encoder.state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items() if not name.startswith("norm."))
@@ -121,7 +122,7 @@ def test_a_published_classifier_keeps_its_head():
     classes, heads = golden["logits"].shape[1], golden.config["num_heads"]
     model = started(path, classes=classes, heads=heads)
     torch.testing.assert_close(model(golden["images"]), golden["logits"], atol=2e-5, rtol=0)
-    with pytest.raises(MapetError, match="--fresh-head"):
+    with pytest.raises(MapetError, match="fresh_head"):
         started(path, classes=classes + 1, heads=heads)
 
 
@@ -133,26 +134,26 @@ def test_what_from_cannot_be(forms, tmp_path):
         (tmp_path / "absent", {}, f"does not exist: give {fits_none}"),
         (tmp_path / "empty", {}, f"holds neither a run nor an export: give {fits_none}"),
         (tmp_path / "other.pth", {}, "patch_embed"),
-        (forms["run"], {"model": "vit_tiny"}, "--model"),
-        (forms["run"], {"num_heads": 2}, "--num-heads"),
-        (forms["run"], {"image_size": 18}, "--image-size 18 does not fit"),
+        (forms["run"], {"name": "vit_tiny"}, "model is fixed by"),
+        (forms["run"], {"num_heads": 2}, "num_heads is fixed by"),
+        (forms["run"], {"image_size": 18}, "image_size 18 does not fit"),
         (forms["published.pth.tar"], {"num_heads": 3}, "3 heads"),
-        ("random", {}, "--model"),
+        ("random", {}, "needs model"),
     ):
-        t = FinetuneRecipe(start=str(start), backbone=Backbone(**backbone))
+        t = FinetuneRecipe(init=str(start), backbone=Backbone(**backbone))
         with pytest.raises(MapetError) as error:
             classifier_over(load_start(t).encoder, t, 5)
         assert said in str(error.value)
         assert "\n" not in str(error.value)
 
 
-def test_an_export_of_other_pictures_is_refused(forms, tmp_path):
+def test_an_export_with_another_normalization_is_refused(forms, tmp_path):
     from mapet.build.pretrain import load_run_encoder
     from mapet.interop.timm import to_timm
 
     to_timm(load_run_encoder(forms["run"])[0], tmp_path / "other", mean=[0.5] * 3, std=[0.5] * 3)
     with pytest.raises(MapetError, match="normalises"):
-        load_start(FinetuneRecipe(start=str(tmp_path / "other")))
+        load_start(FinetuneRecipe(init=str(tmp_path / "other")))
     grey = Encoder(16, 4, in_chans=1, embed_dim=16, depth=1, num_heads=2)
     with pytest.raises(MapetError, match="1 × 16 × 16"):
         classifier_over(grey, FinetuneRecipe(), 3)
@@ -177,16 +178,16 @@ def test_stochastic_depth_hangs_on_the_key():
     assert one == same != other
 
 
-def test_standings_count_places_and_add_up():
+def test_histograms_count_ranks_and_add_up():
     classifier = randomised(Classifier(16, 4, embed_dim=16, depth=1, num_heads=2, num_classes=7, drop_path_rate=0.9))
     images, labels = torch.randn(20, 3, 16, 16), torch.arange(20) % 7
     with torch.no_grad():
-        expected = place(classifier.eval()(images), labels)
+        expected = rank_of_target(classifier.eval()(images), labels)
     classifier.train()
     device = torch.device("cpu")
     parts = [rank_histogram(classifier, [(images[part], labels[part])], device) for part in (slice(0, 9), slice(9, 20))]
-    assert torch.equal(placed(sum(parts)), expected.sort().values)
-    assert tops(placed(sum(parts)), 7)["top1"] == share(int((expected == 0).sum()), 20)
+    assert torch.equal(ranks_from_histogram(sum(parts)), expected.sort().values)
+    assert tops(ranks_from_histogram(sum(parts)), 7)["top1"] == share(int((expected == 0).sum()), 20)
 
 
 def finetune_batches(images, rank=0, world=1, **mixing):
@@ -240,7 +241,7 @@ def test_a_protocol_names_every_setting_that_a_table_must_tell():
             FinetuneRecipe(),
             FinetuneRecipe(layer_decay=0.9),
             FinetuneRecipe(crop_pct=0.9),
-            FinetuneRecipe(start="random"),
+            FinetuneRecipe(init="random"),
         )
     }
     names |= {
@@ -251,6 +252,5 @@ def test_a_protocol_names_every_setting_that_a_table_must_tell():
 
 
 def test_flat_option_names_are_unique():
-    names = [name.rsplit(".", 1)[-1] for name in settings(FinetuneRecipe())]
-    assert len(set(names)) == len(names)
-    assert json.dumps(settings(FinetuneRecipe()))
+    assert len(paths(FinetuneRecipe)) == len(dotted(FinetuneRecipe()))
+    assert json.dumps(dotted(FinetuneRecipe()))

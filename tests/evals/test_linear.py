@@ -134,9 +134,9 @@ def test_mistakes_with_labels(evaluate):
     good = vectors, labels
     bad = [
         ((vectors, labels - 1), 3, "10 of 30 training images have no label"),
-        ((vectors, labels), 2, "label 2, but only 2 classes"),
+        ((vectors, labels), 2, "label 2, but the data have 2 classes"),
         ((vectors, labels), 5, r"2 of 5 classes have no training image \(3, 4\)"),
-        ((vectors, torch.zeros_like(labels)), 1, "at least two classes"),
+        ((vectors, torch.zeros_like(labels)), 1, "at least 2 classes"),
         ((vectors, labels[:7]), 3, "30 features and 7 labels"),
         ((vectors[:0], labels[:0]), 3, "0 features and 0 labels"),
         ((vectors / 0, labels), 3, "30 of 30 training features hold NaN"),
@@ -152,10 +152,10 @@ def test_mistakes_with_labels(evaluate):
 def test_mistakes_with_settings(sets):
     with pytest.raises(MapetError, match='Did you mean "quick"'):
         linear(*sets, classes=6, protocol="quik")
-    with pytest.raises(MapetError, match="at least 2"):
+    with pytest.raises(MapetError, match="batch_size must be >= 2"):
         linear(*sets, classes=6, protocol="mae", batch=1)
 
 
-def test_two_pictures_are_enough():
+def test_two_images_are_enough():
     pair = torch.eye(2), torch.arange(2)
     assert linear(pair, pair, classes=2)["top1"].value == 1

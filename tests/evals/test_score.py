@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, t
 
-from mapet.evals.score import mean, place, share, student, tops
+from mapet.evals.score import mean, rank_of_target, share, student, tops
 
 
 @pytest.mark.parametrize(("correct", "count"), [(0, 10), (3, 10), (10, 10), (613, 1000), (1, 1), (9, 10_000)])
@@ -23,8 +23,8 @@ def test_printed():
 
 
 @pytest.mark.parametrize(("correct", "count"), [(0, 0), (-1, 5), (6, 5)])
-def test_no_share(correct, count):
-    with pytest.raises(ValueError, match="no share"):
+def test_impossible_counts(correct, count):
+    with pytest.raises(ValueError, match="is not a share"):
         share(correct, count)
 
 
@@ -45,20 +45,20 @@ def test_mean_of_repetitions():
         mean([0.5])
 
 
-def test_place_is_the_place_in_a_stable_sort():
+def test_the_rank_is_that_of_a_stable_sort():
     scores = torch.randint(0, 4, (200, 9), generator=torch.Generator().manual_seed(0)).float()  # many ties
     labels = torch.arange(200) % 9
     order = scores.argsort(dim=1, descending=True, stable=True)
-    assert torch.equal(place(scores, labels), (order == labels[:, None]).long().argmax(dim=1))
+    assert torch.equal(rank_of_target(scores, labels), (order == labels[:, None]).long().argmax(dim=1))
 
 
 def test_what_is_not_a_number_is_last():
     scores = torch.full((1, 7), math.nan)
-    assert place(scores, torch.tensor([0])).item() == 6
+    assert rank_of_target(scores, torch.tensor([0])).item() == 6
 
 
 def test_top5_needs_more_than_five_classes():
-    places = torch.tensor([0, 0, 3, 4, 5])
-    assert tops(places, 5).keys() == {"top1"}
-    scores = tops(places, 6)
+    ranks = torch.tensor([0, 0, 3, 4, 5])
+    assert tops(ranks, 5).keys() == {"top1"}
+    scores = tops(ranks, 6)
     assert (scores["top1"].value, scores["top5"].value) == (2 / 5, 4 / 5)

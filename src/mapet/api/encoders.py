@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.config.finetune import RANDOM, FinetuneRecipe
+from mapet.config.finetune import RANDOM, Backbone, FinetuneRecipe
+from mapet.config.flat import paths
 from mapet.config.recipe import Model, Recipe
 from mapet.utils.errors import MapetError
 
@@ -64,12 +65,12 @@ def load_start(t: FinetuneRecipe) -> LoadedEncoder:
     Raises:
         MapetError: as ``load_from``, or a setting of the architecture, which FROM decides.
     """
-    if t.start == RANDOM:
+    if t.init == RANDOM:
         return _random(t)
-    for name in ARCHITECTURE:
-        if getattr(t.backbone, name) is not None:
-            raise _fixed(name, t.start)
-    return _load(t.start, t.backbone.num_heads, f"{KINDS}, or {RANDOM}")
+    for name, field in paths(Backbone).items():
+        if name in ARCHITECTURE and getattr(t.backbone, field) is not None:
+            raise _fixed(name, t.init)
+    return _load(t.init, t.backbone.num_heads, f"{KINDS}, or {RANDOM}")
 
 
 def load_from(source: str | Path, *, num_heads: int | None = None) -> LoadedEncoder:
@@ -140,10 +141,10 @@ def _random(t: FinetuneRecipe) -> LoadedEncoder:
     from mapet.build.pretrain import build_encoder
 
     b = t.backbone
-    if b.model is None:
+    if b.name is None:
         raise MapetError("mapet finetune random needs --model, and for small images --image-size and --patch-size.")
     model = Model(
-        model=b.model,
+        name=b.name,
         embed_dim=b.embed_dim,
         depth=b.depth,
         num_heads=b.num_heads,
@@ -152,7 +153,7 @@ def _random(t: FinetuneRecipe) -> LoadedEncoder:
         init_values=Model.init_values if b.init_values is None else b.init_values or None,
         pos_embed=b.pos_embed or Model.pos_embed,
     )
-    return LoadedEncoder(build_encoder(Recipe(model=model, seed=t.seed)), f"random, {b.model}, seed {t.seed}")
+    return LoadedEncoder(build_encoder(Recipe(model=model, seed=t.seed)), f"random, {b.name}, seed {t.seed}")
 
 
 def _from_run(path: Path) -> LoadedEncoder:
@@ -165,7 +166,7 @@ def _from_run(path: Path) -> LoadedEncoder:
         classifier, t, step = load_run_classifier(path)
         return LoadedEncoder(classifier, f"the fine-tuning {path} after {step} steps", run, t, step)
     encoder, recipe, step = load_run_encoder(path)
-    return LoadedEncoder(encoder, f"the run {path}, {recipe.objective.objective} after {step} steps", run, recipe, step)
+    return LoadedEncoder(encoder, f"the run {path}, {recipe.objective.name} after {step} steps", run, recipe, step)
 
 
 def _from_file(path: Path, num_heads: int | None) -> LoadedEncoder:

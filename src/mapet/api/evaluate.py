@@ -8,8 +8,8 @@ from mapet.api.encoders import LoadedEncoder, headless, load_from, untrained
 from mapet.api.features import Features, LabelledFeatures
 from mapet.api.protocols import PROTOCOLS, protocol_names, require_read
 from mapet.api.scores import append, entries, plain
+from mapet.config.evaluate import EvaluateSettings
 from mapet.config.flat import updated
-from mapet.config.verbs import EvaluateSettings
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 

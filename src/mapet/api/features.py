@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from mapet.config.verbs import FeatureSettings
+from mapet.config.evaluate import FeatureSettings
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 

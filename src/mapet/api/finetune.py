@@ -1,175 +1,166 @@
-"""``mapet finetune``: a pre-trained encoder and labelled images in, a classifier and its accuracy out."""
+"""Train a classifier on labelled images, starting from a pre-trained encoder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mapet.api.finetune_inputs import evaluate, finetune_batches, record, validate
-from mapet.api.pretrain import is_file
-from mapet.api.training import batch_line, reopened, teller, training_in
+from mapet.api.settings import absolute, combined, is_file, named, require_given
+from mapet.api.training import Job, run_training
 from mapet.config.finetune import RANDOM, FinetuneRecipe, protocol
-from mapet.config.recipe import Runtime, read, save
-from mapet.utils.log import say
+from mapet.config.recipe import Runtime
+from mapet.utils.errors import MapetError
+from mapet.utils.log import log
 from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from mapet.build.finetune import FinetuneBatches
+    from mapet.engine.optim import Optim
     from mapet.engine.run import Run
-
-
-def named_tuning(name: str | None) -> FinetuneRecipe:
-    """Settings by name or YAML file; the defaults without either."""
-    if name is None:
-        return FinetuneRecipe()
-    if is_file(name):
-        return read(name, FinetuneRecipe)
-    from mapet.config.recipes.finetune import find
-
-    return find(name)
-
-
-def _anchored(t: FinetuneRecipe) -> FinetuneRecipe:
-    """Paths made absolute, so that the run can go on from anywhere."""
-
-    def absolute(path: str, word: str) -> str:
-        return path if path == word else str(Path(path).expanduser().absolute())
-
-    return replace(t, start=absolute(t.start, RANDOM), data=absolute(t.data, "cifar10"))
+    from mapet.evals.finetune import FineTuning
 
 
 def finetune(
-    t: FinetuneRecipe,
-    out: str | Path,
-    runtime: Runtime | None = None,
+    source: str | Path | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
     *,
+    recipe: FinetuneRecipe | str | Path | None = None,
+    runtime: Runtime | None = None,
     overwrite: bool = False,
     evaluate_every: int = 0,
-    say: Callable[[str], None] = say,
+    **settings: Any,
 ) -> "Run":
-    """Train a classifier in the new folder ``out`` and test it there at the end, and every so many epochs.
+    """Train a classifier in the new folder ``out`` and test it.
+
+    >>> mapet.finetune("runs/first", "labelled", "runs/classifier", epochs=50)
+
+    Args:
+        source: FROM, a run, an export folder, a checkpoint file, or "random"; None: that of the recipe.
+        data: labelled images, a folder with one sub-folder per class, or cifar10; None: those of the recipe.
+        out: folder for the run; must be empty or absent.
+        recipe: settings, their name or a YAML file; None: the defaults.
+        runtime: what must not change the result; None: the defaults.
+        overwrite: whether to replace a run in ``out`` once this one trains.
+        evaluate_every: test after every so many epochs, and at the end; 0: at the end only.
+        settings: of recipe and runtime, by the names of the command line's options.
 
     Raises:
-        MapetError: a folder in use; settings, images, labels or a FROM that do not fit; a loss that is no number.
-        Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
+        MapetError: a folder in use; settings, images, labels or a FROM that do not fit; a loss that is not finite.
+        Stopped: SIGINT or SIGTERM came; ``resume`` continues.
     """
-    from mapet.build.finetune import begin
     from mapet.engine.run import Run
-    from mapet.utils.process_group import first_process
 
-    run, runtime = Run(out), runtime or Runtime()
-    require_apart(out, data=t.data, FROM=t.start)
-    ahead = validate(t, runtime) if first_process() else None
-
-    def prepare() -> None:
-        save(t, Run.create(out, overwrite=overwrite).recipe)
-        if ahead is not None:
-            begin(run, ahead[0], t, ahead[1])
-
-    return _go(run, t, runtime, evaluate_every, say, prepare)
-
-
-def resume(
-    folder: str | Path,
-    runtime: Runtime | None = None,
-    *,
-    evaluate_every: int = 0,
-    say: Callable[[str], None] = say,
-) -> "Run":
-    """Go on with the fine-tuning in ``folder`` from its last checkpoint; raises as ``finetune``."""
-    from mapet.build.finetune import begin
-
-    run, runtime = reopened(folder, say), runtime or Runtime()
-    t = read(run.recipe, FinetuneRecipe)
-
-    def prepare() -> None:
-        if not run.last.exists():
-            classifier, about = validate(t, runtime)
-            begin(run, classifier, t, about)
-
-    return _go(run, t, runtime, evaluate_every, say, prepare)
-
-
-def _go(
-    run: "Run",
-    t: FinetuneRecipe,
-    runtime: Runtime,
-    every: int,
-    say: Callable[[str], None],
-    prepare: Callable[[], object],
-) -> "Run":
-    tell = teller(run, say)
-    with training_in(run, runtime, t.precision, prepare) as fabric:
-        stream = finetune_batches(run, t, runtime, fabric)
-        _tell_plan(tell, run, t, runtime, stream)
-        whole = t.optimization.epochs
-        between = range(every, ceil(whole), every) if every else ()
-        ends = {epoch * stream.steps_per_epoch: epoch for epoch in between} | {stream.steps: whole}
-        for end, epoch in sorted(ends.items()):
-            if run.completed <= end <= stream.steps:
-                _stage(run, t, runtime, fabric, stream, epoch, end, tell)
-        if note := stream.shuffled.bad.note():
-            tell(f"note      {note}")
-        tell(f"done      step {stream.steps} → {run.folder}")
-        return run
-
-
-def _stage(
-    run: "Run",
-    t: FinetuneRecipe,
-    runtime: Runtime,
-    fabric: "Fabric",
-    stream: "FinetuneBatches",
-    epoch: float,
-    end: int,
-    tell: Callable[[str], None],
-) -> None:
-    """Train to step ``end``, that of ``epoch``, which continues exactly whatever came before, and test."""
-    from mapet.build.finetune import Until, build_optim, shaped
-    from mapet.engine.fit import fit
-    from mapet.evals.finetune import FineTuning
-
-    objective = FineTuning(shaped(run)[0])
-    fit(
-        objective,
-        Until(stream, end),
-        build_optim(t, objective, stream),
-        fabric,
-        run,
-        seed=t.seed,
-        accumulate=runtime.parts(t.optimization.batch_size),
-        save_every=runtime.save_every,
-        compiled=runtime.compile,
-        grad_checkpointing=runtime.grad_checkpointing,
-        label="finetune" if end == stream.steps else f"to epoch {epoch}",
-        describe=_figures,
+    t, runtime = combined(named_tuning(recipe), runtime, settings)
+    t = replace(t, init=str(source or t.init), data=str(data or t.data))
+    require_given(
+        FROM=(t.init, "a run, an export folder, a checkpoint, or random"),
+        data=(t.data, "a folder with one sub-folder per class, or cifar10"),
+        out=(out, "a folder for the run"),
     )
-    scores = evaluate(objective.classifier, t, runtime, fabric)
-    tell(f"protocol  {protocol(t)}")
-    for name, score in scores.items():
-        tell(f"{name:<9} {score} of {score.count:,} test images, after epoch {epoch:g} of {t.optimization.epochs:g}")
-    if fabric.is_global_zero:
-        record(
-            run, {"protocol": protocol(t), "step": end, "epoch": epoch, "data": t.data, "limit": t.max_images}, scores
-        )
-    fabric.barrier()
+    assert out is not None
+    require_apart(out, recipe=str(recipe) if is_file(recipe) else None, data=t.data, FROM=t.init)
+    job = Finetuning(Run(out), anchored(t), runtime, evaluate_every)
+    return run_training(job, new=True, overwrite=overwrite)
 
 
-def _figures(recent: Mapping[str, float]) -> str:
-    return f"loss {recent['loss']:.3f}  training accuracy {recent['accuracy']:.1%}"
+def named_tuning(name: FinetuneRecipe | str | Path | None) -> FinetuneRecipe:
+    """A fine-tuning recipe by name or YAML file; the defaults for None."""
+    from mapet.config.recipes.finetune import find
+
+    return named(name, FinetuneRecipe, find)
 
 
-def _tell_plan(
-    tell: Callable[[str], None], run: "Run", t: FinetuneRecipe, runtime: Runtime, stream: "FinetuneBatches"
-) -> None:
-    from mapet.build.finetune import shaped
+def anchored(t: FinetuneRecipe) -> FinetuneRecipe:
+    """The recipe with absolute paths, so that the run can be resumed from any folder."""
+    return replace(t, init=absolute(t.init, RANDOM), data=absolute(t.data, "cifar10"))
 
-    classifier, about = shaped(run)
-    millions = sum(p.numel() for p in classifier.parameters()) / 1e6
-    o = t.optimization
-    tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.indices):,} images")
-    tell(f"model     {millions:.1f} M parameters, {classifier.num_classes} classes; from {about['from']}")
-    tell(f"steps     {o.epochs:g} epochs × {stream.steps_per_epoch} steps of {batch_line(o.batch_size, t.lr, runtime)}")
+
+class Finetuning(Job[FinetuneRecipe]):
+    """A fine-tuning, with tests on the way and at the end."""
+
+    label, inputs, with_labels = "finetune", "images or labels", True
+
+    def __init__(self, run: "Run", recipe: FinetuneRecipe, runtime: Runtime, evaluate_every: int = 0) -> None:
+        super().__init__(run, recipe, runtime)
+        if evaluate_every < 0:
+            raise MapetError(f"--evaluate-every must be >= 0, got {evaluate_every}.")
+        self.evaluate_every = evaluate_every
+
+    @property
+    def size(self) -> tuple[float, int, float]:
+        """Epochs, images of a step, and the largest learning rate."""
+        return self.recipe.optimization.epochs, self.recipe.optimization.batch_size, self.recipe.lr
+
+    def validate(self, *, new: bool) -> None:
+        """Load FROM and check it, images and labels on rank 0, unless a checkpoint has the weights already."""
+        from mapet.utils.process_group import first_process
+
+        begins = first_process() and (new or not self.run.last.exists())
+        self.first = validate(self.recipe, self.runtime) if begins else None
+
+    def prepare(self) -> None:
+        """Write the classifier that the training starts from as checkpoint 0."""
+        from mapet.build.finetune import begin
+
+        if self.first is not None:
+            begin(self.run, self.first[0], self.recipe, self.first[1])
+
+    def batches(self, fabric: "Fabric") -> "FinetuneBatches":
+        """Images with their labels."""
+        return finetune_batches(self.run, self.recipe, self.runtime, fabric)
+
+    def identity(self, batches: "FinetuneBatches") -> dict[str, Any]:
+        """The classes."""
+        return {"classes": list(batches.shuffled.source.classes)}
+
+    def objective(self, batches: "FinetuneBatches", fabric: "Fabric") -> "FineTuning":
+        """The classifier under its loss; ``fit`` loads the weights of checkpoint 0."""
+        from mapet.build.finetune import shaped
+        from mapet.evals.finetune import FineTuning
+
+        classifier, self.about = shaped(self.run)
+        return FineTuning(classifier)
+
+    def plan(self, batches: "FinetuneBatches", objective: "FineTuning") -> Mapping[str, str]:
+        """The classifier and its origin."""
+        millions = sum(p.numel() for p in objective.parameters()) / 1e6
+        model = f"{millions:.1f} M parameters, {objective.classifier.num_classes} classes; from {self.about['from']}"
+        return {"model": model}
+
+    def stops(self, batches: "FinetuneBatches") -> Iterable[int]:
+        """The steps at the end of every ``evaluate_every`` epochs, and the last one."""
+        every, epochs = self.evaluate_every, ceil(self.recipe.optimization.epochs)
+        between = [epoch * batches.steps_per_epoch for epoch in (range(every, epochs, every) if every else ())]
+        return [*(step for step in between if step < batches.steps), batches.steps]
+
+    def optim(self, objective: "FineTuning", batches: "FinetuneBatches") -> "Optim":
+        """AdamW with layer decay."""
+        from mapet.build.finetune import build_optim
+
+        return build_optim(self.recipe, objective, batches)
+
+    def progress(self, recent: Mapping[str, float]) -> str:
+        """Loss and training accuracy."""
+        return f"loss {recent['loss']:.3f}  training accuracy {recent['accuracy']:.1%}"
+
+    def measure(self, objective: "FineTuning", batches: "FinetuneBatches", step: int, fabric: "Fabric") -> None:
+        """Test the classifier and add the scores to the run's."""
+        t, epochs = self.recipe, self.recipe.optimization.epochs
+        epoch = epochs if step == batches.steps else step // batches.steps_per_epoch
+        scores = evaluate(objective.classifier, t, self.runtime, fabric)
+        log.info(f"protocol  {protocol(t)}")
+        for name, score in scores.items():
+            log.info(f"{name:<9} {score} of {score.count:,} test images, after epoch {epoch:g} of {epochs:g}")
+        if fabric.is_global_zero:
+            about = {"protocol": protocol(t), "step": step, "epoch": epoch, "data": t.data, "limit": t.max_images}
+            record(self.run, about, scores)
+        fabric.barrier()
+
+    def summary(self, objective: "FineTuning", batches: "FinetuneBatches") -> str:
+        """The last step."""
+        return f"step {batches.steps}"

@@ -1,4 +1,4 @@
-"""What a fine-tuning reads: labelled images to learn from and to be tested on."""
+"""What a fine-tuning reads: labelled images for training and for testing."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.encoders import load_start
 from mapet.api.scores import entries, write
-from mapet.api.training import pin, require_batch
+from mapet.api.training import require_batch
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import Runtime
 from mapet.utils.errors import MapetError
@@ -26,10 +26,13 @@ BATCH = 256  # test images at a time
 
 
 def validate(t: FinetuneRecipe, runtime: Runtime) -> "tuple[Classifier, dict[str, Any]]":
-    """Find what cannot work before anything is written; the classifier at its start, and what is known about it.
+    """Check images, labels, device and FROM before anything is written.
+
+    Returns:
+        The classifier before training, and its origin and classes.
 
     Raises:
-        MapetError: images, labels, settings, a device or a FROM that cannot be had or do not fit.
+        MapetError: one that does not exist or does not fit.
     """
     from mapet.build.finetune import classifier_over
     from mapet.data.dataset import train_and_test
@@ -46,8 +49,8 @@ def validate(t: FinetuneRecipe, runtime: Runtime) -> "tuple[Classifier, dict[str
     processes = runtime.processes
     if t.mixes and batch % (2 * processes):
         raise MapetError(
-            f"--batch-size {batch} does not fit: mixup and cutmix take images in pairs, so it must be a multiple of "
-            f"{2 * processes} for {processes} processes."
+            f"--batch-size must be a multiple of {2 * processes} for {processes} processes, as mixup and cutmix pair "
+            f"images; got {batch}."
         )
     pick_device(runtime.accelerator)
     transform(_policy(t), CenterCropResize((32, 32)))
@@ -59,38 +62,26 @@ def validate(t: FinetuneRecipe, runtime: Runtime) -> "tuple[Classifier, dict[str
 
 
 def finetune_batches(run: "Run", t: FinetuneRecipe, runtime: Runtime, fabric: "Fabric") -> "FinetuneBatches":
-    """The training stream of a fine-tuning, its images and labels pinned.
-
-    Raises:
-        MapetError: images or labels that are others than when the run began.
-    """
-    from mapet.build.batches import chosen
+    """The training stream of a fine-tuning."""
+    from mapet.build.batches import Images, choose_indices, shuffled_images
     from mapet.build.finetune import FinetuneBatches, shaped
     from mapet.data.dataset import train_and_test
-    from mapet.data.loader import Shuffled
     from mapet.data.unreadable import UnreadableImages
-    from mapet.engine.distributed import pick_workers
     from mapet.utils.view import CenterCropResize
 
     source, classifier = train_and_test(t.data)[0], shaped(run)[0]
-    indices = chosen(source, t.max_images, t.seed)
-    shuffled = Shuffled(
-        source,
-        CenterCropResize(classifier.img_size),
-        crops=_policy(t),
+    indices = choose_indices(source, t.max_images, t.seed)
+    unreadable = UnreadableImages(len(indices), runtime.max_bad_fraction, run.unreadable_images)
+    shuffled = shuffled_images(
+        Images(source, indices, unreadable),
+        (CenterCropResize(classifier.img_size),),
+        _policy(t),
         batch_size=t.optimization.batch_size,
         epochs=t.optimization.epochs,
         seed=t.seed,
-        bad=UnreadableImages(len(indices), runtime.max_bad_fraction, run.unreadable_images),
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-        workers=pick_workers(runtime.workers, fabric.device),
-        indices=indices,
-        device=fabric.device,
+        runtime=runtime,
+        fabric=fabric,
     )
-    if fabric.is_global_zero:
-        told = "other images or labels: restore them, or begin a new run."
-        pin(run, source, indices, {"classes": list(source.classes)}, told, labels=True)
     return FinetuneBatches(t, shuffled, classifier.num_classes, fabric.device)
 
 
@@ -102,24 +93,24 @@ def _policy(t: FinetuneRecipe) -> "Policy":
 
 
 def evaluate(classifier: "Classifier", t: FinetuneRecipe, runtime: Runtime, fabric: "Fabric") -> "dict[str, Score]":
-    """``top1`` and, with more than five classes, ``top5`` over all test images, each process taking its share.
+    """``top1`` and, with more than five classes, ``top5`` over all test images, which the processes share.
 
     Raises:
-        MapetError: too many test images cannot be read.
+        MapetError: too many unreadable test images.
     """
     from mapet.data.dataset import train_and_test
-    from mapet.evals.finetune import placed, rank_histogram
+    from mapet.evals.finetune import rank_histogram, ranks_from_histogram
     from mapet.evals.score import tops
 
     source = train_and_test(t.data)[1]
     counts = rank_histogram(classifier, _tests(source, classifier, t, runtime, fabric), fabric.device)
-    return tops(placed(fabric.all_reduce(counts, reduce_op="sum")), classifier.num_classes)
+    return tops(ranks_from_histogram(fabric.all_reduce(counts, reduce_op="sum")), classifier.num_classes)
 
 
 def _tests(
     source: "ImageDataset", classifier: "Classifier", t: FinetuneRecipe, runtime: Runtime, fabric: "Fabric"
 ) -> "Iterator[tuple[Tensor, Tensor]]":
-    """This process's share of the test images, normalised, with labels."""
+    """This process's share of the test images: (B, 3, H, W) normalised, and labels (B,)."""
     import torch
 
     from mapet.data.augment import normalize, to_float
@@ -149,7 +140,7 @@ def _tests(
 
 
 def record(run: "Run", about: Mapping[str, Any], scores: "Mapping[str, Score]") -> None:
-    """Write the scores into the run's ``scores.json``, in the place of those of the same protocol and step."""
+    """Add the scores to the run's ``scores.json``; those of the same protocol, step and data are replaced."""
     out, same = run.folder / "scores.json", ("protocol", "step", "data")
     kept = [entry for entry in entries(out) if any(entry[name] != about[name] for name in same)]
     write(out, [*kept, {**about, **{name: asdict(score) for name, score in scores.items()}}])

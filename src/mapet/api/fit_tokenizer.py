@@ -1,13 +1,13 @@
 """``mapet tokenizer fit``: k-means over a frozen teacher's patch features.
 
-    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --start sample --out kclip
+    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --kmeans-init sample --out kclip
 
 is k-CLIP with the numbers of aimagelab/MaPeT (data/kmeans, commit 6d276c9): CLIP's RN50x64 at 14 × 32 = 448 pixels, the
 largest centred square resized bicubic, CLIP's mean and deviation; the last residual stage before attention pooling,
 14 × 14 × 4096, without normalisation; Euclidean k-means of 8192 codes over at most 8192 × 512 = 4,194,304
 vectors (68.7 GB, divided among the processes), 20 iterations, the best of 5 runs. There faiss starts each run from a
-plain sample, as ``--start sample`` does here; the default, k-means++, starts lower. The number of vectors that was
-really used there is not told.
+plain sample, as ``--kmeans-init sample`` does here; the default, k-means++, starts lower. How many vectors were
+really used there is not known.
 """
 
 from collections.abc import Callable, Iterator
@@ -128,14 +128,14 @@ def fitting(recipe: Recipe) -> "KMeansSettings":
 
     t = recipe.tokenizer
     return KMeansSettings(
-        codes=t.codes,
+        codes=t.vocab_size,
         samples=t.samples,
         iterations=t.iterations,
         restarts=t.restarts,
-        start=t.start,
+        start=t.kmeans_init,
         metric=t.metric,
-        mode=t.mode,
-        precision=t.distances,
+        mode=t.kmeans_mode,
+        precision=t.kmeans_precision,
         seed=recipe.seed,
     )
 

@@ -42,8 +42,8 @@ def require_apart(out: str, data: str, t: Tokenizer) -> None:
     """
     from mapet.utils import owned
 
-    own = t.tokenizer and Path(t.tokenizer).expanduser().resolve() == Path(out, "tokenizer").resolve()
-    owned.require_apart(out, data=data, tokenizer=None if own else t.tokenizer)
+    own = t.path and Path(t.path).expanduser().resolve() == Path(out, "tokenizer").resolve()
+    owned.require_apart(out, data=data, tokenizer=None if own else t.path)
     owned.require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
 
 

@@ -1,150 +1,143 @@
-"""``mapet pretrain``: unlabelled images in, an encoder out."""
+"""Pre-train an encoder on unlabelled images."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mapet.api.pretrain_inputs import prepare_tokens, pretrain_batches, validate
-from mapet.api.training import batch_line, reopened, teller, training_in
-from mapet.config.recipe import Recipe, Runtime, load, save
-from mapet.utils.log import say
+from mapet.api.settings import absolute, combined, named_recipe, require_given
+from mapet.api.tokenize import require_one_way
+from mapet.api.training import Job, run_training
+from mapet.config.flat import updated
+from mapet.config.objectives import absolute_name, file_hash, short_name
+from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch import nn
 
+    from mapet.build.batches import PretrainBatches
+    from mapet.engine.optim import Optim
     from mapet.engine.run import Run
-    from mapet.method.cae import CAE
-    from mapet.method.mae import MAE
-    from mapet.method.predict import TokenPrediction
-
-
-def anchored(recipe: Recipe) -> Recipe:
-    """Folders by their absolute path, so that the run can go on from anywhere."""
-
-    def absolute(path: str | None) -> str | None:
-        return path and str(Path(path).expanduser().absolute())
-
-    t = recipe.tokenizer
-    t = replace(t, tokenizer=absolute(t.tokenizer), teacher_weights=absolute(t.teacher_weights))
-    data = recipe.data if recipe.data == "cifar10" else str(absolute(recipe.data))
-    return replace(recipe, data=data, tokens=absolute(recipe.tokens), tokenizer=t)
-
-
-def named_recipe(name: str | None) -> Recipe:
-    """A recipe by name or YAML file; the defaults without either."""
-    if name is None:
-        return Recipe()
-    if is_file(name):
-        return load(name)
-    from mapet.config.recipes import find
-
-    return find(name)
-
-
-def is_file(name: str | None) -> bool:
-    """Whether settings are named by a file of theirs."""
-    return name is not None and name.endswith((".yaml", ".yml"))
 
 
 def pretrain(
-    recipe: Recipe,
-    out: str | Path,
-    runtime: Runtime | None = None,
+    recipe: Recipe | str | Path | None = None,
+    out: str | Path | None = None,
     *,
+    runtime: Runtime | None = None,
     overwrite: bool = False,
-    say: Callable[[str], None] = say,
+    **settings: Any,
 ) -> "Run":
-    """Train from nothing in the new folder ``out``; what the recipe does not name is made there first.
+    """Pre-train an encoder in the new folder ``out``.
 
-    That is the tokens, or with random crops and flips a tokenizer alone.
+    >>> mapet.pretrain(data="images", out="runs/first", model="vit_small", epochs=100)
+
+    Tokens that the recipe does not name are made in ``out`` first; with random crops and flips a tokenizer is.
+
+    Args:
+        recipe: a recipe, its name or a YAML file; None: the defaults.
+        out: folder for the run; must be empty or absent.
+        runtime: what must not change the result; None: the defaults.
+        overwrite: whether to replace a run in ``out`` once this one trains.
+        settings: of recipe and runtime, by the names of the command line's options.
 
     Raises:
-        MapetError: a folder in use, settings, images or tokens that do not fit, or a loss that is no number.
-        Stopped: SIGINT or SIGTERM came; ``resume`` goes on.
+        MapetError: a folder in use, settings, images or tokens that do not fit, or a loss that is not finite.
+        Stopped: SIGINT or SIGTERM came; ``resume`` continues.
     """
     from mapet.engine.run import Run
-    from mapet.utils.process_group import first_process
 
-    runtime, t = runtime or Runtime(), recipe.tokenizer
-    require_apart(out, data=recipe.data, tokens=recipe.tokens, tokenizer=t.tokenizer)
+    given = named_recipe(recipe)
+    wanted, runtime = combined(given, runtime, settings)
+    t = wanted.tokenizer
+    require_given(data=(wanted.data, "a folder of images, or cifar10"), out=(out, "a folder for the run"))
+    assert out is not None
+    require_apart(out, recipe=recipe if isinstance(recipe, str | Path) and Path(recipe).is_file() else None)
+    require_apart(out, data=wanted.data, tokens=wanted.tokens, tokenizer=t.path)
     require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
-    if first_process():
-        validate(recipe, runtime)
-    return _go(Run(out), recipe, runtime, say, lambda: save(recipe, Run.create(out, overwrite=overwrite).recipe))
+    require_one_way(t, given.tokenizer, tokens=wanted.tokens, tokenizer=t.path)
+    return run_training(Pretraining(Run(out), anchored(wanted), runtime), new=True, overwrite=overwrite)
 
 
-def resume(folder: str | Path, runtime: Runtime | None = None, *, say: Callable[[str], None] = say) -> "Run":
-    """Go on with the run in ``folder`` from its last checkpoint; raises as ``pretrain``."""
-    run = reopened(folder, say)
-    return _go(run, load(run.recipe), runtime or Runtime(), say)
-
-
-def _go(
-    run: "Run",
-    recipe: Recipe,
-    runtime: Runtime,
-    say: Callable[[str], None],
-    begin: Callable[[], object] = lambda: None,
-) -> "Run":
-    tell = teller(run, say)
-
-    def prepare() -> None:
-        begin()
-        prepare_tokens(run, recipe, runtime, tell)
-
-    with training_in(run, runtime, recipe.precision, prepare) as fabric:
-        return _train(run, recipe, runtime, fabric, tell)
-
-
-def _train(run: "Run", recipe: Recipe, runtime: Runtime, fabric: "Fabric", tell: Callable[[str], None]) -> "Run":
-    from mapet.build.pretrain import build_objective, build_optim
-    from mapet.engine.fit import fit
-
-    stream = pretrain_batches(run, recipe, runtime, fabric, tell)
-    objective = build_objective(recipe, stream.tokens.vocabulary)
-    chance = stream.chance()
-    tell(f"data      {stream.shuffled.source.name}: {len(stream.shuffled.indices):,} images")
-    tell(f"model     {_model_line(recipe, objective)}")
-    epochs, batch = recipe.optimization.epochs, batch_line(recipe.optimization.batch_size, recipe.lr, runtime)
-    tell(f"steps     {epochs:g} epochs × {stream.steps_per_epoch} steps of {batch}")
-
-    def figures(recent: Mapping[str, float]) -> str:
-        tokens = "" if chance is None else f"  tokens {recent['accuracy']:.1%} (chance {chance:.1%})"
-        return f"loss {recent['loss']:.3f}{tokens}"
-
-    fit(
-        objective,
-        stream,
-        build_optim(recipe, objective, stream),
-        fabric,
-        run,
-        seed=recipe.seed,
-        accumulate=runtime.parts(recipe.optimization.batch_size),
-        save_every=runtime.save_every,
-        compiled=runtime.compile,
-        grad_checkpointing=runtime.grad_checkpointing,
-        describe=figures,
-    )
-    if note := stream.shuffled.bad.note():
-        tell(f"note      {note}")
-    tell(f"done      {_last_line(run, chance)} → {run.folder}")
-    return run
-
-
-def _model_line(recipe: Recipe, objective: "TokenPrediction | CAE | MAE") -> str:
-    from mapet.api.show import rows
-
-    millions = sum(p.numel() for p in objective.parameters()) / 1e6
-    return (
-        f"{recipe.model.model}, {millions:.1f} M parameters; {recipe.objective.objective}: "
-        f"{recipe.num_masked} of {recipe.grid[0] * recipe.grid[1]} patches predicted, {rows(objective)}"
+def anchored(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that the run can be resumed from any folder."""
+    t = recipe.tokenizer
+    return updated(
+        recipe,
+        data=absolute(recipe.data, "cifar10"),
+        tokens=absolute(recipe.tokens),
+        tokenizer=absolute(t.path),
+        teacher_weights=absolute(t.teacher_weights),
+        objective=absolute_name(recipe.objective.name),
     )
 
 
-def _last_line(run: "Run", chance: float | None) -> str:
-    names, *_, last = run.metrics.read_text().splitlines()
-    row = dict(zip(names.split(","), map(float, last.split(",")), strict=True))
-    tokens = "" if chance is None else f", token accuracy {row['accuracy']:.1%} (chance {chance:.1%})"
-    return f"step {row['step']:.0f}, loss {row['loss']:.3f}{tokens}"
+class Pretraining(Job[Recipe]):
+    """A pre-training."""
+
+    label, inputs = "pretrain", "images, tokens or code of its objective"
+
+    @property
+    def size(self) -> tuple[float, int, float]:
+        """Epochs, images of a step, and the largest learning rate."""
+        return self.recipe.optimization.epochs, self.recipe.optimization.batch_size, self.recipe.lr
+
+    def validate(self, *, new: bool) -> None:
+        """Check images, tokens, tokenizer and device of a new run, on rank 0."""
+        from mapet.utils.process_group import first_process
+
+        if new and first_process():
+            validate(self.recipe, self.runtime)
+
+    def prepare(self) -> None:
+        """Make what the recipe does not name: tokens, or with random crops a tokenizer."""
+        prepare_tokens(self.run, self.recipe, self.runtime)
+
+    def batches(self, fabric: "Fabric") -> "PretrainBatches":
+        """Images with their tokens."""
+        return pretrain_batches(self.run, self.recipe, self.runtime, fabric)
+
+    def identity(self, batches: "PretrainBatches") -> dict[str, Any]:
+        """Hashes of the tokenizer, and of the file of a user's own objective."""
+        code = file_hash(self.recipe.objective.name)
+        return {"tokenizer": batches.tokens.tokenizer, **({} if code is None else {"objective": code})}
+
+    def objective(self, batches: "PretrainBatches", fabric: "Fabric") -> "nn.Module":
+        """The recipe's objective."""
+        from mapet.build.pretrain import build_objective
+
+        self.most_frequent = batches.most_frequent()
+        return build_objective(self.recipe, batches.tokens.vocabulary)
+
+    def plan(self, batches: "PretrainBatches", objective: Any) -> Mapping[str, str]:
+        """The model and what it predicts."""
+        from mapet.build.objectives import objective_type
+
+        r, millions = self.recipe, sum(p.numel() for p in objective.parameters()) / 1e6
+        rows = objective_type(r.objective.name).rows(objective)
+        predicted = f"{r.num_masked} of {r.grid[0] * r.grid[1]} patches predicted, {rows}"
+        name = short_name(r.objective.name)
+        return {"model": f"{r.model.name}, {millions:.1f} M parameters; {name}: {predicted}"}
+
+    def optim(self, objective: "nn.Module", batches: "PretrainBatches") -> "Optim":
+        """AdamW."""
+        from mapet.build.pretrain import build_optim
+
+        return build_optim(self.recipe, objective, batches)
+
+    def progress(self, recent: Mapping[str, float]) -> str:
+        """Loss, and the accuracy of tokens next to that of always guessing the most frequent one."""
+        return f"loss {recent['loss']:.3f}{self._accuracy(recent, '  tokens')}"
+
+    def summary(self, objective: "nn.Module", batches: "PretrainBatches") -> str:
+        """The last row of the metrics."""
+        names, *_, last = self.run.metrics.read_text().splitlines()
+        row = dict(zip(names.split(","), map(float, last.split(",")), strict=True))
+        return f"step {row['step']:.0f}, loss {row['loss']:.3f}{self._accuracy(row, ', token accuracy')}"
+
+    def _accuracy(self, row: Mapping[str, float], name: str) -> str:
+        if self.most_frequent is None or "accuracy" not in row:
+            return ""
+        return f"{name} {row['accuracy']:.1%} (most frequent {self.most_frequent:.1%})"

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.features import Features, LabelledFeatures
+from mapet.config.evaluate import EvaluateSettings, FeatureSettings
 from mapet.config.flat import paths
-from mapet.config.verbs import EvaluateSettings, FeatureSettings
 from mapet.utils.errors import MapetError, nearest
 
 if TYPE_CHECKING:

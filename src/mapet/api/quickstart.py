@@ -1,101 +1,104 @@
-"""``mapet quickstart``: from nothing to a pre-trained encoder, its numbers and its images."""
+"""The quickstart: from nothing to an encoder pre-trained on CIFAR-10, its scores and its figures."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mapet.config.recipe import Optimization, Recipe, Runtime, load
+from mapet.api.features import Features
+from mapet.api.protocols import PROTOCOLS
+from mapet.config.evaluate import EvaluateSettings, FeatureSettings
+from mapet.config.flat import updated
+from mapet.config.quickstart import QuickstartSettings
+from mapet.config.recipe import Recipe, Runtime, load
 from mapet.utils.errors import MapetError
-from mapet.utils.log import say
+from mapet.utils.io import replace_file
 
 if TYPE_CHECKING:
     from mapet.engine.run import Run
     from mapet.evals.score import Score
     from mapet.method.encoder import Encoder
 
-
-LABELLED = 10_000  # training images of the two evaluations
-
-
+LABELLED = 10_000  # training images of the evaluations
+MEASURED = {"knn": "k-NN (k = 20)", "linear": "linear probe"}
 SCORES = "quickstart.json"
-
-
 SHOWN = 2_000  # images that the figures choose from
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of ``mapet quickstart``."""
+class QuickstartResult:
+    """What a quickstart made: its run, top-1 accuracies by encoder and evaluation, an export and figures."""
 
-    out: str = "quickstart"
-    """Folder for everything; one that was interrupted goes on."""
-    epochs: float | None = None
-    """Passes over the images; None: sized to the machine."""
-    max_images: int | None = None
-    """Images to pre-train on; None: sized to the machine."""
-    seed: int = 0
-    """Of all chance."""
-    accelerator: str = "auto"
-    """auto, cpu, cuda or mps."""
+    run: "Run"
+    scores: "dict[str, dict[str, Score]]"
+    export: Path
+    figures: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        names = list(self.scores)
+        lines = ["top-1 accuracy".ljust(16) + "".join(name.rjust(24) for name in names)]
+        for what in self.scores[names[0]]:
+            lines.append(what.ljust(16) + "".join(str(self.scores[name][what]).rjust(24) for name in names))
+        return "\n".join(lines)
 
 
-def sized(o: Options) -> Recipe:
-    """The quickstart recipe for this machine: about four minutes on two CPU cores, 30 epochs of everything on a GPU."""
+def quickstart(
+    out: str | Path = "quickstart", *, settings: QuickstartSettings | None = None, **changes: Any
+) -> QuickstartResult:
+    """Pre-train a small encoder on CIFAR-10, evaluate it next to its random start, draw figures and export it.
+
+    Args:
+        out: folder for everything; one that was interrupted is resumed.
+        settings: by default ``QuickstartSettings()``.
+        changes: settings by name: ``epochs``, ``max_images``, ``seed``, ``accelerator``.
+
+    Raises:
+        MapetError: the images cannot be fetched, or a folder in use by something else.
+        Stopped: SIGINT or SIGTERM came; the same call resumes.
+    """
+    from mapet.api.export import export
+    from mapet.api.pretrain import pretrain
+    from mapet.api.resume import resume
+    from mapet.build.pretrain import build_encoder, load_run_encoder
+    from mapet.engine.run import Run
+
+    s, folder = updated(settings or QuickstartSettings(), **changes), Path(out).expanduser()
+    if (folder / SCORES).exists():
+        raise MapetError(f"{out} holds a finished quickstart: delete it, or give another --out.")
+    runtime, recipe, started = Runtime(accelerator=s.accelerator), quickstart_recipe(s), Run(folder).recipe.is_file()
+    if started and load(Run(folder).recipe) != recipe:
+        raise MapetError(f"{out} holds another run, or a quickstart with other settings: give another --out.")
+    run = resume(folder, runtime=runtime) if started else pretrain(recipe, folder, runtime=runtime)
+    encoder = load_run_encoder(folder)[0]
+    scores = {"random start": _measure(build_encoder(recipe), recipe, s), "after MaPeT": _measure(encoder, recipe, s)}
+    figures = _figures(run, recipe)
+    exported = export(folder, overwrite=True)
+    plain = {name: {what: vars(score) for what, score in row.items()} for name, row in scores.items()}
+    replace_file(folder / SCORES, json.dumps(plain, indent=1) + "\n")
+    return QuickstartResult(run, scores, exported, figures)
+
+
+def quickstart_recipe(s: QuickstartSettings) -> Recipe:
+    """The recipe for this machine: about four minutes on two CPU cores, 30 epochs of all images on a GPU."""
     from mapet.config.recipes.cifar10 import quickstart as small
     from mapet.engine.distributed import pick_device
 
-    recipe = replace(small(), seed=o.seed)
-    if pick_device(o.accelerator).type == "cuda":
-        faster = replace(recipe.optimization, epochs=30, batch_size=256, warmup_epochs=2)
-        recipe = replace(recipe, max_images=None, precision="bfloat16", optimization=faster)
-    changed: Optimization = replace(recipe.optimization, epochs=o.epochs or recipe.optimization.epochs)
-    return replace(recipe, max_images=o.max_images or recipe.max_images, optimization=changed)
+    recipe = replace(small(), seed=s.seed)
+    if pick_device(s.accelerator).type == "cuda":
+        recipe = updated(recipe, max_images=None, precision="bfloat16", epochs=30, batch_size=256, warmup_epochs=2)
+    epochs, max_images = s.epochs or recipe.optimization.epochs, s.max_images or recipe.max_images
+    return updated(recipe, epochs=epochs, max_images=max_images)
 
 
-def quickstart(o: Options) -> None:
-    """Everything, into ``o.out``.
-
-    Raises:
-        MapetError: the images cannot be had, or a folder in use by something else.
-        Stopped: a signal came; calling again goes on.
-    """
-    from mapet.api.export import export
-    from mapet.api.pretrain import pretrain, resume
-    from mapet.build.pretrain import build_encoder, load_run_encoder
-    from mapet.engine.run import Run
-    from mapet.interop.timm import loading_lines
-
-    runtime, folder = Runtime(accelerator=o.accelerator), Path(o.out)
-    if (folder / SCORES).exists():
-        raise MapetError(f"{folder} holds a finished quickstart: delete it, or give another --out.")
-    started = Run(folder).recipe.is_file()
-    if started and load(Run(folder).recipe) != sized(o):
-        raise MapetError(f"{folder} holds another run, or a quickstart with other settings: give another --out.")
-    run = resume(folder, runtime) if started else pretrain(sized(o), folder, runtime)
-    encoder, recipe, _ = load_run_encoder(folder)
-    scores = {"random start": evaluate(build_encoder(recipe), recipe, o), "after MaPeT": evaluate(encoder, recipe, o)}
-    figures(run, recipe)
-    exported = export(folder, folder / "export" / "timm", overwrite=True)
-    write_scores(scores, folder / SCORES)
-    say(f"\n{table(scores)}\n")
-    say(f"figures   {folder}/loss.png, codes.png, tokens.png\n\nLoad the encoder anywhere:\n{loading_lines(exported)}")
+def _measure(encoder: "Encoder", recipe: Recipe, s: QuickstartSettings) -> "dict[str, Score]":
+    """Top-1 accuracies of the mean of patches, with ``LABELLED`` training images and all test images."""
+    settings = EvaluateSettings(features=FeatureSettings(max_images=LABELLED, accelerator=s.accelerator))
+    features = Features(encoder, recipe.data, recipe.seed, settings.features)
+    return {name: PROTOCOLS[protocol].measure(features, settings)["top1"] for protocol, name in MEASURED.items()}
 
 
-def evaluate(encoder: "Encoder", recipe: Recipe, o: Options) -> "dict[str, Score]":
-    """k-NN and linear probe of the mean of patches, on ``LABELLED`` training and all test images."""
-    from mapet.api.features import extract_features
-    from mapet.config.verbs import FeatureSettings
-    from mapet.evals.knn import knn
-    from mapet.evals.linear import linear
-
-    probe = FeatureSettings(max_images=LABELLED, accelerator=o.accelerator)
-    train, test, classes = extract_features(encoder, recipe.data, recipe.seed, probe)
-    neighbours, line = knn(train, test, classes=classes), linear(train, test, classes=classes)
-    return {"k-NN (k = 20)": neighbours["top1"], "linear probe": line["top1"]}
-
-
-def figures(run: "Run", recipe: Recipe) -> None:
-    """The loss curve, patches of some codes, and some images beside their tokens."""
+def _figures(run: "Run", recipe: Recipe) -> tuple[Path, ...]:
+    """The loss curve, patches of some codes, and some images with their tokens."""
     import numpy as np
     import torch
 
@@ -107,26 +110,11 @@ def figures(run: "Run", recipe: Recipe) -> None:
 
     source, store = open_dataset(recipe.data), TokenStore.open(run.folder / "tokens")
     indices = chosen(source, recipe.max_images, recipe.seed)[:SHOWN].tolist()
-    images = torch.from_numpy(np.stack([np.asarray(source.read(place)) for place in indices])).permute(0, 3, 1, 2)
-    tokens = store.gather([source.image_id(place) for place in indices])
-    most = float(tokens.flatten().bincount().max() / tokens.numel())
-    loss_curve(run.metrics, run.folder / "loss.png", chance=most)
-    code_patches(images, tokens, store.grid, run.folder / "codes.png")
-    token_map(images, tokens, store.grid, run.folder / "tokens.png")
-
-
-def write_scores(scores: "dict[str, dict[str, Score]]", path: Path) -> None:
-    """All scores as JSON."""
-    import json
-
-    plain = {name: {what: vars(score) for what, score in row.items()} for name, row in scores.items()}
-    path.write_text(json.dumps(plain, indent=1) + "\n")
-
-
-def table(scores: "dict[str, dict[str, Score]]") -> str:
-    """Top-1 accuracy with 95 % intervals, a column an encoder."""
-    names = list(scores)
-    lines = ["top-1 accuracy".ljust(16) + "".join(name.rjust(24) for name in names)]
-    for what in scores[names[0]]:
-        lines.append(what.ljust(16) + "".join(str(scores[name][what]).rjust(24) for name in names))
-    return "\n".join(lines)
+    images = torch.from_numpy(np.stack([np.asarray(source.read(index)) for index in indices])).permute(0, 3, 1, 2)
+    tokens = store.gather([source.image_id(index) for index in indices])
+    most_frequent = float(tokens.flatten().bincount().max() / tokens.numel())
+    loss, codes, maps = (run.folder / f"{name}.png" for name in ("loss", "codes", "tokens"))
+    loss_curve(run.metrics, loss, chance=most_frequent)
+    code_patches(images, tokens, store.grid, codes)
+    token_map(images, tokens, store.grid, maps)
+    return loss, codes, maps

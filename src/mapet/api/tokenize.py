@@ -35,7 +35,7 @@ def require_one_way(asked: Tokenizer, default: Tokenizer, **folders: str | None)
         folders: what is ready, by the option that names it; nothing is where none is given.
     """
     ready = next((option for option, folder in folders.items() if folder), None)
-    own = {"tokenizer", "teacher_weights"} if ready == "tokenizer" else {"tokenizer"}  # its teacher may need them
+    own = {"path", "teacher_weights"} if ready == "tokenizer" else {"path"}  # its teacher may need them
     if ready and (names := [name for name in diff(asked, default) if name not in own]):
         option = names[0].replace("_", "-")
         raise MapetError(
@@ -96,7 +96,7 @@ def _tokenizer(recipe: Recipe, out: Path, image_pass: ImagePass, say: Callable[[
     from mapet.data.decode import require_shown
     from mapet.tokenizers.tokenizer import load_tokenizer
 
-    own, named = out / "tokenizer", recipe.tokenizer.tokenizer
+    own, named = out / "tokenizer", recipe.tokenizer.path
     if not named and not _there(own, image_pass.process_group):
         fit(recipe, image_pass, own, grid=recipe.grid, say=say)
     folder = Path(named or own)
@@ -219,7 +219,7 @@ def _require_fitting(tokenizer: "AnyTokenizer", folder: Path, recipe: Recipe) ->
     from mapet.tokenizers.codebook import Codebook
     from mapet.tokenizers.timm_backbone import exported
 
-    if recipe.tokenizer.tokenizer or not isinstance(tokenizer, Codebook):
+    if recipe.tokenizer.path or not isinstance(tokenizer, Codebook):
         require_fitting(tokenizer, folder, recipe)
         return
     t, teacher, story = recipe.tokenizer, tokenizer.teacher, tokenizer.provenance

@@ -1,158 +1,270 @@
-"""What the verbs that train share: the log beside the screen, and what a run must keep from its beginning."""
+"""One training, whatever is trained: a ``Job`` describes it, ``run_training`` performs it in a run folder."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from mapet.config.recipe import Runtime, diff
+from mapet.config.recipe import Runtime, save
 from mapet.utils.errors import MapetError
-from mapet.utils.log import say
+from mapet.utils.io import replace_file
+from mapet.utils.log import log
 from mapet.utils.owned import RUN, is_aside, put_back
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mapet.data.dataset import ImageDataset
+    from mapet.data.loader import Stream
+    from mapet.engine.optim import Optim
     from mapet.engine.run import Run
 
-
-def teller(run: "Run", say: Callable[[str], None]) -> Callable[[str], None]:
-    """Lines of the first process for the screen and the run's log."""
-    from mapet.utils.process_group import first_process
-
-    def tell(line: str) -> None:
-        if first_process():
-            say(line)
-            run.write_log(line)
-
-    return tell
+R = TypeVar("R")
 
 
-class Undone(KeyboardInterrupt):
-    """Ctrl-C came before a new run began to train, and the earlier one has its place again."""
+class RestoredEarlierRun(KeyboardInterrupt):
+    """Ctrl-C came before the first step of a run that was to overwrite another one, which is restored."""
 
 
-def reopened(folder: str | Path, say: Callable[[str], None] = say) -> "Run":
-    """The run to go on with; what an ``--overwrite`` that was killed had put aside has its place again first.
+class Job(ABC, Generic[R]):
+    """One training in one run folder. ``run_training`` calls the methods in the sequence in which they are listed here.
 
-    Raises:
-        MapetError: no run, another process that trains there, or several processes before what was put aside.
+    Attributes:
+        run: the folder.
+        recipe: all settings that decide the result.
+        runtime: devices, processes, workers.
+        label: start of the progress line.
+        inputs: what must not change before a resumed run ends, in words.
+        with_labels: whether the images' labels belong to it.
     """
-    from mapet.engine.run import Run
-    from mapet.utils.process_group import launched
 
-    run = Run(folder)
-    if is_aside(run.folder):
-        if launched().count > 1:
-            raise MapetError(f"{run.folder} was being overwritten when that was killed: go on with one process first.")
-        with run.alone():
-            put_back(run.folder, RUN)
-        say(f"restored  {run.folder}: the run that was there before an --overwrite which was killed")
-    return Run.open(folder)
+    label: ClassVar[str]
+    inputs: ClassVar[str]
+    with_labels: ClassVar[bool] = False
+
+    def __init__(self, run: "Run", recipe: R, runtime: Runtime) -> None:
+        self.run, self.recipe, self.runtime = run, recipe, runtime
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[float, int, float]:
+        """Epochs, images of a step, and the largest learning rate."""
+
+    def validate(self, *, new: bool) -> None:
+        """Raise where the training cannot work; nothing is written yet. ``new``: the run has not begun."""
+
+    def prepare(self) -> None:
+        """Write what the training reads, into the run folder. On rank 0, before the processes join."""
+
+    @abstractmethod
+    def batches(self, fabric: "Fabric") -> "Stream":
+        """The training stream."""
+
+    @abstractmethod
+    def identity(self, batches: Any) -> dict[str, Any]:
+        """What else than the images must not change before a resumed run ends, ready for JSON."""
+
+    @abstractmethod
+    def objective(self, batches: Any, fabric: "Fabric") -> "nn.Module":
+        """The module to train, newly initialised."""
+
+    @abstractmethod
+    def plan(self, batches: Any, objective: Any) -> Mapping[str, str]:
+        """Lines for the log about data and model, by their labels."""
+
+    def initialize(self, objective: Any, batches: Any) -> None:
+        """Set what the objective takes from the images. On rank 0 of a run without a checkpoint."""
+
+    def stops(self, batches: Any) -> Iterable[int]:
+        """The steps after which ``measure`` is called, ascending; the last is the last step."""
+        return [batches.steps]
+
+    @abstractmethod
+    def optim(self, objective: Any, batches: Any) -> "Optim":
+        """How the weights move."""
+
+    def progress(self, recent: Mapping[str, float]) -> str:
+        """Figures of recent steps as text for the progress line."""
+        return f"loss {recent['loss']:.3f}"
+
+    def measure(self, objective: Any, batches: Any, step: int, fabric: "Fabric") -> None:
+        """Evaluate the objective after one of ``stops``."""
+
+    @abstractmethod
+    def summary(self, objective: Any, batches: Any) -> str:
+        """The result in one line."""
 
 
-@contextmanager
-def training_in(run: "Run", runtime: Runtime, precision: str, prepare: Callable[[], object]) -> Iterator["Fabric"]:
-    """The processes that train in the run's folder, from which the first keeps all others away.
+def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
+    """Train a job from its last checkpoint, or from the start, to its end.
 
-    An earlier run that was put aside has its place again when this ends before the first step.
-
-    Args:
-        run: begun, or to be begun by ``prepare``.
-        machine: which processes.
-        precision: of the training.
-        prepare: done by the first process before they meet.
+    Rank 0 locks the run folder, writes recipe and provenance and prepares the inputs; then all ranks join. With
+    ``overwrite`` an earlier run stays until the first step is logged, and is restored if that is not reached.
 
     Raises:
-        MapetError: another process trains there, or as ``world``.
-        Undone: Ctrl-C came before the first step, and an earlier run has its place again.
+        MapetError: a folder in use, settings or inputs that do not fit, or a loss that is not finite.
+        Stopped: SIGINT or SIGTERM came; resuming continues from the checkpoint that was written then.
+        RestoredEarlierRun: Ctrl-C came before the first step, and an earlier run is restored.
     """
     from mapet.engine.distributed import joined
+    from mapet.engine.run import Run
     from mapet.utils.process_group import first_process
 
-    leads = first_process()
-    with run.alone() if leads else nullcontext(), _undone(run) if leads else nullcontext():
-        if leads:
-            prepare()
+    job.validate(new=new)
+    run, runtime = job.run, job.runtime
+    with ExitStack() as stack:
+        if first_process():
+            stack.enter_context(run.alone())
+            stack.enter_context(_restored_on_failure(run))
+            if new:
+                save(job.recipe, Run.create(run.folder, overwrite=overwrite).recipe)
+        stack.enter_context(run.logging())
+        if first_process():
+            job.prepare()
             run.write_provenance()
-        with joined(
-            accelerator=runtime.accelerator,
-            devices=runtime.devices,
-            num_nodes=runtime.num_nodes,
-            precision=precision,
-            strategy=runtime.strategy,
-        ) as fabric:
-            yield fabric
+        fabric = stack.enter_context(
+            joined(
+                accelerator=runtime.accelerator,
+                devices=runtime.devices,
+                num_nodes=runtime.num_nodes,
+                precision=job.recipe.precision,
+                strategy=runtime.strategy,
+            )
+        )
+        _train(job, fabric)
+    return run
+
+
+def _train(job: Job[Any], fabric: "Fabric") -> None:
+    """Build and fit on every rank, and log."""
+    from mapet.build.batches import FirstSteps
+    from mapet.engine.fit import fit
+
+    run, runtime, (epochs, batch_size, lr) = job.run, job.runtime, job.size
+    batches = job.batches(fabric)
+    images = batches.shuffled
+    if fabric.is_global_zero:
+        same = job.identity(batches)
+        check_inputs_unchanged(run, images.source, images.indices, same, job.inputs, with_labels=job.with_labels)
+    objective = job.objective(batches, fabric)
+    steps = f"{epochs:g} epochs × {batches.steps_per_epoch} steps of {batch_line(batch_size, lr, runtime)}"
+    data = f"{images.source.name}: {len(images.indices):,} images"
+    for name, line in {"data": data, **job.plan(batches, objective), "steps": steps}.items():
+        log.info(f"{name:<10}{line}")
+    if fabric.is_global_zero and not run.last.exists():
+        job.initialize(objective, batches)  # the other ranks receive the weights from rank 0 in ``fit``
+    completed = run.completed
+    for number, step in enumerate(step for step in job.stops(batches) if step >= completed):
+        if number:
+            objective = job.objective(batches, fabric)
+        fit(
+            objective,
+            FirstSteps(batches, step),
+            job.optim(objective, batches),
+            fabric,
+            run,
+            seed=job.recipe.seed,
+            accumulate=runtime.parts(batch_size),
+            save_every=runtime.save_every,
+            compiled=runtime.compile,
+            grad_checkpointing=runtime.grad_checkpointing,
+            label=job.label if step == batches.steps else f"{job.label} to step {step}",
+            describe=job.progress,
+        )
+        job.measure(objective, batches, step, fabric)
+    if note := images.bad.note():
+        log.info(f"note      {note}")
+    if fabric.is_global_zero:
+        log.info(f"done      {job.summary(objective, batches)} → {run.folder}")
 
 
 @contextmanager
-def _undone(run: "Run") -> Iterator[None]:
-    """Give what is put aside its place again where something fails."""
+def _restored_on_failure(run: "Run") -> Iterator[None]:
+    """Restore the run that was put aside for this one if anything fails before the first step."""
     try:
         yield
     except BaseException as error:
         if put_back(run.folder, RUN) and isinstance(error, KeyboardInterrupt):
-            raise Undone from None
+            raise RestoredEarlierRun from None
         raise
 
 
-def require_unchanged(folder: str, before: Any, after: Any) -> None:
-    """Refuse settings other than those that the run in ``folder`` was begun with."""
-    for name, (was, asked) in diff(before, after).items():
-        if name == "data":
-            raise MapetError(f"{folder} was begun with the images {was}: put them, or a link to them, there again.")
+def reopened(folder: str | Path) -> "Run":
+    """The run to resume; one that a killed ``--overwrite`` had put aside is restored first.
+
+    Raises:
+        MapetError: no run, another process that trains there, or several processes before one that was put aside.
+    """
+    from mapet.engine.run import Run
+    from mapet.utils.process_group import launched
+
+    run = Run(Path(folder).expanduser())
+    if is_aside(run.folder):
+        if launched().count > 1:
+            raise MapetError(f"{run.folder} was being overwritten when that was killed: resume with one process first.")
+        with run.alone():
+            put_back(run.folder, RUN)
+        log.info(f"restored  {run.folder}: the run that a killed --overwrite was to replace")
+    return Run.open(run.folder)
+
+
+def require_batch(source: "ImageDataset", max_images: int | None, batch_size: int) -> None:
+    """Refuse a source that gives fewer images than one batch."""
+    count = min(len(source), max_images or len(source))
+    if count < batch_size:
         raise MapetError(
-            f"{folder} was begun with {name} = {was}, so it cannot go on with {asked}: leave the option out, "
-            "or begin a new run in another --out."
+            f"{source.name} gives {count} images, fewer than one batch of {batch_size}: lower --batch-size."
         )
 
 
-def require_batch(source: "ImageDataset", max_images: int | None, batch: int) -> None:
-    """Refuse a source that gives fewer images than one batch."""
-    count = min(len(source), max_images or len(source))
-    if count < batch:
-        raise MapetError(f"{source.name} gives {count} images, fewer than one batch of {batch}: lower --batch-size.")
-
-
-def batch_line(batch: int, lr: float, runtime: Runtime) -> str:
+def batch_line(batch_size: int, lr: float, runtime: Runtime) -> str:
     """The batch size, how it is divided, and the largest learning rate: "2048 = 8 devices × 4 parts × 64, lr …"."""
-    parts, share = runtime.parts(batch), batch // runtime.processes
+    parts, share = runtime.parts(batch_size), batch_size // runtime.processes
     factors = [(runtime.processes, " devices"), (parts, " parts"), (-(-share // parts), "")]
     most = "at most " if share % parts else ""
     split = " × ".join(f"{most * (not what)}{number}{what}" for number, what in factors if number > 1 or not what)
-    return f"{batch}{f' = {split}' if runtime.processes * parts > 1 else ''}, lr {lr:.2e}"
+    return f"{batch_size}{f' = {split}' if runtime.processes * parts > 1 else ''}, lr {lr:.2e}"
 
 
-def pin(
-    run: "Run", source: "ImageDataset", indices: "Tensor", about: Mapping[str, Any], told: str, labels: bool
+def check_inputs_unchanged(
+    run: "Run",
+    source: "ImageDataset",
+    indices: "Tensor",
+    same: Mapping[str, Any],
+    inputs: str,
+    *,
+    with_labels: bool = False,
 ) -> None:
-    """Note in ``inputs.json`` which images a run has and what belongs to them, or see that they are the same.
+    """Write into ``inputs.json`` what a new run reads; for a resumed one, refuse inputs other than those.
 
     Args:
-        run: just begun, or gone on with.
+        run: its folder.
         source: of the images.
-        places: (N,) int64, where they are in it.
-        about: what else must stay, ready for JSON.
-        told: what is said of others.
-        labels: whether the images' labels must stay too.
+        indices: (N,) int64, the images in it that are used.
+        same: what else must not change, ready for JSON.
+        inputs: what all of it is, in words.
+        with_labels: whether the images' labels must not change either.
 
     Raises:
         MapetError: the run was begun with others.
     """
-    import json
-    from hashlib import blake2b
-
-    from mapet.utils.io import replace_file
-
     names = (
-        f"{i} {source.label(i)} {source.image_id(i)}" if labels else f"{i} {source.image_id(i)}"
+        f"{i} {source.label(i)} {source.image_id(i)}" if with_labels else f"{i} {source.image_id(i)}"
         for i in indices.tolist()
     )
     digest = blake2b("\n".join(names).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    inputs = {**about, "images": len(indices), "keys": digest}
+    found = {**same, "images": len(indices), "keys": digest}
     path = run.folder / "inputs.json"
-    if path.is_file() and json.loads(path.read_text()) != inputs:
-        raise MapetError(f"{run.folder} was begun with {told}")
-    replace_file(path, json.dumps(inputs, indent=1) + "\n")
+    if path.is_file() and _inputs(path) != found:
+        raise MapetError(f"{run.folder} was begun with other {inputs}: restore them, or begin a new run.")
+    replace_file(path, json.dumps(found, indent=1) + "\n")
+
+
+def _inputs(path: Path) -> dict[str, Any]:
+    """The content of ``inputs.json``, in which version 0.1 called images pictures."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    return {"images" if name == "pictures" else name: value for name, value in content.items()}

@@ -1,21 +1,22 @@
-"""What a pre-training step is given: pixels, the tokens of the same view, an order and a seed, all by sample."""
+"""The pre-training stream: pixels, tokens of the same view, an order and a seed for each image."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mapet.config.recipe import Recipe
+from mapet.config.recipe import Recipe, Runtime
 from mapet.data.augment import jitter, normalize, to_float
-from mapet.data.crop import Crops
-from mapet.data.dataset import ImageDataset
+from mapet.data.crop import Crops, TransformPolicy
+from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.decode import Batch
 from mapet.data.device import to_device
 from mapet.data.loader import Shuffled, Stream
 from mapet.data.unreadable import UnreadableImages, listed
+from mapet.engine.distributed import pick_workers
 from mapet.method.order import STRATEGIES
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.tokenizer import Tokenizer
@@ -23,33 +24,114 @@ from mapet.utils.errors import MapetError
 from mapet.utils.rng import exact, random_bits
 from mapet.utils.view import CenterCropResize
 
-KEY, LIMIT = 0x4B45, 0x4C49  # salts
-AT_ONCE = 64  # images that a tokenizer sees at a time, as in ``mapet tokenize``
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+SEED, LIMIT = 0x4B45, 0x4C49  # salts
+ENCODED = 64  # images that a tokenizer encodes at a time, as in ``mapet tokenize``
 
 
-def chosen(source: ImageDataset, max_images: int | None, seed: int) -> Tensor:
-    """(N,) int64 ascending: all places of the source, or ``limit`` of them drawn by the seed."""
+class Images(NamedTuple):
+    """Some images of a data set.
+
+    Attributes:
+        source: the data set.
+        indices: (N,) int64 ascending, the images in it.
+        unreadable: those of them that could not be read.
+    """
+
+    source: ImageDataset
+    indices: Tensor
+    unreadable: UnreadableImages
+
+
+def open_images(
+    data: str, max_images: int | None, seed: int, runtime: Runtime, listed_in: Path | None = None
+) -> Images:
+    """The training images of a data set, or ``max_images`` of them; unreadable ones are listed in a file.
+
+    Raises:
+        MapetError: no images.
+    """
+    source = open_dataset(data)
+    indices = choose_indices(source, max_images, seed)
+    return Images(source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction, listed_in))
+
+
+def choose_indices(source: ImageDataset, max_images: int | None, seed: int) -> Tensor:
+    """(N,) int64 ascending: the indices of all images of the source, or of ``max_images`` drawn by the seed."""
     indices = torch.arange(len(source))
     if max_images is None or max_images >= len(indices):
         return indices
     return random_bits(seed, LIMIT, indices).argsort(stable=True)[:max_images].sort().values
 
 
-def crops(recipe: Recipe) -> Crops | None:
-    """The recipe's random crops and mirrorings; None: each image's centre."""
+chosen = choose_indices
+
+
+def shuffled_images(
+    images: Images,
+    views: tuple[CenterCropResize, ...],
+    crops: TransformPolicy | None,
+    *,
+    batch_size: int,
+    epochs: float,
+    seed: int,
+    runtime: Runtime,
+    fabric: "Fabric",
+) -> Shuffled:
+    """This process's share of the training images in random order, seen by one view or two.
+
+    Raises:
+        MapetError: a batch size that the processes cannot share, or fewer images than one batch.
+    """
+    return Shuffled(
+        images.source,
+        views[0],
+        second=views[-1],
+        crops=crops,
+        batch_size=batch_size,
+        epochs=epochs,
+        seed=seed,
+        bad=images.unreadable,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=pick_workers(runtime.workers, fabric.device),
+        memory=int(runtime.cache_gib * 2**30),
+        indices=images.indices,
+        device=fabric.device,
+    )
+
+
+class FirstSteps:
+    """The first ``steps`` steps of a training stream."""
+
+    def __init__(self, stream: Any, steps: int) -> None:
+        self.stream, self.steps, self.steps_per_epoch = stream, steps, stream.steps_per_epoch
+
+    def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
+        """The batches from step ``start`` on."""
+        return (batch for _, batch in zip(range(start, self.steps), self.stream(start), strict=False))
+
+
+def random_crops(recipe: Recipe) -> Crops | None:
+    """The recipe's random crops and flips; None for the centre crop of each image."""
     return Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None
 
 
+crops = random_crops
+
+
 def student_view(recipe: Recipe) -> CenterCropResize:
-    """The square in which the recipe's encoder sees an image."""
+    """The square that the recipe's encoder sees of an image."""
     return CenterCropResize((recipe.model.image_size, recipe.model.image_size))
 
 
 class Tokens(Protocol):
-    """Where the tokens of a batch come from.
+    """The source of a batch's tokens.
 
     Attributes:
-        vocabulary: tokens are below it.
+        vocabulary: number of different tokens V.
         tokenizer: hash of the tokenizer.
     """
 
@@ -60,7 +142,7 @@ class Tokens(Protocol):
         """(B, L) int64, on any device."""
 
     def some(self, shuffled: Shuffled) -> Tensor:
-        """(N, L) int64: the tokens of some images of the stream, always the same."""
+        """(N, L) int64: the tokens of a fixed sample of the stream's images."""
 
 
 class Stored:
@@ -76,7 +158,7 @@ class Stored:
         return self._at(batch.index)
 
     def some(self, shuffled: Shuffled) -> Tensor:
-        """Those of the first images."""
+        """The tokens of the first images."""
         return self._at(shuffled.indices[:10_000])
 
     def _at(self, indices: Tensor) -> Tensor:
@@ -84,9 +166,9 @@ class Stored:
 
 
 class Online:
-    """Tokens made from what a batch shows, in float32 whatever the training's precision.
+    """Tokens computed from a batch's pixels, in float32 whatever the training's precision.
 
-    They hang on the images' division into batches only where rounding decides between two codes.
+    Batch composition affects a token only when rounding breaks a tie between two codes.
     """
 
     def __init__(self, tokenizer: Tokenizer, device: torch.device) -> None:
@@ -95,19 +177,19 @@ class Online:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        """The tokens of the batch's last view, ``AT_ONCE`` images at a time."""
+        """The tokens of the batch's last view, ``ENCODED`` images at a time."""
         return torch.cat(
-            [self.network.encode(to_float(part, self.device)) for part in torch.split(batch.views[-1], AT_ONCE)]
+            [self.network.encode(to_float(part, self.device)) for part in torch.split(batch.views[-1], ENCODED)]
         )
 
     def some(self, shuffled: Shuffled) -> Tensor:
-        """Those of the first images of the first epoch."""
-        parts = torch.split(shuffled.sequence(0)[:256], AT_ONCE)
+        """The tokens of the first images of the first epoch."""
+        parts = torch.split(shuffled.sequence(0)[:256], ENCODED)
         return torch.cat([self(shuffled.at(0, part)) for part in parts])
 
 
 class NoTokens:
-    """None for any image, where the objective reads none."""
+    """No tokens, for an objective that reads none."""
 
     vocabulary, tokenizer = 0, "none"
 
@@ -123,7 +205,7 @@ class NoTokens:
 class PretrainBatches(Stream):
     """The training stream of a recipe: ``Shuffled`` images as arguments of an objective's ``forward``.
 
-    A tokenizer among its ``tokens`` is no part of the objective: it is neither trained nor saved.
+    An online tokenizer is not part of the objective: it is neither trained nor saved.
     """
 
     def __init__(self, recipe: Recipe, shuffled: Shuffled, tokens: Tokens, device: torch.device) -> None:
@@ -136,48 +218,47 @@ class PretrainBatches(Stream):
     def prepared(self, batch: Batch) -> dict[str, Tensor]:
         """One batch as ``images`` (B, 3, H, W) normalised, ``tokens`` (B, L), ``order`` (B, 1 + L) and ``seed`` (B,).
 
-        Colours are jittered in the student's images alone: the tokens are of the image as it is. Nothing here waits
-        for a GPU, so the host prepares a batch while the step before it still runs; all chance is drawn by the host.
+        Only the student's colours are jittered, never those that are tokenized. Nothing here waits for a GPU: the host
+        prepares a batch while the previous step still runs, and draws all random numbers.
         """
-        recipe, chance = self.recipe, (self.recipe.seed, batch.epoch, batch.index)
+        recipe, key = self.recipe, (self.recipe.seed, batch.epoch, batch.index)
         images = to_float(batch.images, self.device)
-        images = normalize(jitter(images, recipe.color_jitter, *chance))
-        order = STRATEGIES[recipe.objective.order](recipe.grid, recipe.num_masked, *chance)
+        images = normalize(jitter(images, recipe.color_jitter, *key))
+        order = STRATEGIES[recipe.objective.order](recipe.grid, recipe.num_masked, *key)
         return {
             "images": images,
             "tokens": to_device(self.tokens(batch), self.device),
             "order": to_device(order, self.device),
-            "seed": to_device(random_bits(recipe.seed, KEY, batch.epoch, batch.index), exact(self.device)),
+            "seed": to_device(random_bits(recipe.seed, SEED, batch.epoch, batch.index), exact(self.device)),
         }
 
-    def chance(self) -> float | None:
-        """The accuracy of always guessing the most frequent token, among those of some images; None without any."""
+    def most_frequent(self) -> float | None:
+        """The accuracy of always guessing the most frequent token, over a sample of the images; None without tokens."""
         counts = self.tokens.some(self.shuffled).flatten().bincount()
         return float(counts.max() / counts.sum()) if len(counts) else None
 
 
-def tokenized(
-    source: ImageDataset, indices: Tensor, store: TokenStore, bad: UnreadableImages, recipe: Recipe
-) -> Tensor:
-    """The places whose images have tokens; the others must be known as bad ones, and are noted in ``bad``.
+def with_tokens(images: Images, store: TokenStore, recipe: Recipe) -> Images:
+    """The images that have tokens. The others must be listed as unreadable by the store, and are added to the list.
 
-    An image that is listed as bad and has tokens all the same was mended since, and is a good one.
+    An image that is listed as unreadable and has tokens counts as readable: it was repaired since.
 
     Raises:
-        MapetError: the store lacks images that it should have, or its view or grid is not the recipe's.
+        MapetError: the store lacks other images, or its view or grid is not the recipe's.
     """
+    source, indices, unreadable = images
     known = listed(Path(store.folder) / "unreadable-images.txt")
-    have = [place for place in indices.tolist() if (key := source.image_id(place)) not in known or key in store]
-    for place in sorted(set(indices.tolist()) - set(have)):
-        bad.add(source.image_id(place), known[source.image_id(place)])
+    have = [i for i in indices.tolist() if (image_id := source.image_id(i)) not in known or image_id in store]
+    for i in sorted(set(indices.tolist()) - set(have)):
+        unreadable.add(source.image_id(i), known[source.image_id(i)])
     side = recipe.model.image_size
     view = CenterCropResize((side, side), store.view.interpolation)
     store.check(source_name=source.name, keys=map(source.image_id, have), view=view, grid=recipe.grid)
-    return torch.tensor(have)
+    return images._replace(indices=torch.tensor(have))
 
 
 def require_fitting(tokenizer: Tokenizer, folder: Path, recipe: Recipe) -> None:
-    """Refuse a tokenizer that sees another part of an image than the recipe's student, or another grid.
+    """Refuse a tokenizer whose view or grid is not that of the recipe's student.
 
     Raises:
         MapetError: both sides are named.
@@ -187,5 +268,5 @@ def require_fitting(tokenizer: Tokenizer, folder: Path, recipe: Recipe) -> None:
     if tokenizer.grid != recipe.grid:
         raise MapetError(
             f"The tokenizer in {folder} has a grid of {tokenizer.grid}, and the student one of {recipe.grid}: "
-            "choose --image-size and --patch-size by it, or give another."
+            "change --image-size or --patch-size, or give another tokenizer."
         )

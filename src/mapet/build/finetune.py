@@ -168,14 +168,3 @@ class FinetuneBatches(Stream):
         images, targets = self.mix(images, to_device(self.labels[batch.index], self.device), step)
         key = random_bits(self.seed, KEY, batch.epoch, batch.index[: len(images)])
         return {"images": images, "targets": targets, "seed": to_device(key, exact(self.device))}
-
-
-class Until:
-    """The first ``steps`` steps of a stream."""
-
-    def __init__(self, stream: Batches, steps: int) -> None:
-        self.stream, self.steps, self.steps_per_epoch = stream, steps, stream.steps_per_epoch
-
-    def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
-        """The batches from step ``start`` on."""
-        return (batch for _, batch in zip(range(start, self.steps), self.stream(start), strict=False))

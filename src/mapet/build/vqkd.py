@@ -1,4 +1,4 @@
-"""What a VQ-KD training step is given: images, and what the teacher sees in the same parts of them."""
+"""The objective, optimizer and training stream of a VQ-KD tokenizer."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -7,27 +7,79 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from mapet.config.vqkd import VQKDRecipe
 from mapet.data.augment import to_float
 from mapet.data.decode import Batch, decode
 from mapet.data.device import to_device
 from mapet.data.loader import Shuffled, Stream
+from mapet.engine.optim import Optim, adamw, scheduled
 from mapet.tokenizers.codebook import perplexity, usage
 from mapet.tokenizers.teacher import Features
+from mapet.tokenizers.vqkd import VQKD
 from mapet.tokenizers.vqkd_train import VQKDTraining
 from mapet.utils.rng import random_bits
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-SOME = 0x534F  # salt
-AT_ONCE = 64  # images that the teacher sees at a time
+SAMPLE = 0x534F  # salt
+ENCODED = 64  # images that the teacher sees at a time
+PATCHES_PER_CODE = 16  # from which k-means makes the first codes
+
+
+def build_objective(t: VQKDRecipe, width: int, fabric: "Fabric") -> VQKDTraining:
+    """Tokenizer and decoder, initialised from the seed; ``width`` is the number of channels of the teacher."""
+
+    def reduce(tensor: Tensor, operation: str) -> Tensor:
+        return fabric.all_reduce(tensor, reduce_op=operation)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(t.seed)
+        network = VQKD(
+            image_size=t.image_size,
+            patch_size=t.patch_size,
+            embed_dim=t.embed_dim,
+            depth=t.depth,
+            num_heads=t.num_heads,
+            codes=t.vocab_size,
+            code_dim=t.code_dim,
+        )
+        return VQKDTraining(
+            network,
+            width=width,
+            decoder_dim=t.embed_dim,
+            decoder_depth=t.decoder_depth,
+            decoder_heads=t.num_heads,
+            commitment=t.commitment,
+            decay=t.decay,
+            restart=t.restart,
+            seed=t.seed,
+            reduce=reduce,
+        )
+
+
+def initialize_codes(objective: VQKDTraining, batches: "DistillBatches") -> None:
+    """Set the first codes by k-means over the patches of some images; on one process."""
+    rows, columns = objective.network.grid
+    images = -(-PATCHES_PER_CODE * objective.network.vocabulary // (rows * columns))
+    device = batches.fabric.device
+    objective.to(device).start(to_float(batch.images, device) for batch in batches.some(images))
+
+
+def build_optim(t: VQKDRecipe, objective: VQKDTraining, batches: "DistillBatches") -> Optim:
+    """AdamW with warm-up and cosine decay; the codes are updated after each step."""
+    optimizer = adamw(objective, weight_decay=t.weight_decay, betas=t.betas, no_decay=("pos_embed", "cls_token"))
+    optimizer.register_step_post_hook(lambda *_: objective.update())
+    floor, first = min(t.min_lr, t.peak), min(t.warmup_lr, t.peak)
+    lr = scheduled(batches, peak=t.peak, floor=floor, start=first, warmup_epochs=t.warmup_epochs)
+    return Optim(optimizer, lr, t.clip_grad)
 
 
 class DistillBatches(Stream):
     """The training stream of a VQ-KD: ``Shuffled`` images as arguments of ``VQKDTraining.forward``.
 
-    ``shuffled`` has the tokenizer's view and as ``second`` the teacher's, so both are cut from the image itself. The
-    teacher is no part of the objective: it is neither trained nor saved.
+    ``shuffled`` has the tokenizer's view first and the teacher's second, so both are cut from the image itself. The
+    teacher is not part of the objective: it is neither trained nor saved.
     """
 
     def __init__(self, shuffled: Shuffled, teacher: Features, fabric: "Fabric") -> None:
@@ -42,7 +94,7 @@ class DistillBatches(Stream):
         """One batch as ``images`` (B, 3, H, W) in [0, 1], ``target`` (B, L, F) and ``index`` (B,)."""
         device = self.fabric.device
         with self.fabric.autocast():
-            target = [self.teacher(to_float(part, device)) for part in torch.split(batch.views[-1], AT_ONCE)]
+            target = [self.teacher(to_float(part, device)) for part in torch.split(batch.views[-1], ENCODED)]
         return {
             "images": to_float(batch.images, device),
             "target": torch.cat(target),
@@ -50,25 +102,25 @@ class DistillBatches(Stream):
         }
 
     def some(self, count: int) -> Iterator[Batch]:
-        """At most ``count`` images, always the same ones, whole: without random crops and flips."""
+        """A fixed sample of at most ``count`` images, without random crops and flips."""
         s = self.shuffled
-        drawn = s.indices[random_bits(s.seed, SOME, s.indices).argsort(stable=True)[:count]]
-        groups = ((0, part.tolist()) for part in drawn.split(AT_ONCE))
+        drawn = s.indices[random_bits(s.seed, SAMPLE, s.indices).argsort(stable=True)[:count]]
+        groups = ((0, part.tolist()) for part in drawn.split(ENCODED))
         return (batch for batch in decode(s.source, s.views, groups, workers=s.workers, bad=s.bad) if len(batch.index))
 
 
 @torch.no_grad()
-def measure(objective: VQKDTraining, pairs: DistillBatches, count: int) -> dict[str, float]:
-    """How the codes serve on at most ``count`` whole images.
+def measure(objective: VQKDTraining, batches: DistillBatches, count: int) -> dict[str, float]:
+    """Use of the codes, and quality of the reconstruction, on at most ``count`` images without random crops.
 
     Returns:
-        images; used, the codes that occur; perplexity of the codes; cosine of what the teacher sees and what the
-        decoder makes of the codes.
+        images, their number; used, the number of codes that occur; perplexity of the codes; cosine similarity between
+        the teacher's features and those decoded from the codes.
     """
     objective.eval()
     network, cosine, images = objective.network, 0.0, 0
     counts = torch.zeros(network.vocabulary, dtype=torch.int64)
-    for batch in map(pairs.prepared, pairs.some(count)):
+    for batch in map(batches.prepared, batches.some(count)):
         tokens = network.encode(batch["images"])
         decoded = objective.decode(network.codes[tokens])
         cosine += float(cosine_similarity(decoded, batch["target"].float(), dim=-1).mean(dim=1).sum())

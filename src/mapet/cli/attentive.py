@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.probe import Source, parse_probe, report
-from mapet.config.verbs import AttentiveSettings, EvaluateSettings, FeatureSettings
+from mapet.cli.probe import Source, parse_from, report
+from mapet.config.evaluate import AttentiveSettings, EvaluateSettings, FeatureSettings
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,6 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, evaluate, print."""
-    o = parse_probe(Options(), arguments, "attentive", "Attentive-probe accuracy of a frozen encoder.")
+    o = parse_from(Options(), arguments, "attentive", "Attentive-probe accuracy of a frozen encoder.")
     settings = EvaluateSettings(seed=o.seed, features=o.features, attentive=o.attentive)
-    return report(o.source, ["attentive"], settings)
+    return report("attentive", o.source, ["attentive"], settings)

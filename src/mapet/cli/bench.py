@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, fields
 
 from mapet.api.benchmark.run import benchmark, without_data
+from mapet.api.settings import changes
 from mapet.cli.options import joined, parse, positional, separated, take
 from mapet.config.benchmark import LISTS, BenchmarkSettings
-from mapet.config.flat import changes
 from mapet.config.recipe import Recipe
 from mapet.utils.errors import MapetError
 

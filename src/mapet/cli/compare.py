@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 
 from mapet.api.compare.run import compare, require_shared, resume
+from mapet.api.settings import changes
 from mapet.cli.options import joined, parse, positional, take, take_all
 from mapet.config.compare import LISTS, CompareSettings
-from mapet.config.flat import changes
 from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.errors import MapetError
 
@@ -34,7 +34,7 @@ class Options(CompareSettings):
 
 def command(arguments: list[str]) -> int:
     """Parse, compare, print the tables."""
-    from mapet.cli.pretrain import again, stoppable
+    from mapet.cli.training import again, stoppable
 
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
@@ -51,7 +51,7 @@ def command(arguments: list[str]) -> int:
 
 def _parsed(arguments: list[str]) -> tuple[str | None, Recipe, Options]:
     """RECIPE, its settings, and all options."""
-    from mapet.api.pretrain import named_recipe
+    from mapet.api.settings import named_recipe
 
     varied, arguments = take_all(arguments, "--vary")
     words, rest = positional(joined(arguments, LISTS), Options())
@@ -60,5 +60,5 @@ def _parsed(arguments: list[str]) -> tuple[str | None, Recipe, Options]:
     word = words[0] if words else None
     base = named_recipe(word)
     names = (argument.partition("=")[0].replace("--no-", "--") for argument in rest if argument.startswith("--"))
-    require_shared((name[2:].replace("-", "_") for name in names), base.objective.objective)
+    require_shared((name[2:].replace("-", "_") for name in names), base.objective.name)
     return word, base, parse(Options(vary=varied, recipe=base), rest, "compare RECIPE", ABOUT)

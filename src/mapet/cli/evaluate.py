@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.probe import Source, parse_probe, report
-from mapet.config.verbs import EvaluateSettings
+from mapet.cli.probe import Source, parse_from, report
+from mapet.config.evaluate import EvaluateSettings
 
 
 @dataclass(frozen=True)
@@ -18,5 +18,5 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, evaluate, print."""
-    o = parse_probe(Options(), arguments, "evaluate", "Accuracy of a frozen encoder under several protocols.")
-    return report(o.source, o.protocols, o.settings)
+    o = parse_from(Options(), arguments, "evaluate", "Accuracy of a frozen encoder under several protocols.")
+    return report("evaluate", o.source, o.protocols, o.settings)

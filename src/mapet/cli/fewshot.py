@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.probe import Source, parse_probe, report
-from mapet.config.verbs import EvaluateSettings, FeatureSettings, FewshotSettings, PoolSettings
+from mapet.cli.probe import Source, parse_from, report
+from mapet.config.evaluate import EvaluateSettings, FeatureSettings, FewshotSettings, PoolSettings
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, evaluate, print."""
-    o = parse_probe(Options(), arguments, "fewshot", "Accuracy of an encoder from few labelled images of each class.")
+    o = parse_from(Options(), arguments, "fewshot", "Accuracy of an encoder from few labelled images of each class.")
     settings = EvaluateSettings(seed=o.seed, features=o.features, pooling=o.pooling, fewshot=o.fewshot)
-    return report(o.source, ["fewshot"], settings)
+    return report("fewshot", o.source, ["fewshot"], settings)

@@ -1,21 +1,17 @@
 """``mapet finetune``: a pre-trained encoder and labelled images in, a classifier and its accuracy out."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mapet.api.pretrain import is_file
-from mapet.api.training import reopened, require_unchanged
+from mapet.api.finetune import finetune, named_tuning
+from mapet.api.resume import begun_recipe, resume
+from mapet.api.settings import changes
 from mapet.cli.options import parse, positional, take
-from mapet.cli.pretrain import again, stoppable
+from mapet.cli.training import again, resumed_options, stoppable
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.recipe import Runtime, read
+from mapet.config.recipe import Runtime
 from mapet.utils.errors import MapetError
-from mapet.utils.owned import require_apart
-
-if TYPE_CHECKING:
-    pass
-from mapet.api.finetune import _anchored, finetune, named_tuning, resume
 
 ABOUT = """Train a classifier on labelled images, starting from FROM.
 
@@ -23,7 +19,7 @@ FROM is a run, an export folder, an official-format checkpoint, or random.
 
 --recipe NAME (or FILE.yaml) sets the defaults of all other options.
 
---resume OUT goes on with an interrupted fine-tuning."""
+--resume OUT continues an interrupted fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -33,48 +29,33 @@ class Options:
     out: str = ""
     """Folder for the run; must be empty or absent."""
     overwrite: bool = False
-    """Replace the run that is in the folder once this one trains; nothing but files of mapet is deleted."""
+    """Replace the run in the folder once this one trains; only files that mapet wrote are deleted."""
     evaluate_every: int = 0
-    """Test every so many epochs, beside the end; 0: at the end alone."""
+    """Test after every so many epochs, and at the end; 0: at the end only."""
     tuning: FinetuneRecipe = field(default_factory=FinetuneRecipe)
     runtime: Runtime = field(default_factory=Runtime)
 
-    def __post_init__(self) -> None:
-        if self.evaluate_every < 0:
-            raise MapetError("--evaluate-every does not fit: it must be at least 0.")
-
 
 def command(arguments: list[str]) -> int:
-    """Parse, train or go on, tell what came out."""
+    """Parse, then train or resume."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        o = _resumed(folder, arguments)
-        every, runtime = o.evaluate_every, o.runtime
-        return stoppable(
-            lambda: resume(folder, runtime, evaluate_every=every), _again(folder, runtime, every), Path(folder)
-        )
+        default = Options(tuning=begun_recipe(folder, FinetuneRecipe))
+        o = resumed_options(folder, default, "tuning", arguments, "finetune", ABOUT)
+        train = partial(resume, folder, runtime=o.runtime, evaluate_every=o.evaluate_every)
+        return stoppable(train, _again(folder, o), Path(folder))
     name, arguments = take(arguments, "--recipe")
     words, rest = positional(arguments, Options())
-    o = parse(Options(tuning=named_tuning(name)), rest, "finetune FROM", ABOUT)
-    start = words or [o.tuning.start]
-    if len(start) != 1 or not (start[0] and o.tuning.data and o.out):
-        raise MapetError("mapet finetune needs what to start from, images and a folder: FROM --data DATA --out OUT.")
-    require_apart(o.out, recipe=name if is_file(name) else None)
-    t = _anchored(replace(o.tuning, start=start[0]))
-    return stoppable(
-        lambda: finetune(t, o.out, o.runtime, overwrite=o.overwrite, evaluate_every=o.evaluate_every),
-        _again(o.out, o.runtime, o.evaluate_every),
-        Path(o.out),
-    )
+    if len(words) > 1:
+        raise MapetError(f'mapet finetune takes one FROM, got also "{words[1]}": FROM --data DATA --out OUT.')
+    given = named_tuning(name)
+    o = parse(Options(tuning=given), rest, "finetune FROM", ABOUT)
+    settings = {"overwrite": o.overwrite, "evaluate_every": o.evaluate_every, **changes(given, o.tuning)}
+    source = words[0] if words else None
+    train = partial(finetune, source, out=o.out, recipe=name, runtime=o.runtime, **settings)
+    return stoppable(train, _again(o.out, o), Path(o.out))
 
 
-def _again(folder: str, runtime: Runtime, every: int) -> str:
-    return again(folder, runtime, "finetune") + (f" --evaluate-every {every}" if every else "")
-
-
-def _resumed(folder: str, arguments: list[str]) -> Options:
-    """The options to go on with; the settings must be those that the run was begun with."""
-    t = read(reopened(folder).recipe, FinetuneRecipe)
-    o = parse(Options(tuning=t), arguments, "finetune", ABOUT)
-    require_unchanged(folder, t, o.tuning)
-    return o
+def _again(folder: str, o: Options) -> str:
+    every = f" --evaluate-every {o.evaluate_every}" if o.evaluate_every else ""
+    return again(folder, o.runtime, "finetune") + every

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.probe import Source, parse_probe, report
-from mapet.config.verbs import EvaluateSettings, FeatureSettings, KNNSettings, PoolSettings
+from mapet.cli.probe import Source, parse_from, report
+from mapet.config.evaluate import EvaluateSettings, FeatureSettings, KNNSettings, PoolSettings
 
 
 @dataclass(frozen=True)
@@ -18,5 +18,5 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, evaluate, print."""
-    o = parse_probe(Options(), arguments, "knn", "k-nearest-neighbour accuracy of an encoder; nothing is trained.")
-    return report(o.source, ["knn"], EvaluateSettings(features=o.features, pooling=o.pooling, knn=o.knn))
+    o = parse_from(Options(), arguments, "knn", "k-nearest-neighbour accuracy of an encoder; nothing is trained.")
+    return report("knn", o.source, ["knn"], EvaluateSettings(features=o.features, pooling=o.pooling, knn=o.knn))

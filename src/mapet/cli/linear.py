@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.probe import Source, parse_probe, report
-from mapet.config.verbs import EvaluateSettings, FeatureSettings, PoolSettings
+from mapet.cli.probe import Source, parse_from, report
+from mapet.config.evaluate import EvaluateSettings, FeatureSettings, PoolSettings
 from mapet.utils.errors import MapetError, nearest
 
 PROTOCOLS = {"quick": "linear", "mae": "linear-mae", "beit": "linear-beit"}
@@ -24,8 +24,8 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, evaluate, print."""
-    o = parse_probe(Options(), arguments, "linear", "Linear-probe accuracy of a frozen encoder.")
+    o = parse_from(Options(), arguments, "linear", "Linear-probe accuracy of a frozen encoder.")
     if o.protocol not in PROTOCOLS:
         raise MapetError(f'There is no linear protocol "{o.protocol}".{nearest(o.protocol, PROTOCOLS)}')
     settings = EvaluateSettings(seed=o.seed, features=o.features, pooling=o.pooling)
-    return report(o.source, [PROTOCOLS[o.protocol]], settings)
+    return report("linear", o.source, [PROTOCOLS[o.protocol]], settings)

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterable
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
+from functools import partial
 from math import inf
 from textwrap import fill
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
+from mapet.config.setting import flag, flat_name, option, plain
 from mapet.utils.errors import MapetError, nearest
 
 T = TypeVar("T")
@@ -43,6 +45,7 @@ def parse(default: T, arguments: list[str], verb: str, description: str) -> T:
                 prog=f"mapet {verb}",
                 description=_wrapped(description),
                 config=config,
+                registry=_registry(),
             )
     except SystemExit as end:
         if not end.code:
@@ -50,12 +53,46 @@ def parse(default: T, arguments: list[str], verb: str, description: str) -> T:
         raise MapetError(f"{_one_line(said.getvalue()).removesuffix('.')}. See mapet {verb} --help.") from None
 
 
+def _registry() -> Any:
+    """How tyro reads settings: options under their flat names, and choices that the settings themselves check."""
+    from tyro import conf, constructors
+    from tyro._docstrings import get_field_docstring
+
+    registry = constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(info: Any) -> Any:
+        if get_origin(info.type) is not Literal:
+            return None
+        return constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="{" + ",".join(get_args(info.type)) + "}",
+            instance_from_str=lambda words: words[0],
+            is_instance=lambda value: isinstance(value, str),
+            str_from_instance=lambda value: [value],
+        )
+
+    @registry.struct_rule
+    def _(info: Any) -> Any:
+        owner: Any = info.type
+        if not any(option(one).name for one in getattr(owner, "__dataclass_fields__", {}).values()):
+            return None
+        found = []
+        for one in fields(owner):
+            kind: Any = Annotated[one.type, conf.arg(name=option(one).name)] if option(one).name else one.type
+            help_text = partial(get_field_docstring, owner, one.name, info.markers)
+            found.append(constructors.StructFieldSpec(one.name, kind, getattr(info.default, one.name), help_text))
+        return constructors.StructConstructorSpec(owner, tuple(found))
+
+    return registry
+
+
 def names(value: Any) -> set[str]:
     """All options of nested dataclasses, as ``--kebab-case``."""
     found: set[str] = set()
     for one in fields(value):
         inner = getattr(value, one.name)
-        found |= names(inner) if is_dataclass(inner) else {_flag(one.name, inner)}
+        found |= names(inner) if is_dataclass(inner) else {_flag(flat_name(one), inner)}
     return found
 
 
@@ -112,19 +149,20 @@ def take_all(arguments: list[str], option: str) -> tuple[tuple[str, ...], list[s
 
 def joined(arguments: list[str], names: Iterable[str]) -> list[str]:
     """``--objectives a,b`` as ``--objectives=a,b``, so that a positional argument may follow."""
-    for option in (f"--{name.replace('_', '-')}" for name in names):
-        values, arguments = take_all(arguments, option)
-        arguments = [*arguments, *(f"{option}={value}" for value in values[-1:])]
+    for name in names:
+        long = f"--{name.replace('_', '-')}"
+        values, arguments = take_all(arguments, long)
+        arguments = [*arguments, *(f"{long}={value}" for value in values[-1:])]
     return arguments
 
 
 def separated(arguments: list[str], names: Iterable[str]) -> list[str]:
     """``--batch-sizes=4,8`` as ``--batch-sizes 4 8``."""
-    options = {f"--{name.replace('_', '-')}" for name in names}
+    known = {f"--{name.replace('_', '-')}" for name in names}
     found: list[str] = []
     for argument in arguments:
-        option, _, value = argument.partition("=")
-        found += [option, *listed(value)] if option in options else [argument]
+        name, _, value = argument.partition("=")
+        found += [name, *listed(value)] if name in known else [argument]
     return found
 
 
@@ -138,7 +176,7 @@ def changed(options: Any) -> list[str]:
     words = []
     for one in fields(options):
         if (value := getattr(options, one.name)) != one.default:
-            words += [f"--{one.name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+            words += [flag(one)] + ([] if value is True else [str(value)])
     return words
 
 
@@ -147,7 +185,7 @@ def _values(options: Any) -> dict[str, float]:
     found: dict[str, float] = {"--help": 0}
     for one in fields(options):
         value = getattr(options, one.name)
-        found |= _values(value) if is_dataclass(value) else {_flag(one.name, value): _words(one.type)}
+        found |= _values(value) if is_dataclass(value) else {_flag(flat_name(one), value): _words(plain(one.type))}
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the commands of evaluation share: FROM, the images and the printed scores."""
+"""What the commands share that start from an encoder: FROM, and for evaluations the images and the printed scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from mapet.api.encoders import KINDS
 from mapet.cli.options import parse, positional
-from mapet.config.verbs import EvaluateSettings
+from mapet.config.evaluate import EvaluateSettings
 from mapet.utils.errors import MapetError
 
 T = TypeVar("T")
@@ -24,22 +24,31 @@ class Source:
     """JSON file to which the scores are added; None: a run's scores.json, and otherwise no file."""
 
 
-def parse_probe(options: T, arguments: Sequence[str], verb: str, about: str) -> T:
-    """``parse`` for options with a ``Source``, whose FROM may come first, without ``--run``."""
+def parse_from(options: T, arguments: Sequence[str], verb: str, about: str) -> T:
+    """``parse`` for options with FROM, which may come first, without ``--run``."""
     words, rest = positional(list(arguments), options)
     if len(words) > 1:
-        raise MapetError(f"mapet {verb} evaluates one FROM at a time, got {', '.join(words)}.")
+        raise MapetError(f"mapet {verb} takes one FROM at a time, got {', '.join(words)}.")
     named = [*rest, *(f"--run={word}" for word in words)]
     return parse(options, named, f"{verb} FROM", f"{about}\n\nFROM is {KINDS}.")
 
 
-def report(source: Source, protocols: str | Sequence[str], settings: EvaluateSettings) -> int:
+def require_from(run: str, verb: str) -> None:
+    """Refuse a command without FROM.
+
+    Raises:
+        MapetError: it is empty.
+    """
+    if not run:
+        raise MapetError(f"mapet {verb} needs FROM: {KINDS}.")
+
+
+def report(verb: str, source: Source, protocols: str | Sequence[str], settings: EvaluateSettings) -> int:
     """Evaluate, and print each protocol with its scores."""
     from mapet.api.evaluate import evaluate
     from mapet.api.protocols import PROTOCOLS
 
-    if not source.run:
-        raise MapetError(f"An evaluation needs FROM: {KINDS}.")
+    require_from(source.run, verb)
     found = evaluate(source.run, source.data, protocols, out=source.out, settings=settings)
     for protocol, scores in found.items():
         print(f"protocol  {PROTOCOLS[protocol].describe(settings)}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mapet.api.images import BATCH, require_apart
 from mapet.cli.options import parse, positional
-from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
+from mapet.config.recipe import Accelerator, Model, Recipe, Runtime, Tokenizer
 from mapet.utils.errors import MapetError
 from mapet.utils.log import say, silent
 
@@ -43,7 +43,7 @@ class Options:
     """Of the sample and of k-means."""
     batch_size: int = BATCH
     """Images that the tokenizer sees at a time, in each process."""
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
     """auto, cpu, cuda or mps."""
     workers: int | None = None
     """Processes that decode images; None: up to 8 beside an accelerator, none on a CPU."""
@@ -65,7 +65,7 @@ def command(arguments: list[str]) -> int:
         )
     if o.batch_size < 1:
         raise MapetError("--batch-size does not fit: it must be at least 1.")
-    require_one_way(o.tokenizer, Tokenizer(), tokenizer=o.tokenizer.tokenizer)
+    require_one_way(o.tokenizer, Tokenizer(), tokenizer=o.tokenizer.path)
     require_apart(o.out, data, o.tokenizer)
     model = Model(image_size=o.image_size, patch_size=o.patch_size)
     recipe = Recipe(data=data, max_images=o.max_images, seed=o.seed, model=model, tokenizer=o.tokenizer)

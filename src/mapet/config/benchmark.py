@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mapet.config.checks import OBJECTIVES
 from mapet.config.compare import check_names, names_of
+from mapet.config.recipe import OBJECTIVES
 from mapet.utils.errors import MapetError
 
 BASELINES = {"dense": ("mapet",), "transformers": ("mim", "mae")}  # with the objectives that each implements

@@ -5,8 +5,7 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import Any, ClassVar
 
-from mapet.config.checks import OBJECTIVES
-from mapet.config.recipe import FORBID_UNKNOWN
+from mapet.config.recipe import OBJECTIVES
 from mapet.utils.errors import MapetError, nearest
 
 BASELINES = ("random", "scratch")
@@ -22,7 +21,7 @@ class CompareSettings:
         MapetError: on creation: a name or number that makes no sense.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID_UNKNOWN
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     objectives: tuple[str, ...] = OBJECTIVES
     """Objectives, separated by commas; under equal compute the first sets the budget."""
     baselines: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,12 +139,17 @@ class Run:
     @contextmanager
     def logging(self) -> Iterator[None]:
         """Append what is logged to ``log.txt``, with the time; on rank 0."""
-        handler = _LogFile(self)
+        handler, level, propagate = _LogFile(self), log.level, log.propagate
+        if not log.isEnabledFor(logging.INFO):  # nobody else listens
+            log.setLevel(logging.INFO)
+            log.propagate = False
         log.addHandler(handler)
         try:
             yield
         finally:
             log.removeHandler(handler)
+            log.setLevel(level)
+            log.propagate = propagate
 
     @property
     def last(self) -> Path:
@@ -175,6 +181,13 @@ class Run:
         write_parts(last, step, tensors, rank=rank, count=count, barrier=barrier, copies=copies)
         if rank == 0:
             remove(self.checkpoints / "last.safetensors")
+
+    @property
+    def scores(self) -> list[dict[str, Any]]:
+        """The entries of ``scores.json``, one for each evaluation; none where there is no such file."""
+        path = self.folder / "scores.json"
+        found: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+        return found
 
     @property
     def checkpoint(self) -> Checkpoint | None:

@@ -1,1 +1,1 @@
-"""What an encoder has learned, as named numbers with intervals."""
+"""Evaluations: features and labels in, scores with confidence intervals out."""

@@ -1,4 +1,4 @@
-"""What every evaluation with labels asks of its features, said in one line where it is not so."""
+"""Checks of features and labels, shared by all evaluations."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ CHUNK = 1024  # images checked at a time
 
 
 def check(train: Labelled, test: Labelled, classes: int) -> None:
-    """Refuse what would give no number, or one that means nothing.
+    """Refuse data that have no meaningful score.
 
     Raises:
-        MapetError: fewer than two classes; an empty set; labels that are absent, negative or too large; a class
-            without a training image; features that are not finite.
+        MapetError: fewer than two classes; an empty set; labels that are missing, negative or too large; a class
+            without a training image; NaN or infinite features.
     """
     if classes < 2:
-        raise MapetError(f"{classes} class leaves nothing to tell apart: give data with at least two classes.")
+        raise MapetError(f"The data have {classes} class: give data with at least 2 classes.")
     for name, (features, labels) in {"training": train, "test": test}.items():
         _check_set(name, features, labels, classes)
     missing = (torch.bincount(train[1], minlength=classes) == 0).nonzero().flatten().tolist()
@@ -29,13 +29,13 @@ def check(train: Labelled, test: Labelled, classes: int) -> None:
 
 
 def check_batch(batch: int | None) -> None:
-    """Refuse a batch without spread.
+    """Refuse a batch without statistics for batch norm.
 
     Raises:
         MapetError: a batch below 2.
     """
     if batch is not None and batch < 2:
-        raise MapetError(f"A batch of {batch} has no statistics for batch norm: use at least 2.")
+        raise MapetError(f"--batch-size must be >= 2, as batch norm needs statistics, got {batch}.")
 
 
 def _check_set(name: str, features: Tensor, labels: Tensor, classes: int) -> None:
@@ -47,7 +47,7 @@ def _check_set(name: str, features: Tensor, labels: Tensor, classes: int) -> Non
         count = int((labels < 0).sum())
         raise MapetError(f"{count} of {len(labels)} {name} images have no label: give a labelled data set.")
     if labels.max() >= classes:
-        raise MapetError(f"The {name} set has a label {int(labels.max())}, but only {classes} classes from 0 on.")
+        raise MapetError(f"The {name} set has a label {int(labels.max())}, but the data have {classes} classes.")
     broken = sum(int((~part.flatten(1).isfinite().all(dim=1)).sum()) for part in torch.split(features, CHUNK))
     if broken:
         raise MapetError(f"{broken} of {len(features)} {name} features hold NaN or infinity: the encoder is broken.")

@@ -1,4 +1,4 @@
-"""What a frozen encoder gives for each image, and how many directions such vectors use."""
+"""Features of a frozen encoder, and their effective rank."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,37 +28,37 @@ def features(
     device: torch.device | str | None = None,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Features of all images in the encoder's eval mode; every module's own mode is restored after.
+    """Features of all images in the encoder's eval mode; each module's mode is restored afterwards.
 
     Args:
         encoder: (B, C, height, width) → (B, 1 + L, D), CLS first; a norm named ``fc_norm`` is applied after pooling.
         batches: pairs of normalised float images (B, C, height, width) and int64 labels (B,), -1 for none.
-        pool: a key of ``POOLS``, whose default leaves CLS out as it takes no loss in token prediction, or of
+        pool: a key of ``POOLS``, whose default leaves CLS out as token prediction gives it no loss, or of
             ``UNPOOLED``; ``"layers"`` needs an encoder with ``blocks``, each giving (B, 1 + L, D).
-        device: where to compute; the encoder is moved there and stays. By default where it is.
-        precision: of the encoder's products (autocast).
+        device: the encoder is moved there and stays; by default its own device.
+        precision: of autocast.
 
     Returns:
         Features and (N,) int64 labels, both on the CPU. The features are (N, F) float32 with F = D, or 2 D for
         ``"avg+token"``; float16 (N, layers, 2 D) for ``"layers"`` and (N, L, D) for ``"patches"``.
 
     Raises:
-        MapetError: an unknown pool, an encoder without blocks where layers are asked for, or no images.
+        MapetError: an unknown pool, ``"layers"`` of an encoder without blocks, or no images.
     """
     known_pools = {**POOLS, **UNPOOLED}
     if pool not in known_pools:
         raise MapetError(f'There is no pool "{pool}".{nearest(pool, known_pools)}')
-    kept = torch.float32 if pool in POOLS else torch.float16
-    place = torch.device(device) if device is not None else next(encoder.parameters()).device
+    dtype = torch.float32 if pool in POOLS else torch.float16
+    target = torch.device(device) if device is not None else next(encoder.parameters()).device
     found: list[Tensor] = []
-    known: list[Tensor] = []
-    with _evaluating(encoder.to(place)), torch.autocast(place.type, precision, precision != torch.float32):
+    targets: list[Tensor] = []
+    with _evaluating(encoder.to(target)), torch.autocast(target.type, precision, precision != torch.float32):
         for images, labels in batches:
-            found.append(_pooled(encoder, images.to(place, non_blocking=True), pool).to("cpu", kept))
-            known.append(labels.long().cpu())
+            found.append(_pooled(encoder, images.to(target, non_blocking=True), pool).to("cpu", dtype))
+            targets.append(labels.long().cpu())
     if not found:
-        raise MapetError("There are no images to take features of: give a data set that is not empty.")
-    return _joined(found), torch.cat(known)
+        raise MapetError("There are no images to encode: give a data set that is not empty.")
+    return _joined(found), torch.cat(targets)
 
 
 def _pooled(encoder: nn.Module, images: Tensor, pool: str) -> Tensor:
@@ -74,7 +74,7 @@ def _pooled(encoder: nn.Module, images: Tensor, pool: str) -> Tensor:
 
 
 def _layers(encoder: nn.Module, images: Tensor) -> Tensor:
-    """(B, C, height, width) → (B, layers, 2 D), read from the blocks as they pass."""
+    """(B, C, height, width) → (B, layers, 2 D), read by forward hooks."""
     found: list[Tensor] = []
 
     def read(block: nn.Module, given: tuple[Tensor, ...], rows: Tensor) -> None:
@@ -93,7 +93,7 @@ def _layers(encoder: nn.Module, images: Tensor) -> Tensor:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """All parts in one; each is let go as soon as it is copied, so that memory holds little more than the whole."""
+    """``torch.cat`` that frees each part once it is copied: peak memory is little more than the result."""
     end = sum(map(len, parts))
     whole = parts[0].new_empty(end, *parts[0].shape[1:])
     while parts:
@@ -115,7 +115,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def effective_rank(features: Tensor) -> float:
-    """How many directions the centred features use, from 1 to F; 0 where nothing varies beyond float32 rounding.
+    """Effective number of directions of the centred features, in [1, F]; 0 if they are constant up to rounding.
 
     The exponential of the entropy of the normalised singular values: Roy and Vetterli, "The effective rank",
     EUSIPCO 2007.

@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 from mapet.evals.checks import Labelled, check
 from mapet.evals.features import POOLS
-from mapet.evals.score import Score, place, tops
+from mapet.evals.score import Score, rank_of_target, tops
 from mapet.utils.errors import MapetError
 
-CHUNK = 2**26  # similarities held at a time: 256 MiB of float32
+CHUNK = 2**26  # similarities in memory at a time: 256 MiB of float32
 
 
 def protocol(*, k: int = 20, temperature: float = 0.07, pool: str = "avg") -> str:
@@ -18,7 +18,7 @@ def protocol(*, k: int = 20, temperature: float = 0.07, pool: str = "avg") -> st
 
 
 def knn(train: Labelled, test: Labelled, *, k: int = 20, temperature: float = 0.07, classes: int) -> dict[str, Score]:
-    """The k most similar training features vote with weight exp(cosine / T): Wu et al., arXiv 1805.01978, as in DINO.
+    """The k nearest training features vote with weight exp(cosine / T): Wu et al., arXiv 1805.01978, as in DINO.
 
     Args:
         train: (N, F) float features and (N,) int64 labels.
@@ -28,26 +28,26 @@ def knn(train: Labelled, test: Labelled, *, k: int = 20, temperature: float = 0.
         classes: number of classes; labels lie in [0, classes).
 
     Returns:
-        ``top1`` and, with more than five classes, ``top5``. A class without a vote is never right.
+        ``top1`` and, with more than five classes, ``top5``. An image whose class has no vote counts as wrong.
 
     Raises:
-        MapetError: k or T not positive, or sets that ``check`` refuses.
+        MapetError: k or T not positive, or data that ``check`` refuses.
     """
     if k < 1 or temperature <= 0:
         raise MapetError(f"k-NN needs k of at least 1 and a temperature above 0, got k = {k}, T = {temperature:g}.")
     check(train, test, classes)
     bank, rows = F.normalize(train[0].float(), dim=1), max(1, CHUNK // len(train[0]))
-    places = []
+    ranks = []
     for start in range(0, len(test[0]), rows):
-        queries, answers = test[0][start : start + rows], test[1][start : start + rows]
+        queries, targets = test[0][start : start + rows], test[1][start : start + rows]
         votes = _votes(bank, train[1], queries, min(k, len(bank)), temperature, classes)
-        voted = votes.gather(1, answers[:, None])[:, 0] > 0
-        places.append(place(votes, answers).masked_fill(~voted, classes))
-    return tops(torch.cat(places), classes)
+        voted = votes.gather(1, targets[:, None])[:, 0] > 0
+        ranks.append(rank_of_target(votes, targets).masked_fill(~voted, classes))
+    return tops(torch.cat(ranks), classes)
 
 
 def _votes(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
-    """(m, classes) float32 sums of the neighbours' weights, the nearest one's set to 1 so that none overflows."""
+    """(m, classes) float32 sums of the neighbours' weights, relative to that of the nearest to avoid overflow."""
     similar, neighbours = (F.normalize(queries.float(), dim=1) @ bank.T).topk(k, dim=1)
     weights = ((similar - similar[:, :1]) / temperature).exp()
     return weights.new_zeros(len(queries), classes).scatter_add_(1, labels[neighbours], weights)

@@ -1,4 +1,4 @@
-"""The linear probe of MAE (He et al., arXiv 2111.06377, appendix A.1), on features that are computed once."""
+"""The linear probe of MAE (He et al., arXiv 2111.06377, appendix A.1), on precomputed features."""
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,11 @@ from mapet.evals.sgd import normal, train_sgd, warm_cosine
 EPOCHS, WARMUP = 90, 10
 BASE_RATE = 0.1  # × batch / 256: 6.4 at MAE's batch of 16384
 LARGEST_BATCH = 16384
-START, BATCHES = 2, 3  # salts: independent streams of chance
+START, BATCHES = 2, 3  # salts of the random seed
 
 
 class Probe(nn.Module):
-    """Batch norm without affine parameters and a linear layer from normal 0.01: (B, F) → (B, classes)."""
+    """Batch norm without affine parameters and a linear layer from N(0, 0.01²): (B, F) → (B, classes)."""
 
     def __init__(self, width: int, classes: int, seed: int) -> None:
         super().__init__()
@@ -23,18 +23,18 @@ class Probe(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Scores of every class."""
+        """(B, F) → (B, classes) logits."""
         return F.linear(self.norm(features), self.weight, self.bias)
 
 
 def train_probe(train: Labelled, classes: int, seed: int, batch: int, device: torch.device) -> Probe:
-    """LARS with momentum 0.9 and no weight decay; what does not fill an epoch's last batch is left out, as in MAE.
+    """LARS with momentum 0.9 and no weight decay; the last incomplete batch of each epoch is dropped, as in MAE.
 
     Args:
         train: (N, F) float32 features and (N,) int64 labels.
         classes: number of classes.
-        seed: of the start and the batches.
-        batch: images a step, at most N.
+        seed: random seed of the initial weights and the batches.
+        batch: images per step, at most N.
         device: where to train.
     """
     from timm.optim import Lars

@@ -1,4 +1,4 @@
-"""A share of right answers with its 95 % interval."""
+"""Accuracies with 95 % confidence intervals, and ranks of the target class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 @dataclass(frozen=True)
 class Score:
-    """``value`` and its interval ``low`` … ``high``, all in [0, 1], from ``count`` answers or repetitions.
+    """``value`` and its interval ``low`` … ``high``, all in [0, 1], from ``count`` test images or repetitions.
 
-    ``note`` says what the value's name leaves open, such as which layer was chosen.
+    ``note`` adds what the score's name does not say, such as the layer that was chosen.
     """
 
     value: float
@@ -29,13 +29,13 @@ class Score:
 
 
 def share(correct: int, count: int) -> Score:
-    """``correct`` of ``count`` with Wilson's interval (Wilson, JASA 1927, doi 10.1080/01621459.1927.10502953).
+    """``correct`` / ``count`` with Wilson's interval (Wilson, JASA 1927, doi 10.1080/01621459.1927.10502953).
 
     Raises:
-        ValueError: no answers, or more correct ones than answers.
+        ValueError: unless 0 <= ``correct`` <= ``count`` and ``count`` >= 1.
     """
     if not 0 <= correct <= count or count < 1:
-        raise ValueError(f"{correct} correct of {count} is no share")
+        raise ValueError(f"{correct} correct of {count} is not a share")
     value, spread = correct / count, Z * Z / count
     centre = (value + spread / 2) / (1 + spread)
     reach = sqrt(spread * value * (1 - value) + spread * spread / 4) / (1 + spread)
@@ -43,12 +43,12 @@ def share(correct: int, count: int) -> Score:
 
 
 def mean(shares: Sequence[float]) -> Score:
-    """The mean of repetitions with Student's interval, cut to [0, 1]: where the mean of very many would lie.
+    """The mean of repetitions with Student's t-interval, clipped to [0, 1].
 
-    It tells of what changed between the repetitions alone; test images that they share have no part in it.
+    The interval covers only what differs between the repetitions, not the choice of test images that they share.
 
     Raises:
-        ValueError: fewer than two repetitions, which have no spread.
+        ValueError: fewer than two repetitions.
     """
     if len(shares) < 2:
         raise ValueError(f"{len(shares)} repetition has no spread")
@@ -57,7 +57,7 @@ def mean(shares: Sequence[float]) -> Score:
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t: with t = √ν tan θ, its density over θ is cos θ to the power ν − 1."""
+    """The 97.5 % quantile of Student's t of ν = ``freedom``: with t = √ν tan θ, its density is cos^(ν − 1) θ."""
     low, high = 0.0, pi / 2
     wanted = 0.95 * _area(freedom - 1, high)
     for _ in range(60):
@@ -73,18 +73,25 @@ def _area(power: int, angle: float) -> float:
     return (cos(angle) ** (power - 1) * sin(angle) + (power - 1) * _area(power - 2, angle)) / power
 
 
-def place(scores: Tensor, labels: Tensor) -> Tensor:
-    """(N, classes) float, (N,) int64 → (N,) int64: how many classes stand before the right one, 0 = it is the best.
+def rank_of_target(scores: Tensor, labels: Tensor) -> Tensor:
+    """Rank of the target class (0 = top-1).
 
-    Equal scores stand in the order of their classes; a score that is not a number stands last.
+    Ties are ranked by class index. A target with a NaN score is ranked last.
+
+    Args:
+        scores: (N, classes) float.
+        labels: (N,) int64, the target classes.
+
+    Returns:
+        (N,) int64 in [0, classes).
     """
-    own = scores.gather(1, labels[:, None])
-    later = torch.arange(scores.shape[1], device=scores.device) > labels[:, None]
-    behind = (scores < own) | ((scores == own) & later)
+    target = scores.gather(1, labels[:, None])
+    higher_index = torch.arange(scores.shape[1], device=scores.device) > labels[:, None]
+    behind = (scores < target) | ((scores == target) & higher_index)
     return scores.shape[1] - 1 - behind.sum(dim=1)
 
 
-def tops(places: Tensor, classes: int) -> dict[str, Score]:
-    """``top1`` and, with more than five classes, ``top5`` from the (N,) int64 ``places`` of the right answers."""
-    ranks = {"top1": 1} if classes <= 5 else {"top1": 1, "top5": 5}
-    return {name: share(int((places < rank).sum()), len(places)) for name, rank in ranks.items()}
+def tops(ranks: Tensor, classes: int) -> dict[str, Score]:
+    """``top1`` and, with more than five classes, ``top5`` accuracy from (N,) int64 ranks of the target class."""
+    depths = {"top1": 1} if classes <= 5 else {"top1": 1, "top5": 5}
+    return {name: share(int((ranks < depth).sum()), len(ranks)) for name, depth in depths.items()}

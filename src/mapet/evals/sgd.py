@@ -1,4 +1,4 @@
-"""What the probes that are trained by gradient steps share: the steps, the start, the rate and the answers."""
+"""Training by gradient steps, shared by the probes: steps, initial weights, learning rate and predictions."""
 
 import math
 from collections.abc import Callable
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapet.evals.score import place
+from mapet.evals.score import rank_of_target
 from mapet.utils.rng import random_bits, uniform
 
-CHUNK = 1024  # images answered at a time
+CHUNK = 1024  # images classified at a time
 
 
 def train_sgd(
@@ -24,17 +24,17 @@ def train_sgd(
     rate: Callable[[float], float],
     seed: tuple[int, int],
 ) -> None:
-    """Lower the cross-entropy of ``probe``, summed over its heads, where it lies; then set it to eval mode.
+    """Minimise the cross-entropy of ``probe``, summed over its heads, on its device; leave it in eval mode.
 
     Args:
         probe: (B, …) features → (B, classes) scores, or (B, heads, classes).
         optimizer: over its parameters.
         data: (N, …) float features and (N,) int64 labels, on any device.
         index: (M,) int64, the images to train on.
-        epochs: passes over them; what does not fill an epoch's last batch is left out.
-        batch: images a step, at most M.
-        rate: epochs done, with a fraction → learning rate.
-        key: keys of each epoch's order.
+        epochs: passes over them; the last incomplete batch of each is dropped.
+        batch: images per step, at most M.
+        rate: completed epochs, with a fraction → learning rate.
+        seed: random seed of each epoch's order.
     """
     (features, labels), device = data, next(probe.parameters()).device
     steps = len(index) // batch
@@ -57,24 +57,24 @@ def loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def places(probe: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
-    """(N,) or (N, heads) int64 on the CPU: how many classes each head sets before an image's right one."""
-    device, found = next(probe.parameters()).device, []
+def target_ranks(probe: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
+    """(N,) or (N, heads) int64 on the CPU: the rank of each image's target class (0 = top-1), for each head."""
+    device, ranks = next(probe.parameters()).device, []
     for features, labels in zip(*(torch.split(part, CHUNK) for part in data), strict=True):
         scores = probe(features.to(device)).cpu()
-        answers = labels.cpu().repeat_interleave(scores[0].numel() // scores.shape[-1])
-        found.append(place(scores.flatten(0, -2), answers).view(scores.shape[:-1]))
-    return torch.cat(found)
+        targets = labels.cpu().repeat_interleave(scores[0].numel() // scores.shape[-1])
+        ranks.append(rank_of_target(scores.flatten(0, -2), targets).view(scores.shape[:-1]))
+    return torch.cat(ranks)
 
 
 def normal(shape: tuple[int, ...], deviation: float, *seed: int) -> nn.Parameter:
-    """Normal numbers about 0 of a standard deviation: a pure function of the keys."""
-    chance = uniform(*seed, torch.arange(math.prod(shape))).clamp(min=2.0**-54)
-    return nn.Parameter(deviation * torch.special.ndtri(chance).float().view(shape))
+    """A parameter from N(0, deviation²): a pure function of the seed."""
+    quantiles = uniform(*seed, torch.arange(math.prod(shape))).clamp(min=2.0**-54)
+    return nn.Parameter(deviation * torch.special.ndtri(quantiles).float().view(shape))
 
 
 def warm_cosine(epoch: float, warmup: int, epochs: int) -> float:
-    """The factor of the learning rate: linear from 0 to 1 over the warm-up, then half a cosine down to 0."""
+    """Factor of the learning rate: linear warm-up from 0 to 1, then half a cosine down to 0."""
     if epoch < warmup:
         return epoch / warmup
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))

@@ -1,8 +1,39 @@
-"""What a user is told when something of theirs does not fit: one line with the thing, the reason and the way out."""
+"""Errors that a user can correct: one line with the setting, the value, the reason and the way out."""
 
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# An option, and before it the command that it belongs to, if the text names one: "run mapet export RUN --to timm".
+OPTION = re.compile(r"((?:mapet|srun)(?: (?!needs|takes|has|bench)[^\s,;]+)* )?(?<![\w-])--([a-z][\w-]*)")
+OTHER_NAMES = {  # what a setting or a choice is called elsewhere
+    "beit": "mim",
+    "simmim": "mim",
+    "num-workers": "workers",
+    "jobs": "workers",
+    "batch": "batch-size",
+    "bs": "batch-size",
+    "learning-rate": "lr",
+    "base-learning-rate": "base-lr",
+    "wd": "weight-decay",
+    "output": "out",
+    "output-dir": "out",
+    "input": "data",
+    "dataset": "data",
+    "data-dir": "data",
+    "data-path": "data",
+    "device": "accelerator",
+    "gpus": "devices",
+    "arch": "model",
+    "input-size": "image-size",
+    "img-size": "image-size",
+    "amp": "precision",
+    "bf16": "precision bfloat16",
+    "fp16": "precision bfloat16",
+    "fp32": "precision float32",
+    "resume-from": "resume",
+}
+LONGEST_LIST = 12  # names that are listed where none is near
 
 
 class MapetError(Exception):
@@ -12,7 +43,7 @@ class MapetError(Exception):
     """
 
     def __str__(self) -> str:
-        return re.sub(r"(?<![\w-])--([a-z][\w-]*)", lambda option: option[1].replace("-", "_"), self.option_text)
+        return OPTION.sub(lambda found: found[0] if found[1] else found[2].replace("-", "_"), self.option_text)
 
     @property
     def option_text(self) -> str:
@@ -20,8 +51,26 @@ class MapetError(Exception):
         return super().__str__()
 
 
+def similar(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of ``names`` that ``name`` most likely means, whatever its case, ``_`` or ``-``; None if none is near.
+
+    The only name that begins with ``name`` is near.
+    """
+    spelled = {_plain(one): one for one in sorted(names)}
+    asked = _plain(name)
+    begins = [one for one in spelled if len(asked) > 2 and one.startswith(asked)]
+    close = [other for other in OTHER_NAMES.get(asked, "").split() if other in spelled]
+    close += begins if len(begins) == 1 else get_close_matches(asked, spelled, n=1, cutoff=cutoff)
+    return spelled[close[0]] if close else None
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
-    """``' Did you mean "mapet"?'`` for the name closest to ``name``, or the list of ``names`` where none is close."""
+    """``' Did you mean "mapet"?'`` for the name closest to ``name``, or the list of a few ``names``."""
     known = sorted(names)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f' Did you mean "{close[0]}"?' if close else f" Known: {', '.join(known)}."
+    if close := similar(name, known):
+        return f' Did you mean "{close}"?'
+    return f" Known: {', '.join(known)}." if len(known) <= LONGEST_LIST else ""
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("_", "-").casefold()

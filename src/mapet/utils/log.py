@@ -6,6 +6,8 @@ attaches one to stdout; in Python, ``logging.basicConfig(level="INFO", format="%
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mapet.utils.process_group import first_process
 
@@ -20,3 +22,14 @@ def say(line: str = "") -> None:
 
 def silent(line: str = "") -> None:
     """Print nothing."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep records from the handlers attached so far; those attached inside, such as a run's log.txt, get them."""
+    handlers, propagate = log.handlers, log.propagate
+    log.handlers, log.propagate = [], False
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = handlers, propagate

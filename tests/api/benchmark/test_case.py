@@ -20,13 +20,13 @@ from mapet.utils.errors import MapetError
 
 LOADERS = baselines.find().LOADERS
 dense, transformers_models = (import_module(f"baselines.{name}") for name in ("dense", "transformers_models"))
-SHAPE = {"model": "custom", "embed_dim": 24, "depth": 3, "num_heads": 3, "image_size": 16, "patch_size": 4}
+SHAPE = {"name": "custom", "embed_dim": 24, "depth": 3, "num_heads": 3, "image_size": 16, "patch_size": 4}
 
 
 def case(objective, baseline, **model):
     recipe = Recipe(
         model=Model(**SHAPE, init_values=model.pop("init_values", 0.5), **model),
-        objective=Objective(objective=objective, mask_ratio=0.5),
+        objective=Objective(name=objective, mask_ratio=0.5),
         optimization=Optimization(batch_size=3),
     )
     return Case(recipe, baseline=(baseline,), vocabulary=13)

@@ -24,7 +24,7 @@ UNIT = Rates("cpu", "float32", 192, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 def built(objective, model="vit_tiny"):
     with torch.device("meta"):
-        return build_objective(Recipe(model=Model(model=model), objective=Objective(objective=objective)), 8192)
+        return build_objective(Recipe(model=Model(name=model), objective=Objective(name=objective)), 8192)
 
 
 def seconds(objective, batch, rates):
@@ -128,7 +128,7 @@ def test_rates_are_those_of_as_many_rows_as_there_are(monkeypatch):
         rates.measure(64, "float32", torch.device("cpu"), seconds=1e-4, rows=rows)
     assert asked == [2048, 2048, 400, 400, 2048, 2048]
     counts = [
-        batch_rows(Case(Recipe(model=Model(model="vit_tiny"), objective=Objective(objective=name), optimization=EIGHT)))
+        batch_rows(Case(Recipe(model=Model(name="vit_tiny"), objective=Objective(name=name), optimization=EIGHT)))
         for name in ("mim", "mae")
     ]
     assert counts[0] == 8 * (11 * 197 + 147) // 12

@@ -10,7 +10,7 @@ from mapet.api.benchmark.case import Case
 from mapet.config.recipe import Model, Optimization, Recipe, save
 from mapet.utils.errors import MapetError
 
-TINY = Model(model="custom", embed_dim=16, depth=1, num_heads=2, image_size=16, patch_size=4)
+TINY = Model(name="custom", embed_dim=16, depth=1, num_heads=2, image_size=16, patch_size=4)
 CASE = Case(Recipe(model=TINY, optimization=Optimization(batch_size=4)), baseline=("dense",), vocabulary=11)
 
 

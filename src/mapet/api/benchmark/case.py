@@ -47,11 +47,11 @@ class Case:
     @property
     def baselines(self) -> tuple[str, ...]:
         """Those of ``baseline`` that implement the objective."""
-        return tuple(name for name in self.baseline if self.recipe.objective.objective in BASELINES[name])
+        return tuple(name for name in self.baseline if self.recipe.objective.name in BASELINES[name])
 
     def __str__(self) -> str:
         made = f"{self.recipe.precision}{', compiled' if self.compiled else ''}"
-        return f"{self.recipe.objective.objective}, {self.recipe.model.model}, batch {self.batch}, {made}"
+        return f"{self.recipe.objective.name}, {self.recipe.model.name}, batch {self.batch}, {made}"
 
 
 @dataclass(frozen=True)

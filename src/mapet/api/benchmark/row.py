@@ -139,8 +139,8 @@ def of(case: Case, implementation: str, timings: Sequence[Timing], **figures: An
     """The row of an implementation from its rounds."""
     peaks = [one.peak for one in timings if one.peak is not None]
     return Row(
-        objective=case.recipe.objective.objective,
-        model=case.recipe.model.model,
+        objective=case.recipe.objective.name,
+        model=case.recipe.model.name,
         batch=case.batch,
         precision=case.recipe.precision,
         compiled=case.compiled,

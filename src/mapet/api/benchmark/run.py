@@ -47,7 +47,7 @@ def benchmark(
 
     settings = updated_from(settings or BenchmarkSettings(), changes)
     for name in changes.keys() & LISTED.keys():
-        raise MapetError(f"--{LISTED[name][:-1]} does not apply to mapet bench; use --{LISTED[name]}.")
+        raise MapetError(f"--{LISTED[name][:-1]} does not apply to a benchmark; use --{LISTED[name]}.")
     merged = updated(without_data(recipe), **changes)
     device = _device(settings.accelerator)
     every = cases(merged, settings, device)
@@ -63,10 +63,9 @@ def benchmark(
 
 def without_data(recipe: str | Path | Recipe | None) -> Recipe:
     """The recipe by name, file or value, without data and tokens."""
-    from mapet.api.pretrain import named_recipe
+    from mapet.api.settings import named_recipe
 
-    given = recipe if isinstance(recipe, Recipe) else named_recipe(None if recipe is None else str(recipe))
-    return replace(given, data="", tokens=None)
+    return replace(named_recipe(recipe), data="", tokens=None)
 
 
 def _device(accelerator: str) -> "torch.device":
@@ -76,7 +75,7 @@ def _device(accelerator: str) -> "torch.device":
 
     device = pick_device("cpu" if accelerator == "auto" and not torch.cuda.is_available() else accelerator)
     if device.type not in BATCH_SIZE:
-        raise MapetError(f"mapet bench measures on cpu and cuda, not on {device.type}: use --accelerator cpu.")
+        raise MapetError(f"A benchmark measures on cpu and cuda, not on {device.type}: use --accelerator cpu.")
     return device
 
 
@@ -90,7 +89,7 @@ def cases(recipe: Recipe, s: BenchmarkSettings, device: "torch.device") -> "list
     from mapet.api.compare.plan import for_method
 
     lists = (
-        s.objectives or (recipe.objective.objective,),
+        s.objectives or (recipe.objective.name,),
         s.models or (None,),
         s.batch_sizes or (BATCH_SIZE[device.type],),
         s.precisions or (PRECISION[device.type],),

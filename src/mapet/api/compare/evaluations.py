@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mapet.api.compare.plan import Plan, Trial
 from mapet.api.features import Features
 from mapet.api.protocols import PROTOCOLS, Protocol
+from mapet.config.evaluate import EvaluateSettings, FeatureSettings
 from mapet.config.recipe import Runtime
-from mapet.config.verbs import EvaluateSettings, FeatureSettings
 
 if TYPE_CHECKING:
     from mapet.config.finetune import Backbone, FinetuneRecipe
@@ -80,7 +80,7 @@ def tuning(plan: Plan, trial: Trial, start: str) -> "FinetuneRecipe":
     """The plan's fine-tuning from ``start``; with --eval-limit each seed draws different labelled images."""
     from mapet.config.finetune import RANDOM
 
-    t = replace(plan.tuning, start=start, data=plan.labelled, max_images=plan.eval_limit, seed=trial.recipe.seed)
+    t = replace(plan.tuning, init=start, data=plan.labelled, max_images=plan.eval_limit, seed=trial.recipe.seed)
     return replace(t, backbone=_backbone(trial, t.backbone.image_size)) if start == RANDOM else t
 
 
@@ -92,7 +92,7 @@ def _backbone(trial: Trial, image_size: int | None) -> "Backbone":
     return Backbone(
         image_size=image_size or m.image_size,
         num_heads=m.num_heads,
-        model=m.model,
+        name=m.name,
         embed_dim=m.embed_dim,
         depth=m.depth,
         patch_size=m.patch_size,
@@ -110,15 +110,18 @@ def tuned(t: "FinetuneRecipe", folder: Path, runtime: Runtime) -> "dict[str, Sco
     import json
 
     from mapet.api.compare.results_folder import relink
-    from mapet.api.finetune import finetune, resume
+    from mapet.api.finetune import finetune
+    from mapet.api.resume import resume
     from mapet.engine.run import Run
     from mapet.evals.score import Score
-    from mapet.utils.log import silent
+    from mapet.utils.log import quiet
 
     if Run(folder).recipe.is_file():
         relink(t, Run(folder))
-        run = resume(folder, runtime, say=silent)
+        with quiet():
+            run = resume(folder, runtime=runtime)
     else:
-        run = finetune(t, folder, runtime, say=silent)
+        with quiet():
+            run = finetune(recipe=t, out=folder, runtime=runtime)
     last: dict[str, Any] = json.loads((run.folder / "scores.json").read_text())[-1]
     return {name: Score(**score) for name, score in last.items() if isinstance(score, dict)}

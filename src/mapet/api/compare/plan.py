@@ -11,11 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from mapet.config.checks import OBJECTIVES, OWN
 from mapet.config.compare import BASELINES, CompareSettings, check_names
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.flat import paths, updated
-from mapet.config.recipe import Objective, Recipe, fair, settings
+from mapet.config.flat import dotted, earlier, paths, updated
+from mapet.config.recipe import OBJECTIVES, OWNERS, Objective, Recipe, fair
 from mapet.utils.errors import MapetError, nearest
 
 EPOCHS = "optimization.epochs"
@@ -43,7 +42,7 @@ class Plan(CompareSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tokenizers and (self.recipe.tokens or self.recipe.tokenizer.tokenizer):
+        if self.tokenizers and (self.recipe.tokens or self.recipe.tokenizer.path):
             raise MapetError("--tokenizers only applies without --tokens and --tokenizer; remove one of them.")
 
     @property
@@ -124,8 +123,8 @@ def for_method(recipe: Recipe, method: str) -> Recipe:
     """The recipe with another objective, without settings that only apply to other objectives."""
     if method not in OBJECTIVES:
         return replace(recipe, objective=Objective())
-    foreign = {name: getattr(Objective, name) for name, owners in OWN.items() if method not in owners}
-    return replace(recipe, objective=replace(recipe.objective, objective=method, **foreign))
+    foreign = {name: getattr(Objective, name) for name, owners in OWNERS.items() if method not in owners}
+    return replace(recipe, objective=replace(recipe.objective, name=method, **foreign))
 
 
 def _has(method: str, setting: str) -> bool:
@@ -133,7 +132,9 @@ def _has(method: str, setting: str) -> bool:
     group, _, name = setting.rpartition(".")
     if method in BASELINES:
         return group == "model" and name != "drop_path"  # the fine-tuning recipe has its own
-    return method in OWN.get(name, OBJECTIVES) and not (method == "mae" and (group == "tokenizer" or name == "tokens"))
+    return method in OWNERS.get(name, OBJECTIVES) and not (
+        method == "mae" and (group == "tokenizer" or name == "tokens")
+    )
 
 
 class Choice(NamedTuple):
@@ -165,13 +166,15 @@ def _values(text: str, recipe: Recipe) -> list[Choice]:
 
     flag, equals, values = text.partition("=")
     name = flag.strip().removeprefix("--").replace("-", "_")
+    old = earlier(recipe)
     known = paths(recipe) | {"context": "objective.mask_ratio"}
+    known |= {name: known[now] for name, now in old.items()}
     if name not in known or not equals or not values:
         raise MapetError(f'--vary takes SETTING=VALUE,VALUE, got "{text}".{nearest(name, known)}')
     if name in FIXED:
         raise MapetError(f"--vary {name} is not possible: {FIXED[name]}.")
     found, kind, shown = [], TypeAdapter(_type(known[name])), name.replace("_", "-")
-    flat = "mask_ratio" if name == "context" else name
+    flat = "mask_ratio" if name == "context" else old.get(name, name)
     for written in values.split(","):
         given: Any = None if written in ("all", "None") else written.split(":") if ":" in written else written
         try:
@@ -229,7 +232,7 @@ def differences(trials: Sequence[Trial]) -> list[str]:
     """The settings outside objective and seed in which any two trained trials differ."""
     recipes = [trial.recipe for trial in trials if trial.variant.method in OBJECTIVES]
     names = {name for recipe in recipes for name in fair(recipes[0], recipe)} - {"seed"}
-    return [name for name in settings(recipes[0]) if name in names]
+    return [name for name in dotted(recipes[0]) if name in names]
 
 
 def unique(trials: Iterable[Trial]) -> list[Trial]:

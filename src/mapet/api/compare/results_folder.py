@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
-from mapet.config.recipe import diff, read, save
+from mapet.config.file import read, save
+from mapet.config.flat import diff
 from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
 from mapet.utils.lock import LOCK, Lock
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 PLAN = "compare.yaml"
 LISTS = ("objectives", "baselines", "evaluate", "budget")  # a trial's result does not depend on the others
 GROWING = (*LISTS, "seeds")
-PATHS = {"tokens", "tokenizer.tokenizer", "start"}  # settings that may point into the comparison's folder
+PATHS = {"tokens", "tokenizer.path", "init"}  # settings that may point into the comparison's folder
 LABELLED = ("eval_data", "eval_limit")  # scores depend on them, runs do not
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
-from mapet.config.checks import OWN
 from mapet.config.compare import CompareSettings, check_names
+from mapet.config.file import read
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import updated, updated_from
-from mapet.config.recipe import Recipe, Runtime, read
+from mapet.config.recipe import OWNERS, Recipe, Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 from mapet.utils.owned import require_apart, require_outside
@@ -70,21 +70,20 @@ def compare(
         Stopped: a signal was received; calling again resumes.
     """
     from mapet.api.finetune import named_tuning
-    from mapet.api.pretrain import named_recipe
+    from mapet.api.settings import named_recipe
     from mapet.api.tokenize import require_one_way
 
     runtime = updated_from(runtime or Runtime(), changes)
     settings = updated_from(settings or CompareSettings(), changes)
-    base = recipe if isinstance(recipe, Recipe) else named_recipe(_name(recipe))
-    require_shared(changes, base.objective.objective)
+    base = named_recipe(recipe)
+    require_shared(changes, base.objective.name)
     merged = updated(base, **changes)
     if not merged.data or not out:
-        raise MapetError("mapet compare needs --data (a folder of images, or cifar10) and --out (a folder).")
+        raise MapetError("A comparison needs --data (a folder of images, or cifar10) and --out (a folder).")
     t, folders = merged.tokenizer, ",".join(settings.tokenizers)
-    require_one_way(t, base.tokenizer, tokens=merged.tokens, tokenizer=t.tokenizer, tokenizers=folders)
+    require_one_way(t, base.tokenizer, tokens=merged.tokens, tokenizer=t.path, tokenizers=folders)
     _require_apart(out, merged, settings, RECIPE=recipe, tuning=tuning)
-    tuned = tuning if isinstance(tuning, FinetuneRecipe) else named_tuning(_name(tuning))
-    return _run(_plan(settings, merged, tuned), Path(out), runtime)
+    return _run(_plan(settings, merged, named_tuning(tuning)), Path(out), runtime)
 
 
 def resume(folder: str | Path, runtime: Runtime | None = None, **changes: Any) -> Comparison:
@@ -111,21 +110,17 @@ def require_shared(names: Iterable[str], objective: str) -> None:
         option = name.replace("_", "-")
         if name == "objective":
             raise MapetError("--objective does not apply to a comparison; use --objectives.")
-        if objective not in OWN.get(name, (objective,)):
+        if objective not in OWNERS.get(name, (objective,)):
             raise MapetError(
-                f"--{option} only applies to {' and '.join(OWN[name])}; in a comparison use --vary {option}=VALUE."
+                f"--{option} only applies to {' and '.join(OWNERS[name])}; in a comparison use --vary {option}=VALUE."
             )
-
-
-def _name(given: str | Path | None) -> str | None:
-    return None if given is None else str(given)
 
 
 def _require_apart(out: str | Path, recipe: Recipe, settings: CompareSettings, **files: Any) -> None:
     """Refuse an output folder that contains an input."""
     t = recipe.tokenizer
     require_apart(out, **{name: file if isinstance(file, str | Path) else None for name, file in files.items()})
-    require_apart(out, data=recipe.data, eval_data=settings.eval_data, tokens=recipe.tokens, tokenizer=t.tokenizer)
+    require_apart(out, data=recipe.data, eval_data=settings.eval_data, tokens=recipe.tokens, tokenizer=t.path)
     require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
     for folder in settings.tokenizers:
         require_apart(out, tokenizers=folder)
@@ -134,14 +129,12 @@ def _require_apart(out: str | Path, recipe: Recipe, settings: CompareSettings, *
 def _plan(settings: CompareSettings, recipe: Recipe, tuning: FinetuneRecipe) -> Plan:
     """The plan, its paths absolute."""
     from mapet.api.pretrain import anchored
-
-    def absolute(path: str) -> str:
-        return path if path == "cifar10" else str(Path(path).expanduser().absolute())
+    from mapet.api.settings import absolute
 
     settings = replace(
         settings,
-        tokenizers=tuple(map(absolute, settings.tokenizers)),
-        eval_data=settings.eval_data and absolute(settings.eval_data),
+        tokenizers=tuple(absolute(folder) for folder in settings.tokenizers),
+        eval_data=absolute(settings.eval_data, "cifar10"),
     )
     return Plan(**vars(settings), recipe=anchored(recipe), tuning=tuning)
 
@@ -155,7 +148,7 @@ def _run(plan: Plan, out: Path, runtime: Runtime) -> Comparison:
     from mapet.api.pretrain_inputs import validate as validate_pretrain
 
     if runtime.processes > 1:
-        raise MapetError("mapet compare trains on one device: remove --devices and --num-nodes.")
+        raise MapetError("A comparison trains on one device: remove --devices and --num-nodes.")
     require_outside(out, plan.recipe.data)
     require_outside(out, plan.eval_data)
     check_names("evaluate", plan.evaluate, EVALUATIONS)

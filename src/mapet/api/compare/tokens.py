@@ -1,17 +1,18 @@
 """The tokens of a comparison: made once and read by all runs."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from mapet.api.compare.plan import Plan, Variant
 from mapet.api.tokenize import fit_codebook, tokenize
+from mapet.config.flat import paths
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
 from mapet.utils.io import replace_file
 from mapet.utils.log import log
 
 VIEWED = ("image_size", "patch_size", "scale", "ratio", "hflip")
-DECIDING = {name.replace("_", "-") for name in (*VIEWED, *(one.name for one in fields(Tokenizer)))}
+DECIDING = {name.replace("_", "-") for name in (*VIEWED, *paths(Tokenizer))}
 
 
 def with_tokens(plan: Plan, variants: Sequence[Variant], out: Path, runtime: Runtime) -> list[Variant]:
@@ -73,7 +74,7 @@ def _made(recipe: Recipe, seeds: int, folder: Path, runtime: Runtime) -> tuple[R
     if recipe.varied:
         return _tokenizer(recipe, folder, runtime)
     done = folder / "seeds"  # the number of seeds whose images have tokens
-    own = replace(recipe.tokenizer, tokenizer=recipe.tokenizer.tokenizer or str(folder / "tokenizer"))
+    own = replace(recipe.tokenizer, path=recipe.tokenizer.path or str(folder / "tokenizer"))
     finished = int(done.read_text()) if done.exists() else 0
     for number in range(finished, seeds if recipe.max_images else 1):  # seeds draw different images
         again = replace(recipe, seed=recipe.seed + number, tokenizer=own if number else recipe.tokenizer)
@@ -101,7 +102,7 @@ def _tokenizer(recipe: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, 
     from mapet.data.unreadable import UnreadableImages
     from mapet.tokenizers.tokenizer import load_tokenizer
 
-    named = Path(recipe.tokenizer.tokenizer or folder)
+    named = Path(recipe.tokenizer.path or folder)
     if not named.exists():
         source = open_dataset(recipe.data)
         indices = chosen(source, recipe.max_images, recipe.seed)
@@ -109,5 +110,5 @@ def _tokenizer(recipe: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, 
         fit_codebook(recipe, folder, runtime, source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction))
     tokenizer = load_tokenizer(named, teacher_weights=recipe.tokenizer.teacher_weights)
     require_fitting(tokenizer, named, recipe)
-    ready = Tokenizer(tokenizer=str(named.absolute()), teacher_weights=recipe.tokenizer.teacher_weights)
+    ready = Tokenizer(path=str(named.absolute()), teacher_weights=recipe.tokenizer.teacher_weights)
     return replace(recipe, tokenizer=ready), tokenizer.vocabulary

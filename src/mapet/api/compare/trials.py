@@ -8,7 +8,7 @@ from mapet.api.compare.evaluations import EVALUATIONS, Subject, tuned, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant
 from mapet.api.compare.results_folder import ResultsFolder, relink
 from mapet.config.recipe import Recipe, Runtime
-from mapet.utils.log import silent
+from mapet.utils.log import quiet
 
 if TYPE_CHECKING:
     from mapet.engine.run import Run
@@ -24,6 +24,7 @@ def _macs(variant: Variant) -> tuple[int, int]:
     """Multiply-accumulates of forward pass and training step, per image."""
     import torch
 
+    from mapet.build.objectives import objective_macs
     from mapet.build.pretrain import build_encoder, build_objective
     from mapet.method import cost
 
@@ -32,7 +33,7 @@ def _macs(variant: Variant) -> tuple[int, int]:
             forward = cost.macs(build_encoder(variant.recipe))
             return forward, 3 * forward * (variant.method == "scratch")
         objective = build_objective(variant.recipe, variant.vocabulary)
-    return objective.macs(), objective.macs(training=True)
+    return objective_macs(objective), objective_macs(objective, training=True)
 
 
 def images(recipe: Recipe) -> int:
@@ -92,7 +93,8 @@ def _train(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -
 
 
 def _run(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> "Run":
-    from mapet.api.pretrain import pretrain, resume
+    from mapet.api.pretrain import pretrain
+    from mapet.api.resume import resume
     from mapet.engine.run import Run
 
     folder, step = results.run(trial), trial.recipe.optimization.batch_size
@@ -100,8 +102,10 @@ def _run(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> 
     kept = replace(runtime, save_every=every) if plan.knn_every else runtime
     if Run(folder).recipe.is_file():
         relink(trial.recipe, Run(folder))
-        return resume(folder, kept, say=silent)
-    return pretrain(trial.recipe, folder, kept, say=silent)
+        with quiet():
+            return resume(folder, runtime=kept)
+    with quiet():
+        return pretrain(trial.recipe, folder, runtime=kept)
 
 
 def _scratch(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> "Run":

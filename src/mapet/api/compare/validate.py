@@ -8,9 +8,10 @@ from mapet.api.compare.evaluations import EVALUATIONS, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant, variants
 from mapet.api.encoders import ARCHITECTURE
 from mapet.api.features import features_gib
+from mapet.config.evaluate import FeatureSettings
 from mapet.config.finetune import RANDOM
+from mapet.config.flat import paths
 from mapet.config.recipe import Runtime
-from mapet.config.verbs import FeatureSettings
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def _tuning(plan: Plan, runtime: Runtime) -> None:
     """Check the fine-tuning of each architecture, from random weights."""
     from mapet.api.finetune_inputs import validate
 
-    given = [name for name in (*ARCHITECTURE, "num_heads") if getattr(plan.tuning.backbone, name) is not None]
+    backbone, fixed = plan.tuning.backbone, (*ARCHITECTURE, "num_heads")
+    given = [name for name, field in paths(backbone).items() if name in fixed and getattr(backbone, field) is not None]
     if given:
         raise MapetError(f"--tuning sets {given[0]}, but the comparison sets the encoders: remove it.")
     for variant in _encoders(plan):

@@ -1,13 +1,13 @@
 """``mapet tokenizer fit``: k-means over a frozen teacher's patch features.
 
-    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --start sample --out kclip
+    mapet tokenizer fit IMAGENET/train --teacher resnet50x64_clip.openai --kmeans-init sample --out kclip
 
 is k-CLIP with the numbers of aimagelab/MaPeT (data/kmeans, commit 6d276c9): CLIP's RN50x64 at 14 × 32 = 448 pixels, the
 largest centred square resized bicubic, CLIP's mean and deviation; the last residual stage before attention pooling,
 14 × 14 × 4096, without normalisation; Euclidean k-means of 8192 codes over at most 8192 × 512 = 4,194,304
 vectors (68.7 GB, divided among the processes), 20 iterations, the best of 5 runs. There faiss starts each run from a
-plain sample, as ``--start sample`` does here; the default, k-means++, starts lower. The number of vectors that was
-really used there is not told.
+plain sample, as ``--kmeans-init sample`` does here; the default, k-means++, starts lower. How many vectors were
+really used there is not known.
 """
 
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mapet.api.images import BATCH, ImagePass, require_apart
 from mapet.cli.options import parse, positional
-from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
+from mapet.config.recipe import Accelerator, Model, Recipe, Runtime, Tokenizer
 from mapet.utils.errors import MapetError
 from mapet.utils.log import say, silent
 
@@ -27,7 +27,7 @@ from mapet.api.fit_tokenizer import _begun, _require_free, fit
 
 ABOUT = """Fit a codebook: k-means over a frozen teacher's features of all patches.
 
-k-CLIP as published is --teacher resnet50x64_clip.openai --start sample and the defaults: images of 448 pixels,
+k-CLIP as published is --teacher resnet50x64_clip.openai --kmeans-init sample and the defaults: images of 448 pixels,
 14 x 14 features of 4096 channels, not normalised, the best of 5 runs of 20 rounds, over at most 512 features a code.
 
 Under torchrun each process reads its share of the images:
@@ -57,7 +57,7 @@ class Options:
     """Of the sample and of k-means."""
     batch_size: int = BATCH
     """Images that the teacher sees at a time, in each process."""
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
     """auto, cpu, cuda or mps."""
     workers: int | None = None
     """Processes that decode images; None: up to 8 beside an accelerator, none on a CPU."""
@@ -92,7 +92,7 @@ def _asked(o: Options, words: list[str]) -> tuple[Path, Recipe, Runtime]:
             "mapet tokenizer fit needs images (a folder, or cifar10) and a folder to write: "
             "mapet tokenizer fit DATA --out FOLDER."
         )
-    if o.tokenizer.tokenizer:
+    if o.tokenizer.path:
         raise MapetError("mapet tokenizer fit makes a tokenizer, so it takes no --tokenizer: use mapet tokenize.")
     if o.batch_size < 1 or min(o.grid or (1, 1)) < 1:
         raise MapetError("--batch-size and --grid must be at least 1.")

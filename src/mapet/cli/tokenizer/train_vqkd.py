@@ -1,28 +1,23 @@
-"""``mapet tokenizer train-vqkd``: train a VQ-KD tokenizer (BEiT v2) to say in codes what a teacher sees."""
+"""``mapet tokenizer train-vqkd``: train a VQ-KD tokenizer (BEiT v2)."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mapet.api.training import reopened, require_unchanged
+from mapet.api.resume import begun_recipe, resume
+from mapet.api.settings import changes
+from mapet.api.train_vqkd import train_vqkd
 from mapet.cli.options import parse, positional, take
-from mapet.cli.pretrain import again, stoppable
-from mapet.config.recipe import Runtime, read
+from mapet.cli.training import again, resumed_options, stoppable
+from mapet.config.recipe import Runtime
 from mapet.config.vqkd import VQKDRecipe
 from mapet.utils.errors import MapetError
 
-if TYPE_CHECKING:
-    pass
-from mapet.api.train_vqkd import _anchored, resume, train
+ABOUT = """Train a VQ-KD tokenizer (BEiT v2) on the images DATA: its codes describe what a teacher sees in them.
 
-ABOUT = """Train a VQ-KD tokenizer (BEiT v2) on the images DATA to say in codes what a teacher sees in them.
+The folder --out is a run's, and a tokenizer's once the training has ended.
 
-The folder --out is a run's, and a tokenizer's when the training has ended.
-
---resume OUT goes on with an interrupted run."""
-
-
+--resume OUT continues an interrupted run."""
 VERB = ("tokenizer", "train-vqkd")
 
 
@@ -33,30 +28,23 @@ class Options:
     out: str = ""
     """Folder for the run and the tokenizer; must be empty or absent."""
     overwrite: bool = False
-    """Replace the run that is in the folder once this one trains; nothing but files of mapet is deleted."""
+    """Replace the run in the folder once this one trains; only files that mapet wrote are deleted."""
     training: VQKDRecipe = field(default_factory=VQKDRecipe)
     runtime: Runtime = field(default_factory=Runtime)
 
 
 def command(arguments: list[str]) -> int:
-    """Parse, train or go on, tell what came out."""
+    """Parse, then train or resume."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        runtime = _machine(folder, arguments)
-        return stoppable(lambda: resume(folder, runtime), again(folder, runtime, *VERB), Path(folder))
+        default = Options(training=begun_recipe(folder, VQKDRecipe))
+        o = resumed_options(folder, default, "training", arguments, "tokenizer train-vqkd", ABOUT)
+        return stoppable(partial(resume, folder, runtime=o.runtime), again(folder, o.runtime, *VERB), Path(folder))
     words, rest = positional(arguments, Options())
     o = parse(Options(), rest, "tokenizer train-vqkd DATA", ABOUT)
-    data = [*words, *filter(None, [o.training.data])]
-    if len(data) != 1 or not o.out:
-        raise MapetError("mapet tokenizer train-vqkd needs images and a folder: DATA --out FOLDER.")
-    training = _anchored(replace(o.training, data=data[0]))
-    begin = partial(train, training, o.out, o.runtime, overwrite=o.overwrite)
-    return stoppable(begin, again(o.out, o.runtime, *VERB), Path(o.out))
-
-
-def _machine(folder: str, arguments: list[str]) -> Runtime:
-    """The machine settings to go on with; whatever else is given must be what the run was begun with."""
-    training = read(reopened(folder).recipe, VQKDRecipe)
-    o = parse(Options(training=training), arguments, "tokenizer train-vqkd", ABOUT)
-    require_unchanged(folder, training, o.training)
-    return o.runtime
+    settings = changes(VQKDRecipe(), o.training)
+    if len([*words, *filter(None, [settings.pop("data", None)])]) > 1:
+        raise MapetError("mapet tokenizer train-vqkd takes one set of images: DATA --out FOLDER.")
+    data = words[0] if words else o.training.data
+    train = partial(train_vqkd, data, o.out, runtime=o.runtime, overwrite=o.overwrite, **settings)
+    return stoppable(train, again(o.out, o.runtime, *VERB), Path(o.out))

@@ -14,7 +14,7 @@ def quickstart() -> Recipe:
         max_images=8_000,
         color_jitter=0.4,
         model=Model(
-            model="custom",
+            name="custom",
             embed_dim=128,
             depth=4,
             num_heads=4,
@@ -23,8 +23,10 @@ def quickstart() -> Recipe:
             init_values=None,
             drop_path=0.0,
         ),
-        objective=Objective(objective="mapet", mask_ratio=0.75),  # 48 of 64
-        tokenizer=Tokenizer(teacher="efficientnet_lite0", codes=512, samples=51_200, fit_images=2_000, iterations=10),
+        objective=Objective(name="mapet", mask_ratio=0.75),  # 48 of 64
+        tokenizer=Tokenizer(
+            teacher="efficientnet_lite0", vocab_size=512, samples=51_200, fit_images=2_000, iterations=10
+        ),
         optimization=Optimization(epochs=3, batch_size=32, lr=2e-3, min_lr=1e-5, warmup_epochs=0.3, betas=(0.9, 0.98)),
     )
 
@@ -38,8 +40,8 @@ def vit_tiny() -> Recipe:
         data="cifar10",
         color_jitter=0.4,
         precision="bfloat16",
-        model=Model(model="vit_tiny", image_size=32, patch_size=4, init_values=0.1, drop_path=0.0),
-        objective=Objective(objective="mapet", mask_ratio=0.75),
-        tokenizer=Tokenizer(teacher="efficientnet_lite0", codes=512, samples=262_144, iterations=20),
+        model=Model(name="vit_tiny", image_size=32, patch_size=4, init_values=0.1, drop_path=0.0),
+        objective=Objective(name="mapet", mask_ratio=0.75),
+        tokenizer=Tokenizer(teacher="efficientnet_lite0", vocab_size=512, samples=262_144, iterations=20),
         optimization=Optimization(epochs=200, batch_size=256, lr=1.5e-3, min_lr=1e-5, warmup_epochs=10),
     )

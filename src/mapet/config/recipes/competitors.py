@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from mapet.config.recipe import Model, Objective, Optimization, Recipe
 
-BEIT = Objective(objective="mim", mask_ratio=75 / 196, order="blockwise")
+BEIT = Objective(name="mim", mask_ratio=75 / 196, order="blockwise")
 
 
 def beit_vit_base() -> Recipe:
@@ -34,7 +34,7 @@ def beit_vit_base() -> Recipe:
         hflip=0.5,
         color_jitter=0.4,
         precision="bfloat16",
-        model=Model(model="vit_base", image_size=224, patch_size=16, init_values=0.1, drop_path=0.1),
+        model=Model(name="vit_base", image_size=224, patch_size=16, init_values=0.1, drop_path=0.1),
         objective=BEIT,
         optimization=Optimization(
             epochs=800,
@@ -77,7 +77,7 @@ def cae_vit_base() -> Recipe:
         base,
         color_jitter=0.0,
         model=replace(base.model, pos_embed="sincos"),
-        objective=Objective(objective="cae", mask_ratio=0.5, order="blockwise"),
+        objective=Objective(name="cae", mask_ratio=0.5, order="blockwise"),
         optimization=replace(base.optimization, epochs=300),
     )
 
@@ -93,9 +93,9 @@ def mae_vit_base() -> Recipe:
         color_jitter=0.0,
         precision="bfloat16",
         model=Model(
-            model="vit_base", image_size=224, patch_size=16, init_values=None, drop_path=0.0, pos_embed="sincos"
+            name="vit_base", image_size=224, patch_size=16, init_values=None, drop_path=0.0, pos_embed="sincos"
         ),
-        objective=Objective(objective="mae", mask_ratio=0.75),  # 147 of 196
+        objective=Objective(name="mae", mask_ratio=0.75),  # 147 of 196
         optimization=Optimization(
             epochs=1600,
             batch_size=4096,

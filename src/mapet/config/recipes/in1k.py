@@ -1,6 +1,7 @@
 """ImageNet-1k at 224 pixels with the published pre-training settings.
 
-    mapet tokenize --data IMAGENET/train --out tokens --teacher resnet50x64_clip.openai --start sample --restarts 5
+    mapet tokenize --data IMAGENET/train --out tokens --teacher resnet50x64_clip.openai --kmeans-init sample \\
+        --restarts 5
     torchrun --nproc-per-node 8 -m mapet pretrain --recipe in1k-vit-base --data IMAGENET/train --tokens tokens \\
         --out runs/base --devices 8
 
@@ -11,7 +12,7 @@ the lowest rate follow the 300; here it moves each step and ends after 300.
 No accuracy stands here, because none was measured with this package yet.
 """
 
-from mapet.config.recipe import Model, Objective, Optimization, Recipe
+from mapet.config.recipe import Model, ModelName, Objective, Optimization, Recipe
 
 
 def vit_base() -> Recipe:
@@ -20,8 +21,8 @@ def vit_base() -> Recipe:
         data="",
         color_jitter=0.4,
         precision="bfloat16",
-        model=Model(model="vit_base", image_size=224, patch_size=16, init_values=0.1, drop_path=0.1),
-        objective=Objective(objective="mapet", mask_ratio=0.75),  # 147 of 196: all but 49 and CLS
+        model=Model(name="vit_base", image_size=224, patch_size=16, init_values=0.1, drop_path=0.1),
+        objective=Objective(name="mapet", mask_ratio=0.75),  # 147 of 196: all but 49 and CLS
         optimization=Optimization(
             epochs=300,
             batch_size=2048,
@@ -46,8 +47,8 @@ def vit_tiny() -> Recipe:
     return _sized("vit_tiny")
 
 
-def _sized(name: str) -> Recipe:
+def _sized(name: ModelName) -> Recipe:
     from dataclasses import replace
 
     base = vit_base()
-    return replace(base, model=replace(base.model, model=name))
+    return replace(base, model=replace(base.model, name=name))

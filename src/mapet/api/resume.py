@@ -1,0 +1,93 @@
+"""Resume a training of any kind, or a comparison."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mapet.api.training import Job, reopened, run_training
+from mapet.config.flat import updated
+from mapet.config.recipe import Runtime, read
+from mapet.utils.errors import MapetError
+
+if TYPE_CHECKING:
+    from mapet.engine.run import Run
+
+COMPARISON = "compare.yaml"
+KINDS = {"objective": "pre-training", "backbone": "fine-tuning", "commitment": "VQ-KD training"}
+
+
+def resume(
+    folder: str | Path, *, runtime: Runtime | None = None, evaluate_every: int | None = None, **settings: Any
+) -> Any:
+    """Continue what was interrupted in ``folder``: a pre-training, a fine-tuning, a VQ-KD training or a comparison.
+
+    A training continues from its last checkpoint and ends as if it had not been interrupted.
+
+    Args:
+        folder: of the run or the comparison.
+        runtime: what must not change the result; None: the defaults.
+        evaluate_every: of a fine-tuning, test after every so many epochs; 0: at the end only.
+        settings: of ``runtime``, by the names of the command line's options.
+
+    Returns:
+        The run; of a comparison what ``compare`` returns.
+
+    Raises:
+        MapetError: nothing that can be resumed, or as the function that began it.
+        Stopped: SIGINT or SIGTERM came; ``resume`` continues.
+    """
+    folder, runtime = Path(folder).expanduser(), updated(runtime or Runtime(), **settings)
+    if (folder / COMPARISON).is_file():
+        from mapet.api.compare.run import resume as resume_comparison
+
+        return resume_comparison(folder, runtime)
+    run = reopened(folder)
+    kind = kind_of(run)
+    if evaluate_every is not None and kind != "fine-tuning":
+        raise MapetError(f"--evaluate-every only applies to a fine-tuning, and {folder} holds a {kind}; remove it.")
+    return run_training(_job(run, kind, runtime, evaluate_every or 0), new=False)
+
+
+def kind_of(run: "Run") -> str:
+    """What is trained in a run's folder: one of ``KINDS``.
+
+    Raises:
+        MapetError: none of them.
+    """
+    import yaml
+
+    content = yaml.safe_load(run.recipe.read_text())
+    for name, kind in KINDS.items():
+        if isinstance(content, dict) and name in content:
+            return kind
+    raise MapetError(f"{run.recipe} is not a recipe of a run: was it changed by hand?")
+
+
+def begun_recipe(folder: str | Path, kind: type[Any]) -> Any:
+    """The settings, of a ``kind``, that the run in ``folder`` was begun with.
+
+    Raises:
+        MapetError: no run, or one of another kind.
+    """
+    run = reopened(folder)
+    names = {"Recipe": "pre-training", "FinetuneRecipe": "fine-tuning", "VQKDRecipe": "VQ-KD training"}
+    if (found := kind_of(run)) != (wanted := names[kind.__name__]):
+        verbs = {"pre-training": "pretrain", "fine-tuning": "finetune", "VQ-KD training": "tokenizer train-vqkd"}
+        raise MapetError(f"{folder} holds a {found}, not a {wanted}: run mapet {verbs[found]} --resume {folder}.")
+    return read(run.recipe, kind)
+
+
+def _job(run: "Run", kind: str, runtime: Runtime, evaluate_every: int) -> Job[Any]:
+    if kind == "fine-tuning":
+        from mapet.api.finetune import Finetuning
+        from mapet.config.finetune import FinetuneRecipe
+
+        return Finetuning(run, read(run.recipe, FinetuneRecipe), runtime, evaluate_every)
+    if kind == "VQ-KD training":
+        from mapet.api.train_vqkd import VQKDTrainingJob
+        from mapet.config.vqkd import VQKDRecipe
+
+        return VQKDTrainingJob(run, read(run.recipe, VQKDRecipe), runtime)
+    from mapet.api.pretrain import Pretraining
+    from mapet.config.recipe import Recipe
+
+    return Pretraining(run, read(run.recipe, Recipe), runtime)

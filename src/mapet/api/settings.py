@@ -1,0 +1,88 @@
+"""Settings as an API function takes them: a recipe by name, file or value, and flat names over recipe and runtime."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mapet.config.flat import diff, paths, updated
+from mapet.config.recipe import Recipe, Runtime, read
+from mapet.utils.errors import MapetError, nearest
+
+R = TypeVar("R")
+P = TypeVar("P", str, str | None)
+
+
+def named_recipe(name: Recipe | str | Path | None) -> Recipe:
+    """A pre-training recipe by name or YAML file; the defaults for None.
+
+    Raises:
+        MapetError: no such recipe or file, or a file that does not fit.
+    """
+    from mapet.config.recipes import find
+
+    return named(name, Recipe, find)
+
+
+def named(name: R | str | Path | None, kind: type[R], find: Callable[[str], R]) -> R:
+    """Settings of a ``kind`` by name or YAML file; the defaults for None, and settings as they are."""
+    if name is None:
+        return kind()
+    if isinstance(name, kind):
+        return name
+    return read(str(name), kind) if is_file(name) else find(str(name))
+
+
+def is_file(name: object) -> bool:
+    """Whether settings are named by a YAML file."""
+    return isinstance(name, str | Path) and str(name).endswith((".yaml", ".yml"))
+
+
+def combined(recipe: R, runtime: Runtime | None, settings: dict[str, Any]) -> tuple[R, Runtime]:
+    """Recipe and runtime with ``settings``, which are flat names of either.
+
+    Raises:
+        MapetError: a setting that neither has, or a value that is refused.
+    """
+    runtime = runtime or Runtime()
+    known, own = paths(recipe), paths(runtime)
+    if unknown := [name for name in settings if name not in known and name not in own]:
+        raise MapetError(f'There is no setting "{unknown[0]}".{nearest(unknown[0], [*known, *own])}')
+    of_recipe = {name: value for name, value in settings.items() if name not in own}
+    return updated(recipe, **of_recipe), updated(runtime, **{n: v for n, v in settings.items() if n in own})
+
+
+def changes(before: Any, after: Any) -> dict[str, Any]:
+    """The settings in which ``after`` differs from ``before``, by flat names: ``updated(before, **changes)``."""
+    changed = diff(before, after)
+    return {name: changed[path][1] for name, path in paths(before).items() if path in changed}
+
+
+def absolute(path: P, *words: str) -> P:
+    """The path made absolute; None, an empty path and ``words``, which are not paths, stay."""
+    return str(Path(path).expanduser().absolute()) if path and path not in words else path
+
+
+def require_given(**needed: tuple[object, str]) -> None:
+    """Refuse empty settings: for each its value, and what it must be.
+
+    Raises:
+        MapetError: the first missing one.
+    """
+    for name, (value, what) in needed.items():
+        if value in (None, ""):
+            raise MapetError(f"{name if name.isupper() else f'--{name}'} is missing: give {what}.")
+
+
+def require_unchanged(folder: str | Path, before: Any, after: Any) -> None:
+    """Refuse settings other than those that the run in ``folder`` was begun with.
+
+    Raises:
+        MapetError: the first such setting, with both values.
+    """
+    for name, (was, wanted) in diff(before, after).items():
+        if name == "data":
+            raise MapetError(f"{folder} was begun with the images {was}: put them, or a link to them, there again.")
+        raise MapetError(
+            f"{folder} was begun with {name} = {was}, so it cannot be resumed with {wanted}: leave the option out, "
+            "or begin a new run in another --out."
+        )

@@ -1,0 +1,49 @@
+"""What the verbs that train share: the exit code of an interrupted training, and the command that resumes it."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mapet.api.settings import require_unchanged
+from mapet.api.training import RestoredEarlierRun
+from mapet.cli.options import changed, parse
+from mapet.config.recipe import Runtime
+
+
+def stoppable(train: Callable[[], object], again: str, folder: Path | None = None) -> int:
+    """Run ``train``; exit code 0, or 128 + signal if interrupted, when the command ``again`` that resumes is printed.
+
+    Where nothing is in ``folder`` yet, that is the same command.
+    """
+    from mapet.engine.distributed import Stopped
+
+    try:
+        train()
+    except Stopped as stopped:
+        print(f"stopped   after step {stopped.step}; resume with: {again}", flush=True)
+        return 128 + stopped.number
+    except KeyboardInterrupt as end:
+        begun = folder is None or (
+            not isinstance(end, RestoredEarlierRun)
+            and any((folder / name).exists() for name in ("recipe.yaml", "compare.yaml"))
+        )
+        print(f"stopped   before the next step; resume with: {again if begun else 'the same command'}", flush=True)
+        return 130
+    return 0
+
+
+def again(folder: str, runtime: Runtime, *verb: str) -> str:
+    """The command that resumes the run in ``folder``, with its runtime settings; without a verb, of pretrain."""
+    return shlex.join(["mapet", *(verb or ("pretrain",)), "--resume", folder, *changed(runtime)])
+
+
+def resumed_options(folder: str, default: Any, name: str, arguments: list[str], verb: str, about: str) -> Any:
+    """The options to resume with; settings of the recipe, the field ``name``, must be those of the run.
+
+    Raises:
+        MapetError: another setting.
+    """
+    options = parse(default, arguments, verb, about)
+    require_unchanged(folder, getattr(default, name), getattr(options, name))
+    return options

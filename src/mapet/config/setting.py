@@ -1,0 +1,111 @@
+"""What a field of a settings class declares: its type, limits and choices, and with ``Option`` its names.
+
+    @settings
+    class Optimization:
+        lr: Annotated[float | None, Field(ge=0), Option(common=True)] = None
+
+Construction validates, and refuses with a one-line ``MapetError``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import Field as DataclassField
+from dataclasses import dataclass, field, is_dataclass
+from functools import wraps
+from os import PathLike, fspath
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_origin
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as validated
+
+from mapet.utils.errors import MapetError
+
+T = TypeVar("T")
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+PathText = Annotated[str, BeforeValidator(lambda value: fspath(value) if isinstance(value, PathLike) else value)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field appears on the command line and among flat settings."""
+
+    name: str | None = None
+    """Flat name where it differs from the field's."""
+    old: tuple[str, ...] = ()
+    """Earlier names, of the field in YAML and of the option."""
+    common: bool = False
+    """Whether the short help shows it."""
+    objectives: tuple[str, ...] = ()
+    """The objectives that have this setting; empty: all."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def settings(cls: type[T]) -> type[T]:
+    """Make ``cls`` a frozen dataclass whose construction validates its fields.
+
+    Its ``__post_init__`` may check fields against each other.
+    """
+    made: Any = validated(cls, frozen=True, config=CONFIG)
+    made.__init__ = _refusing(made, made.__init__)
+    return cast("type[T]", made)
+
+
+def _refusing(kind: type[T], construct: Callable[..., None]) -> Callable[..., None]:
+    @wraps(construct)
+    def __init__(self: T, *values: Any, **named: Any) -> None:
+        try:
+            construct(self, *values, **named)
+        except ValidationError as error:
+            from mapet.config.refusal import refusal
+
+            raise refusal(error, kind) from None
+
+    return __init__
+
+
+def option(one: "DataclassField[Any]") -> Option:
+    """What the field's annotation says of its option."""
+    extras = get_args(one.type)[1:] if get_origin(one.type) is Annotated else ()
+    return next((extra for extra in extras if isinstance(extra, Option)), Option())
+
+
+def flat_name(one: "DataclassField[Any]") -> str:
+    """The field's name among flat settings: ``max_images``."""
+    return option(one).name or one.name
+
+
+def flag(one: "DataclassField[Any]") -> str:
+    """The field's name on the command line: ``--max-images``."""
+    return f"--{flat_name(one).replace('_', '-')}"
+
+
+def plain(kind: Any) -> Any:
+    """The type that ``Annotated`` wraps."""
+    return plain(get_args(kind)[0]) if get_origin(kind) is Annotated else kind
+
+
+def group(one: "DataclassField[Any]") -> type | None:
+    """The settings class that the field holds, if it holds one."""
+    kind = plain(one.type)
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
+
+
+def require(*rules: tuple[bool, str]) -> None:
+    """Refuse with the text of the first rule that does not hold.
+
+    Raises:
+        MapetError: one does not.
+    """
+    for holds, text in rules:
+        if not holds:
+            raise MapetError(text)
+
+
+def spoken(names: Sequence[str], link: str) -> str:
+    """ "a, b and c"."""
+    *most, last = names
+    return f"{', '.join(most)} {link} {last}" if most else last
