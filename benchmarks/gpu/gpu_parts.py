@@ -14,7 +14,7 @@ from gpu_inside import COMPLETE, Context
 GPU = Path(__file__).with_name("gpu.py")
 KMEANS = GPU.parents[1] / "kmeans.py"
 TINY = ["--model", "custom", "--embed-dim", "64", "--depth", "1", "--num-heads", "1", "--image-size", "32"]
-TINY += ["--patch-size", "8", "--vocabulary", "16", "--batch-sizes", "4", "--rounds", "1", "--skip-memory"]
+TINY += ["--patch-size", "8", "--vocab-size", "16", "--batch-sizes", "4", "--rounds", "1", "--skip-memory"]
 TINY += ["--accelerator", "cpu", "--precisions", "float32"]
 
 

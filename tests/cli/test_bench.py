@@ -15,7 +15,7 @@ from mapet.cli import main
 from mapet.utils.errors import MapetError
 
 TINY = ["--model", "custom", "--embed-dim", "16", "--depth", "1", "--num-heads", "2", "--image-size", "16"]
-TINY += ["--patch-size", "4", "--accelerator", "cpu", "--vocabulary", "11", "--rounds", "2", "--batch-sizes", "4"]
+TINY += ["--patch-size", "4", "--accelerator", "cpu", "--vocab-size", "11", "--rounds", "2", "--batch-sizes", "4"]
 UNIT = Rates("cpu", "float32", 192, *([1e9] * 7))
 
 
@@ -192,7 +192,7 @@ def test_processes_share_the_batch(tmp_path):
 
 
 def test_from_python(tmp_path):
-    sizes = {"embed_dim": 16, "depth": 1, "num_heads": 2, "image_size": 16, "patch_size": 4, "vocabulary": 11}
+    sizes = {"embed_dim": 16, "depth": 1, "num_heads": 2, "image_size": 16, "patch_size": 4, "vocab_size": 11}
     settings = {"model": "custom", "accelerator": "cpu", "rounds": 2, "batch_sizes": [2, 4], **sizes}
     report = benchmark(None, tmp_path / "bench", **settings)
     assert [(row.batch, row.implementation) for row in report.rows] == [(2, "ours"), (4, "ours")]

@@ -109,3 +109,13 @@ def test_names_and_settings_are_those_of_the_configuration():
     owners = {setting: tuple(name for name, row in OBJECTIVES.items() if setting in row.settings) for setting in OWNERS}
     assert owners == OWNERS
     assert {setting for row in OBJECTIVES.values() for setting in row.settings} == OWNERS.keys()
+
+
+def test_an_own_objective_is_compared(images, tmp_path, capsys):
+    small = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = ["--data", str(images), "--out", str(tmp_path / "out"), *small, "--vocab-size", "8", "--epochs", "1"]
+    names = ["--objectives", f"mae,{EXAMPLE}:RandomGroups", "--seeds", "1", "--evaluate", "knn", "--budget", "compute"]
+    assert main(["compare", *words, *names]) == 0
+    assert "RandomGroups" in (tmp_path / "out" / "results.csv").read_text()
+    assert main(["compare", "--resume", str(tmp_path / "out"), "--accelerator", "cpu"]) == 0
+    capsys.readouterr()

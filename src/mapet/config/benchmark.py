@@ -40,8 +40,6 @@ class BenchmarkSettings:
     """Also measure with these numbers of processes sharing the batch, for instance 1,2,4."""
     skip_memory: bool = False
     """Do not measure peak memory, which on a CPU takes a separate process per implementation."""
-    vocabulary: int = 8192
-    """Size of the vocabulary."""
     accelerator: str = "auto"
     """auto, cpu or cuda."""
     workers: int | None = None
@@ -68,7 +66,6 @@ class BenchmarkSettings:
                 self.micro_batch_size is None or self.micro_batch_size >= 1,
                 ">= 1",
             ),
-            ("vocabulary", self.vocabulary, self.vocabulary >= 1, ">= 1"),
             ("workers", self.workers, self.workers is None or self.workers >= 0, ">= 0"),
             ("cache-gib", self.cache_gib, self.cache_gib >= 0, ">= 0"),
         ):

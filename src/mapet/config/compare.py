@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import Any, ClassVar
 
+from mapet.config.objectives import known_objectives, short_name
 from mapet.config.recipe import OBJECTIVES
 from mapet.utils.errors import MapetError, nearest
 
@@ -48,7 +49,7 @@ class CompareSettings:
         for one in fields(self):
             if one.name in (*LISTS, "vary"):
                 object.__setattr__(self, one.name, names_of(getattr(self, one.name), commas=one.name != "vary"))
-        check_names("objectives", self.objectives, OBJECTIVES)
+        check_names("objectives", map(short_name, self.objectives), known_objectives(self.objectives))
         check_names("baselines", self.baselines, BASELINES)
         check_names("budget", self.budget, BUDGETS)
         for name in ("objectives", "evaluate", "budget"):

@@ -4,6 +4,7 @@ Recipes hold the name. The table in ``mapet.build.objectives``, which has the sa
 for.
 """
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,15 @@ def require_objective(name: str) -> None:
         MapetError: with the nearest name.
     """
     if name not in BUILT_IN and name not in _registered and _file(name) is None:
-        known = [*BUILT_IN, *_registered]
+        known = known_objectives()
         close = similar(name, known)
         hint = f' Did you mean "{close}"?' if close else ""
         raise MapetError(f'--objective must be one of {", ".join(known)}, or file.py:Class, got "{name}".{hint}')
+
+
+def known_objectives(names: Iterable[str] = ()) -> list[str]:
+    """The short names of all objectives, those among ``names`` that are classes in files included."""
+    return [*BUILT_IN, *_registered, *(short_name(name) for name in names if _file(name))]
 
 
 def is_own(name: str) -> bool:

@@ -100,7 +100,7 @@ def cases(recipe: Recipe, s: BenchmarkSettings, device: "torch.device") -> "list
         sizes = {"model": model, "embed_dim": None, "depth": None, "num_heads": None} if model else {}
         one = updated(for_method(recipe, objective), precision=precision, batch_size=batch_size, **sizes)
         accumulate = -(-batch_size // (s.micro_batch_size or batch_size))
-        found.append(Case(one, compiled == "on", accumulate, s.baseline, s.vocabulary))
+        found.append(Case(one, compiled == "on", accumulate, s.baseline, recipe.tokenizer.vocab_size))
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mapet.api.compare.plan import Plan, Trial, Variant
 from mapet.api.compare.results_folder import ResultsFolder
+from mapet.config.objectives import short_name
 from mapet.evals.score import student
 from mapet.viz.table import Entry, Estimate
 
@@ -78,7 +79,7 @@ def _entry(plan: Plan, variant: Variant, records: Sequence[Mapping[str, Any]]) -
     seconds = [time for time in times if time is not None]
     shown = _shown(cost)
     return Entry(
-        method=variant.method,
+        method=short_name(variant.method),
         setting=variant.setting,
         epochs=cost["epochs"],
         images=cost["images"],
@@ -108,7 +109,7 @@ def _estimate(values: Sequence[float]) -> Estimate:
 
 def _about(trial: Trial, record: Mapping[str, Any]) -> dict[str, Any]:
     epochs = record["cost"]["epochs"] if "cost" in record else trial.epochs
-    about = {"method": trial.variant.method, "setting": trial.variant.setting, "seed": trial.recipe.seed}
+    about = {"method": short_name(trial.variant.method), "setting": trial.variant.setting, "seed": trial.recipe.seed}
     return {**about, "epochs": f"{epochs:.6g}"}
 
 

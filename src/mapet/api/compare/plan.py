@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_type_hints
 from mapet.config.compare import BASELINES, CompareSettings, check_names
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import dotted, earlier, paths, updated
+from mapet.config.objectives import is_own, reads_tokens, short_name
 from mapet.config.recipe import OBJECTIVES, OWNERS, Objective, Recipe, fair
 from mapet.utils.errors import MapetError, nearest
 
@@ -94,8 +95,8 @@ class Trial:
     def name(self) -> str:
         """The name of its folder."""
         chosen = [re.sub(r"[^\w.-]", "_", f"{name}{text}") for name, text in self.variant.label]
-        trained = [f"{self.epochs:.6g}epochs"] if self.variant.method in OBJECTIVES else []
-        return "-".join([self.variant.method, *chosen, *trained, f"seed{self.recipe.seed}"])
+        trained = [f"{self.epochs:.6g}epochs"] if self.variant.method not in BASELINES else []
+        return "-".join([short_name(self.variant.method), *chosen, *trained, f"seed{self.recipe.seed}"])
 
 
 def variants(plan: Plan) -> list[Variant]:
@@ -121,9 +122,11 @@ def variants(plan: Plan) -> list[Variant]:
 
 def for_method(recipe: Recipe, method: str) -> Recipe:
     """The recipe with another objective, without settings that only apply to other objectives."""
-    if method not in OBJECTIVES:
+    if method in BASELINES:
         return replace(recipe, objective=Objective())
-    foreign = {name: getattr(Objective, name) for name, owners in OWNERS.items() if method not in owners}
+    foreign = {
+        name: getattr(Objective, name) for name, owners in OWNERS.items() if not (is_own(method) or method in owners)
+    }
     return replace(recipe, objective=replace(recipe.objective, name=method, **foreign))
 
 
@@ -132,9 +135,9 @@ def _has(method: str, setting: str) -> bool:
     group, _, name = setting.rpartition(".")
     if method in BASELINES:
         return group == "model" and name != "drop_path"  # the fine-tuning recipe has its own
-    return method in OWNERS.get(name, OBJECTIVES) and not (
-        method == "mae" and (group == "tokenizer" or name == "tokens")
-    )
+    if not reads_tokens(method) and (group == "tokenizer" or name == "tokens"):
+        return False
+    return is_own(method) or method in OWNERS.get(name, OBJECTIVES)
 
 
 class Choice(NamedTuple):
@@ -230,7 +233,7 @@ def budgeted(
 
 def differences(trials: Sequence[Trial]) -> list[str]:
     """The settings outside objective and seed in which any two trained trials differ."""
-    recipes = [trial.recipe for trial in trials if trial.variant.method in OBJECTIVES]
+    recipes = [trial.recipe for trial in trials if trial.variant.method not in BASELINES]
     names = {name for recipe in recipes for name in fair(recipes[0], recipe)} - {"seed"}
     return [name for name in dotted(recipes[0]) if name in names]
 

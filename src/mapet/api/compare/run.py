@@ -10,6 +10,7 @@ from mapet.config.compare import CompareSettings, check_names
 from mapet.config.file import read
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import updated, updated_from
+from mapet.config.objectives import absolute_name, is_own, short_name
 from mapet.config.recipe import OWNERS, Recipe, Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
@@ -110,7 +111,7 @@ def require_shared(names: Iterable[str], objective: str) -> None:
         option = name.replace("_", "-")
         if name == "objective":
             raise MapetError("--objective does not apply to a comparison; use --objectives.")
-        if objective not in OWNERS.get(name, (objective,)):
+        if not (is_own(objective) or objective in OWNERS.get(name, (objective,))):
             raise MapetError(
                 f"--{option} only applies to {' and '.join(OWNERS[name])}; in a comparison use --vary {option}=VALUE."
             )
@@ -133,6 +134,7 @@ def _plan(settings: CompareSettings, recipe: Recipe, tuning: FinetuneRecipe) -> 
 
     settings = replace(
         settings,
+        objectives=tuple(map(absolute_name, settings.objectives)),
         tokenizers=tuple(absolute(folder) for folder in settings.tokenizers),
         eval_data=absolute(settings.eval_data, "cifar10"),
     )
@@ -191,7 +193,7 @@ def plan_lines(plan: Plan, budgets: Mapping[str, Sequence[Trial]], runs: Sequenc
     for budget, own in budgets.items():
         trained = [trial for trial in own if trial.number == 0 and trial.variant.method in plan.objectives]
         epochs = ", ".join(
-            f"{trial.variant.method} {trial.variant.setting}".strip() + f" {round(trial.epochs, 3):g}"
+            f"{short_name(trial.variant.method)} {trial.variant.setting}".strip() + f" {round(trial.epochs, 3):g}"
             for trial in trained
         )
         lines.append(f"epochs    equal {budget}: {epochs}")
