@@ -1,10 +1,10 @@
-"""Lloyd's iterations: ours beside faiss, from the same start over the same vectors, in alternating rounds.
+"""Lloyd's iterations: ours and faiss, with the same vectors and initial centroids, in alternating rounds.
 
 python benchmarks/kmeans.py --vectors 1000000 --width 1024 --codes 8192 --iterations 1
 python benchmarks/kmeans.py --vectors 1000000 --width 1024 --codes 8192 --iterations 20 --device cuda --rounds 1
 
 An iteration is one assignment of all vectors and one update of all centroids. faiss (its Clustering over IndexFlatL2)
-always runs on the CPU. Both objectives at the start must agree before a time counts.
+always runs on the CPU. Both initial objectives must agree, or nothing is timed.
 """
 
 import argparse
@@ -33,12 +33,12 @@ TOLERANCE = 1e-3  # of the objectives, relative
 class Round(NamedTuple):
     wall: float
     processor: float
-    memory: float  # GiB that the peak rose by; not a number where the system does not tell
+    memory: float  # increase of the peak in GiB; NaN if the system does not report it
     objective: float  # mean squared distance at the first assignment
 
 
 def features(count: int, width: int) -> Tensor:
-    """Vectors around 4,096 middles, of channels with a falling spread, as a teacher's are: (count, width) float32."""
+    """(count, width) float32 around 4,096 centres, with decreasing variance per channel, as a teacher's features."""
     generator = torch.Generator().manual_seed(0)
     spread = torch.arange(1, width + 1).pow(-0.5)
     middles = torch.randn(4096, width, generator=generator) * spread
@@ -50,7 +50,7 @@ def features(count: int, width: int) -> Tensor:
 
 
 def ours(vectors: Tensor, start: Tensor, iterations: int, precision: str) -> float:
-    """``iterations`` assignments and updates; the objective of the start."""
+    """Run ``iterations`` assignments and updates; returns the initial objective."""
     found = kmeans(vectors, start, iterations=iterations - 1, precision=precision)
     if vectors.is_cuda:
         torch.cuda.synchronize()

@@ -1,8 +1,8 @@
-"""Training steps of MaPeT by 1, 2, 4 … processes at equal global batch and equal threads in all: what sharing costs.
+"""Training steps of MaPeT with 1, 2, 4 … processes, equal global batch and equal total threads: the cost of sharing.
 
-Each arrangement runs the package's own loop on the same batches, made beforehand; a step is all between two batches:
-forward, backward, the exchange of gradients (and under fsdp of weights), clipping, AdamW and the metrics. The losses of
-all arrangements are compared with those of one process: a comparison of speed is worth nothing otherwise.
+Each arrangement runs the package's training loop on the same prepared batches; a step is all between two batches:
+forward, backward, communication of gradients (with fsdp also of weights), clipping, AdamW and the metrics. All losses
+are compared with those of one process, because speeds are only comparable if these agree.
 
     python benchmarks/processes.py --size vit_tiny --image-size 64 --batch 16 --processes 1 2 4 --json processes.json
 """
@@ -93,8 +93,8 @@ def objective(chosen: argparse.Namespace) -> TokenPrediction:
 
 def work(chosen: argparse.Namespace, way: Way, rank: int, port: str, folder: str) -> None:
     """One process of an arrangement; writes what its steps took into ``folder``."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": way.processes, "MASTER_PORT": port}
-    os.environ.update(MASTER_ADDR="127.0.0.1", **{name: str(value) for name, value in place.items()})
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": way.processes, "MASTER_PORT": port}
+    os.environ.update(MASTER_ADDR="127.0.0.1", **{name: str(value) for name, value in variables.items()})
     torch.set_num_threads(threads(chosen, way))
     settings = {"accelerator": chosen.device, "devices": way.processes, "precision": chosen.precision}
     with joined(**settings, strategy=way.strategy) as fabric:
@@ -205,13 +205,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     chosen = arguments()
-    told = f"{datetime.now(UTC):%Y-%m-%d}, {runtime(chosen)}\n`{shlex.join(['python', *sys.argv])}`"
+    about = f"{datetime.now(UTC):%Y-%m-%d}, {runtime(chosen)}\n`{shlex.join(['python', *sys.argv])}`"
     found = measure(chosen)
-    print(f"\n{told}\n", *table(chosen, found), sep="\n", flush=True)
+    print(f"\n{about}\n", *table(chosen, found), sep="\n", flush=True)
     if chosen.json:
         settings: dict[str, Any] = {**vars(chosen), "json": str(chosen.json)}
         results = [{**way._asdict(), "steps": [one._asdict() for one in spent]} for way, spent in found.items()]
-        report = {"machine": told.split("\n", 1)[0], "settings": settings, "results": results}
+        report = {"machine": about.split("\n", 1)[0], "settings": settings, "results": results}
         chosen.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -1,6 +1,6 @@
-"""Seconds and memory for the features of one image, for any teacher, with random weights; then a codebook over it.
+"""Seconds and memory for the features of one image, for any teacher, with random weights; then a codebook.
 
-The codebook of 64 codes is fitted on two images of odd sizes, put into the teacher's view, and encodes them.
+A codebook of 64 codes is fitted on two images of unusual sizes, in the teacher's view, and encodes them.
 
 python benchmarks/teacher.py --teacher resnet50x64_clip.openai --grid 14 --images 4
 """
@@ -25,11 +25,11 @@ from mapet.tokenizers.teacher import Teacher
 from mapet.utils.rng import uniform
 from mapet.utils.view import CenterCropResize
 
-SIZES, CODES = ((31, 200), (500, 400)), 64  # (width, height) of the odd images
+SIZES, CODES = ((31, 200), (500, 400)), 64  # (width, height) of the images
 
 
 def measure(teacher: Teacher, images: int, batch: int) -> dict[str, float | str]:
-    """Seconds an image (median of the batches, the first left out) and the process's peak memory."""
+    """Seconds per image (median of the batches except the first) and the peak memory of the process."""
     loaded, (rows, columns) = peak(), teacher.grid
     shape = torch.Size((batch, 3, *teacher.view.size))
     noise = uniform(0, torch.arange(shape.numel())).view(shape).float()

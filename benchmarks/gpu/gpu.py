@@ -1,13 +1,13 @@
-"""Everything that is told of one GPU, in one command of at most eight minutes: each figure beside its bar.
+"""All figures of one GPU in one command of at most eight minutes, each with its target.
 
     python benchmarks/gpu/gpu.py --out gpu            # on an H200-class GPU
-    python benchmarks/gpu/gpu.py --out gpu --parts kmeans,first --minutes 4  # what there was no time for
+    python benchmarks/gpu/gpu.py --out gpu --parts kmeans,first --minutes 4  # parts for which no time was left
     python benchmarks/gpu/gpu.py --out dry --dry-run  # the same parts on a CPU, tiny: the figures mean nothing
 
-Each part runs in a process of its own, with a time-out; ``gpu.json`` and ``gpu.md`` are written anew after each, so
-that a part that fails, or Ctrl-C, loses no other. What a part had written when it failed, or when its time was over,
-counts. Steps that have a bar come first. ``--out`` of an earlier call is gone on with: parts are replaced by their new
-figures. Images are drawn here: their contents do not matter. transformers' models have our weights.
+Each part runs in a separate process with a time-out; ``gpu.json`` and ``gpu.md`` are rewritten after each, so that a
+part that fails, or Ctrl-C, loses no other. What a part wrote before it failed or timed out counts. Steps with a target
+come first. With the ``--out`` of an earlier call, parts replace their earlier figures. Images are generated here; their
+content does not matter. The models of transformers have our weights.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from mapet.utils.io import replace_file
 
 
 def ended(command: list[str], log: Path, environment: dict[str, str], seconds: float) -> int:
-    """The exit code of a command; when its time is over, or on Ctrl-C, it ends with all that it has started."""
+    """The exit code of a command; after ``seconds``, or on Ctrl-C, it is killed with all its child processes."""
     with log.open("w") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -45,11 +45,11 @@ def ended(command: list[str], log: Path, environment: dict[str, str], seconds: f
 
 
 def measured(name: str, context: Context, seconds: float) -> dict[str, Any]:
-    """One part: the figures that could be had, and why others could not."""
+    """Run one part: its figures, and why some are missing."""
     part, folder = PARTS[name], context.out / name
     command, began = part.command(context), time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
-    if "bench" not in command:  # mapet bench makes its own
+    if "bench" not in command:  # mapet bench creates it
         folder.mkdir()
     found: dict[str, Any] = {"about": part.about, "command": shlex.join(["python", *command[1:]]), "figures": []}
     log = context.out / f"{name}.log"
@@ -57,7 +57,7 @@ def measured(name: str, context: Context, seconds: float) -> dict[str, Any]:
     failed = problem(command, log, environment, seconds, folder)
     try:
         found["figures"] = [asdict(figure) for figure in part.figures(folder, context)]
-    except Exception as error:  # whatever a process that was stopped has left
+    except Exception as error:  # from incomplete files of a killed process
         failed = failed or f"{type(error).__name__}: {error}"
     if not failed and not found["figures"] and name != "images":
         failed = "no figure came out"
@@ -67,18 +67,18 @@ def measured(name: str, context: Context, seconds: float) -> dict[str, Any]:
 
 
 def problem(command: list[str], log: Path, environment: dict[str, str], seconds: float, folder: Path) -> str:
-    """What a command could not do; empty where there was nothing."""
+    """Why a command failed; empty if it did not."""
     try:
         code = ended(command, log, environment, seconds)
-        told = f"ended with {code}: {last_error(log.read_text() if log.is_file() else '')}" if code else ""
+        reason = f"ended with {code}: {last_error(log.read_text() if log.is_file() else '')}" if code else ""
     except subprocess.TimeoutExpired:
-        code, told = None, f"no end after {seconds:.0f} s"
+        code, reason = None, f"no end after {seconds:.0f} s"
     noted = [f"{what}: {why}" for what, why in bench_report(folder)["failed"].items()]
-    return "; ".join(([told] if told and not (code and noted) else []) + noted)
+    return "; ".join(([reason] if reason and not (code and noted) else []) + noted)
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The table, and what is missing."""
+    """The table, and the missing figures."""
     lines = ["| what | measured | bar | holds |", "|---|---|---|---|", *_lines(report)]
     missing = [f"- {name}: {part['failed']}" for name, part in report["parts"].items() if "failed" in part]
     dry = ["**A dry run on a CPU at a tiny size: these figures mean nothing.**"] if report["dry run"] else []
@@ -95,7 +95,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 
 
 def begun(context: Context) -> dict[str, Any]:
-    """The report so far, in a folder of an earlier call or a new one."""
+    """The report so far, of an earlier call or new."""
     import torch
 
     from mapet.api.benchmark.hardware import provenance
@@ -116,7 +116,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gpu"))
     parser.add_argument("--parts", default=",".join(PARTS), help="only these, separated by commas")
-    parser.add_argument("--minutes", type=float, default=8, help="after which no part goes on")
+    parser.add_argument("--minutes", type=float, default=8, help="time limit of all parts together")
     parser.add_argument("--dry-run", action="store_true", help="every part on the CPU at a tiny size")
     parser.add_argument("--inside", choices=INSIDE, help=argparse.SUPPRESS)
     chosen = parser.parse_args()

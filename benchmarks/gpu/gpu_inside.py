@@ -1,4 +1,4 @@
-"""The parts of ``gpu.py`` that are done by itself, in a process of their own."""
+"""The parts of ``gpu.py`` that it runs itself, each in a separate process."""
 
 import json
 import subprocess
@@ -12,12 +12,12 @@ from PIL import Image
 from mapet.cli import VERBS
 from mapet.utils.io import replace_file
 
-DRAWN = "drawn"  # in the folder of the images, once all of them are there
+COMPLETE = "complete"  # file in the folder of the images, once all of them are there
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where everything lies, and whether this is a dry run."""
+    """The output folder, and whether this is a dry run."""
 
     out: Path
     dry: bool
@@ -27,28 +27,28 @@ class Context:
         return "cpu" if self.dry else "cuda"
 
     def cache(self, part: str) -> Path:
-        """Of compiled code, shared by all parts but ``first``, which begins with an empty one."""
+        """The cache of compiled code, shared by all parts except ``first``, which starts with an empty one."""
         return self.out / ("first/cache" if part == "first" else "cache")
 
 
-def draw_pictures(context: Context) -> None:
-    """Smooth images: JPEGs of 256 pixels, packed where this version packs, and PNGs of 32 pixels."""
-    chance, count = np.random.default_rng(0), 8 if context.dry else 2048
+def generate_images(context: Context) -> None:
+    """Smooth images: JPEGs of 256 pixels, packed, and PNGs of 32 pixels."""
+    random, count = np.random.default_rng(0), 8 if context.dry else 2048
     for kind, side, ending in (("large", 256, "jpg"), ("small", 32, "png")):
         folder = context.out / "images" / (f"{kind}-files" if kind == "large" and "pack" in VERBS else kind)
         folder.mkdir(parents=True)
         for number in range(count):
-            blocks = Image.fromarray(chance.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            blocks = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
             blocks.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.{ending}")
     if "pack" in VERBS:
         source, packed = (str(context.out / "images" / name) for name in ("large-files", "large"))
         size = "32" if context.dry else "224"
         subprocess.run([sys.executable, "-m", "mapet", "pack", source, "--out", packed, "--size", size], check=True)
-    (context.out / "images" / DRAWN).touch()
+    (context.out / "images" / COMPLETE).touch()
 
 
 def start_twice(context: Context) -> None:
-    """A fresh process to its first step, with an empty cache of compiled code and then with what the first left."""
+    """Time to the first step of a fresh process, with an empty cache of compiled code and then with the filled one."""
     from dataclasses import replace
 
     from mapet.api.benchmark.case import Case
@@ -65,7 +65,7 @@ def start_twice(context: Context) -> None:
 
 
 def count_changes(context: Context) -> None:
-    """The share of vectors whose nearest of 8192 centroids is another one with a faster product."""
+    """The share of vectors whose nearest of 8192 centroids changes with a faster product."""
     import torch
 
     from mapet.tokenizers.assign import assign
@@ -82,7 +82,7 @@ def count_changes(context: Context) -> None:
 
 
 def weigh_attention(context: Context) -> None:
-    """MaPeT's attention in one layer of ViT-B/16, forward and backward: by the constant mask, and by FlexAttention."""
+    """MaPeT's attention in one layer of ViT-B/16, forward and backward: constant mask and FlexAttention."""
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
     from torch.nn.functional import scaled_dot_product_attention
@@ -115,7 +115,7 @@ def weigh_attention(context: Context) -> None:
 
 
 INSIDE = {
-    "images": draw_pictures,
+    "images": generate_images,
     "first": start_twice,
     "assignments": count_changes,
     "attention": weigh_attention,

@@ -1,4 +1,4 @@
-"""The parts of ``gpu.py``: what each runs, and how its figures are read from what that wrote."""
+"""The parts of ``gpu.py``: the command of each, and how its figures are read from its files."""
 
 import json
 import sys
@@ -9,18 +9,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gpu_inside import DRAWN, Context
+from gpu_inside import COMPLETE, Context
 
 GPU = Path(__file__).with_name("gpu.py")
 KMEANS = GPU.parents[1] / "kmeans.py"
 TINY = ["--model", "custom", "--embed-dim", "64", "--depth", "1", "--num-heads", "1", "--image-size", "32"]
-TINY += ["--patch-size", "8", "--vocabulary", "16", "--batch-sizes", "4", "--rounds", "1", "--skip-memory"]
+TINY += ["--patch-size", "8", "--vocab-size", "16", "--batch-sizes", "4", "--rounds", "1", "--skip-memory"]
 TINY += ["--accelerator", "cpu", "--precisions", "float32"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table; ``bar`` is what it should reach, and ``holds`` whether it does, where there is a bar."""
+    """One line of the table; ``bar`` is the target, and ``holds`` whether it is reached, if there is one."""
 
     what: str
     value: str
@@ -30,7 +30,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement: its command in an empty folder, and how its figures are read from what that wrote."""
+    """One measurement: its command in an empty folder, and how its figures are read from its files."""
 
     about: str
     command: Callable[["Context"], list[str]]
@@ -39,31 +39,31 @@ class Part:
 
 
 def bench(context: Context, folder: str, *full: str, dry: tuple[str, ...] = ()) -> list[str]:
-    """``mapet bench`` into a folder; in a dry run with tiny settings in the place of sizes and precisions."""
+    """The command of ``mapet bench`` into a folder; in a dry run, with tiny settings."""
     chosen = [*TINY, *dry] if context.dry else ["--accelerator", "cuda", "--rounds", "3", *full]
     return [sys.executable, "-m", "mapet", "bench", *chosen, "--out", str(context.out / folder)]
 
 
 def data(context: Context, kind: str) -> tuple[str, ...]:
-    """Options to load the drawn images: small ones are held on the device, large ones are not; none without them."""
-    if not (context.out / "images" / DRAWN).exists():
+    """Options to load the generated images: small ones are cached on the device, large ones are not."""
+    if not (context.out / "images" / COMPLETE).exists():
         return ()
     return ("--data", str(context.out / "images" / kind), "--cache-gib", "2" if kind == "small" else "0")
 
 
 def bench_report(folder: Path) -> dict[str, Any]:
-    """What ``mapet bench`` left in a part's folder, finished or not; no rows where it came to none."""
+    """The report of ``mapet bench`` in a part's folder, complete or not; without rows if there is none."""
     path = folder / "bench.json"
     return json.loads(path.read_text()) if path.is_file() else {"rows": [], "failed": {}}
 
 
 def rows(folder: Path, implementation: str = "ours") -> list[dict[str, Any]]:
-    """What was measured of a contestant."""
+    """The rows of an implementation."""
     return [row for row in bench_report(folder)["rows"] if row["implementation"] == implementation]
 
 
 def at_least(what: str, value: float, bar: float, unit: str) -> Figure:
-    """A figure that should reach a bar; units % and × are written as such."""
+    """A figure with a minimum as target; the units % and × are formatted."""
     shown = {"%": lambda x: f"{100 * x:.1f} %", "×": lambda x: f"{x:.2f} ×"}.get(unit, lambda x: f"{x:,.0f} {unit}")
     return Figure(what, shown(value), f"≥ {shown(bar)}", value >= bar)
 
@@ -77,7 +77,7 @@ def first(folder: Path, context: Context) -> list[Figure]:
 
 
 def against_dense(name: str, loading_bar: float, step_bar: float | None) -> Callable[[Path, Context], list[Figure]]:
-    """Ours, as it is and compiled where that was measured, over the dense reference as published."""
+    """Ours, eager and (if measured) compiled, against the dense reference as published."""
     fields = (
         ("step, forward and backward", "passes_seconds", step_bar),
         ("whole step", "seconds", None),
@@ -125,7 +125,7 @@ def over_peer(name: str, bar: float) -> Callable[[Path, Context], list[Figure]]:
     return figures
 
 
-def small_pictures(folder: Path, context: Context) -> list[Figure]:
+def small_images(folder: Path, context: Context) -> list[Figure]:
     speeds = {row["batch"]: row["batch"] / row["loading"] for row in rows(folder) if row["loading"]}
     what = "32-pixel images held on the device, ViT-Ti/4 MaPeT, batch {}, compiled"
     best = sorted(speeds, key=speeds.__getitem__)[-1:]
@@ -160,7 +160,7 @@ def attention(folder: Path, context: Context) -> list[Figure]:
 
 
 def own(name: str) -> Callable[[Context], list[str]]:
-    """A part that is a function of this file."""
+    """The command of a part that ``gpu_inside`` runs."""
     return lambda context: [
         sys.executable,
         str(GPU),
@@ -186,16 +186,16 @@ def model(name: str, batch: int, *more: str) -> tuple[str, ...]:
     return ("--models", name, "--batch-sizes", str(batch), *more)
 
 
-DENSE, COMPILED = ("--against", "dense"), ("--compile", "on")
-PARTS = {  # in this order: steps that have a bar first, in case that the time is over before the end
+DENSE, COMPILED = ("--baseline", "dense"), ("--compile", "on")
+PARTS = {  # steps with a target first, in case the time runs out
     "mim": Part(
         "MIM against transformers",
         lambda c: bench(
             c,
             "mim",
             "in1k-beit-vit-base",
-            *("--batch-sizes", "64", *COMPILED, "--against", "transformers"),
-            dry=("--objectives", "mim", "--against", "transformers"),
+            *("--batch-sizes", "64", *COMPILED, "--baseline", "transformers"),
+            dry=("--objectives", "mim", "--baseline", "transformers"),
         ),
         over_peer("MIM step over BeitForMaskedImageModeling, ViT-B/16, both compiled", 1.2),
     ),
@@ -205,8 +205,8 @@ PARTS = {  # in this order: steps that have a bar first, in case that the time i
             c,
             "mae",
             "in1k-mae-vit-base",
-            *("--batch-sizes", "64", *COMPILED, "--against", "transformers"),
-            dry=("--objectives", "mae", "--against", "transformers", "--init-values", "None"),
+            *("--batch-sizes", "64", *COMPILED, "--baseline", "transformers"),
+            dry=("--objectives", "mae", "--baseline", "transformers", "--init-values", "None"),
         ),
         over_peer("MAE step over ViTMAEForPreTraining, ViT-B/16, both compiled", 1.1),
     ),
@@ -246,10 +246,10 @@ PARTS = {  # in this order: steps that have a bar first, in case that the time i
             *("--batch-sizes", "256,1024", *COMPILED, *data(c, "small")),
             dry=data(c, "small"),
         ),
-        small_pictures,
+        small_images,
     ),
     "first": Part("time to the first step", own("first"), first, 240),
     "kmeans": Part("k-means", kmeans_command, lloyd, 180),
     "assignments": Part("products in less than float32", own("assignments"), changed, 60),
-    "attention": Part("the mask beside FlexAttention", own("attention"), attention, 60),
+    "attention": Part("the mask compared with FlexAttention", own("attention"), attention, 60),
 }

@@ -8,12 +8,13 @@ from io import StringIO
 import pytest
 import torch
 
-from mapet.api.compare.aggregate import RESULT, entries, results, written
-from mapet.api.compare.plan import Plan, Trial, Variant, arms, budgeted, differences, unique, with_settings
+from mapet.api.compare.aggregate import RESULT, csv_text, entries, result_rows
+from mapet.api.compare.plan import Plan, Trial, Variant, budgeted, differences, unique, variants
 from mapet.api.compare.results_folder import PLAN, ResultsFolder, merge_plans
 from mapet.api.compare.trials import macs
 from mapet.build.pretrain import build_objective
 from mapet.config.finetune import FinetuneRecipe
+from mapet.config.flat import updated
 from mapet.config.recipe import OBJECTIVES, Model, Objective, Optimization, Recipe, fair, read
 from mapet.evals.score import Score, mean
 from mapet.utils.errors import MapetError
@@ -27,32 +28,33 @@ def planned(**changes):
 
 
 def told(found):
-    return [(arm.method, arm.setting) for arm in found]
+    return [(variant.method, variant.setting) for variant in found]
 
 
-def test_every_objective_is_an_arm_that_differs_in_the_objective_alone():
-    found = arms(planned())
+def test_every_objective_is_a_variant_that_differs_in_the_objective_alone():
+    found = variants(planned())
     assert told(found) == [(name, "") for name in OBJECTIVES]
-    assert [arm.recipe.objective.name for arm in found] == list(OBJECTIVES)
-    assert not any(fair(found[0].recipe, arm.recipe) for arm in found)
+    assert [variant.recipe.objective.name for variant in found] == list(OBJECTIVES)
+    assert not any(fair(found[0].recipe, variant.recipe) for variant in found)
 
 
 def test_what_the_recipe_says_of_its_own_objective_stays_with_those_that_have_it():
     own = replace(RECIPE, objective=Objective(name="mapet", groups=3, mask_ratio=0.5, order="raster"))
-    for arm in arms(planned(recipe=own)):
-        o = arm.recipe.objective
+    for variant in variants(planned(recipe=own)):
+        o = variant.recipe.objective
         assert (o.mask_ratio, o.order) == (0.5, "raster")
-        assert o.groups == (3 if arm.method in ("mapet", "pet") else None)
+        assert o.groups == (3 if variant.method in ("mapet", "pet") else None)
 
 
 def test_a_grid_is_the_product_and_leaves_alone_whom_a_setting_does_not_concern():
     plan = planned(
         objectives=("mapet", "mim", "mae"), vary=("context=0.25,0.5", "groups=1,3,all"), baselines=("random",)
     )
-    found = arms(plan)
+    found = variants(plan)
     assert len(found) == 6 + 2 + 2 + 1
     assert found[0].setting == "context=0.25, groups=1"
-    shares = {arm.setting: (arm.recipe.objective.mask_ratio, arm.recipe.objective.groups) for arm in found[:6]}
+    own = {variant.setting: variant.recipe.objective for variant in found[:6]}
+    shares = {setting: (objective.mask_ratio, objective.groups) for setting, objective in own.items()}
     assert shares["context=0.25, groups=3"] == (0.75, 3)
     assert shares["context=0.5, groups=all"] == (0.5, None)
     assert told(found[6:]) == [
@@ -66,7 +68,7 @@ def test_a_baseline_has_no_setting_of_training_alone():
     plan = planned(
         objectives=("mim",), baselines=("random", "scratch"), vary=("drop-path=0,0.5", "init-values=0.1,None")
     )
-    assert [setting for method, setting in told(arms(plan)) if method == "scratch"] == [
+    assert [setting for method, setting in told(variants(plan)) if method == "scratch"] == [
         "init-values=0.1", "init-values=None"
     ]  # fmt: skip
 
@@ -75,7 +77,7 @@ def test_tokenizers_are_a_grid_for_those_that_read_tokens(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "store.json").write_text("{}")
     folders = (str(tmp_path / "a"), str(tmp_path / "b"))
-    found = arms(planned(objectives=("mim", "mae"), tokenizers=folders))
+    found = variants(planned(objectives=("mim", "mae"), tokenizers=folders))
     assert told(found) == [("mim", "tokenizer=a"), ("mim", "tokenizer=b"), ("mae", "")]
     assert (found[0].recipe.tokenizer.path, found[1].recipe.tokens) == folders
     assert found[0].recipe.tokens is None
@@ -83,7 +85,7 @@ def test_tokenizers_are_a_grid_for_those_that_read_tokens(tmp_path):
 
 def test_any_setting_varies_by_its_option_s_name():
     plan = planned(objectives=("mim",), vary=("lr=1e-3,2e-3", "drop-path=0,0.1", "scale=None,0.2:1", "codes=16"))
-    found = arms(plan)
+    found = variants(plan)
     assert len(found) == 8
     last = found[-1]
     assert last.setting == "lr=2e-3, drop-path=0.1, scale=0.2:1, codes=16"
@@ -93,12 +95,11 @@ def test_any_setting_varies_by_its_option_s_name():
 
 
 def test_settings_that_hang_together_change_together():
-    changes = {"model.embed_dim": 24, "model.num_heads": 3, "objective.name": "cae"}
-    assert with_settings(RECIPE, changes).model.embed_dim == 24
+    assert updated(RECIPE, embed_dim=24, num_heads=3, objective="cae").model.embed_dim == 24
 
 
 def counted(plan, vocabulary=32):
-    known = [replace(arm, vocabulary=vocabulary * arm.recipe.reads_tokens) for arm in arms(plan)]
+    known = [replace(variant, vocabulary=vocabulary * variant.recipe.reads_tokens) for variant in variants(plan)]
     return budgeted(plan, known, macs, images)
 
 
@@ -110,15 +111,15 @@ def images(recipe):
 def test_equal_epochs_and_equal_compute():
     plan = planned(budget=("epochs", "compute"), seeds=2, objectives=("mim", "mapet", "cae", "mae"))
     found = counted(plan)
-    assert [cell.epochs for cell in found["epochs"]] == [10] * 8
-    assert [cell.recipe.seed for cell in found["epochs"]] == [5] * 4 + [6] * 4
+    assert [trial.epochs for trial in found["epochs"]] == [10] * 8
+    assert [trial.recipe.seed for trial in found["epochs"]] == [5] * 4 + [6] * 4
     training = {}
-    for cell in found["compute"]:
+    for trial in found["compute"]:
         with torch.device("meta"):
-            training[cell.arm.method] = build_objective(cell.recipe, cell.arm.vocabulary).macs(training=True)
-        spent = training[cell.arm.method] * cell.epochs
+            training[trial.variant.method] = build_objective(trial.recipe, trial.variant.vocabulary).macs(training=True)
+        spent = training[trial.variant.method] * trial.epochs
         step = 1 / 6  # of an epoch
-        assert abs(spent - 10 * training["mim"]) <= training[cell.arm.method] * step / 2 * (1 + 1e-9)
+        assert abs(spent - 10 * training["mim"]) <= training[trial.variant.method] * step / 2 * (1 + 1e-9)
     assert found["compute"][0].epochs == 10
     assert found["compute"][1].epochs < 10 < found["compute"][3].epochs
 
@@ -126,14 +127,14 @@ def test_equal_epochs_and_equal_compute():
 def test_the_dearest_has_one_step_at_least():
     short = replace(RECIPE, optimization=Optimization(epochs=1 / 6, batch_size=8))
     plan = planned(recipe=short, budget=("compute",), objectives=("mae", "mapet"))
-    assert [cell.epochs for cell in counted(plan)["compute"][:2]] == [1 / 6, 1 / 6]
+    assert [trial.epochs for trial in counted(plan)["compute"][:2]] == [1 / 6, 1 / 6]
 
 
 def test_runs_of_two_budgets_are_shared_and_differ_in_epochs_alone():
     found = counted(planned(budget=("epochs", "compute"), seeds=2))
     every = unique([*found["epochs"], *found["compute"]])
     assert len(every) < 20
-    assert len({cell.name for cell in every}) == len(every)
+    assert len({trial.name for trial in every}) == len(every)
     assert differences(found["epochs"]) == []
     assert differences(every) == ["optimization.epochs"]
     varied = counted(planned(vary=("batch-size=8,16",), baselines=("random",)))["epochs"]
@@ -146,36 +147,36 @@ def test_runs_of_two_budgets_are_shared_and_differ_in_epochs_alone():
         ({"objectives": ("mapet", "mim", "mapt")}, 'Did you mean "mapet"?'),
         ({"objectives": ("mim", "mim")}, "names mim twice"),
         ({"objectives": ()}, "at least one"),
-        ({"baselines": ("chance",)}, "baselines"),
-        ({"budget": ("time",)}, "budget"),
-        ({"seeds": 0}, "seeds does not fit: it must be at least 1"),
-        ({"knn_every": -1}, "knn_every"),
-        ({"eval_limit": 0}, "eval_limit"),
-        ({"evaluate": ()}, "evaluate"),
+        ({"baselines": ("chance",)}, "--baselines"),
+        ({"budget": ("time",)}, "--budget"),
+        ({"seeds": 0}, "--seeds must be >= 1, got 0"),
+        ({"knn_every": -1}, "--knn-every"),
+        ({"eval_limit": 0}, "--eval-limit"),
+        ({"evaluate": ()}, "--evaluate"),
         ({"vary": ("contxt=0.1",)}, 'Did you mean "context"?'),
         ({"vary": ("groups",)}, "SETTING=VALUE"),
         ({"vary": ("groups=many",)}, "groups=many"),
         ({"vary": ("groups=1000",)}, "masked patches"),
-        ({"vary": ("context=1",)}, "mask_ratio"),
-        ({"vary": ("seed=1,2",)}, "seeds"),
-        ({"vary": ("objective=mim",)}, "objectives"),
-        ({"vary": ("tokens=a,b",)}, "tokenizers"),
+        ({"vary": ("context=1",)}, "--mask-ratio"),
+        ({"vary": ("seed=1,2",)}, "--seeds"),
+        ({"vary": ("objective=mim",)}, "--objectives"),
+        ({"vary": ("tokens=a,b",)}, "--tokenizers"),
         ({"vary": ("context=0.2,0.3", "mask-ratio=0.5")}, "twice"),
-        ({"vary": ("epochs=1,2",), "budget": ("compute",)}, "vary epochs"),
+        ({"vary": ("epochs=1,2",), "budget": ("compute",)}, "--vary epochs"),
         ({"tokenizers": ("a/x", "b/x")}, "of one name"),
-        ({"tokenizers": ("a",), "recipe": replace(RECIPE, tokens="t")}, "tokenizers"),
+        ({"tokenizers": ("a",), "recipe": replace(RECIPE, tokens="t")}, "--tokenizers"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(wrong, said):
     with pytest.raises(MapetError, match=r".") as error:
-        arms(planned(**wrong))
-    assert said in str(error.value)
+        variants(planned(**wrong))
+    assert said in error.value.option_text
     assert "\n" not in str(error.value)
 
 
 def begin(folder, plan):
-    with ResultsFolder.begun(folder, plan) as ledger:
-        return ledger
+    with ResultsFolder.opened(folder, plan) as results:
+        return results
 
 
 def test_a_folder_is_one_comparison_s(tmp_path):
@@ -184,9 +185,9 @@ def test_a_folder_is_one_comparison_s(tmp_path):
     assert read(tmp_path / "out" / PLAN, Plan) == plan
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
-    with pytest.raises(MapetError, match="holds no comparison"):
+    with pytest.raises(MapetError, match="is not a comparison"):
         begin(tmp_path / "other", plan)
-    with pytest.raises(MapetError, match="holds no comparison"):
+    with pytest.raises(MapetError, match="is not a comparison"):
         begin(tmp_path / "other" / "file", plan)
 
 
@@ -194,10 +195,10 @@ def test_a_folder_is_one_comparison_s(tmp_path):
 def test_a_comparison_is_one_process_s(tmp_path, seeds):
     out, plan = tmp_path / "out", planned(seeds=3)
     refused = pytest.raises(MapetError, match="Another process is working on the comparison in")
-    with ResultsFolder.begun(out, plan), refused, ResultsFolder.begun(out, replace(plan, seeds=seeds)):
+    with ResultsFolder.opened(out, plan), refused, ResultsFolder.opened(out, replace(plan, seeds=seeds)):
         pass
     assert read(out / PLAN, Plan).seeds == 3
-    with ResultsFolder.begun(out, replace(plan, seeds=seeds)):
+    with ResultsFolder.opened(out, replace(plan, seeds=seeds)):
         assert read(out / PLAN, Plan).seeds == seeds
 
 
@@ -206,7 +207,7 @@ def test_what_grew_meanwhile_is_not_lost(tmp_path):
     begin(out, plan)
     mine = merge_plans(out, replace(plan, seeds=9))
     begin(out, merge_plans(out, replace(plan, objectives=("mae",))))
-    with pytest.raises(MapetError, match="has grown since this command began: give it again"):
+    with pytest.raises(MapetError, match="was extended by another process"):
         begin(out, mine)
     assert read(out / PLAN, Plan).objectives == ("mim", "mae")
 
@@ -220,43 +221,43 @@ def test_a_comparison_grows_and_never_shrinks(tmp_path):
     assert whole == replace(
         plan, objectives=("mim", "mae", "pet"), evaluate=("knn", "linear"), budget=("epochs", "compute")
     )
-    with pytest.raises(MapetError, match=r"with recipe\.seed = 5, and 6 is asked"):
+    with pytest.raises(MapetError, match=r"with recipe\.seed = 5, not 6"):
         merge_plans(tmp_path / "out", replace(plan, recipe=replace(RECIPE, seed=6)))
     begin(tmp_path / "pixels", planned(objectives=("mae",)))
-    with pytest.raises(MapetError, match="with objectives = mae, and mim is asked"):
+    with pytest.raises(MapetError, match="with objectives = mae, not mim"):
         merge_plans(tmp_path / "pixels", planned(objectives=("mim",)))  # mae's runs know of no tokens
 
 
 def test_a_setting_changes_as_long_as_nothing_hangs_on_it(tmp_path):
     plan = planned(objectives=("mim",), seeds=1)
-    ledger, (cell,) = begin(tmp_path, plan), counted(plan)["epochs"]
+    results, (trial,) = begin(tmp_path, plan), counted(plan)["epochs"]
     tuned = replace(plan, tuning=FinetuneRecipe(drop_path=0.5))
-    ledger.note(cell, "cost", {"steps": 3})
+    results.record(trial, "cost", {"steps": 3})
     for other in (tuned, replace(plan, eval_limit=7), replace(plan, eval_data="y")):
         assert merge_plans(tmp_path, other) == other
-    ledger.note_scores(cell, "knn", {"top1": mean([0.1, 0.2])})
+    results.record_scores(trial, "knn", {"top1": mean([0.1, 0.2])})
     assert merge_plans(tmp_path, tuned) == tuned
-    with pytest.raises(MapetError, match="with eval_limit = None, and 7 is asked"):
+    with pytest.raises(MapetError, match="with eval_limit = None, not 7"):
         merge_plans(tmp_path, replace(plan, eval_limit=7))
-    ledger.run(cell).with_name(f"{cell.name}-finetune").mkdir(parents=True)
-    with pytest.raises(MapetError, match=r"with tuning\.drop_path = 0\.1, and 0\.5 is asked"):
+    results.run(trial).with_name(f"{trial.name}-finetune").mkdir(parents=True)
+    with pytest.raises(MapetError, match=r"with tuning\.drop_path = 0\.1, not 0\.5"):
         merge_plans(tmp_path, tuned)
 
 
 def test_results_are_read_back_from_the_folder_bit_by_bit(tmp_path):
     plan = planned(objectives=("mim", "mae"), evaluate=("knn",), seeds=3)
-    ledger, found = begin(tmp_path / "out", plan), counted(plan)
+    results, found = begin(tmp_path / "out", plan), counted(plan)
     third = 1 / 3
-    for number, cell in enumerate(found["epochs"][:-1]):
+    for number, trial in enumerate(found["epochs"][:-1]):
         score = Score(third + number / 100, 0.1, 0.9, 10)
-        ledger.note_scores(cell, "knn", {"top1": score, "top5": score})
+        results.record_scores(trial, "knn", {"top1": score, "top5": score})
         cost = {"epochs": 10, "images": 480, "macs": 10, "training_macs": 30, "steps": 60, "seconds": 2.0 + number}
-        ledger.note(cell, "cost", {**cost, "peak": None})
-    rows = list(csv.DictReader(StringIO(written(results(plan, found, ledger), RESULT))))
+        results.record(trial, "cost", {**cost, "peak": None})
+    rows = list(csv.DictReader(StringIO(csv_text(result_rows(plan, found, results), RESULT))))
     assert len(rows) == 2 * 5
     assert float(rows[0]["value"]) == third
     assert {row["metric"] for row in rows} == {"top1", "top5"}
-    mim, mae = entries(plan, found["epochs"], ledger)
+    mim, mae = entries(plan, found["epochs"], results)
     known = [third, third + 0.02, third + 0.04]
     assert mim.accuracy["knn", "top1"].value == pytest.approx(mean(known).value)
     assert mim.accuracy["knn", "top1"].reach == pytest.approx(mean(known).high - mean(known).value)

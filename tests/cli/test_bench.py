@@ -9,18 +9,19 @@ import torch
 
 from mapet.api.benchmark import measure, rates
 from mapet.api.benchmark.rates import Rates
-from mapet.api.benchmark.report import reason
+from mapet.api.benchmark.report import read_rates, reason
+from mapet.api.benchmark.run import benchmark
 from mapet.cli import main
 from mapet.utils.errors import MapetError
 
 TINY = ["--model", "custom", "--embed-dim", "16", "--depth", "1", "--num-heads", "2", "--image-size", "16"]
-TINY += ["--patch-size", "4", "--accelerator", "cpu", "--vocabulary", "11", "--rounds", "2", "--batch-sizes", "4"]
+TINY += ["--patch-size", "4", "--accelerator", "cpu", "--vocab-size", "11", "--rounds", "2", "--batch-sizes", "4"]
 UNIT = Rates("cpu", "float32", 192, *([1e9] * 7))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """A machine that is measured in no time; memory takes a process of its own (tests/bench/test_process.py)."""
+    """Measure the machine in no time; memory takes separate processes (tests/api/benchmark/test_process.py)."""
     monkeypatch.setattr(measure.process, "memory", lambda case, implementation, accelerator: 1 << 20)
     for name in ("ROWS", "SQUARE"):
         monkeypatch.setattr(rates, name, {"cpu": 32})
@@ -36,7 +37,7 @@ def bench(*more, out, code=0):
 
 def test_rows_of_every_case_with_loading_and_memory(images, tmp_path, capsys):
     out = tmp_path / "bench"
-    found = bench("--against", "dense", "--data", str(images), out=out)
+    found = bench("--baseline", "dense", "--data", str(images), out=out)
     screen = capsys.readouterr().out
     assert max(map(len, screen.splitlines()[1:-1])) <= 80
     assert [(row["objective"], row["implementation"]) for row in found["rows"]] == [
@@ -59,7 +60,7 @@ def test_rows_of_every_case_with_loading_and_memory(images, tmp_path, capsys):
     assert found["command"] in table
     assert table.count("| mapet | custom | 4 | float32 | no |") == 2
     assert main(["bench", *TINY, "--out", str(out)]) == 2
-    assert "holds a bench.json already" in capsys.readouterr().err
+    assert "already has a bench.json" in capsys.readouterr().err
 
 
 def test_a_case_that_fails_leaves_the_others(tmp_path, capsys, monkeypatch):
@@ -118,7 +119,7 @@ def test_a_measurement_that_fails_leaves_what_was_timed(images, tmp_path, capsys
     monkeypatch.setattr(measure, "end_to_end", failing)
     monkeypatch.setattr(measure.process, "memory", killed)
     out = tmp_path / "bench"
-    found = bench("--against", "dense", "--data", str(images), "--batch-sizes", "2,4", out=out, code=2)
+    found = bench("--baseline", "dense", "--data", str(images), "--batch-sizes", "2,4", out=out, code=2)
     assert [(row["batch"], row["implementation"]) for row in found["rows"]] == [
         (batch, name) for batch in (2, 4) for name in ("ours", "dense")
     ]
@@ -132,7 +133,7 @@ def test_a_measurement_that_fails_leaves_what_was_timed(images, tmp_path, capsys
     assert f"{case}, dense with loading: RuntimeError: {LOST}" in (out / "bench.md").read_text()
 
 
-def test_a_contestant_that_cannot_run_leaves_the_others(tmp_path, monkeypatch):
+def test_an_implementation_that_cannot_run_leaves_the_others(tmp_path, monkeypatch):
     real = measure.Runner
 
     def failing(one, case, fabric):
@@ -141,7 +142,7 @@ def test_a_contestant_that_cannot_run_leaves_the_others(tmp_path, monkeypatch):
         return real(one, case, fabric)
 
     monkeypatch.setattr(measure, "Runner", failing)
-    found = bench("--against", "dense", out=tmp_path / "bench", code=2)
+    found = bench("--baseline", "dense", out=tmp_path / "bench", code=2)
     assert [row["implementation"] for row in found["rows"]] == ["ours"]
     assert found["failed"] == {"mapet, custom, batch 4, float32, dense": "AssertionError"}
 
@@ -167,7 +168,7 @@ def test_an_interruption_while_loading_keeps_what_was_timed(images, tmp_path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measure, "end_to_end", interrupted)
-    found = bench("--against", "dense", "--data", str(images), out=tmp_path / "bench", code=130)
+    found = bench("--baseline", "dense", "--data", str(images), out=tmp_path / "bench", code=130)
     assert [(row["implementation"], row["loading"]) for row in found["rows"]] == [("ours", None), ("dense", None)]
 
 
@@ -190,21 +191,39 @@ def test_processes_share_the_batch(tmp_path):
     assert "| 2 processes |" in (tmp_path / "bench" / "bench.md").read_text()
 
 
+def test_from_python(tmp_path):
+    sizes = {"embed_dim": 16, "depth": 1, "num_heads": 2, "image_size": 16, "patch_size": 4, "vocab_size": 11}
+    settings = {"model": "custom", "accelerator": "cpu", "rounds": 2, "batch_sizes": [2, 4], **sizes}
+    report = benchmark(None, tmp_path / "bench", **settings)
+    assert [(row.batch, row.implementation) for row in report.rows] == [(2, "ours"), (4, "ours")]
+    assert report.failed == {}
+    assert read_rates(report.folder / "bench.json") == report.rates
+    with pytest.raises(MapetError, match="batch_size does not apply to a benchmark; use batch_sizes"):
+        benchmark(None, tmp_path / "other", batch_size=4)
+
+
+def test_a_recipe_after_a_list(tmp_path):
+    found = bench("--objectives", "mim,mae", "cifar10-vit-tiny", out=tmp_path / "bench")
+    assert [row["objective"] for row in found["rows"]] == ["mim", "mae"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--against", "dens"], 'Did you mean "dense"?'),
+        (["--baseline", "dens"], 'Did you mean "dense"?'),
         (["--objectives", "mapte"], 'Did you mean "mapet"?'),
         (["--batch-sizes", "four"], "--batch-sizes"),
         (["--scaling", "3"], "must divide the batch of 4"),
         (["--compile", "maybe"], "--compile"),
-        (["--batch-size", "2"], "--batch-sizes takes the place"),
+        (["--batch-size", "2"], "use --batch-sizes"),
+        (["--precision", "bfloat16"], "use --precisions"),
+        (["--micro-batch-size", "0"], "--micro-batch-size must be >= 1, got 0"),
         (["--rounds", "0"], "--rounds"),
         (["--data", "absent"], "absent"),
         (["cifar10-vit-tiny", "another"], "one RECIPE"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_measured(arguments, said, tmp_path, capsys):
+def test_mistakes_are_refused_before_anything_is_measured(arguments, said, tmp_path, capsys):
     assert main(["bench", *TINY, *arguments, "--out", str(tmp_path / "bench")]) == 2
     told = capsys.readouterr()
     assert told.out == ""
@@ -261,7 +280,7 @@ def test_show_predicts_hours(tmp_path, capsys, monkeypatch):
         (["--tflops", "1", "--images", "5"], "fewer than one batch"),
     ],
 )
-def test_hours_that_cannot_be_told(arguments, said, capsys):
+def test_hours_that_are_unknown(arguments, said, capsys):
     assert (
         main(["show", "--batch-size", "50", *(["--images", "99"] if "absent.json" in arguments else []), *arguments])
         == 2

@@ -1,4 +1,4 @@
-"""``mapet compare``: five objectives on real images, killed and gone on with, and every mistake told in one line."""
+"""``mapet compare``: five objectives on real images, killed and resumed; every mistake is one line."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from mapet.api.compare import trials as cells
+from mapet.api.compare import trials
 from mapet.cli import main
 from mapet.config.evaluate import FeatureSettings
 from mapet.config.finetune import FinetuneRecipe
@@ -95,9 +95,9 @@ def test_seeds_differ(five):
     assert not torch.equal(weights[0]["model/encoder.pos_embed"], weights[1]["model/encoder.pos_embed"])
 
 
-def test_what_is_done_is_not_done_again(images, five, monkeypatch, capsys):
-    monkeypatch.setattr(cells, "_train", None)
-    monkeypatch.setattr(cells, "Subject", None)
+def test_finished_trials_are_not_repeated(images, five, monkeypatch, capsys):
+    monkeypatch.setattr(trials, "_train", None)
+    monkeypatch.setattr(trials, "Subject", None)
     before = (five / "results.csv").read_bytes()
     assert main(["compare", "--resume", str(five)]) == 0
     assert (five / "results.csv").read_bytes() == before
@@ -107,14 +107,14 @@ def test_what_is_done_is_not_done_again(images, five, monkeypatch, capsys):
     assert max(map(len, shown.splitlines())) <= 80 + len(str(five))
 
 
-def test_it_grows_and_what_is_there_is_not_done_again(images, tmp_path, monkeypatch):
+def test_new_trials_are_added_to_the_existing_ones(images, tmp_path, monkeypatch):
     """Another objective, seed, measure and budget are added; what was there stays, byte for byte, and in the tables."""
     out = tmp_path / "grown"
     assert main(arguments(images, out, "--objectives", "mim,mae", "--seeds", "1", "--evaluate", "knn")) == 0
     before = (out / "results.csv").read_text().splitlines()
     trained = []
-    train = cells._train
-    monkeypatch.setattr(cells, "_train", lambda cell, *given: trained.append(cell.name) or train(cell, *given))
+    train = trials._train
+    monkeypatch.setattr(trials, "_train", lambda trial, *given: trained.append(trial.name) or train(trial, *given))
     more = ["--objectives", "pet", "--seeds", "2", "--baselines", "random", "--budget", "compute"]
     assert main(arguments(images, out, *more, "--evaluate", "linear")) == 0
     assert not {"mim-2epochs-seed0", "mae-2epochs-seed0"} & set(trained)
@@ -194,7 +194,7 @@ def test_killed_at_five_moments_it_ends_as_if_it_had_not_been(images, two, tmp_p
     assert_equal(out, two)
 
 
-def test_a_folder_that_was_moved_goes_on(images, tmp_path, monkeypatch):
+def test_a_folder_that_was_moved_resumes(images, tmp_path, monkeypatch):
     """Stopped in a pre-training, moved, stopped in a fine-tuning, moved: the same end as without."""
     tuning = tmp_path / "tuning.yaml"
     tuning.write_text("optimization: {epochs: 2, batch_size: 8}\naugmentation: {auto_augment: null}\n")
@@ -208,19 +208,19 @@ def test_a_folder_that_was_moved_goes_on(images, tmp_path, monkeypatch):
         if left[0] == 0:
             raise Killed
 
-    place = tmp_path / "0"
+    out = tmp_path / "0"
     with monkeypatch.context() as patch:
         patch.setattr(Run, "append_metrics", broken)
         with pytest.raises(Killed):
-            main(arguments(images, place, *asked))
+            main(arguments(images, out, *asked))
         for left[0] in (6, 0):
-            place = place.rename(tmp_path / f"{place.name}0")
+            out = out.rename(tmp_path / f"{out.name}0")
             with pytest.raises(Killed) if left[0] else nullcontext():
-                main(["compare", "--resume", str(place)])
-    assert (place / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
-    pretrained, tuned = (Run(place / "runs" / f"mim-2epochs-seed0{end}").recipe for end in ("", "-finetune"))
+                main(["compare", "--resume", str(out)])
+    assert (out / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+    pretrained, tuned = (Run(out / "runs" / f"mim-2epochs-seed0{end}").recipe for end in ("", "-finetune"))
     assert load(pretrained).tokens == str(tmp_path / "00" / "tokens"), "it was done there"
-    assert read(tuned, FinetuneRecipe).start == str(place / "runs" / "mim-2epochs-seed0")
+    assert read(tuned, FinetuneRecipe).init == str(out / "runs" / "mim-2epochs-seed0")
 
 
 def test_a_real_kill_in_the_middle_of_a_run(images, two, tmp_path):
@@ -238,14 +238,14 @@ def test_a_real_kill_in_the_middle_of_a_run(images, two, tmp_path):
     assert_equal(out, two)
 
 
-def test_ctrl_c_tells_how_to_go_on(images, two, tmp_path, monkeypatch, capsys):
-    def interrupted(cell, *given):
-        if cell.arm.method == "mae":
+def test_ctrl_c_prints_how_to_resume(images, two, tmp_path, monkeypatch, capsys):
+    def interrupted(trial, *given):
+        if trial.variant.method == "mae":
             raise KeyboardInterrupt
-        return finish(cell, *given)
+        return finish(trial, *given)
 
-    finish = cells.finish
-    monkeypatch.setattr(cells, "finish", interrupted)
+    finish = trials.finish
+    monkeypatch.setattr(trials, "finish", interrupted)
     assert main(arguments(images, tmp_path / "out", *TWO, "--accelerator", "cpu")) == 130
     assert f"mapet compare --resume {tmp_path / 'out'} --accelerator cpu" in capsys.readouterr().out
     assert {row["method"] for row in rows(tmp_path / "out")} == {"mim"}
@@ -335,7 +335,7 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--objectives", "mapet,mime"], 'Did you mean "mim"?'),
         (["--seeds", "0"], "--seeds"),
         (["--evaluate", "knn,linea"], 'Did you mean "linear"?'),
-        (["--vary", "groups=1,99"], "hidden patches"),
+        (["--vary", "groups=1,99"], "masked patches"),
         (["--vary"], "--vary needs a value"),
         (["--tokens", "TOKENS", "--patch-size", "8"], "grid"),
         (
@@ -358,7 +358,7 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--no-normalize-pixels"], "--vary normalize-pixels=VALUE"),
         (["--evaluate", "finetune"], "lower --batch-size, in the FILE.yaml of --tuning"),
         (["--baselines", "scratch"], "fewer than one batch of 256"),
-        (["--evaluate", "finetune", "--tuning", "BACKBONE"], "--tuning has model"),
+        (["--evaluate", "finetune", "--tuning", "BACKBONE"], "--tuning sets model"),
         (["--evaluate", "fewshot", "--eval-limit", "12"], "needs 10: raise --eval-limit"),
         (["--eval-limit", "1"], "needs 1: raise --eval-limit"),
         (["--evaluate", "knn,attentive", "--eval-limit", "38"], "for --evaluate attentive, more than"),
@@ -390,7 +390,7 @@ def test_the_folder_of_another_comparison_is_refused(images, five, capsys):
     assert "holds another comparison, with eval_limit = None" in message
     assert message.count("\n") == 1
     assert main(["compare", "--resume", str(images)]) == 2
-    assert "holds no comparison" in capsys.readouterr().err
+    assert "is not a comparison" in capsys.readouterr().err
     with Lock(five, "working on the comparison in"):
         assert main(["compare", "--resume", str(five)]) == 2
     assert "Another process is working on the comparison in" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
+    from mapet.api.compare.run import Comparison
     from mapet.engine.run import Run
 
 COMPARISON = "compare.yaml"
@@ -18,7 +19,7 @@ KINDS = {"objective": "pre-training", "backbone": "fine-tuning", "commitment": "
 
 def resume(
     folder: str | Path, *, runtime: Runtime | None = None, evaluate_every: int | None = None, **settings: Any
-) -> "Run":
+) -> "Run | Comparison":
     """Continue what was interrupted in ``folder``: a pre-training, a fine-tuning, a VQ-KD training or a comparison.
 
     A training continues from its last checkpoint and ends as if it had not been interrupted.
@@ -30,7 +31,7 @@ def resume(
         settings: of ``runtime``, by the names of the command line's options.
 
     Returns:
-        The run; of a comparison what ``compare`` returns.
+        The run, or the comparison with its tables.
 
     Raises:
         MapetError: nothing that can be resumed, or as the function that began it.
@@ -38,11 +39,9 @@ def resume(
     """
     folder, runtime = Path(folder).expanduser(), updated(runtime or Runtime(), **settings)
     if (folder / COMPARISON).is_file():
-        from mapet.api.compare import run as comparison
-        from mapet.api.compare.plan import Plan
+        from mapet.api.compare.run import resume as resume_comparison
 
-        compare: Any = comparison.compare
-        return compare(read(folder / COMPARISON, Plan), folder, runtime)
+        return resume_comparison(folder, runtime)
     run = reopened(folder)
     kind = kind_of(run)
     if evaluate_every is not None and kind != "fine-tuning":

@@ -53,6 +53,12 @@ def combined(recipe: R, runtime: Runtime | None, settings: dict[str, Any]) -> tu
     return updated(recipe, **of_recipe), updated(runtime, **{n: v for n, v in settings.items() if n in own})
 
 
+def changes(before: Any, after: Any) -> dict[str, Any]:
+    """The settings in which ``after`` differs from ``before``, by flat names: ``updated(before, **changes)``."""
+    changed = diff(before, after)
+    return {name: changed[path][1] for name, path in paths(before).items() if path in changed}
+
+
 def absolute(path: P, *words: str) -> P:
     """The path made absolute; None, an empty path and ``words``, which are not paths, stay."""
     return str(Path(path).expanduser().absolute()) if path and path not in words else path

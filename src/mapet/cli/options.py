@@ -2,10 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
@@ -17,7 +16,7 @@ from mapet.config.setting import flat_name, option
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 
-__all__ = ["changed", "given", "listed", "parse", "positional", "require", "require_outside", "take"]
+__all__ = ["changed", "given", "listed", "parse", "positional", "require", "take"]
 
 T = TypeVar("T")
 REPEATED = "repeated"
@@ -149,19 +148,38 @@ def one_of(*words: str) -> str:
     return given[0] if len(given) == 1 else ""
 
 
+def take_all(arguments: list[str], option: str) -> tuple[tuple[str, ...], list[str]]:
+    """The values of an option that may be repeated, and the rest of the arguments."""
+    found: list[str] = []
+    while True:
+        value, arguments = take(arguments, option)
+        if value is None:
+            return tuple(found), arguments
+        found.append(value)
+
+
+def joined(arguments: list[str], names: Iterable[str]) -> list[str]:
+    """``--objectives a,b`` as ``--objectives=a,b``, so that a positional argument may follow."""
+    for name in names:
+        long = f"--{name.replace('_', '-')}"
+        values, arguments = take_all(arguments, long)
+        arguments = [*arguments, *(f"{long}={value}" for value in values[-1:])]
+    return arguments
+
+
+def separated(arguments: list[str], names: Iterable[str]) -> list[str]:
+    """``--batch-sizes=4,8`` as ``--batch-sizes 4 8``."""
+    known = {f"--{name.replace('_', '-')}" for name in names}
+    found: list[str] = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        found += [name, *listed(value)] if name in known else [argument]
+    return found
+
+
 def listed(text: str) -> tuple[str, ...]:
     """ "a, b" → ("a", "b")."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def require_outside(out: Path, data: str | None) -> None:
-    """Refuse a folder for figures among the images ``data``, of which they would become some.
-
-    Raises:
-        MapetError: both are named.
-    """
-    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise MapetError(f"{out} is inside {data}, and its figures would become images there: give another --out.")
 
 
 def changed(options: Any) -> list[str]:

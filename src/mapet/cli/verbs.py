@@ -69,6 +69,13 @@ VERBS = {
         "data out recipe resume settings",
         "mapet pretrain photos --out runs/first --model vit_small --epochs 100\nmapet pretrain --resume runs/first",
     ),
+    "evaluate": Verb(
+        "accuracy of an encoder under several protocols",
+        "evaluate FROM [--data DATA]",
+        {"FROM": "run"},
+        f"run protocols {PROBE}",
+        "mapet evaluate runs/first --data labelled --protocols knn,linear",
+    ),
     "knn": Verb(
         "k-nearest-neighbour accuracy of an encoder",
         "knn FROM [--data DATA]",

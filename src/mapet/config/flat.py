@@ -72,3 +72,8 @@ def diff(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
     """The settings in which two values of one class differ, by dotted name, with both values."""
     theirs = dotted(b)
     return {name: (value, theirs[name]) for name, value in dotted(a).items() if value != theirs[name]}
+
+
+def updated_from(value: T, settings: dict[str, Any]) -> T:
+    """``updated`` by those of the settings that ``value`` has, which are removed from ``settings``."""
+    return updated(value, **{name: settings.pop(name) for name in paths(value) if name in settings})

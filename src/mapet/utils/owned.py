@@ -240,6 +240,16 @@ def require_apart(out: str | Path, **inputs: str | Path | None) -> None:
             raise MapetError(f"{option} {given} {where} --out {out}, which is to be written: give another --out.")
 
 
+def require_outside(out: Path, data: str | None) -> None:
+    """Refuse an output folder inside the folder of images ``data``, where its figures would count as images.
+
+    Raises:
+        MapetError: with both folders.
+    """
+    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise MapetError(f"{out} is inside {data}, where its figures would count as images: give another --out.")
+
+
 def _listed(path: Path, tree: Tree) -> Tree | None:
     """What the tree lists in the folder ``path``, nothing for a file; None where it does not list it."""
     if path.is_symlink() or not (path.is_dir() or path.is_file()):

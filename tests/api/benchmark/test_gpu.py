@@ -1,4 +1,4 @@
-"""benchmarks/gpu/gpu.py goes through all of its parts on a CPU, at a tiny size; here without a new Python for each."""
+"""benchmarks/gpu/gpu.py runs all of its parts on a CPU, at a tiny size; here in this process."""
 
 import json
 import os
@@ -126,19 +126,19 @@ def test_figures_of_whatever_rows_there_are(gpu, tmp_path):
     assert len(titles(dense, DENSE)) == 3, "ours, compiled"
     assert titles(gpu_parts.over_peer("MIM", 1.2), ROW) == titles(gpu_parts.share_of_peak("L", 0.55)) == []
     assert len(titles(gpu_parts.over_peer("MIM", 1.2), ROW, {**ROW, "implementation": "transformers"})) == 2
-    small = gpu_parts.small_pictures
+    small = gpu_parts.small_images
     assert "batch 4," in titles(small, {**ROW, "batch": 8, "loading": None}, ROW, failed=LOST)[0]
     assert titles(small, {**ROW, "loading": None}) == titles(small) == []
 
 
 @pytest.mark.parametrize(
-    ("ending", "told"),
+    ("ending", "said"),
     [
         ("sys.exit(2)", "mapet, custom, batch 4: CUDA out of memory."),
         ("time.sleep(600)", "no end after 2 s; mapet, custom, batch 4: CUDA out of memory."),
     ],
 )
-def test_rows_of_a_part_that_failed_or_was_stopped_count(gpu, monkeypatch, tmp_path, ending, told):
+def test_rows_of_a_part_that_failed_or_was_stopped_count(gpu, monkeypatch, tmp_path, ending, said):
     from gpu_parts import Part, pace
 
     left(tmp_path / "ready", ROW, failed=LOST)
@@ -148,7 +148,7 @@ def test_rows_of_a_part_that_failed_or_was_stopped_count(gpu, monkeypatch, tmp_p
     monkeypatch.setattr(gpu, "PARTS", {"part": part})
     found = gpu.measured("part", gpu.Context(tmp_path, True), 2)
     assert [figure["value"] for figure in found["figures"]] == ["4 images/s"]
-    assert found["failed"] == f"{told} (see part.log)"
+    assert found["failed"] == f"{said} (see part.log)"
 
 
 def test_steps_with_a_bar_come_first(gpu):
@@ -170,7 +170,7 @@ def test_earlier_figures_outlive_a_call_that_has_fewer(gpu, monkeypatch, tmp_pat
     assert kept == [parts[0], parts[0], parts[2], parts[3]]
 
 
-def test_without_pictures_steps_are_measured_all_the_same(gpu, tmp_path):
+def test_without_images_steps_are_measured_without_loading(gpu, tmp_path):
     context = gpu.Context(tmp_path, True)
     assert "--data" not in gpu.PARTS["base"].command(context)
     (tmp_path / "images").mkdir()

@@ -140,7 +140,7 @@ def test_rates_that_cannot_be_read(tmp_path):
     with pytest.raises(MapetError, match="Cannot read"):
         read_rates(path)
     path.write_text(json.dumps({"rates": [{"speed": 1}]}))
-    with pytest.raises(MapetError, match=r"is no bench\.json"):
+    with pytest.raises(MapetError, match=r"is not a bench\.json"):
         read_rates(path)
     path.write_text(json.dumps({"rates": [vars(UNIT)]}))
     assert read_rates(path) == [UNIT]

@@ -11,7 +11,7 @@ from mapet.config.recipe import Model, Optimization, Recipe, save
 from mapet.utils.errors import MapetError
 
 TINY = Model(name="custom", embed_dim=16, depth=1, num_heads=2, image_size=16, patch_size=4)
-CASE = Case(Recipe(model=TINY, optimization=Optimization(batch_size=4)), against=("dense",), vocabulary=11)
+CASE = Case(Recipe(model=TINY, optimization=Optimization(batch_size=4)), baseline=("dense",), vocabulary=11)
 
 
 def done(tmp_path, job):

@@ -18,7 +18,7 @@ def test_figures_of_a_row():
     assert OURS.flops == 12
     assert (OURS.share, OURS.passes_share) == (0.5, 1.0)
     assert OURS.waiting == 0.5
-    assert (OURS.foretold, OURS.foretold_processor) == (0.75, 0.75)
+    assert (OURS.predicted_ratio, OURS.predicted_ratio_processor) == (0.75, 0.75)
     assert Row(**{name: value for name, value in OURS.plain().items() if name in vars(OURS)}) == OURS
 
 
@@ -29,7 +29,7 @@ def test_ratios_are_within_a_case():
     assert over_ours(dense, [other, OURS, dense], "memory") == 0.5
     assert over_ours(OURS, [OURS], "seconds") is None
     assert over_ours(dense, [other], "seconds") is None
-    assert (dense.flops, dense.share, dense.foretold) == (None, None, None)
+    assert (dense.flops, dense.share, dense.predicted_ratio) == (None, None, None)
 
 
 def test_efficiency_is_over_the_fewest_processes():
@@ -47,7 +47,7 @@ def test_a_line_fits_the_screen():
         replace(wide, implementation=SCALING, devices=4),
     ]
     for row in rows:
-        assert len(report.line(row, rows)) <= len(report.SCREEN) <= 80
+        assert len(report.line(row, rows)) <= len(report.HEADER) <= 80
 
 
 def test_rounds_alternate_and_short_steps_are_repeated(monkeypatch):
@@ -57,10 +57,10 @@ def test_rounds_alternate_and_short_steps_are_repeated(monkeypatch):
         def __init__(self, name, broadcast=lambda counts: counts):
             self.name, self.fabric = name, SimpleNamespace(broadcast=broadcast)
 
-        def step(self, laps):
+        def step(self, timer):
             done.append(self.name)
-            laps.mark()
-            laps.mark()
+            timer.mark()
+            timer.mark()
 
     monkeypatch.setattr(step, "ROUND", {"cpu": 0.0})
     timings = step.alternate([Fake("a"), Fake("b")], 3, torch.device("cpu"))

@@ -1,1 +1,1 @@
-"""Measuring: the training step beside other formulations of it, what the machine could do, what a run will take."""
+"""Benchmark of the training step: speed, memory, the machine's peak, predicted time."""

@@ -1,6 +1,6 @@
-"""A measurement in processes of its own: memory on a CPU, which keeps what earlier work took, and several devices.
+"""Measurements in separate processes: peak memory on a CPU, which earlier work would hide, and several devices.
 
-``python -m mapet.api.benchmark.process JOB.yaml`` does what the job says and writes JSON beside it.
+``python -m mapet.api.benchmark.process JOB.yaml`` runs a job and writes JSON next to it.
 """
 
 import json
@@ -31,8 +31,8 @@ class Job:
     """One measurement.
 
     Attributes:
-        what: "memory" of one contestant, "pace" of ours in ``devices`` processes, or the time "until" its first step.
-        contestant: whose memory.
+        what: "memory" of one implementation, "pace" of ours in ``devices`` processes, or the time "until" step 1.
+        implementation: whose memory.
         case: the step.
         accelerator: as ``Runtime.accelerator``.
         devices: processes.
@@ -48,7 +48,7 @@ class Job:
 
 
 def memory(case: Case, implementation: str, accelerator: str) -> int:
-    """Bytes that one contestant's step takes on a CPU at the most, beyond the process itself; raises as ``run``."""
+    """Peak bytes of an implementation's step on a CPU, beyond the process itself; raises as ``run``."""
     return int(run(Job("memory", implementation, case, accelerator))["memory"])
 
 

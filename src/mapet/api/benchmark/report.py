@@ -1,4 +1,4 @@
-"""The rows on a screen, as Markdown, and as JSON that can be read back."""
+"""The report: rows as text for the screen, as Markdown, and as JSON that can be read back."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +19,14 @@ from mapet.utils.io import replace_file
 JSON, MARKDOWN = "bench.json", "bench.md"
 FORMAT = "mapet-bench-1"
 COLUMNS = {"images/s": 8, "ms/step": 9, "fwd+bwd": 8, "GiB": 6, "TFLOP/s": 8, "of peak": 7, "waiting": 7, "ratio": 6}
-SCREEN = " ".join([" " * 12, *(title.rjust(width) for title, width in COLUMNS.items())])
+HEADER = " ".join([" " * 12, *(title.rjust(width) for title, width in COLUMNS.items())])
 LEGEND = (
     "step: forward, backward, clipping and optimiser, median of the rounds (fwd+bwd: the first two alone)",
     "memory: weights, gradients, optimiser's moments and a step at its peak, beyond what was there before",
-    "FLOP: two a multiply-accumulate of what is computed, forward and backward; of peak: over the fastest matrix "
+    "FLOP: two per multiply-accumulate, of what is computed, forward and backward; of peak: over the fastest matrix "
     "product of this machine in the same precision, measured after each round; median of the rounds",
-    "ratio: the other's step over ours (in brackets fwd+bwd, and in processor time); for scaling the efficiency",
-    "waiting: the share of the time with loading that the step alone does not take",
+    "ratio: the baseline's step over ours (in brackets fwd+bwd, and in processor time); for scaling, the efficiency",
+    "waiting: share of the time with loading that is spent waiting for images",
     "predicted: the sum of the parts of a step, each at the rate of this machine (measured after each round, medians), "
     "over the measured step",
 )
@@ -34,14 +34,14 @@ LEGEND = (
 
 @dataclass
 class Report:
-    """All of one call, and where it is written: whole after each row.
+    """The result of a benchmark. Its files are complete after each row.
 
     Attributes:
         folder: of ``bench.json`` and ``bench.md``.
         about: date, command, machine and versions.
         rates: of the machine.
         rows: so far.
-        failed: what could not be measured, a case or a part of one, and why.
+        failed: cases, or parts of a case, that could not be measured, with the reason.
     """
 
     folder: Path
@@ -51,19 +51,19 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
     def put(self, row: Row) -> None:
-        """Add a row, or let it take the place of what was known of it before, and write."""
-        place = next((n for n, one in enumerate(self.rows) if one.identity == row.identity), len(self.rows))
-        self.rows[place : place + 1] = [row]
+        """Add or replace a row, and write the files."""
+        index = next((n for n, one in enumerate(self.rows) if one.identity == row.identity), len(self.rows))
+        self.rows[index : index + 1] = [row]
         self.write()
 
     def fail(self, what: str, error: Exception) -> str:
-        """Note what could not be measured, and write; the reason, in one line."""
+        """Record a failure and write the files; returns the reason in one line."""
         self.failed[what] = reason(error)
         self.write()
         return self.failed[what]
 
     def write(self) -> None:
-        """Both files."""
+        """Write both files."""
         plain = {
             "format": FORMAT,
             **self.about,
@@ -76,7 +76,7 @@ class Report:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line, after its kind where it is not one that is meant for users."""
+    """The error in one line, with its type unless it is meant for users."""
     text = str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = lines[: 2 if lines and lines[0].endswith(":") else 1]
@@ -87,14 +87,14 @@ def reason(error: Exception) -> str:
 
 
 def begin(folder: Path, about: Mapping[str, Any]) -> Report:
-    """A report in a folder that is made if need be.
+    """A new report in ``folder``, which is created if it does not exist.
 
     Raises:
-        MapetError: the folder holds a report already.
+        MapetError: the folder has a report.
     """
     for name in (JSON, MARKDOWN):
         if (folder / name).exists():
-            raise MapetError(f"{folder} holds a {name} already: give another --out.")
+            raise MapetError(f"{folder} already has a {name}: give another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     return Report(folder, about)
 
@@ -103,7 +103,7 @@ def read_rates(path: Path) -> list[Rates]:
     """The rates in a ``bench.json``.
 
     Raises:
-        MapetError: no such file, or none of ``mapet bench``.
+        MapetError: no such file, or another kind of file.
     """
     try:
         found = json.loads(path.read_text())
@@ -111,11 +111,11 @@ def read_rates(path: Path) -> list[Rates]:
     except OSError as error:
         raise MapetError(f"Cannot read {path}: {error.strerror}. Give a {JSON} that mapet bench wrote.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise MapetError(f"{path} is no {JSON} of mapet bench.") from error
+        raise MapetError(f"{path} is not a {JSON} of mapet bench.") from error
 
 
 def line(row: Row, rows: Sequence[Row]) -> str:
-    """One row for a screen, under ``SCREEN``."""
+    """One row as a line under ``HEADER``."""
     ratio = _ratio(row, rows)
     cells = [
         f"{row.images_per_second:.4g}",
@@ -132,28 +132,28 @@ def line(row: Row, rows: Sequence[Row]) -> str:
 
 
 def notes(row: Row, rows: Sequence[Row]) -> list[str]:
-    """What the columns do not say of a row."""
+    """Details of a row that the columns do not show."""
     said = []
-    if row.foretold is not None and row.predicted is not None:
+    if row.predicted_ratio is not None and row.predicted is not None:
         parts = ", ".join(f"{name} {part / row.predicted:.0%}" for name, part in row.parts.items())
-        said.append(f"predicted {1e3 * row.predicted:.1f} ms, {row.foretold:.2f} of what was measured: {parts}")
+        said.append(f"predicted {1e3 * row.predicted:.1f} ms, {row.predicted_ratio:.2f} × measured: {parts}")
     if row.loading is not None:
         said.append(f"with loading {row.batch / row.loading:.4g} images/s, {1e3 * row.loading:.1f} ms/step")
     if row.implementation not in (OURS, SCALING):
-        told = {"fwd+bwd": "passes_seconds", "memory": "memory", "with loading": "loading"}
-        found = {name: over_ours(row, rows, figure) for name, figure in told.items()}
+        figures = {"fwd+bwd": "passes_seconds", "memory": "memory", "with loading": "loading"}
+        found = {name: over_ours(row, rows, figure) for name, figure in figures.items()}
         said.append("over ours: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.items() if ratio))
     return said
 
 
 def label(row: Row) -> str:
-    """What a row is called."""
+    """The row's name."""
     plural = "es" if row.devices > 1 else ""
     return f"{row.devices} process{plural}" if row.implementation == SCALING else row.implementation
 
 
 def markdown(report: Report) -> str:
-    """One table over all cases, with what it was taken on and what it means."""
+    """One table of all cases, with machine, command and legend."""
     head = (
         "objective",
         "model",
@@ -191,8 +191,8 @@ def _ratio(row: Row, rows: Sequence[Row]) -> float | None:
 
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     ratio = _ratio(row, rows)
-    beside = [over_ours(row, rows, name) for name in ("passes_seconds", "passes_processor_seconds")]
-    brackets = f" ({'; '.join(f'{one:.2f}' for one in beside if one)})" if any(beside) else ""
+    others = [over_ours(row, rows, name) for name in ("passes_seconds", "passes_processor_seconds")]
+    brackets = f" ({'; '.join(f'{one:.2f}' for one in others if one)})" if any(others) else ""
     return (
         row.objective,
         row.model,
@@ -210,7 +210,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
         _cell(row.loading, lambda n: f"{row.batch / n:.4g}"),
         _cell(row.waiting, lambda n: f"{n:.1%}"),
         _cell(ratio, lambda n: f"**{n:.2f}**") + brackets,
-        _cell(row.foretold, lambda n: f"{n:.2f}"),
+        _cell(row.predicted_ratio, lambda n: f"{n:.2f}"),
     )
 
 

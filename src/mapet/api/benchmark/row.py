@@ -1,12 +1,13 @@
-"""What was measured of one contestant: a line of the table, a record of the JSON."""
+"""The measurements of one implementation: a line of the table, a record of the JSON."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mapet.api.benchmark.case import AGAINST, OURS, Case
+from mapet.api.benchmark.case import OURS, Case
 from mapet.api.benchmark.step import Timing
+from mapet.config.benchmark import BASELINES
 
 DERIVED = (
     "seconds",
@@ -16,28 +17,28 @@ DERIVED = (
     "share",
     "passes_share",
     "waiting",
-    "foretold",
-    "foretold_processor",
+    "predicted_ratio",
+    "predicted_ratio_processor",
 )
-SCALING = "scaling"  # in place of a contestant: ours in several processes
+SCALING = "scaling"  # ours in several processes
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant in one case; seconds are of a step.
+    """One implementation in one case; seconds are per step.
 
     Attributes:
         objective, model, batch, precision, compiled, accumulate: of the case.
-        contestant: "ours", or what it was measured against.
-        step: wall seconds of the whole step in each round.
-        passes: of its forward and backward pass alone.
-        step_processor, passes_processor: the same on this process's threads together.
-        memory: bytes that weights, gradients, optimiser and step take at the most; None where unknown.
-        flop: floating-point operations of our training step, per image; None for other contestants.
+        implementation: "ours", or a baseline.
+        step: wall seconds per step in each round.
+        passes: of forward and backward pass alone.
+        step_processor, passes_processor: the same in processor time of all threads.
+        memory: peak bytes of weights, gradients, optimizer and step; None if unknown.
+        flop: floating-point operations of our training step, per image; None for baselines.
         peak: floating-point operations a second of the fastest matrix product, right after each round; may be empty.
-        predicted: seconds that the step should take; None for other contestants.
+        predicted: predicted seconds; None for baselines.
         parts: the predicted seconds by kind of work.
-        loading: seconds with loading from files; None where that was not measured.
+        loading: seconds with loading from files; None if not measured.
         devices: processes that shared the batch.
         threads: of each process.
     """
@@ -74,27 +75,27 @@ class Row:
 
     @property
     def passes_processor_seconds(self) -> float:
-        """Median of the forward and backward pass on this process's threads together."""
+        """Median of the forward and backward pass, in processor time of all threads."""
         return statistics.median(self.passes_processor)
 
     @property
     def images_per_second(self) -> float:
-        """Of the whole step, without loading."""
+        """Images per second of the whole step, without loading."""
         return self.batch / self.seconds
 
     @property
     def flops(self) -> float | None:
-        """Floating-point operations a second of the whole step."""
+        """Floating-point operations per second of the whole step."""
         return None if self.flop is None else self.flop * self.batch / self.seconds
 
     @property
     def share(self) -> float | None:
-        """Of the fastest matrix product's rate, by the whole step: the median of the rounds."""
+        """Share of the fastest matrix product's rate, of the whole step: the median of the rounds."""
         return self._share(self.step)
 
     @property
     def passes_share(self) -> float | None:
-        """The same by the forward and backward pass alone."""
+        """The same of the forward and backward pass alone."""
         return self._share(self.passes)
 
     def _share(self, seconds: Sequence[float]) -> float | None:
@@ -105,37 +106,37 @@ class Row:
 
     @property
     def waiting(self) -> float | None:
-        """Share of the time with loading that the step alone does not take."""
+        """Share of the time with loading that is spent waiting."""
         return None if self.loading is None else max(0.0, 1 - self.seconds / self.loading)
 
     @property
-    def foretold(self) -> float | None:
+    def predicted_ratio(self) -> float | None:
         """Predicted over measured seconds."""
         return None if self.predicted is None else self.predicted / self.seconds
 
     @property
-    def foretold_processor(self) -> float | None:
-        """The same over the processor's seconds of a thread, which other work on the machine touches less."""
+    def predicted_ratio_processor(self) -> float | None:
+        """The same over processor seconds per thread, which depend less on other work on the machine."""
         taken = statistics.median(self.step_processor) / self.threads
         return self.predicted / taken if self.predicted is not None and taken else None
 
     @property
     def case(self) -> tuple[Any, ...]:
-        """What all contestants of one case share."""
+        """What all rows of one case share."""
         return self.objective, self.model, self.batch, self.precision, self.compiled, self.accumulate
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What no other row of a report shares."""
+        """What is unique to each row of a report."""
         return *self.case, self.implementation, self.devices
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it: the fields, and the figures that follow from them."""
+        """For JSON: the fields, and the figures derived from them."""
         return {**asdict(self), **{name: getattr(self, name) for name in DERIVED}}
 
 
 def of(case: Case, implementation: str, timings: Sequence[Timing], **figures: Any) -> Row:
-    """The row of a contestant from its rounds."""
+    """The row of an implementation from its rounds."""
     peaks = [one.peak for one in timings if one.peak is not None]
     return Row(
         objective=case.recipe.objective.name,
@@ -155,14 +156,14 @@ def of(case: Case, implementation: str, timings: Sequence[Timing], **figures: An
 
 
 def over_ours(row: Row, rows: Sequence[Row], figure: str) -> float | None:
-    """A contestant's figure over ours in the same case; None for ours itself, or where ours is not known."""
+    """A baseline's figure over ours in the same case; None for ours itself, or if ours is unknown."""
     ours = next((one for one in rows if one.implementation == OURS and one.devices == 1 and one.case == row.case), None)
     mine, theirs = getattr(row, figure), getattr(ours, figure, None)
-    return mine / theirs if row.implementation in AGAINST and mine and theirs else None
+    return mine / theirs if row.implementation in BASELINES and mine and theirs else None
 
 
 def efficiency(row: Row, rows: Sequence[Row]) -> float | None:
-    """Images a second over those of as many times the fewest devices that the case was measured on."""
+    """Images per second per device, over that of the fewest devices measured in this case."""
     same = [one for one in rows if one.implementation == SCALING and one.case == row.case]
     least = min(same, key=lambda one: one.devices, default=None)
     if row.implementation != SCALING or least is None:

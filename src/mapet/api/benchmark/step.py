@@ -16,16 +16,16 @@ from mapet.engine.optim import adamw
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-WARM = 2  # first steps of each contestant, which do not count
-ROUND = {"cpu": 0.1, "cuda": 0.5}  # seconds that a round lasts at least, in as many steps as that takes
+WARM = 2  # warm-up steps of each implementation
+ROUND = {"cpu": 0.1, "cuda": 0.5}  # minimum seconds per round
 
 
 class Runner:
-    """One contestant on the device, with its optimiser. The learning rate is 0, so that every step does the same.
+    """One implementation on the device, with its optimizer; the learning rate is 0, so all steps are alike.
 
     Attributes:
-        name: the contestant's.
-        memory: bytes of a GPU at the most, beyond what was there before; None on a CPU, or after a single step.
+        name: of the implementation.
+        memory: peak bytes on a GPU beyond what was allocated before; None on a CPU, or after a single step.
     """
 
     def __init__(self, implementation: Implementation, case: Case, fabric: "Fabric", warm: int = WARM) -> None:
@@ -41,19 +41,19 @@ class Runner:
             self.step()
         self.memory = self._most(before) if warm > 1 else None
 
-    def step(self, batch: Mapping[str, Tensor] | None = None, laps: Timer | None = None) -> None:
-        """Forward, backward, clipping, optimiser; ``laps`` are marked between backward and clipping, and at the end."""
+    def step(self, batch: Mapping[str, Tensor] | None = None, timer: Timer | None = None) -> None:
+        """Forward, backward, clipping, optimiser; ``timer`` is marked between backward and clipping, and at the end."""
         backward(self.fabric, self.model, self.batch if batch is None else batch, self.accumulate)
-        if laps:
-            laps.mark()
+        if timer:
+            timer.mark()
         clip(self.fabric, self.model, self.optimizer, self.limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if laps:
-            laps.mark()
+        if timer:
+            timer.mark()
 
     def _share(self, tensor: Tensor) -> Tensor:
-        """This process's part of a batch."""
+        """This process's shard of a batch."""
         return tensor.tensor_split(self.fabric.world_size)[self.fabric.global_rank]
 
     def _most(self, before: int) -> int | None:
@@ -71,7 +71,7 @@ def _allocated(device: torch.device) -> int:
 class Timing(NamedTuple):
     """Means of the steps of one round: the whole step, and its forward and backward pass alone.
 
-    ``peak`` is what the machine's fastest product did right after it, in FLOP/s; None where that is not known.
+    ``peak`` is the rate of the machine's fastest product right after it, in FLOP/s; None if unknown.
     """
 
     step: Spent
@@ -84,7 +84,7 @@ def alternate(
 ) -> list[list[Timing]]:
     """``rounds`` timings of each runner; every round has all of them in turn, and on all processes as many steps.
 
-    With ``peak`` the machine is measured beside each timing, as its speed may change from minute to minute.
+    With ``peak`` the machine is measured after each timing, as its speed may change within minutes.
     """
     once = [_round(runner, 1, device).step.wall for runner in runners]
     steps = runners[0].fabric.broadcast([max(1, math.ceil(ROUND[device.type] / seconds)) for seconds in once])
@@ -96,12 +96,12 @@ def alternate(
 
 
 def _round(runner: Runner, steps: int, device: torch.device, peak: Callable[[], float | None] | None = None) -> Timing:
-    laps = Timer(device)
+    timer = Timer(device)
     synchronize(device)
-    laps.mark()
+    timer.mark()
     for _ in range(steps):
-        runner.step(laps=laps)
-    spent = laps.spent()
+        runner.step(timer=timer)
+    spent = timer.spent()
     passes, rest = _mean(spent[0::2]), _mean(spent[1::2])
     return Timing(Spent(passes.wall + rest.wall, passes.processor + rest.processor), passes, peak() if peak else None)
 
@@ -112,13 +112,13 @@ def _mean(spent: Sequence[Spent]) -> Spent:
 
 def over_stream(runner: Runner, stream: Iterable[Mapping[str, Tensor]], skip: int, steps: int) -> float:
     """Wall seconds a step over ``stream``, whose first ``skip`` batches do not count; at most ``steps`` do."""
-    device, laps = runner.fabric.device, Timer(runner.fabric.device)
+    device, timer = runner.fabric.device, Timer(runner.fabric.device)
     for number, batch in enumerate(stream):
         if number == skip:
             synchronize(device)
-            laps.mark()
+            timer.mark()
         runner.step(batch)
         if number + 1 == skip + steps:
             break
-    laps.mark()
-    return laps.spent()[0].wall / steps
+    timer.mark()
+    return timer.spent()[0].wall / steps

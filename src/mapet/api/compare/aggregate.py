@@ -1,4 +1,4 @@
-"""What came out of a comparison: rows for the CSV files, and entries for table and figures."""
+"""Results of a comparison over its trials: rows of the CSV files, and entries of table and figures."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,41 +20,41 @@ COST = ("run", "method", "setting", "epochs", "seed", "images", "gmac", "trainin
 CURVE = ("run", "method", "setting", "seed", "epoch", "step", "pflop", "value")
 
 
-def results(plan: Plan, cells: Mapping[str, Sequence[Trial]], ledger: ResultsFolder) -> list[dict[str, Any]]:
-    """One row a cell and metric, in the plan's sequence; nothing in it hangs on the machine's speed."""
+def result_rows(plan: Plan, budgets: Mapping[str, Sequence[Trial]], results: ResultsFolder) -> list[dict[str, Any]]:
+    """One row per trial and metric, in the plan's order; nothing in it depends on the machine's speed."""
     rows = []
-    for budget, own in cells.items():
-        for cell in own:
-            known = ledger.known(cell)
-            for what in (name for name in plan.measures if name in known):
-                for metric, score in known[what].items():
-                    about = {**_about(cell, known), "budget": budget, "evaluation": what, "metric": metric}
+    for budget, trials in budgets.items():
+        for trial in trials:
+            record = results.read(trial)
+            for what in (name for name in plan.measures if name in record):
+                for metric, score in record[what].items():
+                    about = {**_about(trial, record), "budget": budget, "evaluation": what, "metric": metric}
                     rows.append({name: {"note": "", **about, **score}[name] for name in RESULT})
     return rows
 
 
-def costs(cells: Iterable[Trial], ledger: ResultsFolder) -> list[dict[str, Any]]:
-    """One row a trained cell: images, compute, and what hangs on the machine."""
+def cost_rows(trials: Iterable[Trial], results: ResultsFolder) -> list[dict[str, Any]]:
+    """One row per trained trial: images, compute, time and memory."""
     rows = []
-    for cell in cells:
-        if cost := ledger.known(cell).get("cost"):
-            rows.append({**_about(cell, {"cost": cost}), "run": cell.name, **_shown(cost)})
+    for trial in trials:
+        if cost := results.read(trial).get("cost"):
+            rows.append({**_about(trial, {"cost": cost}), "run": trial.name, **_shown(cost)})
     return [{name: row[name] for name in COST} for row in rows]
 
 
-def curves(cells: Iterable[Trial], ledger: ResultsFolder) -> list[dict[str, Any]]:
-    """k-NN accuracy while training: one row a kept checkpoint."""
+def curve_rows(trials: Iterable[Trial], results: ResultsFolder) -> list[dict[str, Any]]:
+    """k-NN accuracy during training: one row per kept checkpoint."""
     rows = []
-    for cell in cells:
-        known = ledger.known(cell)
-        for step, value in sorted(known.get("curve", {}).items(), key=lambda point: int(point[0])):
-            cost, done = known["cost"], int(step) / known["cost"]["steps"]
-            about = {"run": cell.name, "step": int(step), "value": value, "epoch": round(done * cost["epochs"], 6)}
-            rows.append({**_about(cell, known), **about, "pflop": done * _shown(cost)["pflop"]})
+    for trial in trials:
+        record = results.read(trial)
+        for step, value in sorted(record.get("curve", {}).items(), key=lambda point: int(point[0])):
+            cost, done = record["cost"], int(step) / record["cost"]["steps"]
+            about = {"run": trial.name, "step": int(step), "value": value, "epoch": round(done * cost["epochs"], 6)}
+            rows.append({**_about(trial, record), **about, "pflop": done * _shown(cost)["pflop"]})
     return [{name: row[name] for name in CURVE} for row in rows]
 
 
-def written(rows: Sequence[Mapping[str, Any]], header: Sequence[str]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]], header: Sequence[str]) -> str:
     """The rows as CSV."""
     text = StringIO()
     writer = csv.DictWriter(text, header, lineterminator="\n")
@@ -63,24 +63,24 @@ def written(rows: Sequence[Mapping[str, Any]], header: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def entries(plan: Plan, own: Sequence[Trial], ledger: ResultsFolder) -> list[Entry]:
-    """One entry an arm of one budget, over its seeds that are done."""
-    arms: dict[int, tuple[Variant, list[dict[str, Any]]]] = {}
-    for cell in own:
-        known = ledger.known(cell)
-        if "cost" in known:
-            arms.setdefault(id(cell.arm), (cell.arm, []))[1].append(known)
-    return [_entry(plan, arm, known) for arm, known in arms.values()]
+def entries(plan: Plan, trials: Sequence[Trial], results: ResultsFolder) -> list[Entry]:
+    """One entry per variant of one budget, over its finished seeds."""
+    variants: dict[int, tuple[Variant, list[dict[str, Any]]]] = {}
+    for trial in trials:
+        record = results.read(trial)
+        if "cost" in record:
+            variants.setdefault(id(trial.variant), (trial.variant, []))[1].append(record)
+    return [_entry(plan, variant, records) for variant, records in variants.values()]
 
 
-def _entry(plan: Plan, arm: Variant, known: Sequence[Mapping[str, Any]]) -> Entry:
-    cost, times = known[0]["cost"], [one["cost"]["seconds"] for one in known]
-    peaks = [one["cost"]["peak"] for one in known if one["cost"]["peak"]]
+def _entry(plan: Plan, variant: Variant, records: Sequence[Mapping[str, Any]]) -> Entry:
+    cost, times = records[0]["cost"], [one["cost"]["seconds"] for one in records]
+    peaks = [one["cost"]["peak"] for one in records if one["cost"]["peak"]]
     seconds = [time for time in times if time is not None]
     shown = _shown(cost)
     return Entry(
-        method=short_name(arm.method),
-        setting=arm.setting,
+        method=short_name(variant.method),
+        setting=variant.setting,
         epochs=cost["epochs"],
         images=cost["images"],
         gmac=shown["gmac"],
@@ -88,33 +88,33 @@ def _entry(plan: Plan, arm: Variant, known: Sequence[Mapping[str, Any]]) -> Entr
         seconds=fmean(seconds) if seconds else None,
         peak=max(peaks) / 2**30 if peaks else None,
         accuracy={
-            (what, metric): _estimate([one[what][metric]["value"] for one in known if what in one])
+            (what, metric): _estimate([one[what][metric]["value"] for one in records if what in one])
             for what in plan.measures
-            for metric in headlines(known[0].get(what, {}))
+            for metric in headlines(records[0].get(what, {}))
         },
     )
 
 
 def headlines(scores: Mapping[str, Any]) -> list[str]:
-    """The metrics of an evaluation that a table shows: ``top1``, or all where there is none."""
+    """The metrics of an evaluation that a table shows: ``top1`` if it has that, else all."""
     return ["top1"] if "top1" in scores else list(scores)
 
 
 def _estimate(values: Sequence[float]) -> Estimate:
-    """The mean over seeds and how far its 95 % t-interval reaches."""
+    """The mean over seeds and half of its 95 % t-interval."""
     count = len(values)
     reach = student(count - 1) * stdev(values) / sqrt(count) if count > 1 else None
     return Estimate(fmean(values), reach, count)
 
 
-def _about(cell: Trial, known: Mapping[str, Any]) -> dict[str, Any]:
-    epochs = known["cost"]["epochs"] if "cost" in known else cell.epochs
-    about = {"method": short_name(cell.arm.method), "setting": cell.arm.setting, "seed": cell.recipe.seed}
+def _about(trial: Trial, record: Mapping[str, Any]) -> dict[str, Any]:
+    epochs = record["cost"]["epochs"] if "cost" in record else trial.epochs
+    about = {"method": short_name(trial.variant.method), "setting": trial.variant.setting, "seed": trial.recipe.seed}
     return {**about, "epochs": f"{epochs:.6g}"}
 
 
 def _shown(cost: Mapping[str, Any]) -> dict[str, Any]:
-    """A cost as it is written down: GMAC an image forward and in training, PFLOP in all, seconds, GiB."""
+    """A cost in the units of the files: GMAC per image (forward, training), PFLOP in total, seconds, GiB."""
     return {
         "images": cost["images"],
         "gmac": cost["macs"] / 1e9,

@@ -1,4 +1,4 @@
-"""The evaluations of a comparison: each a function from a trained cell to its scores, under a protocol's name."""
+"""The evaluations of a comparison: functions from a trained trial to its scores, each with its protocol."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Subject:
-    """A cell's encoder, and the labelled images, which are the same for all cells and seeds.
+    """A trial's encoder and the labelled images, which are the same for all trials and seeds.
 
     Args:
-        encoder: trained, or at its start.
-        cell: whose encoder it is.
-        run: its run's folder.
+        encoder: trained, or as initialised.
+        trial: the encoder's trial.
+        run: folder of its run.
         plan: names the labelled images.
         runtime: how they are read.
     """
 
-    def __init__(self, encoder: "Encoder", cell: Trial, run: Path, plan: Plan, runtime: Runtime) -> None:
-        self.cell, self.run, self.plan, self.runtime = cell, run, plan, runtime
+    def __init__(self, encoder: "Encoder", trial: Trial, run: Path, plan: Plan, runtime: Runtime) -> None:
+        self.trial, self.run, self.plan, self.runtime = trial, run, plan, runtime
         self.settings = EvaluateSettings(
             features=FeatureSettings(
                 max_images=plan.eval_limit,
@@ -43,7 +43,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How an encoder is measured; ``pool`` names the features that it reads, if any."""
+    """How an encoder is measured; ``pool`` names the features that it uses, if any."""
 
     measure: "Callable[[Subject], Mapping[str, Score]]"
     protocol: Callable[[Plan], str]
@@ -61,7 +61,7 @@ def _frozen(protocol: Protocol) -> Evaluation:
 
 def _finetune(subject: Subject) -> "Mapping[str, Score]":
     run = subject.run.with_name(f"{subject.run.name}-finetune")
-    return tuned(tuning(subject.plan, subject.cell, str(subject.run.absolute())), run, subject.runtime)
+    return tuned(tuning(subject.plan, subject.trial, str(subject.run.absolute())), run, subject.runtime)
 
 
 def _finetune_protocol(plan: Plan) -> str:
@@ -76,19 +76,19 @@ EVALUATIONS = {
 }
 
 
-def tuning(plan: Plan, cell: Trial, start: str) -> "FinetuneRecipe":
-    """The plan's fine-tuning from ``start``; under a limit each seed draws labelled images of its own."""
+def tuning(plan: Plan, trial: Trial, start: str) -> "FinetuneRecipe":
+    """The plan's fine-tuning from ``start``; with --eval-limit each seed draws different labelled images."""
     from mapet.config.finetune import RANDOM
 
-    t = replace(plan.tuning, init=start, data=plan.labelled, max_images=plan.eval_limit, seed=cell.recipe.seed)
-    return replace(t, backbone=_backbone(cell, t.backbone.image_size)) if start == RANDOM else t
+    t = replace(plan.tuning, init=start, data=plan.labelled, max_images=plan.eval_limit, seed=trial.recipe.seed)
+    return replace(t, backbone=_backbone(trial, t.backbone.image_size)) if start == RANDOM else t
 
 
-def _backbone(cell: Trial, image_size: int | None) -> "Backbone":
-    """The shape of the cell's encoder, as fine-tuning from random numbers wants it told."""
+def _backbone(trial: Trial, image_size: int | None) -> "Backbone":
+    """The shape of the trial's encoder, for fine-tuning from random weights."""
     from mapet.config.finetune import Backbone
 
-    m = cell.recipe.model
+    m = trial.recipe.model
     return Backbone(
         image_size=image_size or m.image_size,
         num_heads=m.num_heads,
@@ -102,14 +102,14 @@ def _backbone(cell: Trial, image_size: int | None) -> "Backbone":
 
 
 def tuned(t: "FinetuneRecipe", folder: Path, runtime: Runtime) -> "dict[str, Score]":
-    """The test scores of a fine-tuning in ``folder``, which is begun, gone on with or finished already.
+    """The test scores of the fine-tuning in ``folder``, which is started, resumed or already finished.
 
     Raises:
         MapetError, Stopped: as ``finetune``.
     """
     import json
 
-    from mapet.api.compare.results_folder import follow
+    from mapet.api.compare.results_folder import relink
     from mapet.api.finetune import finetune
     from mapet.api.resume import resume
     from mapet.engine.run import Run
@@ -117,7 +117,7 @@ def tuned(t: "FinetuneRecipe", folder: Path, runtime: Runtime) -> "dict[str, Sco
     from mapet.utils.log import quiet
 
     if Run(folder).recipe.is_file():
-        follow(t, Run(folder))
+        relink(t, Run(folder))
         with quiet():
             run = resume(folder, runtime=runtime)
     else:

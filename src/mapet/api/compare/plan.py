@@ -1,28 +1,25 @@
-"""What a comparison asks for, and the runs that follow from it.
+"""The plan of a comparison, and its runs.
 
-An *arm* is a way of training: an objective (or a baseline) under one choice of the varied settings. All arms share the
-recipe's other settings; a *cell* is an arm with its epochs under a budget, and one seed.
+A *variant* is a method (an objective or a baseline) with one choice of the varied settings; all variants share the rest
+of the recipe. A *trial* is a variant with its epochs under a budget and one seed.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from math import inf
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
+from mapet.config.compare import BASELINES, CompareSettings, check_names
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.flat import dotted, earlier, paths, with_settings
-from mapet.config.objectives import is_own, known_objectives, reads_tokens, short_name
+from mapet.config.flat import dotted, earlier, paths, updated
+from mapet.config.objectives import is_own, reads_tokens, short_name
 from mapet.config.recipe import OBJECTIVES, OWNERS, Objective, Recipe, fair
 from mapet.utils.errors import MapetError, nearest
 
-BASELINES = ("random", "scratch")
-BUDGETS = ("epochs", "compute")
 EPOCHS = "optimization.epochs"
-TUNED = "scratch, not random, where finetune is the only evaluation"
-FIXED = {  # what varies otherwise, or cannot
+FIXED = {  # settings that --vary does not take
     "objective": "give --objectives",
     "seed": "give --seeds",
     "tokenizer": "give --tokenizers",
@@ -34,47 +31,20 @@ Label = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A comparison as it was asked for: the options of ``mapet compare``, lists as tuples.
+class Plan(CompareSettings):
+    """A comparison: its settings, the recipe that all variants share, and how they are fine-tuned.
 
     Raises:
         MapetError: on creation: a name or number that makes no sense.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    objectives: tuple[str, ...] = OBJECTIVES
-    baselines: tuple[str, ...] = ()
-    seeds: int = 3
-    evaluate: tuple[str, ...] = ("knn", "linear")
-    budget: tuple[str, ...] = ("epochs",)
-    vary: tuple[str, ...] = ()
-    tokenizers: tuple[str, ...] = ()
-    knn_every: float = 0.0
-    eval_data: str | None = None
-    eval_limit: int | None = None
     recipe: Recipe = field(default_factory=Recipe)
     tuning: FinetuneRecipe = field(default_factory=FinetuneRecipe)
 
     def __post_init__(self) -> None:
-        named = self.recipe.tokens or self.recipe.tokenizer.path
-        for option, chosen, names in (
-            ("objectives", list(map(short_name, self.objectives)), known_objectives(self.objectives)),
-            ("baselines", self.baselines, BASELINES),
-            ("budget", self.budget, BUDGETS),
-        ):
-            check_names(option, chosen, names)
-        for option, fits, wanted in (
-            ("objectives", len(self.objectives) > 0, "at least one"),
-            ("evaluate", len(self.evaluate) > 0, "at least one"),
-            ("budget", len(self.budget) > 0, "epochs, compute or both"),
-            ("seeds", self.seeds >= 1, "at least 1"),
-            ("knn-every", 0 <= self.knn_every < inf, "at least 0"),
-            ("eval-limit", self.eval_limit is None or self.eval_limit >= 1, "at least 1"),
-            ("baselines", "random" not in self.baselines or set(self.evaluate) != {"finetune"}, TUNED),
-            ("tokenizers", not (self.tokenizers and named), "left out beside --tokens or --tokenizer"),
-        ):
-            if not fits:
-                raise MapetError(f"--{option} does not fit: it must be {wanted}.")
+        super().__post_init__()
+        if self.tokenizers and (self.recipe.tokens or self.recipe.tokenizer.path):
+            raise MapetError("--tokenizers only applies without --tokens and --tokenizer; remove one of them.")
 
     @property
     def labelled(self) -> str:
@@ -83,33 +53,18 @@ class Plan:
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether there are tokens, which then tell all runs which images cannot be read."""
+        """Whether any objective reads tokens; if so, the tokens decide for all runs which images are unreadable."""
         return any(for_method(self.recipe, method).reads_tokens for method in self.objectives)
 
     @property
     def measures(self) -> list[str]:
-        """The evaluations, with the one that training from scratch has."""
+        """The evaluations, including that of training from scratch."""
         return list(dict.fromkeys([*self.evaluate, *(["finetune"] if "scratch" in self.baselines else [])]))
-
-
-def check_names(option: str, chosen: Iterable[str], names: Iterable[str]) -> None:
-    """Refuse names that do not exist or come twice.
-
-    Raises:
-        MapetError: the first such name.
-    """
-    seen: set[str] = set()
-    for name in chosen:
-        if name not in names:
-            raise MapetError(f'--{option} knows no "{name}".{nearest(name, names)}')
-        if name in seen:
-            raise MapetError(f"--{option} names {name} twice.")
-        seen.add(name)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of training; ``vocabulary`` is known once there are tokens."""
+    """One way of training; ``vocabulary`` is set once the tokens exist."""
 
     method: str
     label: Label
@@ -118,56 +73,55 @@ class Variant:
 
     @property
     def setting(self) -> str:
-        """The choice of the varied settings, in words."""
+        """The varied settings as text."""
         return ", ".join(f"{name}={text}" for name, text in self.label)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: an arm whose recipe has the cell's epochs and seed."""
+    """One run: a variant with the trial's epochs and seed."""
 
-    arm: Variant
+    variant: Variant
     number: int
     epochs: float
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of exactly this run."""
-        r = self.arm.recipe
+        """The recipe of this run."""
+        r = self.variant.recipe
         return replace(r, seed=r.seed + self.number, optimization=replace(r.optimization, epochs=self.epochs))
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        chosen = [re.sub(r"[^\w.-]", "_", f"{name}{text}") for name, text in self.arm.label]
-        trained = [f"{self.epochs:.6g}epochs"] if self.arm.method not in BASELINES else []
-        return "-".join([short_name(self.arm.method), *chosen, *trained, f"seed{self.recipe.seed}"])
+        chosen = [re.sub(r"[^\w.-]", "_", f"{name}{text}") for name, text in self.variant.label]
+        trained = [f"{self.epochs:.6g}epochs"] if self.variant.method not in BASELINES else []
+        return "-".join([short_name(self.variant.method), *chosen, *trained, f"seed{self.recipe.seed}"])
 
 
-def arms(plan: Plan) -> list[Variant]:
-    """All arms of a plan, the objectives in its order and then the baselines.
+def variants(plan: Plan) -> list[Variant]:
+    """All variants of a plan: the objectives in its order, then the baselines.
 
-    A varied setting that a method does not have leaves it as it is: it then is one arm.
+    A varied setting that a method does not have is ignored for it: the method stays one variant.
 
     Raises:
         MapetError: a setting that does not exist or cannot vary, or a value that makes no sense.
     """
     choices = [*_tokenizers(plan.tokenizers), *(_values(text, plan.recipe) for text in plan.vary)]
-    check_names("vary", varied := [choice[0][2] for choice in choices], varied)
+    check_names("vary", varied := [values[0].setting for values in choices], varied)
     if EPOCHS in varied and "compute" in plan.budget:
-        raise MapetError("--vary epochs does not fit: under --budget compute the epochs follow from the compute.")
+        raise MapetError("--vary epochs does not apply under --budget compute, which sets the epochs; remove one.")
     found: dict[tuple[str, Label], Variant] = {}
     for method, *chosen in product([*plan.objectives, *plan.baselines], *choices):
-        own = [(name, text, setting, value) for name, text, setting, value in chosen if _has(method, setting)]
-        label = tuple((name, text) for name, text, _, _ in own)
-        start = for_method(plan.recipe, method)
-        changed = with_settings(start, {setting: value for _, _, setting, value in own})
-        found.setdefault((method, label), Variant(method, label, changed))
+        own = [choice for choice in chosen if _has(method, choice.setting)]
+        label = tuple((choice.name, choice.text) for choice in own)
+        recipe = updated(for_method(plan.recipe, method), **{choice.flat: choice.value for choice in own})
+        found.setdefault((method, label), Variant(method, label, recipe))
     return list(found.values())
 
 
 def for_method(recipe: Recipe, method: str) -> Recipe:
-    """The recipe under another objective, settings that are another's own left out; a baseline has the first's."""
+    """The recipe with another objective, without settings that only apply to other objectives."""
     if method in BASELINES:
         return replace(recipe, objective=Objective())
     foreign = {
@@ -177,44 +131,60 @@ def for_method(recipe: Recipe, method: str) -> Recipe:
 
 
 def _has(method: str, setting: str) -> bool:
-    """Whether a method's result hangs on a setting."""
+    """Whether a method's result depends on a setting."""
     group, _, name = setting.rpartition(".")
     if method in BASELINES:
-        return group == "model" and name != "drop_path"  # the tuning has its own
+        return group == "model" and name != "drop_path"  # the fine-tuning recipe has its own
     if not reads_tokens(method) and (group == "tokenizer" or name == "tokens"):
         return False
     return is_own(method) or method in OWNERS.get(name, OBJECTIVES)
 
 
-def _tokenizers(folders: Sequence[str]) -> list[list[tuple[str, str, str, str]]]:
-    """The choice among folders of tokenizers or of their tokens, if there is one."""
-    names = [Path(folder).name for folder in folders]
+class Choice(NamedTuple):
+    """One value of a varied setting: name and text as shown, flat and dotted name, value."""
+
+    name: str
+    text: str
+    flat: str
+    setting: str
+    value: Any
+
+
+def _tokenizers(folders: Sequence[str]) -> list[list[Choice]]:
+    """The choice among folders of tokenizers or of tokens, if there is one."""
+    names, known = [Path(folder).name for folder in folders], paths(Recipe())
     if len(set(names)) < len(names):
         raise MapetError(f"--tokenizers has two folders of one name ({', '.join(names)}): rename one.")
-    kinds = ["tokens" if (Path(folder) / "store.json").is_file() else "tokenizer.path" for folder in folders]
-    return [[("tokenizer", *three) for three in zip(names, kinds, folders, strict=True)]] if folders else []
+    kinds = ["tokens" if (Path(folder) / "store.json").is_file() else "tokenizer" for folder in folders]
+    found = [
+        Choice("tokenizer", name, kind, known[kind], folder)
+        for name, kind, folder in zip(names, kinds, folders, strict=True)
+    ]
+    return [found] if found else []
 
 
-def _values(text: str, recipe: Recipe) -> list[tuple[str, str, str, Any]]:
-    """ "context=0.15,0.25" → name, value as it was written, setting, value, for each value."""
+def _values(text: str, recipe: Recipe) -> list[Choice]:
+    """ "context=0.15,0.25" → one choice per value."""
     from pydantic import TypeAdapter, ValidationError
 
     flag, equals, values = text.partition("=")
     name = flag.strip().removeprefix("--").replace("-", "_")
+    old = earlier(recipe)
     known = paths(recipe) | {"context": "objective.mask_ratio"}
-    known |= {old: known[now] for old, now in earlier(recipe).items()}
+    known |= {name: known[now] for name, now in old.items()}
     if name not in known or not equals or not values:
         raise MapetError(f'--vary takes SETTING=VALUE,VALUE, got "{text}".{nearest(name, known)}')
     if name in FIXED:
-        raise MapetError(f"--vary {name} does not fit: {FIXED[name]}.")
+        raise MapetError(f"--vary {name} is not possible: {FIXED[name]}.")
     found, kind, shown = [], TypeAdapter(_type(known[name])), name.replace("_", "-")
+    flat = "mask_ratio" if name == "context" else old.get(name, name)
     for written in values.split(","):
         given: Any = None if written in ("all", "None") else written.split(":") if ":" in written else written
         try:
             value = kind.validate_python(given)
         except ValidationError as error:
-            raise MapetError(f"--vary {shown}={written} does not fit: {error.errors()[0]['msg']}.") from error
-        found.append((shown, written, known[name], 1 - value if name == "context" else value))
+            raise MapetError(f"--vary {shown}={written}: {error.errors()[0]['msg']}.") from error
+        found.append(Choice(shown, written, flat, known[name], 1 - value if name == "context" else value))
     return found
 
 
@@ -227,45 +197,47 @@ def _type(setting: str) -> Any:
 
 
 def budgeted(
-    plan: Plan, all_arms: Sequence[Variant], macs: Callable[[Variant], int], images: Callable[[Recipe], int]
+    plan: Plan, every: Sequence[Variant], macs: Callable[[Variant], int], images: Callable[[Recipe], int]
 ) -> dict[str, list[Trial]]:
-    """The cells of each budget, seed by seed.
+    """The trials of each budget, seed by seed.
 
-    Under equal epochs every arm has its recipe's. Under equal compute it has so many steps, at least 1, that
-    multiply-accumulates of training × images come nearest to those of the first arm under its recipe's epochs.
+    Under equal epochs every variant trains for its recipe's epochs. Under equal compute it takes the number of steps
+    (at least 1) whose training MACs × images come nearest to those of the first variant.
 
     Args:
         plan: names the budgets and counts the seeds.
-        all_arms: the first is the measure.
-        macs: of an arm's training step, per image.
-        images: of one epoch of a recipe.
+        every: all variants; the first sets the compute.
+        macs: of a variant's training step, per image.
+        images: per epoch of a recipe.
     """
 
-    def epochs(arm: Variant, budget: str) -> float:
-        own = arm.recipe.optimization.epochs
-        if budget == "epochs" or arm.method in BASELINES:
+    def epochs(variant: Variant, budget: str) -> float:
+        own = variant.recipe.optimization.epochs
+        if budget == "epochs" or variant.method in BASELINES:
             return own
-        first = all_arms[0]
-        whole = macs(first) * images(first.recipe) * first.recipe.optimization.epochs
-        step = arm.recipe.optimization.batch_size
-        return max(1, round(whole / (macs(arm) * step))) * step / images(arm.recipe)
+        first = every[0]
+        total = macs(first) * images(first.recipe) * first.recipe.optimization.epochs
+        batch_size = variant.recipe.optimization.batch_size
+        return max(1, round(total / (macs(variant) * batch_size))) * batch_size / images(variant.recipe)
 
-    counts = {budget: [epochs(arm, budget) for arm in all_arms] for budget in plan.budget}
+    counts = {budget: [epochs(variant, budget) for variant in every] for budget in plan.budget}
     return {
         budget: [
-            Trial(arm, number, count) for number in range(plan.seeds) for arm, count in zip(all_arms, own, strict=True)
+            Trial(variant, number, count)
+            for number in range(plan.seeds)
+            for variant, count in zip(every, own, strict=True)
         ]
         for budget, own in counts.items()
     }
 
 
-def differences(cells: Sequence[Trial]) -> list[str]:
-    """The settings outside the objective in which any two trained cells differ: ``fair``, beside the seed."""
-    recipes = [cell.recipe for cell in cells if cell.arm.method not in BASELINES]
+def differences(trials: Sequence[Trial]) -> list[str]:
+    """The settings outside objective and seed in which any two trained trials differ."""
+    recipes = [trial.recipe for trial in trials if trial.variant.method not in BASELINES]
     names = {name for recipe in recipes for name in fair(recipes[0], recipe)} - {"seed"}
     return [name for name in dotted(recipes[0]) if name in names]
 
 
-def unique(cells: Iterable[Trial]) -> list[Trial]:
-    """The cells in their sequence, those that two budgets share once."""
-    return list({cell.name: cell for cell in cells}.values())
+def unique(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials in order; those that two budgets share come once."""
+    return list({trial.name: trial for trial in trials}.values())

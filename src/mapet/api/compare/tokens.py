@@ -1,6 +1,6 @@
-"""The tokens of a comparison: made once, and read by all its runs."""
+"""The tokens of a comparison: made once and read by all runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,38 +14,40 @@ VIEWED = ("image_size", "patch_size", "scale", "ratio", "hflip")
 DECIDING = {name.replace("_", "-") for name in (*VIEWED, *paths(Tokenizer))}
 
 
-def with_tokens(
-    plan: Plan, arms: Sequence[Variant], out: Path, runtime: Runtime, say: Callable[[str], None]
-) -> list[Variant]:
-    """The arms, their recipes with ready tokens (under random crops, a ready tokenizer), made in ``out`` if need be.
+def with_tokens(plan: Plan, variants: Sequence[Variant], out: Path, runtime: Runtime) -> list[Variant]:
+    """The variants with their recipes' tokens (with random crops: tokenizer), which are made in ``out`` if missing.
 
-    An objective that reads no tokens is given those of the others too: they tell which images cannot be read, so that
-    all objectives see the same ones in the same sequence.
+    An objective that reads no tokens gets the others' tokens too: the store records which images are unreadable, so
+    all objectives see the same images in the same order.
 
     Raises:
         MapetError: tokens that do not fit the student, or cannot be made.
     """
-    readers = {_asked(arm.recipe): arm for arm in reversed(arms) if arm.recipe.reads_tokens and _trained(arm, plan)}
-    limits = [arm.recipe.max_images for arm in arms]
+    readers = {
+        _token_recipe(variant.recipe): variant
+        for variant in reversed(variants)
+        if variant.recipe.reads_tokens and _trained(variant, plan)
+    }
+    limits = [variant.recipe.max_images for variant in variants]
     most = max((limit for limit in limits if limit is not None), default=None) if None not in limits else None
     made = {}
-    for asked, arm in reversed(readers.items()):
-        folder = out / ("tokenizer" if asked.varied else "tokens") / (_name(arm) if len(readers) > 1 else "")
-        made[asked] = _made(replace(asked, max_images=most), plan.seeds, folder, runtime, say)
-    return [_placed(arm, made) if made and _trained(arm, plan) else arm for arm in arms]
+    for recipe, variant in reversed(readers.items()):
+        folder = out / ("tokenizer" if recipe.varied else "tokens") / (_name(variant) if len(readers) > 1 else "")
+        made[recipe] = _made(replace(recipe, max_images=most), plan.seeds, folder, runtime)
+    return [_with(variant, made) if made and _trained(variant, plan) else variant for variant in variants]
 
 
-def _name(arm: Variant) -> str:
-    """What of an arm's setting decides about its tokens, as a folder's name."""
-    return ", ".join(f"{name}={text}" for name, text in arm.label if name in DECIDING).replace("/", "_")
+def _name(variant: Variant) -> str:
+    """The varied settings that change the tokens, as a folder's name."""
+    return ", ".join(f"{name}={text}" for name, text in variant.label if name in DECIDING).replace("/", "_")
 
 
-def _trained(arm: Variant, plan: Plan) -> bool:
-    return arm.method in plan.objectives
+def _trained(variant: Variant, plan: Plan) -> bool:
+    return variant.method in plan.objectives
 
 
-def _asked(recipe: Recipe) -> Recipe:
-    """What of a recipe decides about the tokens of an image."""
+def _token_recipe(recipe: Recipe) -> Recipe:
+    """The recipe's settings that change the tokens of an image; all else at its default."""
     return Recipe(
         data=recipe.data,
         tokens=recipe.tokens,
@@ -58,31 +60,31 @@ def _asked(recipe: Recipe) -> Recipe:
     )
 
 
-def _placed(arm: Variant, made: dict[Recipe, tuple[Recipe, int]]) -> Variant:
-    source, vocabulary = made.get(_asked(arm.recipe)) or next(iter(made.values()))
-    recipe = replace(arm.recipe, tokens=source.tokens, tokenizer=source.tokenizer)
-    return replace(arm, recipe=recipe, vocabulary=vocabulary if recipe.reads_tokens else 0)
+def _with(variant: Variant, made: dict[Recipe, tuple[Recipe, int]]) -> Variant:
+    source, vocabulary = made.get(_token_recipe(variant.recipe)) or next(iter(made.values()))
+    recipe = replace(variant.recipe, tokens=source.tokens, tokenizer=source.tokenizer)
+    return replace(variant, recipe=recipe, vocabulary=vocabulary if recipe.reads_tokens else 0)
 
 
-def _made(asked: Recipe, seeds: int, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> tuple[Recipe, int]:
-    """The recipe with ready tokens or a ready tokenizer, and the vocabulary."""
-    if asked.tokens:
-        return asked, _vocabulary(Path(asked.tokens), asked)
-    if asked.varied:
-        return _tokenizer(asked, folder, runtime)
-    done = folder / "seeds"  # whose images have tokens: as many as the comparison had
-    own = replace(asked.tokenizer, path=asked.tokenizer.path or str(folder / "tokenizer"))
-    known = int(done.read_text()) if done.exists() else 0
-    for number in range(known, seeds if asked.max_images else 1):  # each seed takes images of its own
-        again = replace(asked, seed=asked.seed + number, tokenizer=own if number else asked.tokenizer)
+def _made(recipe: Recipe, seeds: int, folder: Path, runtime: Runtime) -> tuple[Recipe, int]:
+    """The recipe with tokens or a tokenizer that exist, and the size of the vocabulary."""
+    if recipe.tokens:
+        return recipe, _vocabulary(Path(recipe.tokens), recipe)
+    if recipe.varied:
+        return _tokenizer(recipe, folder, runtime)
+    done = folder / "seeds"  # the number of seeds whose images have tokens
+    own = replace(recipe.tokenizer, path=recipe.tokenizer.path or str(folder / "tokenizer"))
+    finished = int(done.read_text()) if done.exists() else 0
+    for number in range(finished, seeds if recipe.max_images else 1):  # seeds draw different images
+        again = replace(recipe, seed=recipe.seed + number, tokenizer=own if number else recipe.tokenizer)
         write_tokens(again, folder, runtime)
-    replace_file(done, f"{max(known, seeds)}\n")
-    ready = replace(asked, tokens=str(folder.absolute()), tokenizer=Tokenizer())
-    return ready, _vocabulary(folder, ready)
+    replace_file(done, f"{max(finished, seeds)}\n")
+    stored = replace(recipe, tokens=str(folder.absolute()), tokenizer=Tokenizer())
+    return stored, _vocabulary(folder, stored)
 
 
 def _vocabulary(folder: Path, recipe: Recipe) -> int:
-    """That of a store, which must have the student's view and grid."""
+    """That of a token store, which must have the student's view and grid."""
     from mapet.tokenizers.store import TokenStore
     from mapet.utils.view import CenterCropResize
 
@@ -92,20 +94,20 @@ def _vocabulary(folder: Path, recipe: Recipe) -> int:
     return store.vocabulary
 
 
-def _tokenizer(asked: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, int]:
-    """A tokenizer that makes tokens as the images come: the named one, or one that is fitted in ``folder``."""
+def _tokenizer(recipe: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, int]:
+    """A tokenizer for online tokens: the named one, or one fitted in ``folder``."""
     from mapet.build.batches import chosen, require_fitting
     from mapet.data.dataset import open_dataset
     from mapet.data.unreadable import UnreadableImages
     from mapet.tokenizers.tokenizer import load_tokenizer
 
-    named = Path(asked.tokenizer.path or folder)
+    named = Path(recipe.tokenizer.path or folder)
     if not named.exists():
-        source = open_dataset(asked.data)
-        indices = chosen(source, asked.max_images, asked.seed)
+        source = open_dataset(recipe.data)
+        indices = chosen(source, recipe.max_images, recipe.seed)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        fit_codebook(asked, folder, runtime, source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction))
-    tokenizer = load_tokenizer(named, teacher_weights=asked.tokenizer.teacher_weights)
-    require_fitting(tokenizer, named, asked)
-    ready = Tokenizer(path=str(named.absolute()), teacher_weights=asked.tokenizer.teacher_weights)
-    return replace(asked, tokenizer=ready), tokenizer.vocabulary
+        fit_codebook(recipe, folder, runtime, source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction))
+    tokenizer = load_tokenizer(named, teacher_weights=recipe.tokenizer.teacher_weights)
+    require_fitting(tokenizer, named, recipe)
+    ready = Tokenizer(path=str(named.absolute()), teacher_weights=recipe.tokenizer.teacher_weights)
+    return replace(recipe, tokenizer=ready), tokenizer.vocabulary

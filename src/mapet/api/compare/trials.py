@@ -1,4 +1,4 @@
-"""One cell of a comparison after another: trained, measured, noted; whatever is noted already is skipped."""
+"""Train and measure the trials of a comparison; what is recorded already is skipped."""
 
 from dataclasses import replace
 from functools import cache
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mapet.api.compare.evaluations import EVALUATIONS, Subject, tuned, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant
-from mapet.api.compare.results_folder import ResultsFolder, follow
+from mapet.api.compare.results_folder import ResultsFolder, relink
 from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.log import quiet
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from mapet.method.encoder import Encoder
 
 
-def macs(arm: Variant) -> int:
-    """Multiply-accumulates of one image's training step: forward and backward."""
-    return _macs(arm)[1]
+def macs(variant: Variant) -> int:
+    """Multiply-accumulates of a training step, per image."""
+    return _macs(variant)[1]
 
 
-def _macs(arm: Variant) -> tuple[int, int]:
-    """Of one image's forward pass, and of its training step."""
+def _macs(variant: Variant) -> tuple[int, int]:
+    """Multiply-accumulates of forward pass and training step, per image."""
     import torch
 
     from mapet.build.objectives import objective_macs
@@ -29,15 +29,15 @@ def _macs(arm: Variant) -> tuple[int, int]:
     from mapet.method import cost
 
     with torch.device("meta"):
-        if arm.method in ("random", "scratch"):
-            forward = cost.macs(build_encoder(arm.recipe))
-            return forward, 3 * forward * (arm.method == "scratch")
-        objective = build_objective(arm.recipe, arm.vocabulary)
+        if variant.method in ("random", "scratch"):
+            forward = cost.macs(build_encoder(variant.recipe))
+            return forward, 3 * forward * (variant.method == "scratch")
+        objective = build_objective(variant.recipe, variant.vocabulary)
     return objective_macs(objective), objective_macs(objective, training=True)
 
 
 def images(recipe: Recipe) -> int:
-    """Images of one epoch: whole batches."""
+    """Images per epoch, in whole batches."""
     count, batch = _count(recipe.data), recipe.optimization.batch_size
     return min(count, recipe.max_images or count) // batch * batch
 
@@ -49,88 +49,92 @@ def _count(data: str) -> int:
     return len(open_dataset(data))
 
 
-def finish(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> None:
-    """Train the cell and measure it, as far as that is not done.
+def finish(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> None:
+    """Train and measure the trial, unless that is done.
 
     Raises:
         MapetError: as ``pretrain`` and the evaluations.
-        Stopped: a signal came; calling again goes on.
+        Stopped: a signal was received; calling again resumes.
     """
-    if "cost" not in ledger.known(cell):
-        _train(cell, plan, ledger, runtime)
-    if plan.knn_every and cell.arm.method in plan.objectives:
-        _measure_curve(cell, plan, ledger, runtime)
-    if cell.arm.method == "scratch":
+    if "cost" not in results.read(trial):
+        _train(trial, plan, results, runtime)
+    if plan.knn_every and trial.variant.method in plan.objectives:
+        _measure_curve(trial, plan, results, runtime)
+    if trial.variant.method == "scratch":
         return
-    wanted = [name for name in plan.evaluate if name != "finetune" or cell.arm.method != "random"]
-    missing = [name for name in wanted if name not in ledger.known(cell)]
+    names = [name for name in plan.evaluate if name != "finetune" or trial.variant.method != "random"]
+    missing = [name for name in names if name not in results.read(trial)]
     if missing:
-        subject = Subject(_encoder(cell, ledger), cell, ledger.run(cell), plan, runtime)
+        subject = Subject(_encoder(trial, results), trial, results.run(trial), plan, runtime)
         for name in missing:
-            ledger.note_scores(cell, name, EVALUATIONS[name].measure(subject))
+            results.record_scores(trial, name, EVALUATIONS[name].measure(subject))
 
 
-def _train(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> None:
+def _train(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> None:
     from mapet.engine.distributed import pick_device
     from mapet.engine.peak import forget_peak, peak
 
-    forward, training = _macs(cell.arm)
+    forward, training = _macs(trial.variant)
     cost: dict[str, float] = {"macs": forward, "training_macs": training, "epochs": 0, "steps": 0, "images": 0}
-    if cell.arm.method == "random":
-        ledger.note(cell, "cost", {**cost, "seconds": None, "peak": None})
+    if trial.variant.method == "random":
+        results.record(trial, "cost", {**cost, "seconds": None, "peak": None})
         return
     device = pick_device(runtime.accelerator)
     forget_peak(device)
-    run = _scratch(cell, plan, ledger, runtime) if cell.arm.method == "scratch" else _run(cell, plan, ledger, runtime)
+    run = (
+        _scratch(trial, plan, results, runtime)
+        if trial.variant.method == "scratch"
+        else _run(trial, plan, results, runtime)
+    )
     steps = run.completed
-    settings = plan.tuning.optimization if cell.arm.method == "scratch" else cell.recipe.optimization
+    settings = plan.tuning.optimization if trial.variant.method == "scratch" else trial.recipe.optimization
     cost |= {"epochs": settings.epochs, "steps": steps, "images": steps * settings.batch_size}
-    ledger.note(cell, "cost", {**cost, "seconds": run.seconds(steps), "peak": peak(device)})
+    results.record(trial, "cost", {**cost, "seconds": run.seconds(steps), "peak": peak(device)})
 
 
-def _run(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> "Run":
+def _run(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> "Run":
     from mapet.api.pretrain import pretrain
     from mapet.api.resume import resume
     from mapet.engine.run import Run
 
-    folder, step = ledger.run(cell), cell.recipe.optimization.batch_size
-    every = max(1, round(plan.knn_every * images(cell.recipe) / step))
+    folder, step = results.run(trial), trial.recipe.optimization.batch_size
+    every = max(1, round(plan.knn_every * images(trial.recipe) / step))
     kept = replace(runtime, save_every=every) if plan.knn_every else runtime
     if Run(folder).recipe.is_file():
-        follow(cell.recipe, Run(folder))
+        relink(trial.recipe, Run(folder))
         with quiet():
             return resume(folder, runtime=kept)
     with quiet():
-        return pretrain(cell.recipe, folder, runtime=kept)
+        return pretrain(trial.recipe, folder, runtime=kept)
 
 
-def _scratch(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> "Run":
-    """Supervised training from random numbers, whose test scores are those of fine-tuning."""
+def _scratch(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> "Run":
+    """Supervised training from random weights; its test scores count as those of finetune."""
     from mapet.engine.run import Run
 
-    scores = tuned(tuning(plan, cell, "random"), ledger.run(cell), runtime)
-    ledger.note_scores(cell, "finetune", scores)
-    return Run(ledger.run(cell))
+    scores = tuned(tuning(plan, trial, "random"), results.run(trial), runtime)
+    results.record_scores(trial, "finetune", scores)
+    return Run(results.run(trial))
 
 
-def _encoder(cell: Trial, ledger: ResultsFolder) -> "Encoder":
+def _encoder(trial: Trial, results: ResultsFolder) -> "Encoder":
     from mapet.build.pretrain import build_encoder, load_run_encoder
 
-    return build_encoder(cell.recipe) if cell.arm.method == "random" else load_run_encoder(ledger.run(cell))[0]
+    return build_encoder(trial.recipe) if trial.variant.method == "random" else load_run_encoder(results.run(trial))[0]
 
 
-def _measure_curve(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> None:
-    """k-NN accuracy of every kept checkpoint, which is deleted then, and of the last."""
+def _measure_curve(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> None:
+    """Record the k-NN accuracy of every kept checkpoint, which is then deleted, and of the last."""
     from mapet.build.pretrain import encoder_at
     from mapet.engine.run import Run
 
-    last, end = Run(ledger.run(cell)).last, str(ledger.known(cell)["cost"]["steps"])
+    last, end = Run(results.run(trial)).last, str(results.read(trial)["cost"]["steps"])
     for path in [*sorted(last.parent.glob("step-*.safetensors")), last]:
         step = end if path == last else str(int(path.stem.removeprefix("step-")))
-        curve = ledger.known(cell).get("curve", {})
+        curve = results.read(trial).get("curve", {})
         if step not in curve:
-            encoder, _ = encoder_at(path, cell.recipe)
-            scores = EVALUATIONS["knn"].measure(Subject(encoder, cell, ledger.run(cell), plan, runtime))
-            ledger.note(cell, "curve", {**curve, step: scores["top1"].value})
+            encoder, _ = encoder_at(path, trial.recipe)
+            scores = EVALUATIONS["knn"].measure(Subject(encoder, trial, results.run(trial), plan, runtime))
+            results.record(trial, "curve", {**curve, step: scores["top1"].value})
         if path != last:
             path.unlink()

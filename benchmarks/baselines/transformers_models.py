@@ -1,4 +1,4 @@
-"""The same objectives as Hugging Face's transformers computes them, with the weights of ours."""
+"""The models of Hugging Face's transformers, with the weights of our objectives."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +14,8 @@ from mapet.utils.errors import MapetError
 ATTENTION = ("q_proj", "k_proj", "v_proj")
 
 
-class BeitPeer(nn.Module):
-    """``BeitForMaskedImageModeling`` with learned positions, which ours has, and without relative ones.
+class TransformersBEiT(nn.Module):
+    """``BeitForMaskedImageModeling`` with learned positions, as ours, and without relative ones.
 
     Raises:
         MapetError: transformers of version 5 or later is not installed.
@@ -52,19 +52,19 @@ class BeitPeer(nn.Module):
         self.model.lm_head.load_state_dict(ours.head.state_dict())
 
     def forward(self, images: Tensor, masked: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W), hidden patches (B, L) bool, and their tokens (B, M), in the patches' sequence."""
+        """Images (B, 3, H, W), masked patches (B, L) bool, and their tokens (B, M), in the order of the patches."""
         return {"loss": self.model(images, bool_masked_pos=masked, labels=labels.flatten()).loss}
 
 
 def beit_batch(batch: Mapping[str, Tensor], context: int) -> dict[str, Tensor]:
-    """Our batch as ``BeitPeer`` takes it."""
+    """Our batch as ``TransformersBEiT`` takes it."""
     tokens = batch["tokens"]
     masked = torch.zeros_like(tokens, dtype=torch.bool).scatter_(1, batch["order"][:, context:] - 1, True)
     return {"images": batch["images"], "masked": masked, "labels": tokens[masked].view(len(tokens), -1)}
 
 
-class MaePeer(nn.Module):
-    """``ViTMAEForPreTraining``; an encoder with layer scale has none there.
+class TransformersMAE(nn.Module):
+    """``ViTMAEForPreTraining``, which has no layer scale.
 
     Raises:
         MapetError: transformers of version 5 or later is not installed, or an encoder with layer scale.
@@ -74,7 +74,7 @@ class MaePeer(nn.Module):
         super().__init__()
         encoder, transformers = ours.encoder, installed()
         if encoder.init_values:
-            raise MapetError("ViTMAEForPreTraining has no layer scale: give --init-values None.")
+            raise MapetError("ViTMAEForPreTraining has no layer scale: use --init-values None.")
         first = ours.decoder_blocks[0]
         assert isinstance(first, Block)
         config = transformers.ViTMAEConfig(
@@ -105,28 +105,28 @@ class MaePeer(nn.Module):
                 _copy_block(theirs, block)
 
     def forward(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W), and noise (B, L) whose smallest entries are the patches that are given."""
+        """Images (B, 3, H, W), and noise (B, L) that is smallest for the visible patches."""
         return {"loss": self.model(images, noise=noise).loss}
 
 
 def mae_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our batch as ``MaePeer`` takes it: noise that sorts the patches into our order."""
-    place = (batch["order"][:, 1:] - 1).argsort(dim=1)
-    return {"images": batch["images"], "noise": place.float() / place.shape[1]}
+    """Our batch as ``TransformersMAE`` takes it: noise that sorts the patches into our order."""
+    position = (batch["order"][:, 1:] - 1).argsort(dim=1)
+    return {"images": batch["images"], "noise": position.float() / position.shape[1]}
 
 
 def installed() -> Any:
     """The package transformers.
 
     Raises:
-        MapetError: it is not there, or older than version 5.
+        MapetError: it is missing, or older than version 5.
     """
     try:
         import transformers
     except ImportError as error:
-        raise MapetError("--against transformers needs the package transformers: pip install transformers.") from error
+        raise MapetError("--baseline transformers needs the package transformers: pip install transformers.") from error
     if int(transformers.__version__.split(".")[0]) < 5:
-        raise MapetError(f"--against transformers needs its version 5, and {transformers.__version__} is installed.")
+        raise MapetError(f"--baseline transformers needs version 5, and {transformers.__version__} is installed.")
     return transformers
 
 
@@ -148,7 +148,7 @@ def _copy(to: Tensor, tensor: Tensor) -> None:
 
 
 def _copy_block(theirs: Any, block: nn.Module) -> None:
-    """Norms, projections and MLP; a bias of the keys, which BEiT lacks, changes no attention."""
+    """Norms, projections and MLP. BEiT has no bias of the keys, which does not change attention."""
     assert isinstance(block, Block)
     for name, layer in (("layernorm_before", block.norm1), ("layernorm_after", block.norm2), ("mlp", block.mlp)):
         getattr(theirs, name).load_state_dict(layer.state_dict())

@@ -1,11 +1,12 @@
-"""The dense two-stream reference: what the published implementation computes, in its way.
+"""The dense two-stream reference: the computation of the published implementation.
 
-A content stream of all positions and all placeholders, a query stream of the hidden patches, ``q`` apart from ``kv``,
+A content stream of all positions and all placeholders, a query stream of the masked patches, separate ``q`` and ``kv``,
 additive float32 masks for every image and head that come with the batch, an explicit softmax, and a last block that
 updates both streams.
 """
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -90,22 +91,34 @@ class Dense(nn.Module):
 
 
 def predicted_positions(order: Tensor, context: int) -> Tensor:
-    """(B, M) the hidden positions of each image, ascending."""
+    """(B, M) the masked positions of each image, ascending."""
     return order[:, context:].sort(dim=1).values
 
 
 def dense_masks(order: Tensor, context: int, heads: int) -> tuple[Tensor, Tensor]:
     """Additive float32 masks (B, H, N + M, N + M) and (B, H, M, N + M), in memory for every image and head.
 
-    A row that knows places up to e reads the patches of these places, and the placeholders of later ones.
+    A row that knows the order up to position e reads the patches up to there, and the placeholders of later ones.
     """
-    place = order.argsort(dim=1)
-    hidden = place.gather(1, predicted_positions(order, context))
+    position = order.argsort(dim=1)
+    masked = position.gather(1, predicted_positions(order, context))
 
     def additive(known: Tensor) -> Tensor:
         known = known.clamp(min=context - 1)[:, :, None]
-        seen = torch.cat([place[:, None] <= known, hidden[:, None] > known], dim=2)
+        seen = torch.cat([position[:, None] <= known, masked[:, None] > known], dim=2)
         mask = torch.zeros(seen.shape, device=order.device).masked_fill(~seen, -torch.inf)
         return mask[:, None].repeat(1, heads, 1, 1)
 
-    return additive(torch.cat([place, torch.zeros_like(hidden)], dim=1)), additive(hidden - 1)
+    return additive(torch.cat([position, torch.zeros_like(masked)], dim=1)), additive(masked - 1)
+
+
+def dense_batch(batch: Mapping[str, Tensor], context: int, heads: int) -> dict[str, Tensor]:
+    """A batch as the dense reference takes it, with masks for every image and head."""
+    content, query = dense_masks(batch["order"], context, heads)
+    return {
+        "images": batch["images"],
+        "tokens": batch["tokens"],
+        "predicted": predicted_positions(batch["order"], context),
+        "content_mask": content,
+        "query_mask": query,
+    }
