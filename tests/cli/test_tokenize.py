@@ -156,7 +156,7 @@ def test_two_processes_list_unreadable_pictures_together(many, whole, tmp_path, 
     refused = pair(tmp_path / "said", *again(mixed, whole, tmp_path / "refused", "--max-bad-fraction", "0.005"))
     ends = [process.wait() for process in refused]
     assert [code for code, _, _ in ends] == [2, 2]
-    assert "3 of 400 images cannot be used" in ends[0][2]
+    assert "3 of 400 images are unreadable" in ends[0][2]
     assert "Another of the 2 processes ended" in ends[1][2]
     finished(pair(tmp_path / "said", *again(mixed, whole, tmp_path / "tokens")))
     assert len(TokenStore.open(tmp_path / "tokens")) == COUNT - 3
@@ -174,7 +174,7 @@ def test_a_mended_picture_is_no_bad_one_any_more(many, whole, tmp_path, capsys):
     for names in (["003.png", "300.png"], ["300.png"], []):
         capsys.readouterr()
         assert main(again(mixed, whole, out)) == 0
-        assert (f"{len(names)} of 400 images cannot be used: " in capsys.readouterr().out) == bool(names)
+        assert (f"{len(names)} of 400 images are unreadable: " in capsys.readouterr().out) == bool(names)
         ledger = out / "unreadable-images.txt"
         assert sorted(listed(ledger)) == names
         assert ledger.exists() == bool(names)

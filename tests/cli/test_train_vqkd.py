@@ -169,7 +169,7 @@ def test_a_folder_in_use_and_other_settings_are_refused(images, whole, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert main(["tokenizer", "train-vqkd", "--resume", str(whole), "--codes", "16"]) == 2
     assert "codes = 32" in capsys.readouterr().err
-    with Run(whole).alone():
+    with Run(whole).lock():
         assert main(["tokenizer", "train-vqkd", "--resume", str(whole)]) == 2
     assert "Another process is training in" in capsys.readouterr().err
     assert Run(whole).metrics.read_bytes() == before

@@ -40,7 +40,7 @@ def image(seed=0, size=(24, 20)):
 
 
 def looked(policy, epoch, indices):
-    return [np.asarray(look(image(place), VIEW)) for look, place in zip(policy(epoch, indices), indices, strict=True)]
+    return [np.asarray(look(image(index), VIEW)) for look, index in zip(policy(epoch, indices), indices, strict=True)]
 
 
 def test_a_look_hangs_on_seed_epoch_and_place_alone():
@@ -58,9 +58,9 @@ def test_workers_show_the_same(images, workers):
     bad = UnreadableImages(len(source))
     found = torch.cat([b.images for b in decode(source, [VIEW], groups, crops=FULL, workers=workers, bad=bad)])
     expected = [
-        np.asarray(look(source.read(place), VIEW))
+        np.asarray(look(source.read(index), VIEW))
         for epoch, indices in groups
-        for look, place in zip(FULL(epoch, indices), indices, strict=True)
+        for look, index in zip(FULL(epoch, indices), indices, strict=True)
     ]
     assert torch.equal(found, torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
 
@@ -99,7 +99,7 @@ def test_no_bits_left_is_black_and_some_are_pillows():
 
 @pytest.mark.parametrize("name", ["rand-x9", "rand-mm-m9", "nonsense"])
 def test_an_unknown_policy_is_one_line(name):
-    with pytest.raises(MapetError, match="--auto-augment") as error:
+    with pytest.raises(MapetError, match="auto_augment") as error:
         Policy(0, auto_augment=name)(0, [0])[0](image(), VIEW)
     assert "\n" not in str(error.value)
 

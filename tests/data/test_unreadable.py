@@ -69,7 +69,7 @@ def test_it_stops_just_above_the_limit() -> None:
     assert "\n" not in message
     assert "5 of 200" in message
     assert "0.jpg (truncated)" in message
-    assert "--max-bad-fraction" in message
+    assert "max_bad_fraction" in message
 
 
 def test_a_list_above_the_limit_stops_again_and_is_named(tmp_path: Path) -> None:

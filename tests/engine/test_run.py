@@ -13,13 +13,13 @@ def test_a_folder_in_use_is_refused_with_the_ways_out(tmp_path):
     thesis = tmp_path / "thesis.tex"
     thesis.write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(MapetError, match="is not empty and holds no run: give another --out"):
+        with pytest.raises(MapetError, match="is not empty and holds no run: give another out"):
             Run.create(tmp_path, overwrite=overwrite)
-        with pytest.raises(MapetError, match="is a file: give another --out"):
+        with pytest.raises(MapetError, match="is a file: give another out"):
             Run.create(thesis, overwrite=overwrite)
     assert thesis.read_text() == "years of work"
     Run.create(tmp_path / "run").recipe.write_text("data: x\n")
-    with pytest.raises(MapetError, match=r"--resume .*--overwrite"):
+    with pytest.raises(MapetError, match=r"resume .*overwrite"):
         Run.create(tmp_path / "run")
 
 
@@ -37,12 +37,12 @@ def test_overwrite_clears_an_earlier_run(tmp_path):
 def test_a_folder_is_locked_while_it_is_overwritten(tmp_path):
     run = Run.create(tmp_path / "run")
     run.recipe.write_text("data: x\n")
-    with run.alone():
+    with run.lock():
         with pytest.raises(MapetError, match=f"Another process is training in {run.folder}"):
-            Run(run.folder).alone()
+            Run(run.folder).lock()
         assert Run.create(run.folder, overwrite=True).folder == run.folder
         with pytest.raises(MapetError, match="Another process is training in"):
-            Run(run.folder).alone()
+            Run(run.folder).lock()
         run.append_metrics([{"step": 1, "loss": 2.0}])
         run.metrics.unlink()
         assert Run.create(run.folder).folder == run.folder, "neither a lock nor a mark is content"

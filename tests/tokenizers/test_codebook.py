@@ -118,7 +118,7 @@ def test_other_teacher_weights_are_refused_with_both_named(tmp_path: Path) -> No
     book = Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {})
     book.save(tmp_path / "book")
     assert load_tokenizer(tmp_path / "book", teacher_weights=file).hash == book.hash
-    with pytest.raises(MapetError, match=r"file mine.pth: name it with --teacher-weights"):
+    with pytest.raises(MapetError, match=r"file mine.pth: name it with teacher_weights"):
         load_tokenizer(tmp_path / "book")
     with pytest.raises(MapetError, match="resnet10t weights") as caught:
         load_tokenizer(tmp_path / "book", teacher_weights=other)
@@ -148,7 +148,7 @@ def test_a_codebook_over_a_run_finds_its_export_wherever_it_is(export: Path, tmp
     book.save(tmp_path / "book")
     assert load_tokenizer(tmp_path / "book").hash == book.hash
     ema_update = export.rename(tmp_path / "elsewhere")
-    with pytest.raises(MapetError, match=f"was in {export}: name its folder with --teacher-weights"):
+    with pytest.raises(MapetError, match=f"was in {export}: name its folder with teacher_weights"):
         load_tokenizer(tmp_path / "book")
     assert load_tokenizer(tmp_path / "book", teacher_weights=ema_update).hash == book.hash
 

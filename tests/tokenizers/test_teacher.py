@@ -172,7 +172,7 @@ def test_a_run_of_our_own_teaches_by_its_last_block(run: tuple[Path, Encoder]) -
 
 def test_a_run_that_cannot_teach_is_explained(run: tuple[Path, Encoder], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("")
-    with pytest.raises(MapetError, match=f"mapet export {tmp_path} --to timm"):
+    with pytest.raises(MapetError, match=f"mapet export {tmp_path} to timm"):
         Teacher(str(tmp_path), (4, 4))
     broken = shutil.copytree(run[0] / "export" / "timm", tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"{}")
@@ -249,7 +249,7 @@ def test_no_head_or_another_one_does_not_matter(tmp_path: Path, name: str, class
 def test_weights_beside_a_run_are_refused_not_ignored(run: tuple[Path, Encoder], tmp_path: Path) -> None:
     save_file(run[1].state_dict(), tmp_path / "other.safetensors")
     for folder in (run[0], run[0] / "export" / "timm"):
-        with pytest.raises(MapetError, match="brings its own weights: leave out --teacher-weights"):
+        with pytest.raises(MapetError, match="brings its own weights: leave out teacher_weights"):
             Teacher(str(folder), (4, 4), weights=tmp_path / "other.safetensors")
 
 
@@ -290,4 +290,4 @@ def test_what_does_not_exist_or_fit_is_explained(monkeypatch: pytest.MonkeyPatch
     text = refusal("resnet10t", (2, 2))
     assert "cannot be downloaded" in text
     assert "bring model.safetensors of timm/resnet10t" in text
-    assert "--teacher-weights FILE" in text
+    assert "teacher_weights FILE" in text

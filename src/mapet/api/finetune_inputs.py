@@ -83,7 +83,7 @@ def finetune_batches(run: "Run", t: FinetuneRecipe, runtime: Runtime, fabric: "F
         seed=t.seed,
         bad=UnreadableImages(len(indices), runtime.max_bad_fraction, run.unreadable_images),
         rank=fabric.global_rank,
-        world=fabric.world_size,
+        world_size=fabric.world_size,
         workers=pick_workers(runtime.workers, fabric.device),
         indices=indices,
         device=fabric.device,

@@ -79,7 +79,7 @@ def pack(
         MapetError: no images, another pack or other files in ``out``, a disk that is too small, too many bad
             images, or another process that packs there.
     """
-    from mapet.data.dataset import SPLITS, divided, open_dataset
+    from mapet.data.dataset import SPLITS, has_held_out, open_dataset
     from mapet.data.packing import Packing, begin
     from mapet.utils.io import require_free
     from mapet.utils.lock import Lock
@@ -88,7 +88,11 @@ def pack(
     o = Options(
         out=str(out), form=packing.form, size=packing.size, quality=packing.quality, max_images=max_images, seed=seed
     )
-    parts = {out / split: open_dataset(data, split) for split in SPLITS} if divided(data) else {out: open_dataset(data)}
+    parts = (
+        {out / split: open_dataset(data, split) for split in SPLITS}
+        if has_held_out(data)
+        else {out: open_dataset(data)}
+    )
     if out not in parts:  # else the packing itself looks
         require_free(out, [folder.name for folder in parts])
     chosen = {folder: _chosen(source, max_images, seed) for folder, source in parts.items()}

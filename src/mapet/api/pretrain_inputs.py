@@ -110,7 +110,7 @@ def pretrain_batches(
         seed=recipe.seed,
         bad=bad,
         rank=fabric.global_rank,
-        world=fabric.world_size,
+        world_size=fabric.world_size,
         workers=pick_workers(runtime.workers, fabric.device),
         memory=int(runtime.cache_gib * 2**30),
         indices=indices,

@@ -47,7 +47,7 @@ def reopened(folder: str | Path, say: Callable[[str], None] = say) -> "Run":
     if is_aside(run.folder):
         if launched().count > 1:
             raise MapetError(f"{run.folder} was being overwritten when that was killed: go on with one process first.")
-        with run.alone():
+        with run.lock():
             put_back(run.folder, RUN)
         say(f"restored  {run.folder}: the run that was there before an --overwrite which was killed")
     return Run.open(folder)
@@ -66,18 +66,18 @@ def training_in(run: "Run", runtime: Runtime, precision: str, prepare: Callable[
         prepare: done by the first process before they meet.
 
     Raises:
-        MapetError: another process trains there, or as ``world``.
+        MapetError: another process trains there, or as ``init_fabric``.
         Undone: Ctrl-C came before the first step, and an earlier run has its place again.
     """
-    from mapet.engine.distributed import joined
+    from mapet.engine.distributed import distributed
     from mapet.utils.process_group import first_process
 
     leads = first_process()
-    with run.alone() if leads else nullcontext(), _undone(run) if leads else nullcontext():
+    with run.lock() if leads else nullcontext(), _undone(run) if leads else nullcontext():
         if leads:
             prepare()
             run.write_provenance()
-        with joined(
+        with distributed(
             accelerator=runtime.accelerator,
             devices=runtime.devices,
             num_nodes=runtime.num_nodes,

@@ -65,7 +65,7 @@ def build_distill_batches(
         seed=t.seed,
         bad=UnreadableImages(len(indices), runtime.max_bad_fraction, run.unreadable_images),
         rank=fabric.global_rank,
-        world=fabric.world_size,
+        world_size=fabric.world_size,
         workers=pick_workers(runtime.workers, fabric.device),
         memory=int(runtime.cache_gib * 2**30),
         indices=indices,

@@ -8,7 +8,6 @@ change nothing; ours, like timm's, joins the three, with zeros for the keys. The
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from mapet.interop.fitting import Size, beside, dimensions, fitting, hidden, part
@@ -18,7 +17,7 @@ from mapet.method.mae import MAE
 from mapet.method.pattern import mim
 from mapet.method.predict import TokenPrediction
 from mapet.utils.errors import MapetError
-from mapet.utils.weights import count, extent, fill, named
+from mapet.utils.weights import count, extent, fill, join_qkv_bias
 
 CAE_NAMES = (
     (r"^pretext_neck\.norm\.", "regressor_norm."),
@@ -145,10 +144,4 @@ def _cae_name(name: str) -> str:
 def _joined(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Layer scale by our names, and one bias for queries, keys (zeros) and values."""
     ours = {re.sub(r"\.gamma_([12])(_cross)?$", r".ls\1.gamma", name): tensor for name, tensor in weights.items()}
-    for name in [name for name in ours if name.endswith(".attn.q_bias")]:
-        start = name.removesuffix("q_bias")
-        value = named(ours, f"{start}v_bias", "attention with a bias for queries and values")
-        query = ours.pop(name)
-        del ours[f"{start}v_bias"]
-        ours[f"{start}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
-    return ours
+    return join_qkv_bias(ours, "attention with a bias for queries and values")

@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from mapet.utils.io import encoded
+from mapet.utils.io import encode_id
 
 
 class IdIndex:
@@ -21,7 +21,7 @@ class IdIndex:
 
     def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """The row of each key, -1 where there is none: (B,)."""
-        wanted = hashes([encoded(key) for key in keys])
+        wanted = hashes([encode_id(key) for key in keys])
         places = np.searchsorted(self.hashes, wanted)
         found = np.full(len(wanted), -1)
         near = np.flatnonzero(places < len(self.hashes))

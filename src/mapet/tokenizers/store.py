@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mapet.tokenizers.id_index import IdIndex
 from mapet.utils.errors import MapetError
-from mapet.utils.io import encoded, read_json, replace_file, write_from
+from mapet.utils.io import encode_id, read_json, replace_file, write_from
 from mapet.utils.lock import Lock
 from mapet.utils.view import CenterCropResize
 
@@ -110,7 +110,7 @@ class TokenStore:
         """
         self._require_fitting(keys, tokens)
         self.reserve()
-        lines = [encoded(key) for key in keys]
+        lines = [encode_id(key) for key in keys]
         start, clash = len(self), self._index.add(lines)
         if clash is not None:
             raise MapetError(f'{self.folder} has the image "{keys[clash]}" already, or another of the same hash.')

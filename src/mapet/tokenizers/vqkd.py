@@ -17,7 +17,7 @@ from mapet.tokenizers.kmeans import assign
 from mapet.tokenizers.tokenizer import Network, in_view
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
-from mapet.utils.weights import count, extent, fill
+from mapet.utils.weights import count, extent, fill, join_qkv_bias
 
 Pair = int | Sequence[int]
 USED = ("encoder.", "encode_task_layer.")
@@ -84,7 +84,7 @@ class VQKD(Network):
         Raises:
             MapetError: missing or wrongly shaped tensors, or unknown ones in the encoder.
         """
-        ours = {name: tensor for name, tensor in joined(weights).items() if name.startswith(USED)}
+        ours = {name: tensor for name, tensor in join_qkv_bias(weights, WHAT).items() if name.startswith(USED)}
         network = cls(
             image_size=image_size,
             patch_size=patch_size,
@@ -149,17 +149,6 @@ def patches(model: VisionTransformer, images: Tensor) -> Tensor:
 def task_layer(width: int, out: int) -> nn.Sequential:
     """Linear, tanh, linear: (…, width) → (…, out)."""
     return nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, out))
-
-
-def joined(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published names to timm's: the biases of q and v, with zeros between them as keys have none, become one."""
-    ours = {name: tensor for name, tensor in weights.items() if not name.endswith((".q_bias", ".v_bias"))}
-    for name, q in weights.items():
-        if name.endswith(".q_bias"):
-            partner = name.replace(".q_bias", ".v_bias")
-            zeros = q.new_zeros(extent(weights, partner, WHAT))
-            ours[name.replace(".q_bias", ".qkv.bias")] = torch.cat([q, zeros, weights[partner]])
-    return ours
 
 
 def _pair(size: Pair) -> tuple[int, int]:

@@ -15,9 +15,9 @@ from torch.nn.functional import cosine_similarity, mse_loss
 from mapet.tokenizers.kmeans import kmeans
 from mapet.tokenizers.kmeans_init import sampled
 from mapet.tokenizers.quantizer import Reduce, alone, drawn, ema_update, sum_by_code
-from mapet.tokenizers.vqkd import VQKD, WHAT, Pair, joined, patches, task_layer, vit
+from mapet.tokenizers.vqkd import VQKD, WHAT, Pair, patches, task_layer, vit
 from mapet.utils.rng import exact, random_bits
-from mapet.utils.weights import count, extent, fill
+from mapet.utils.weights import count, extent, fill, join_qkv_bias
 
 RESTART = 0x5651  # salt
 ITERATIONS = 10  # of the k-means that the codes start from
@@ -101,7 +101,7 @@ class VQKDTraining(nn.Module):
             decoder_heads=decoder_heads,
             **options,
         )
-        decoder = {name: tensor for name, tensor in joined(weights).items() if name.startswith("decode")}
+        decoder = {name: tensor for name, tensor in join_qkv_bias(weights, WHAT).items() if name.startswith("decode")}
         kept = {name: tensor for name, tensor in training.state_dict().items() if not name.startswith("decode")}
         fill(training, {**kept, **decoder, "usage": weights["quantize.cluster_size"]}, WHAT)
         return training

@@ -13,7 +13,7 @@ from mapet.api.benchmark.case import OURS, Case, dense_batch, implementations, r
 from mapet.api.benchmark.dense import dense_masks
 from mapet.api.benchmark.loading import LOADERS, Loading, pretrain_batches
 from mapet.config.recipe import Model, Objective, Optimization, Recipe
-from mapet.engine.distributed import world
+from mapet.engine.distributed import init_fabric
 from mapet.method.order import uniform
 from mapet.utils.errors import MapetError
 
@@ -48,7 +48,7 @@ def shaken(monkeypatch):
 
 @pytest.fixture(scope="module")
 def fabric():
-    return world(accelerator="cpu")
+    return init_fabric(accelerator="cpu")
 
 
 @pytest.mark.parametrize(

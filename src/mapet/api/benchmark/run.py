@@ -168,7 +168,7 @@ def _measure(case: "Case", how: "Settings", device: "torch.device", report: "Rep
     """The case's rows, onto the screen and into the files; whatever fails is noted, and the others go on."""
     from mapet.api.benchmark.measure import measured
     from mapet.api.benchmark.report import SCREEN, line, notes
-    from mapet.engine.distributed import world
+    from mapet.engine.distributed import init_fabric
 
     def note(what: str, error: Exception) -> None:
         reason = report.fail(f"{case}{what and ', '}{what}", error)
@@ -176,7 +176,7 @@ def _measure(case: "Case", how: "Settings", device: "torch.device", report: "Rep
 
     say(f"\n{case}\n{SCREEN}")
     try:
-        fabric = world(accelerator=device.type, precision=case.recipe.precision)
+        fabric = init_fabric(accelerator=device.type, precision=case.recipe.precision)
         for row, whole in measured(case, fabric, how, note):
             report.put(row)
             if whole:

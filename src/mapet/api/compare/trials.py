@@ -71,7 +71,7 @@ def finish(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> 
 
 def _train(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> None:
     from mapet.engine.distributed import pick_device
-    from mapet.engine.peak import forget_peak, peak
+    from mapet.engine.peak import peak, reset_peak
 
     forward, training = _macs(cell.arm)
     cost: dict[str, float] = {"macs": forward, "training_macs": training, "epochs": 0, "steps": 0, "images": 0}
@@ -79,7 +79,7 @@ def _train(cell: Trial, plan: Plan, ledger: ResultsFolder, runtime: Runtime) -> 
         ledger.note(cell, "cost", {**cost, "seconds": None, "peak": None})
         return
     device = pick_device(runtime.accelerator)
-    forget_peak(device)
+    reset_peak(device)
     run = _scratch(cell, plan, ledger, runtime) if cell.arm.method == "scratch" else _run(cell, plan, ledger, runtime)
     steps = run.completed
     settings = plan.tuning.optimization if cell.arm.method == "scratch" else cell.recipe.optimization
