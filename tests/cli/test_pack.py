@@ -128,8 +128,8 @@ def test_tokens_begun_with_the_original_are_continued_with_the_pack(images, pack
     out, given = tmp_path / "tokens", ["--tokenizer", str(tokens / "tokenizer"), *STUDENT]
     for data, limit in ((images, ["--max-images", "20"]), (packed, [])):
         assert main(["tokenize", str(data), "--out", str(out), *given, *limit]) == 0
-    keys = sorted(TokenStore.open(tokens).keys())
-    assert keys == sorted(TokenStore.open(out).keys())
+    keys = sorted(TokenStore.open(tokens).image_ids())
+    assert keys == sorted(TokenStore.open(out).image_ids())
     assert torch.equal(TokenStore.open(tokens).gather(keys), TokenStore.open(out).gather(keys))
 
 

@@ -140,7 +140,7 @@ def test_pixels_can_teach(images, tmp_path):
     [
         (["--teacher", "efficientnet_lite00"], "efficientnet_lite0"),
         (["--teacher-stage", "9"], "no stage 9"),
-        (["--teacher-output", "head"], 'gives no "head" at stage 3'),
+        (["--teacher-output", "head"], 'has no output "head" at stage 3'),
         (["--batch-size", "64"], "--batch-size"),
         (["--lr", "nan"], "--lr does not fit: it must be at least 0"),
         (["--weight-decay", "inf"], "--weight-decay does not fit: it must be at least 0"),

@@ -258,7 +258,7 @@ def test_other_weights_are_refused(change: str, said: str) -> None:
 
 
 def test_sizes_and_pictures_that_do_not_fit() -> None:
-    with pytest.raises(MapetError, match="multiple of 16: use an image size such as 48"):
+    with pytest.raises(MapetError, match="multiple of 16, got 50: use 48"):
         VQGAN.from_taming(Published("f16"), image_size=50)
     vqgan = VQGAN.from_taming(Published("f16"), image_size=48)
     with pytest.raises(MapetError, match=r"\(B, 3, 48, 48\)"):

@@ -172,7 +172,7 @@ def tokenized(
         bad.add(source.image_id(place), known[source.image_id(place)])
     side = recipe.model.image_size
     view = CenterCropResize((side, side), store.view.interpolation)
-    store.check(source_name=source.name, keys=map(source.image_id, have), view=view, grid=recipe.grid)
+    store.check(source_name=source.name, image_ids=map(source.image_id, have), view=view, grid=recipe.grid)
     return torch.tensor(have)
 
 
