@@ -249,7 +249,7 @@ def test_a_second_writer_is_refused_while_the_first_is_there(tmp_path: Path) -> 
     first.append(names(1, 2), rows(3)[2:])
     assert len(TokenStore.open(tmp_path)) == 3
     first.release()
-    with pytest.raises(MapetError, match=r"has written into .* since this one began: give the same command again"):
+    with pytest.raises(MapetError, match=r"has written into .* in the meantime: run the same command again"):
         second.append(names(1, 5), rows(1))
     assert torch.equal(TokenStore.open(tmp_path).gather(names(3)), rows(3))
     second.release()
