@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mapet.engine.distributed import joined
+from mapet.engine.distributed import distributed
 from mapet.engine.fit import fit
 from mapet.engine.optim import Optim, adamw
 from mapet.engine.run import Run
@@ -97,7 +97,7 @@ def work(chosen: argparse.Namespace, way: Way, rank: int, port: str, folder: str
     os.environ.update(MASTER_ADDR="127.0.0.1", **{name: str(value) for name, value in variables.items()})
     torch.set_num_threads(threads(chosen, way))
     settings = {"accelerator": chosen.device, "devices": way.processes, "precision": chosen.precision}
-    with joined(**settings, strategy=way.strategy) as fabric:
+    with distributed(**settings, strategy=way.strategy) as fabric:
         model = objective(chosen)
         optim = Optim(adamw(model, weight_decay=0.05, betas=(0.9, 0.999)), lambda step: 1e-4, clip_grad=3.0)
         batches = Batches(chosen, rank, way.processes, fabric.device)

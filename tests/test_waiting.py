@@ -109,7 +109,7 @@ def test_decoded_pictures_are_pinned_for_a_gpu(source, monkeypatch, device, pin)
         asked.append(pin)
         return map(items.__getitem__, groups)
 
-    monkeypatch.setattr(decode, "loaded", loaded)
+    monkeypatch.setattr(decode, "load", loaded)
     settings = {"batch_size": COUNT, "epochs": 1, "seed": 0, "bad": UnreadableImages(len(source)), "memory": 0}
     next(Shuffled(source, CenterCropResize((SIDE, SIDE)), device=device, **settings)())
     assert asked == [pin]

@@ -167,7 +167,7 @@ def test_fine_tuning_goes_on_from_a_fine_tuning(images, whole, tmp_path, capsys)
 
 def test_a_fine_tuning_is_trained_by_one_command_at_a_time(whole, capsys):
     before = (whole / "provenance.json").read_bytes()
-    with Run(whole).alone():
+    with Run(whole).lock():
         assert main(["finetune", "--resume", str(whole)]) == 2
     assert "Another process is training in" in capsys.readouterr().err
     assert (whole / "provenance.json").read_bytes() == before

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mapet.cli import main
 from mapet.data import packing
-from mapet.data.dataset import held_out, open_dataset
+from mapet.data.dataset import open_dataset, split_held_out
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.store import TokenStore
 from processes import Forked, stopping
@@ -64,7 +64,7 @@ def begun(many, tmp_path, monkeypatch):
     """A process that packs an image at a time, stopped on its way, and its folder."""
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "AT_ONCE", 1)
+        patch.setattr(packing, "GROUP", 1)
         process = Forked(tmp_path, work=stopping(packing, "write_from", 40, partial(main, command(many, out))))
     process.wait_for_stop()
     return process, out
@@ -82,7 +82,7 @@ def test_killed_at_any_moment_it_continues(many, begun, tmp_path, capsys):
     assert main(["tokenize", str(out), "--out", str(tmp_path / "tokens"), *STUDENT]) == 2
     refused = capsys.readouterr().err
     assert refused.count("\n") == 1
-    assert f"{out} is half packed" in refused
+    assert f"{out} is an incomplete pack" in refused
     assert f"go on with mapet pack {many} --out {out} --size 16" in refused
     assert main(refused.split("go on with mapet ")[1].split()) == 0
     assert content(out) == content(whole)
@@ -128,8 +128,8 @@ def test_tokens_begun_with_the_original_are_continued_with_the_pack(images, pack
     out, given = tmp_path / "tokens", ["--tokenizer", str(tokens / "tokenizer"), *STUDENT]
     for data, limit in ((images, ["--max-images", "20"]), (packed, [])):
         assert main(["tokenize", str(data), "--out", str(out), *given, *limit]) == 0
-    keys = sorted(TokenStore.open(tokens).keys())
-    assert keys == sorted(TokenStore.open(out).keys())
+    keys = sorted(TokenStore.open(tokens).image_ids())
+    assert keys == sorted(TokenStore.open(out).image_ids())
     assert torch.equal(TokenStore.open(tokens).gather(keys), TokenStore.open(out).gather(keys))
 
 
@@ -164,7 +164,7 @@ def test_splits_are_packed_side_by_side_and_probed(images, tmp_path, capsys):
 
 
 def test_a_share_held_out_of_a_pack_is_that_of_the_original(images, packed):
-    ours, theirs = (held_out(open_dataset(str(data))) for data in (packed, images))
+    ours, theirs = (split_held_out(open_dataset(str(data))) for data in (packed, images))
     assert [part.indices for part in ours] == [part.indices for part in theirs]
 
 
@@ -181,7 +181,7 @@ def test_a_share_held_out_of_a_pack_is_that_of_the_original(images, packed):
         (["pack", "DATA", "--out", "OUT", "--workers", "-1"], "--workers"),
         (["pack", "DATA", "--out", "OUT", "--max-bad-fraction", "2"], "--max-bad-fraction"),
         (["pack", "DATA", "--out", "DATA"], "which is to be written: give another --out"),
-        (["pack", "DATA", "--out", "PACKED"], "size 16, and not 224"),
+        (["pack", "DATA", "--out", "PACKED"], "size 16, not 224"),
         (["pack", "PACKED", "--out", "OUT"], "16 x 16"),
         (["tokenize", "PACKED", "--out", "OUT", "--tokenizer", "TOKENS", "--image-size", "32"], "grid"),
         (["pretrain", "--data", "PACKED", "--out", "OUT", *SMALL, "--image-size", "32"], "--size 32"),

@@ -236,7 +236,7 @@ def test_a_folder_in_use_is_refused(images, tokens, whole, capsys):
 
 def test_a_run_is_trained_by_one_command_at_a_time(images, tokens, whole, capsys):
     files = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    with Run(whole).alone():
+    with Run(whole).lock():
         for command in (["pretrain", "--resume", str(whole)], arguments(images, tokens, whole, "--overwrite")):
             assert main(command) == 2
             message = capsys.readouterr().err

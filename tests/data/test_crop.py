@@ -1,4 +1,4 @@
-"""Crops are torchvision's, hang on (seed, epoch, place) alone, and are the same for views of every size."""
+"""Crops are torchvision's, hang on (seed, epoch, index) alone, and are the same for views of every size."""
 
 import math
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop, functional, transforms
 
-from mapet.data.crop import CROP, TRIES, Crop, Crops
+from mapet.data.crop import CANDIDATES, CROP, Crop, Crops
 from mapet.utils.rng import uniform
 from mapet.utils.view import Box, CenterCropResize
 
@@ -23,7 +23,7 @@ class Fake:
     log, exp = staticmethod(torch.log), staticmethod(torch.exp)
 
     def __init__(self, numbers: torch.Tensor) -> None:
-        self.tries, self.row, self.asked = iter(numbers.tolist()), [0.0], 0
+        self.candidates, self.row, self.asked = iter(numbers.tolist()), [0.0], 0
 
     def tensor(self, values: tuple[float, float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64)
@@ -31,7 +31,7 @@ class Fake:
     def empty(self, size: int) -> SimpleNamespace:
         """The area begins a try, the aspect follows."""
         self.asked += 1
-        self.row = next(self.tries) if self.asked % 2 else self.row
+        self.row = next(self.candidates) if self.asked % 2 else self.row
         number = self.row[1 - self.asked % 2]
         return SimpleNamespace(uniform_=lambda low, high: torch.as_tensor(low + (high - low) * number))
 
@@ -41,7 +41,7 @@ class Fake:
 
 
 def theirs(law: tuple[tuple[float, float], tuple[float, float]], size: tuple[int, int], numbers: torch.Tensor) -> Box:
-    """torchvision's box from the numbers (TRIES, 4) that ours are made of."""
+    """torchvision's box from the numbers (CANDIDATES, 4) that ours are made of."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transforms, "torch", Fake(numbers))
         upper, left, h, w = RandomResizedCrop.get_params(Image.new("RGB", size), list(law[0]), list(law[1]))
@@ -51,11 +51,11 @@ def theirs(law: tuple[tuple[float, float], tuple[float, float]], size: tuple[int
 @pytest.mark.parametrize("law", LAWS)
 def test_boxes_are_torchvision_s(law: tuple[tuple[float, float], tuple[float, float]]) -> None:
     indices = list(range(40))
-    keys = torch.tensor(indices)[:, None, None], torch.arange(TRIES)[:, None], torch.arange(4)
+    keys = torch.tensor(indices)[:, None, None], torch.arange(CANDIDATES)[:, None], torch.arange(4)
     numbers = uniform(7, CROP, 3, *keys)
-    for place, crop in zip(indices, Crops(7, *law)(3, indices), strict=True):
+    for index, crop in zip(indices, Crops(7, *law)(3, indices), strict=True):
         for size in SHAPES:
-            assert crop.box(*size) == theirs(law, size, numbers[place]), (place, size)
+            assert crop.box(*size) == theirs(law, size, numbers[index]), (index, size)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -95,7 +95,7 @@ def test_flips_have_their_share_and_are_their_own() -> None:
     crops = Crops(0, (0.2, 1.0), hflip=0.3)(0, range(6000))
     flips = np.array([crop.flip for crop in crops])
     assert abs(flips.mean() - 0.3) < 0.024  # four deviations
-    assert abs(np.corrcoef(flips, [crop.tries[0][0] for crop in crops])[0, 1]) < 0.05
+    assert abs(np.corrcoef(flips, [crop.candidates[0][0] for crop in crops])[0, 1]) < 0.05
     assert flips.tolist() != [crop.flip for crop in Crops(0, (0.2, 1.0), hflip=0.3)(1, range(6000))]
     assert [any(c.flip for c in Crops(0, hflip=share)(0, range(50))) for share in (0.0, 1.0)] == [False, True]
     assert all(crop.flip for crop in Crops(0, hflip=1.0)(0, range(50)))
@@ -104,7 +104,7 @@ def test_flips_have_their_share_and_are_their_own() -> None:
 def test_a_crop_hangs_on_seed_epoch_and_place_alone() -> None:
     law = Crops(3, (0.2, 1.0), hflip=0.5)
     whole = law(2, range(50))
-    assert [law(2, [place])[0] for place in range(50)] == whole
+    assert [law(2, [index])[0] for index in range(50)] == whole
     assert law(2, [40, 7, 7, 3]) == [whole[40], whole[7], whole[7], whole[3]]
     boxes = [crop.box(300, 200) for crop in whole]
     assert len(set(boxes)) == 50

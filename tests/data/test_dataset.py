@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapet.data.dataset import ImageDataset, Subset, held_out, open_dataset, train_and_test
+from mapet.data.dataset import ImageDataset, Subset, open_dataset, split_held_out, train_and_test
 from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
 
@@ -143,31 +143,31 @@ def test_a_subset_keeps_keys_labels_and_pictures(tmp_path: Path) -> None:
 
 def test_held_out_is_disjoint_complete_and_about_its_share(tmp_path: Path) -> None:
     source = open_dataset(str(fill(tmp_path, (f"{n}.png" for n in range(300)))))
-    rest, part = held_out(source, 0.2)
+    rest, part = split_held_out(source, 0.2)
     assert not set(keys(rest)) & set(keys(part))
     assert sorted(keys(rest) + keys(part)) == keys(source)
     assert 30 <= len(part) <= 90  # 60 expected, deviation 7
-    assert set(keys(held_out(source, 0.2, seed=1)[1])) != set(keys(part))
+    assert set(keys(split_held_out(source, 0.2, seed=1)[1])) != set(keys(part))
 
 
 def test_held_out_does_not_move_when_pictures_are_added(tmp_path: Path) -> None:
-    before = held_out(open_dataset(str(fill(tmp_path, (f"{n}.png" for n in range(100))))))
-    after = held_out(open_dataset(str(fill(tmp_path, (f"{n}-new.png" for n in range(100))))))
+    before = split_held_out(open_dataset(str(fill(tmp_path, (f"{n}.png" for n in range(100))))))
+    after = split_held_out(open_dataset(str(fill(tmp_path, (f"{n}-new.png" for n in range(100))))))
     assert all(set(keys(old)) < set(keys(new)) for old, new in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.01])
 def test_an_empty_side_is_refused(tmp_path: Path, share: float) -> None:
     source = open_dataset(str(fill(tmp_path, ["a.png", "b.png"])))
-    with pytest.raises(MapetError, match="leaves one side empty"):
-        held_out(source, share)
+    with pytest.raises(MapetError, match="leaves a part empty"):
+        split_held_out(source, share)
 
 
 def test_train_and_test_uses_splits_where_there_are_any(tmp_path: Path) -> None:
     split = fill(tmp_path / "split", ["train/a/1.png", "train/b/2.png", "test/a/1.png", "test/b/1.png"])
     assert [keys(part)[0] for part in train_and_test(str(split))] == ["train/a/1.png", "test/a/1.png"]
     whole = fill(tmp_path / "whole", (f"{n}.png" for n in range(50)))
-    expected = held_out(open_dataset(str(whole)), 0.3, 7)
+    expected = split_held_out(open_dataset(str(whole)), 0.3, 7)
     assert [keys(part) for part in train_and_test(str(whole), 0.3, 7)] == [keys(part) for part in expected]
 
 

@@ -62,8 +62,8 @@ def test_in_order_gives_every_good_picture_once(source: ImageDataset) -> None:
     assert len(bad) == len(BROKEN)
     for batch in batches:
         assert (batch.images.dtype, batch.images.shape[1:]) == (torch.uint8, (3, 6, 8))
-        for image, place in zip(batch.images, batch.index.tolist(), strict=True):
-            assert np.array_equal(image.permute(1, 2, 0), np.asarray(VIEW(source.read(place))))
+        for image, index in zip(batch.images, batch.index.tolist(), strict=True):
+            assert np.array_equal(image.permute(1, 2, 0), np.asarray(VIEW(source.read(index))))
 
 
 def test_in_order_over_chosen_places_yields_no_empty_batch(source: ImageDataset) -> None:
@@ -118,12 +118,12 @@ def test_memory_and_workers_change_nothing(source: ImageDataset) -> None:
 def test_a_batch_shows_each_picture_as_its_epoch_does(
     source: ImageDataset, crops: Crops | None, second: CenterCropResize | None
 ) -> None:
-    """Whatever the batch, all views are of the one crop of (seed, epoch, place)."""
+    """Whatever the batch, all views are of the one crop of (seed, epoch, index)."""
     for batch in stream(source, crops=crops, second=second, epochs=2)():
-        for row, place in enumerate(batch.index.tolist()):
-            crop = crops(batch.epoch, [place])[0] if crops else Crop()
+        for row, index in enumerate(batch.index.tolist()):
+            crop = crops(batch.epoch, [index])[0] if crops else Crop()
             for images, view in zip(batch.views, [VIEW, LARGER], strict=second is not None):
-                assert np.array_equal(images[row].permute(1, 2, 0), crop(source.read(place), view))
+                assert np.array_equal(images[row].permute(1, 2, 0), crop(source.read(index), view))
 
 
 def test_equal_views_are_made_once(source: ImageDataset) -> None:
@@ -160,7 +160,7 @@ def test_a_later_start_gives_the_tail(source: ImageDataset, options: dict[str, A
 
 @pytest.mark.parametrize("options", CASES)
 def test_the_parts_of_two_processes_make_the_batch_of_one(source: ImageDataset, options: dict[str, Any]) -> None:
-    parts = [stream(source, rank=rank, world=2, **options)() for rank in range(2)]
+    parts = [stream(source, rank=rank, world_size=2, **options)() for rank in range(2)]
     joined = (
         Batch(images, torch.cat([a.index, b.index]), a.epoch, *second)
         for a, b in zip(*parts, strict=True)
@@ -232,7 +232,7 @@ def test_a_stream_can_be_left_early(source: ImageDataset) -> None:
     del batches
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 24}, {"batch_size": 0}, {"batch_size": 6, "world": 4}])
+@pytest.mark.parametrize("options", [{"batch_size": 24}, {"batch_size": 0}, {"batch_size": 6, "world_size": 4}])
 def test_batches_that_cannot_be_are_refused(source: ImageDataset, options: dict[str, int]) -> None:
     with pytest.raises(MapetError, match="batch_size") as stop:
         stream(source, **options)

@@ -1,4 +1,4 @@
-"""A packed folder is its original: the same images at the same places, whoever reads them; or it is refused."""
+"""A packed folder is its original: the same images at the same indices, whoever reads them; or it is refused."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mapet.data.crop import Crops
-from mapet.data.dataset import ImageDataset, Subset, open_dataset, train_and_test, unwrapped
+from mapet.data.dataset import ImageDataset, Subset, base_dataset, open_dataset, train_and_test
 from mapet.data.decode import Batch, decode, require_shown
 from mapet.data.image import UnreadableImage
 from mapet.data.loader import Shuffled, in_order
@@ -59,11 +59,11 @@ def test_places_keys_labels_and_bad_pictures_are_those_of_the_original(source, p
     assert (len(ours), ours.classes) == (COUNT, source.classes)
     assert [ours.image_id(i) for i in range(COUNT)] == [source.image_id(i) for i in range(COUNT)]
     assert [ours.label(i) for i in range(COUNT)] == [source.label(i) for i in range(COUNT)]
-    for place in BROKEN:
+    for index in BROKEN:
         with pytest.raises(UnreadableImage, match=r"^zero bytes$"):
-            ours.read(place)
+            ours.read(index)
     listed = (packs[form] / "unreadable-images.txt").read_text().splitlines()
-    assert listed == [f"{source.image_id(place)}\tzero bytes" for place in BROKEN]
+    assert listed == [f"{source.image_id(index)}\tzero bytes" for index in BROKEN]
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])
@@ -77,7 +77,7 @@ def test_a_stream_over_a_raw_pack_is_that_over_the_original_bit_for_bit(source, 
 
 def test_each_batch_is_announced_to_the_disk_while_the_one_before_is_used(packs, monkeypatch):
     said, ours = [], open_dataset(str(packs["uint8"]))
-    for name in ("expect", "pixels"):
+    for name in ("prefetch", "pixels"):
         work = getattr(RawPack, name)
         monkeypatch.setattr(
             RawPack, name, lambda pack, rows, name=name, work=work: (said.append((name, rows)), work(pack, rows))[1]
@@ -86,7 +86,7 @@ def test_each_batch_is_announced_to_the_disk_while_the_one_before_is_used(packs,
     list(decode(ours, [VIEW], ((0, indices) for indices in drawn), bad=UnreadableImages(COUNT, 0.5)))
     one, two, three = drawn
     assert said == [
-        ("expect", one), ("expect", two), ("pixels", one), ("expect", three), ("pixels", two), ("pixels", three)
+        ("prefetch", one), ("prefetch", two), ("pixels", one), ("prefetch", three), ("pixels", two), ("pixels", three)
     ]  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_bad_pictures_are_noted_once_with_the_original_s_reasons(source, packs):
         bad = UnreadableImages(COUNT, 0.5)
         list(in_order(one, VIEW, 7, bad=bad))
         assert len(bad) == len(BROKEN)
-        assert all(source.image_id(place) in bad for place in BROKEN)
+        assert all(source.image_id(index) in bad for index in BROKEN)
     with pytest.raises(MapetError, match="zero bytes"):
         list(in_order(open_dataset(str(packs["uint8"])), VIEW, 7, bad=UnreadableImages(COUNT, 0.01)))
 
@@ -103,7 +103,7 @@ def test_bad_pictures_are_noted_once_with_the_original_s_reasons(source, packs):
 def test_part_of_a_raw_pack_is_part_of_the_original(source, packs):
     indices = [40, 3, 2, 2, 17]
     parts = [Subset(Subset(one, range(COUNT)), indices) for one in (open_dataset(str(packs["uint8"])), source)]
-    assert unwrapped(parts[0], [1, 4])[1] == [3, 17]
+    assert base_dataset(parts[0], [1, 4])[1] == [3, 17]
     for ours, theirs in zip(*(in_order(part, VIEW, 2, bad=UnreadableImages(5, 0.5)) for part in parts), strict=True):
         assert torch.equal(ours.images, theirs.images)
         assert torch.equal(ours.index, theirs.index)
@@ -111,21 +111,21 @@ def test_part_of_a_raw_pack_is_part_of_the_original(source, packs):
 
 def test_a_raw_picture_is_what_the_view_shows(source, packs):
     ours = open_dataset(str(packs["uint8"]))
-    for place in set(range(COUNT)) - set(BROKEN):
-        assert np.array_equal(np.asarray(ours.read(place)), np.asarray(VIEW(source.read(place))))
+    for index in set(range(COUNT)) - set(BROKEN):
+        assert np.array_equal(np.asarray(ours.read(index)), np.asarray(VIEW(source.read(index))))
 
 
 def test_a_jpeg_is_the_whole_picture_shrunk_and_never_enlarged(source, packs):
     ours = open_dataset(str(packs["jpeg"]))
     shorter = set()
-    for place in set(range(COUNT)) - set(BROKEN):
-        theirs, expected = source.read(place), BytesIO()
+    for index in set(range(COUNT)) - set(BROKEN):
+        theirs, expected = source.read(index), BytesIO()
         if (side := min(theirs.size)) > SIDE:
             sides = tuple(round(one * SIDE / side) for one in theirs.size)
             theirs = theirs.resize(sides, Image.Resampling.BICUBIC)
         theirs.save(expected, "JPEG", quality=90)
-        assert np.array_equal(np.asarray(ours.read(place)), np.asarray(Image.open(expected)))
-        shorter.add(min(ours.read(place).size))
+        assert np.array_equal(np.asarray(ours.read(index)), np.asarray(Image.open(expected)))
+        shorter.add(min(ours.read(index).size))
     assert max(shorter) == SIDE > min(shorter)
 
 
@@ -168,7 +168,7 @@ def test_a_jpeg_that_is_damaged_in_the_pack_is_a_bad_picture(packs, tmp_path):
         file.write(b"\xff\xd9" * ((end - start) // 4))
     ours, bad = open_dataset(str(folder)), UnreadableImages(COUNT, 0.5)
     found = torch.cat([batch.index for batch in in_order(ours, VIEW, 8, bad=bad)]).tolist()
-    assert found == [place for place in range(COUNT) if place not in (*BROKEN, 5)]
+    assert found == [index for index in range(COUNT) if index not in (*BROKEN, 5)]
     assert ours.image_id(5) in bad
 
 
@@ -195,8 +195,8 @@ def test_a_raw_pack_shows_its_own_view_alone(packs, view, crops, said):
 def test_looks_at_the_whole_view_are_allowed(packs):
     ours = open_dataset(str(packs["uint8"]))
     shown = next(stream(ours, crops=Centre(1.0)))
-    for image, place in zip(shown.images, shown.index.tolist(), strict=True):
-        assert np.array_equal(image.permute(1, 2, 0), np.asarray(ours.read(place)))
+    for image, index in zip(shown.images, shown.index.tolist(), strict=True):
+        assert np.array_equal(image.permute(1, 2, 0), np.asarray(ours.read(index)))
     require_shown(ours, [VIEW], Policy(0, (1.0, 1.0), (1.0, 1.0)))
     with pytest.raises(MapetError, match="16 x 16"):
         stream(ours, second=CenterCropResize((16, 16)))
@@ -212,10 +212,10 @@ def test_splits_are_packed_folders_in_the_place_of_folders(source, packs, tmp_pa
     with pytest.raises(MapetError, match="classes"):
         train_and_test(str(tmp_path))
     spoil_header(tmp_path / "val" / "pack.json", complete=False)
-    with pytest.raises(MapetError, match="half packed"):
+    with pytest.raises(MapetError, match="an incomplete pack"):
         train_and_test(str(tmp_path))
     shutil.rmtree(tmp_path / "val")
-    with pytest.raises(MapetError, match="a held-out part is not packed beside it"):
+    with pytest.raises(MapetError, match="a held-out split is not packed"):
         open_dataset(str(tmp_path), "train")
     with pytest.raises(MapetError, match="no held-out split"):
         open_dataset(str(packs["jpeg"]), "test")

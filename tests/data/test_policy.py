@@ -40,7 +40,7 @@ def image(seed=0, size=(24, 20)):
 
 
 def looked(policy, epoch, indices):
-    return [np.asarray(look(image(place), VIEW)) for look, place in zip(policy(epoch, indices), indices, strict=True)]
+    return [np.asarray(look(image(index), VIEW)) for look, index in zip(policy(epoch, indices), indices, strict=True)]
 
 
 def test_a_look_hangs_on_seed_epoch_and_place_alone():
@@ -58,9 +58,9 @@ def test_workers_show_the_same(images, workers):
     bad = UnreadableImages(len(source))
     found = torch.cat([b.images for b in decode(source, [VIEW], groups, crops=FULL, workers=workers, bad=bad)])
     expected = [
-        np.asarray(look(source.read(place), VIEW))
+        np.asarray(look(source.read(index), VIEW))
         for epoch, indices in groups
-        for look, place in zip(FULL(epoch, indices), indices, strict=True)
+        for look, index in zip(FULL(epoch, indices), indices, strict=True)
     ]
     assert torch.equal(found, torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mapet.api import pack
-from mapet.engine.distributed import pick_workers, process_group, world
+from mapet.engine.distributed import init_fabric, pick_workers, process_group
 from mapet.utils.errors import MapetError
 from mapet.utils.process_group import Launched, first_process, launched
 
@@ -52,7 +52,7 @@ def test_torchrun_inside_a_task_of_srun(slurm, monkeypatch):
 def test_a_shell_in_an_allocation_is_one_process(slurm, rank):
     """salloc, or a batch script, without srun: as many tasks as asked for, and one process."""
     slurm(STEP_NUM_TASKS=None, NTASKS_PER_NODE=None, PROCID=rank, LOCALID=rank, NODEID=rank)
-    assert world(accelerator="cpu").world_size == 1
+    assert init_fabric(accelerator="cpu").world_size == 1
     assert first_process()
     with process_group("cpu") as alone:
         assert (alone.rank, alone.count) == (0, 1)
@@ -62,8 +62,8 @@ def test_two_processes_of_a_batch_script_without_srun(tmp_path):
     """The second is started by Fabric and sees the script's variables: it must not take itself for a task of srun."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from mapet.engine.distributed import joined\n"
-        "with joined(accelerator='cpu', devices=2) as fabric:\n"
+        "from mapet.engine.distributed import distributed\n"
+        "with distributed(accelerator='cpu', devices=2) as fabric:\n"
         "    print(fabric.all_gather(fabric.global_rank).tolist(), flush=True)\n"
     )
     batch = {f"SLURM_{name}": value for name, value in {**STEP, "NTASKS": "2", "JOB_NAME": "train"}.items()}
@@ -86,7 +86,7 @@ def test_two_processes_of_a_batch_script_without_srun(tmp_path):
 def test_numbers_that_do_not_fit_are_one_line(slurm, changes, devices, nodes, said):
     slurm(**changes)
     with pytest.raises(MapetError, match=said) as refused:
-        world(accelerator="cpu", devices=devices, num_nodes=nodes)
+        init_fabric(accelerator="cpu", devices=devices, num_nodes=nodes)
     assert "\n" not in str(refused.value)
 
 

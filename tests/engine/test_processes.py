@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from mapet.engine import fit as loop
-from mapet.engine.distributed import joined
+from mapet.engine.distributed import distributed
 from mapet.engine.fit import fit
 from mapet.engine.run import Run
 from mapet.utils.process_group import first_process
@@ -19,7 +19,7 @@ from processes import crowd, finished
 from toy import Numbers, Toy, optim
 
 HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "OMP_NUM_THREADS": "1"}
 
 
 def losses(run):
@@ -53,7 +53,7 @@ def test_two_processes_save_together_when_the_last_checkpoint_is_old(tmp_path, m
         run, steps, toy = Run.create(folder) if first_process() else Run(folder), [], Toy()
         save = run.save
         run.save = lambda step, tensors, keep: (steps.append(step), save(step, tensors, keep=keep))
-        with joined(accelerator="cpu", devices=2) as fabric:
+        with distributed(accelerator="cpu", devices=2) as fabric:
             fit(toy, Numbers(rank=fabric.global_rank, world=2), optim(toy), fabric, run, save_every=100)
             if fabric.is_global_zero:
                 saved.write_text(json.dumps(steps))

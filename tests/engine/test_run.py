@@ -37,12 +37,12 @@ def test_overwrite_clears_an_earlier_run(tmp_path):
 def test_a_folder_is_locked_while_it_is_overwritten(tmp_path):
     run = Run.create(tmp_path / "run")
     run.recipe.write_text("data: x\n")
-    with run.alone():
+    with run.lock():
         with pytest.raises(MapetError, match=f"Another process is training in {run.folder}"):
-            Run(run.folder).alone()
+            Run(run.folder).lock()
         assert Run.create(run.folder, overwrite=True).folder == run.folder
         with pytest.raises(MapetError, match="Another process is training in"):
-            Run(run.folder).alone()
+            Run(run.folder).lock()
         run.append_metrics([{"step": 1, "loss": 2.0}])
         run.metrics.unlink()
         assert Run.create(run.folder).folder == run.folder, "neither a lock nor a mark is content"

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from mapet.build.pretrain import build_objective, load_run_encoder
 from mapet.config.recipe import Model, Objective, Recipe, save
 from mapet.engine import checkpoint as files
-from mapet.engine.distributed import joined
+from mapet.engine.distributed import distributed
 from mapet.engine.fit import fit
 from mapet.engine.run import Run, load_checkpoint
 from mapet.method.order import uniform
@@ -96,7 +96,7 @@ def half(whole, folder):
 
 
 def together(count, strategy="fsdp", precision="float32"):
-    return joined(accelerator="cpu", devices=count, strategy=strategy, precision=precision)
+    return distributed(accelerator="cpu", devices=count, strategy=strategy, precision=precision)
 
 
 def column(folder, name="loss"):
@@ -216,7 +216,7 @@ def test_two_parts_are_gone_on_with_by_four_processes(one, two, tmp_path):
     run = shutil.copytree(two / "half", tmp_path / "run")
 
     def work():
-        with joined(accelerator="cpu", devices=2, num_nodes=2, strategy="fsdp") as fabric:
+        with distributed(accelerator="cpu", devices=2, num_nodes=2, strategy="fsdp") as fabric:
             train(fabric, run, parts=2)
             train(fabric, tmp_path / "whole")
 
@@ -303,7 +303,7 @@ def test_rows_are_read_across_parts(tmp_path, count):
         files.write_parts(tmp_path, 3, own, rank=rank, count=count, barrier=lambda: None)
     found = files.Checkpoint(tmp_path)
     assert (found.step, found.shapes) == (3, {"a": (7, 3), "b": (2,), "c": ()})
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.whole().items())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.read_all().items())
     for start in range(8):
         for stop in range(start, 8):
             assert torch.equal(found.read("a", start, stop), tensors["a"][start:stop])

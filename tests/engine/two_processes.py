@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mapet.engine.distributed import joined
+from mapet.engine.distributed import distributed
 from mapet.engine.fit import fit
 from mapet.engine.run import Run
 from mapet.utils.process_group import first_process
@@ -14,7 +14,7 @@ def main(folder: str) -> None:
     run = Run.create(folder) if first_process() else Run(folder)
     toy = Toy()
     toy.layers[2].p = 0.0
-    with joined(accelerator="cpu", devices=2) as fabric:
+    with distributed(accelerator="cpu", devices=2) as fabric:
         fit(toy, Numbers(rank=fabric.global_rank, world=2), optim(toy, clip_grad=1.0), fabric, run)
 
 

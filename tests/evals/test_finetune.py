@@ -190,7 +190,7 @@ def test_histograms_count_ranks_and_add_up():
     assert tops(ranks_from_histogram(sum(parts)), 7)["top1"] == share(int((expected == 0).sum()), 20)
 
 
-def finetune_batches(images, rank=0, world=1, **mixing):
+def finetune_batches(images, rank=0, world_size=1, **mixing):
     source = open_dataset(str(images))
     t = FinetuneRecipe(augmentation=Augmentation(reprob=0.5, **mixing), seed=2)
     shuffled = Shuffled(
@@ -202,7 +202,7 @@ def finetune_batches(images, rank=0, world=1, **mixing):
         seed=t.seed,
         bad=UnreadableImages(len(source)),
         rank=rank,
-        world=world,
+        world_size=world_size,
     )
     return FinetuneBatches(t, shuffled, 2, torch.device("cpu"))
 

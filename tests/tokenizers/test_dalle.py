@@ -89,7 +89,7 @@ def test_the_published_size() -> None:
         (lambda w: [w.pop(name) for name in list(w) if "group_1" in name], r'lack "blocks\.group_1\.block_1'),
         (lambda w: w.update({"blocks.input.w": torch.zeros(())}), r'"blocks\.input\.w" is \(\)'),
         (lambda w: w.update({"blocks.input.w": torch.zeros(16, 1, 7, 7)}), r"is \(16, 1, 7, 7\), not \(16, 3, 7, 7\)"),
-        (lambda w: w.update({"blocks.group_2.block_3.id_path.b": torch.zeros(1)}), r"no place for .*group_2\.block_3"),
+        (lambda w: w.update({"blocks.group_2.block_3.id_path.b": torch.zeros(1)}), r"group_2\.block_3.*is unknown"),
         (lambda w: w.clear(), "they hold nothing"),
     ],
 )
@@ -102,7 +102,7 @@ def test_other_weights_are_refused(golden: Golden, change: Callable[[dict[str, T
 
 def test_sizes_and_pictures_that_do_not_fit(golden: Golden, encoder: DalleEncoder) -> None:
     for size, near in ((50, "48"), (4, "8"), (-8, "8")):
-        with pytest.raises(MapetError, match=f"multiple of 8: use an image size such as {near}"):
+        with pytest.raises(MapetError, match=f"multiple of 8, got .*: use {near}"):
             DalleEncoder.from_openai(golden.weights, image_size=size)
     with pytest.raises(MapetError, match=r"\(B, 3, 48, 48\) float32 .* \(1, 3, 56, 48\) float32"):
         encoder.encode(torch.zeros(1, 3, 56, 48))

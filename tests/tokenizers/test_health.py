@@ -131,7 +131,7 @@ def test_distortion_of_one_centroid_and_of_own_centroids() -> None:
 def test_features_that_are_not_finite_are_refused() -> None:
     distortion = Distortion()
     distortion.add(torch.full((1, 2), math.nan), torch.full((1, 2, 3), math.nan))
-    with pytest.raises(MapetError, match="NaN or infinity"):
+    with pytest.raises(MapetError, match="NaN or Inf"):
         distortion.result()
 
 

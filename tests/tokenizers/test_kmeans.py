@@ -12,7 +12,7 @@ from fitted import together
 from mapet.tokenizers.assign import assign
 from mapet.tokenizers.kmeans import kmeans
 from mapet.tokenizers.kmeans_init import plus_plus, sampled
-from mapet.tokenizers.vector_pool import Pool
+from mapet.tokenizers.vector_pool import VectorPool
 from mapet.utils.errors import MapetError
 from mapet.utils.process_group import ProcessGroup
 
@@ -156,7 +156,7 @@ def test_starts_are_the_same_whoever_holds_the_vectors(start) -> None:
 
     def drawn(process_group: ProcessGroup) -> Tensor:
         rows = (owner == process_group.rank).nonzero().flatten().flip(0)
-        return start(Pool(vectors[rows], rows=rows, total=300, process_group=process_group), 60, 3)
+        return start(VectorPool(vectors[rows], rows=rows, total=300, process_group=process_group), 60, 3)
 
     for found in together(2, drawn):
         assert torch.equal(found, start(vectors, 60, 3))
@@ -219,9 +219,9 @@ def share(vectors: Tensor, chosen: tuple[int, ...], following: int) -> float:
         (lambda: plus_plus(clouds(5), 6, 0), "use fewer codes or more data"),
         (lambda: sampled(clouds(5), 6, 0), "use fewer codes or more data"),
         (lambda: kmeans(clouds(5), clouds(2), metric="cosin"), 'Did you mean "cosine"'),
-        (lambda: kmeans(clouds(5) / 0, clouds(2)), "finite"),
-        (lambda: kmeans(torch.full((5, 8), torch.nan), clouds(2)), "finite"),
-        (lambda: plus_plus(torch.full((5, 8), torch.nan), 2, 0), "finite"),
+        (lambda: kmeans(clouds(5) / 0, clouds(2)), "NaN or Inf"),
+        (lambda: kmeans(torch.full((5, 8), torch.nan), clouds(2)), "NaN or Inf"),
+        (lambda: plus_plus(torch.full((5, 8), torch.nan), 2, 0), "NaN or Inf"),
     ],
 )
 def test_mistakes_are_explained(call, words: str) -> None:

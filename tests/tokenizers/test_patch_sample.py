@@ -94,7 +94,7 @@ def test_features_that_are_no_numbers_are_refused_at_once() -> None:
     broken = features(4)
     broken[2, 3] = torch.nan
     pool.add(broken[:2], torch.arange(2))
-    with pytest.raises(MapetError, match="finite"):
+    with pytest.raises(MapetError, match="NaN or Inf"):
         pool.add(broken[2:], torch.arange(2, 4))
 
 

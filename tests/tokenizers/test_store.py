@@ -1,8 +1,10 @@
+import errno
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,6 @@ from mapet.tokenizers import store as store_module
 from mapet.tokenizers.id_index import IdIndex
 from mapet.tokenizers.parts import merge, part_of
 from mapet.tokenizers.store import TokenStore
-from mapet.utils import lock
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
 from peak import memory, reset_peak
@@ -43,7 +44,7 @@ def test_gives_back_what_was_put_in(tmp_path: Path) -> None:
     store.append(names(5, 3), rows(8)[3:].to(torch.int32))
     for again in (store, TokenStore.open(store.folder), TokenStore.create(store.folder, **SAME, extra={"source": "x"})):
         assert len(again) == 8
-        assert list(again.keys()) == names(8)
+        assert list(again.image_ids()) == names(8)
         assert torch.equal(again.gather(names(8)[::-1]), rows(8).flip(0))
         assert again[names(8)[4]].dtype == np.uint16
         assert again[names(8)[4]].tolist() == rows(8)[4].tolist()
@@ -63,7 +64,7 @@ def test_gives_back_what_was_put_in(tmp_path: Path) -> None:
 def test_an_empty_store_is_a_store(tmp_path: Path) -> None:
     TokenStore.create(tmp_path, **SAME)
     store = TokenStore.open(tmp_path)
-    assert (len(store), list(store.keys()), store.tokens.shape, "x" in store) == (0, [], (0, 6), False)
+    assert (len(store), list(store.image_ids()), store.tokens.shape, "x" in store) == (0, [], (0, 6), False)
 
 
 @pytest.mark.parametrize("file", ["tokens.bin", "keys.txt"])
@@ -75,7 +76,7 @@ def test_a_kill_leaves_whole_rows_and_the_rest_can_be_appended_again(tmp_path: P
         (tmp_path / file).write_bytes(whole[:size])
         (tmp_path / other).write_bytes(untouched)
         complete = size // 12 if file == "tokens.bin" else whole[:size].count(b"\n")
-        assert list(TokenStore.open(tmp_path).keys()) == names(complete)
+        assert list(TokenStore.open(tmp_path).image_ids()) == names(complete)
         store = TokenStore.create(tmp_path, **SAME)
         assert torch.equal(store.gather(names(complete)), rows(5)[:complete])
         store.append(names(5 - complete, complete), rows(5)[complete:])
@@ -89,18 +90,18 @@ def test_missing_files_are_an_empty_store(tmp_path: Path) -> None:
     store = TokenStore.create(tmp_path, **SAME)
     assert len(store) == 0
     store.append(names(2), rows(2))
-    assert list(TokenStore.open(tmp_path).keys()) == names(2)
+    assert list(TokenStore.open(tmp_path).image_ids()) == names(2)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"view": CenterCropResize((128, 128))}, "128"),
-        ({"grid": (3, 2)}, r"\[2, 3\], and grid \[3, 2\]"),
-        ({"vocabulary": 512}, "vocabulary 65536, and vocabulary 512"),
-        ({"tokenizer": "xyz"}, "tokenizer abc, and tokenizer xyz"),
-        ({"extra": {"source": "y"}}, "source None, and source y is wanted"),
-        ({"vocabulary": 65537}, "65536 codes or fewer"),
+        ({"grid": (3, 2)}, r"\[2, 3\], not \[3, 2\]"),
+        ({"vocabulary": 512}, "vocabulary 65536, not 512"),
+        ({"tokenizer": "xyz"}, "tokenizer abc, not xyz"),
+        ({"extra": {"source": "y"}}, "source None, not y"),
+        ({"vocabulary": 65537}, "in 1 … 65536"),
     ],
 )
 def test_another_header_is_refused_with_both_sides(tmp_path: Path, change, words: str) -> None:
@@ -153,16 +154,16 @@ def test_a_doubled_line_in_the_keys_is_refused(tmp_path: Path) -> None:
 
 def test_check_names_both_sides(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    fit = {"source_name": "images", "keys": names(5), "view": CenterCropResize((32, 32)), "grid": (2, 3)}
+    fit = {"source_name": "images", "image_ids": names(5), "view": CenterCropResize((32, 32)), "grid": (2, 3)}
     store.check(**fit)
     for change, words in (
         (
             {"view": CenterCropResize((32, 48))},
-            "bicubic view of 64x64 pixels, and the student sees a bicubic view of 32x48",
+            "bicubic view of 64x64 pixels, but the student uses a bicubic view of 32x48",
         ),
         ({"view": CenterCropResize((64, 64), "bilinear")}, "bicubic view .* bilinear view"),
-        ({"grid": (4, 4)}, r"\(2, 3\), and the student one of \(4, 4\)"),
-        ({"keys": [*names(5), "new", "newer"]}, '2 of the 7 images of images, for instance "new"'),
+        ({"grid": (4, 4)}, r"grid \(2, 3\), the student \(4, 4\)"),
+        ({"image_ids": [*names(5), "new", "newer"]}, '2 of the 7 images of images, for instance "new"'),
     ):
         with pytest.raises(MapetError, match=words):
             store.check(**(fit | change))
@@ -175,7 +176,7 @@ def test_file_names_that_are_not_unicode_survive(tmp_path: Path) -> None:
     store = TokenStore.create(tmp_path, **SAME)
     store.append([key, "carriage\rreturn"], rows(2))
     again = TokenStore.open(tmp_path)
-    assert list(again.keys()) == [key, "carriage\rreturn"]
+    assert list(again.image_ids()) == [key, "carriage\rreturn"]
     assert again[key].tolist() == rows(2)[0].tolist()
 
 
@@ -193,7 +194,7 @@ def test_a_million_pictures_take_few_bytes_each(tmp_path: Path) -> None:
         assert missing.all() == missing.any() == (start >= count)
     before = reset_peak()
     keys = map("folder/{:09d}.png".format, range(count))
-    store.check(source_name="images", keys=keys, view=CenterCropResize((32, 32)), grid=(2, 3))
+    store.check(source_name="images", image_ids=keys, view=CenterCropResize((32, 32)), grid=(2, 3))
     assert (memory("VmHWM") - before) / count < 60
 
 
@@ -236,19 +237,19 @@ def test_a_merge_that_is_killed_anywhere_is_completed_by_the_next(tmp_path: Path
     again = TokenStore.create(tmp_path, **SAME)
     merge(again)
     found = TokenStore.open(tmp_path)
-    assert sorted(found.keys()) == sorted(names(8))
+    assert sorted(found.image_ids()) == sorted(names(8))
     assert torch.equal(found.gather(names(8))[2:], rows(8)[2:])
     assert not list(tmp_path.glob("parts*"))
 
 
 def test_a_second_writer_is_refused_while_the_first_is_there(tmp_path: Path) -> None:
     first, second = filled(tmp_path, 2), TokenStore.create(tmp_path, **SAME)
-    with pytest.raises(MapetError, match=r"Another process is writing tokens into .*: let it end, or end it"):
+    with pytest.raises(MapetError, match=r"Another process is writing tokens into .*: wait for it or stop it"):
         second.append(names(1, 5), rows(1))
     first.append(names(1, 2), rows(3)[2:])
     assert len(TokenStore.open(tmp_path)) == 3
     first.release()
-    with pytest.raises(MapetError, match=r"has written into .* since this one began: give the same command again"):
+    with pytest.raises(MapetError, match=r"has written into .* in the meantime: run the same command again"):
         second.append(names(1, 5), rows(1))
     assert torch.equal(TokenStore.open(tmp_path).gather(names(3)), rows(3))
     second.release()
@@ -264,14 +265,17 @@ def test_a_part_that_is_still_written_is_not_merged(tmp_path: Path) -> None:
     part.append(names(1, 3), rows(1))
     part.release()
     merge(store)
-    assert sorted(TokenStore.open(tmp_path).keys()) == names(4)
+    assert sorted(TokenStore.open(tmp_path).image_ids()) == names(4)
 
 
 def test_without_locks_what_others_wrote_is_still_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "fcntl", None)
+    def absent(descriptor: int) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", absent)
     first, second = filled(tmp_path, 2), TokenStore.create(tmp_path, **SAME)
     second.append(names(1, 5), rows(1))
-    with pytest.raises(MapetError, match="since this one began"):
+    with pytest.raises(MapetError, match="in the meantime"):
         first.append(names(1, 2), rows(1))
 
 
@@ -280,7 +284,7 @@ def test_a_part_of_other_tokens_is_refused(tmp_path: Path) -> None:
     part = part_of(store, 0)
     header = (part.folder / "store.json").read_text()
     (part.folder / "store.json").write_text(header.replace("abc", "xyz"))
-    with pytest.raises(MapetError, match="tokenizer xyz, and tokenizer abc is wanted"):
+    with pytest.raises(MapetError, match="tokenizer xyz, not abc"):
         merge(store)
 
 

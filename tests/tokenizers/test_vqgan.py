@@ -247,7 +247,7 @@ def broken(change: str) -> dict[str, Tensor]:
         ("quantize.proj.weight", r'lack "quantize\.embedding\.weight"'),
         ("quantize.proj.bias", r'lack "quantize\.proj\.bias"'),
         ("a norm of 48", "multiples of 32"),
-        ("a block too many", r'no place for "encoder\.down\.1\.block\.2'),
+        ("a block too many", r'"encoder\.down\.1\.block\.2.*is unknown'),
         ("grey images", r"\(32, 1, 3, 3\), not \(32, 3, 3, 3\)"),
         ("a vector", r'"quant_conv\.weight" is \(24,\)'),
     ],
@@ -258,7 +258,7 @@ def test_other_weights_are_refused(change: str, said: str) -> None:
 
 
 def test_sizes_and_pictures_that_do_not_fit() -> None:
-    with pytest.raises(MapetError, match="multiple of 16: use an image size such as 48"):
+    with pytest.raises(MapetError, match="multiple of 16, got 50: use 48"):
         VQGAN.from_taming(Published("f16"), image_size=50)
     vqgan = VQGAN.from_taming(Published("f16"), image_size=48)
     with pytest.raises(MapetError, match=r"\(B, 3, 48, 48\)"):

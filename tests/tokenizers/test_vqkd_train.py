@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from golden_numbers import Golden
-from mapet.tokenizers.quantizer import drawn, ema_update, sum_by_code
+from mapet.tokenizers.quantizer import draw_features, ema_update, sum_by_code
 from mapet.tokenizers.vqkd import VQKD
 from mapet.tokenizers.vqkd_train import VQKDTraining
 from mapet.utils.errors import MapetError
@@ -198,10 +198,10 @@ def test_a_dead_code_comes_back_where_a_feature_is():
 def test_drawn_features_are_different_ones_of_those_shown():
     unit = normalize(torch.randn(400, 4, generator=torch.Generator().manual_seed(2)))
     keys = torch.randperm(400, generator=torch.Generator().manual_seed(3)) * 7919
-    found, there = drawn(unit, keys, 30, lambda tensor, operation: tensor)
+    found, there = draw_features(unit, keys, 30, lambda tensor, operation: tensor)
     rows = (found[there][:, None] == unit).all(dim=2).nonzero()[:, 1]
     assert len(rows.unique()) == int(there.sum()) > 25
-    again, _ = drawn(unit.flip(0), keys.flip(0), 30, lambda tensor, operation: tensor)
+    again, _ = draw_features(unit.flip(0), keys.flip(0), 30, lambda tensor, operation: tensor)
     assert torch.equal(found, again)
 
 

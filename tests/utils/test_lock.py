@@ -1,28 +1,28 @@
-"""A folder locked for one process alone."""
+"""A folder locked by one process."""
 
 import errno
 import os
 import signal
 from contextlib import suppress
 
+import filelock
 import pytest
 
-from mapet.utils import lock
 from mapet.utils.errors import MapetError
 from mapet.utils.lock import LOCK, Lock
 
 
-def test_a_second_one_is_refused_until_the_first_lets_go(tmp_path):
+def test_a_second_one_is_refused_until_release(tmp_path):
     with Lock(tmp_path, "baking in"):
         with pytest.raises(MapetError) as refused:
             Lock(tmp_path, "baking in")
         assert str(refused.value).startswith(f"Another process is baking in {tmp_path} (process {os.getpid()} on ")
-        assert str(refused.value).endswith("): let it end, or end it.")
+        assert str(refused.value).endswith("): wait for it or stop it.")
     assert not (tmp_path / LOCK).exists()
     Lock(tmp_path, "baking in").release()
 
 
-def test_a_folder_that_was_made_for_nothing_goes(tmp_path):
+def test_a_created_folder_that_stays_empty_is_removed(tmp_path):
     for content in ([], ["bread"]):
         with Lock(tmp_path / "oven", "baking in"):
             for name in content:
@@ -30,29 +30,29 @@ def test_a_folder_that_was_made_for_nothing_goes(tmp_path):
         assert (tmp_path / "oven").exists() == bool(content)
 
 
-def test_what_a_killed_process_left_keeps_nobody_out(tmp_path):
+def test_the_file_of_a_killed_process_does_not_lock(tmp_path):
     (tmp_path / LOCK).write_text("process 1 on elsewhere")
     with Lock(tmp_path, "baking in"), pytest.raises(MapetError, match=f"process {os.getpid()} on"):
         Lock(tmp_path, "baking in")
 
 
 def test_a_lock_that_is_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
-    """The holder lets go between the opening and the locking of its file."""
-    first, hold = Lock(tmp_path, "baking in"), lock.hold
+    """The holder releases between the opening and the locking of its file."""
+    first, attempt = Lock(tmp_path, "baking in"), filelock._unix.lock_fd_nonblocking
 
-    def late(file, *, wait):
+    def late(descriptor):
         first.release()
-        hold(file, wait=wait)
+        return attempt(descriptor)
 
-    monkeypatch.setattr(lock, "hold", late)
+    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", late)
     with Lock(tmp_path, "baking in"):
         assert (tmp_path / LOCK).exists()
         with pytest.raises(MapetError):
             Lock(tmp_path, "baking in")
 
 
-def test_letting_go_leaves_the_lock_of_another(tmp_path):
-    """Whose folder took the place of the first one's."""
+def test_release_keeps_the_lock_file_of_another(tmp_path):
+    """The other folder took the path of the first one."""
     first = Lock(tmp_path / "oven", "baking in")
     (tmp_path / "oven").rename(tmp_path / "old")
     with Lock(tmp_path / "oven", "baking in"):
@@ -60,39 +60,37 @@ def test_letting_go_leaves_the_lock_of_another(tmp_path):
         assert (tmp_path / "oven" / LOCK).exists()
 
 
-def test_a_conflict_is_one_however_a_file_system_tells_it(tmp_path, monkeypatch):
-    def denied(file, operation):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(lock.fcntl, "flock", denied)
-    with pytest.raises(MapetError, match="Another process is baking in"):
-        Lock(tmp_path, "baking in")
-
-
 def test_without_locks_everybody_is_let_in(tmp_path, monkeypatch):
-    def absent(file, operation):
+    def absent(descriptor):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "flock", absent)
+    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", absent)
     with Lock(tmp_path, "baking in"), Lock(tmp_path, "baking in"):
         pass
-    monkeypatch.setattr(lock, "fcntl", None)
+
+
+def test_a_folder_that_cannot_be_written_is_not_locked(tmp_path, monkeypatch):
+    def denied(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)  # a superuser may write anywhere
     with Lock(tmp_path, "baking in"), Lock(tmp_path, "baking in"):
         assert not (tmp_path / LOCK).exists()
 
 
-def test_a_file_in_the_place_of_the_folder_is_for_others_to_tell(tmp_path):
+def test_a_file_instead_of_a_folder_is_not_locked(tmp_path):
     (tmp_path / "file").touch()
     with Lock(tmp_path / "file", "baking in"):
         pass
     assert (tmp_path / "file").is_file()
 
 
-def test_a_fork_that_outlives_its_parent_keeps_nobody_out(tmp_path):
+def test_a_fork_that_outlives_its_parent_does_not_hold_the_lock(tmp_path):
     held, (there, here) = Lock(tmp_path, "baking in"), os.pipe()
     child = os.fork()
     if not child:
         with suppress(BaseException):
+            held.release()  # does nothing in a fork
             os.write(here, b".")
             signal.pause()
         os._exit(0)

@@ -60,5 +60,5 @@ def test_a_view_survives_json() -> None:
 def test_impossible_views_are_refused() -> None:
     with pytest.raises(MapetError, match='Did you mean "bicubic"'):
         CenterCropResize((4, 4), "bicubik")
-    with pytest.raises(MapetError, match="at least 1"):
+    with pytest.raises(MapetError, match="must be >= 1"):
         CenterCropResize((0, 4))

@@ -117,14 +117,14 @@ def test_nothing_is_run(tmp_path, old):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "it is empty, and"),
-        (b"\x89PNG\r\n", "begins with"),
+        (b"", "it is empty: give"),
+        (b"\x89PNG\r\n", "starts with"),
         (b"PK\x03\x04 cut off", "a damaged file"),
-        (pickle.dumps(print, protocol=4), "a pickle of more than tensors, and"),
-        (STATE["conv.bias"], "other than a state dict"),
-        ({"epoch": 3}, "other than a state dict"),
-        ({"state_dict": {"epoch": 3}}, "other than a state dict"),
-        ({}, "other than a state dict"),
+        (pickle.dumps(print, protocol=4), "a pickle of more than tensors: give"),
+        (STATE["conv.bias"], "does not hold a state dict"),
+        ({"epoch": 3}, "does not hold a state dict"),
+        ({"state_dict": {"epoch": 3}}, "does not hold a state dict"),
+        ({}, "does not hold a state dict"),
     ],
 )
 def test_other_files_are_refused(tmp_path, recwarn, content, said):

@@ -36,7 +36,7 @@ def pack(data: str | Path, out: str | Path, *, settings: PackSettings | None = N
         MapetError: settings that do not fit, no images, another pack or other files in ``out``, too little room on the
             disk, too many unreadable images, or another process that packs there.
     """
-    from mapet.data.dataset import SPLITS, divided, open_dataset
+    from mapet.data.dataset import SPLITS, has_held_out, open_dataset
     from mapet.data.packing import Packing, begin
     from mapet.utils.io import require_free
     from mapet.utils.lock import Lock
@@ -45,7 +45,11 @@ def pack(data: str | Path, out: str | Path, *, settings: PackSettings | None = N
     packing = Packing(s.form, s.size, s.quality)
     data, out = absolute_paths("pack", data, out)
     require_apart(out, data=data)
-    parts = {out / split: open_dataset(data, split) for split in SPLITS} if divided(data) else {out: open_dataset(data)}
+    parts = (
+        {out / split: open_dataset(data, split) for split in SPLITS}
+        if has_held_out(data)
+        else {out: open_dataset(data)}
+    )
     if out not in parts:  # otherwise begin checks the folder
         require_free(out, [folder.name for folder in parts])
     chosen = {folder: _chosen(source, s) for folder, source in parts.items()}

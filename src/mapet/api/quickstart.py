@@ -58,7 +58,7 @@ def quickstart(
     """
     from mapet.api.export import export
     from mapet.api.pretrain import pretrain
-    from mapet.api.resume import resume
+    from mapet.api.resume import resume_run
     from mapet.build.pretrain import build_encoder, load_run_encoder
     from mapet.engine.run import Run
 
@@ -68,7 +68,7 @@ def quickstart(
     runtime, recipe, started = Runtime(accelerator=s.accelerator), quickstart_recipe(s), Run(folder).recipe.is_file()
     if started and load(Run(folder).recipe) != recipe:
         raise MapetError(f"{out} holds another run, or a quickstart with other settings: give another --out.")
-    run = resume(folder, runtime=runtime) if started else pretrain(recipe, folder, runtime=runtime)
+    run = resume_run(folder, runtime) if started else pretrain(recipe, folder, runtime=runtime)
     encoder = load_run_encoder(folder)[0]
     scores = {"random start": _measure(build_encoder(recipe), recipe, s), "after MaPeT": _measure(encoder, recipe, s)}
     figures = _figures(run, recipe)

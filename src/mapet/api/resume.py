@@ -42,6 +42,11 @@ def resume(
         from mapet.api.compare.run import resume as resume_comparison
 
         return resume_comparison(folder, runtime)
+    return resume_run(folder, runtime, evaluate_every=evaluate_every)
+
+
+def resume_run(folder: str | Path, runtime: Runtime, *, evaluate_every: int | None = None) -> "Run":
+    """Continue a training of any kind; as ``resume``."""
     run = reopened(folder)
     kind = kind_of(run)
     if evaluate_every is not None and kind != "fine-tuning":

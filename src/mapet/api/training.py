@@ -111,7 +111,7 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
         Stopped: SIGINT or SIGTERM came; resuming continues from the checkpoint that was written then.
         RestoredEarlierRun: Ctrl-C came before the first step, and an earlier run is restored.
     """
-    from mapet.engine.distributed import joined
+    from mapet.engine.distributed import distributed
     from mapet.engine.run import Run
     from mapet.utils.process_group import first_process
 
@@ -119,7 +119,7 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
     run, runtime = job.run, job.runtime
     with ExitStack() as stack:
         if first_process():
-            stack.enter_context(run.alone())
+            stack.enter_context(run.lock())
             stack.enter_context(_restored_on_failure(run))
             if new:
                 save(job.recipe, Run.create(run.folder, overwrite=overwrite).recipe)
@@ -128,7 +128,7 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
             job.prepare()
             run.write_provenance()
         fabric = stack.enter_context(
-            joined(
+            distributed(
                 accelerator=runtime.accelerator,
                 devices=runtime.devices,
                 num_nodes=runtime.num_nodes,
@@ -207,7 +207,7 @@ def reopened(folder: str | Path) -> "Run":
     if is_aside(run.folder):
         if launched().count > 1:
             raise MapetError(f"{run.folder} was being overwritten when that was killed: resume with one process first.")
-        with run.alone():
+        with run.lock():
             put_back(run.folder, RUN)
         log.info(f"restored  {run.folder}: the run that a killed --overwrite was to replace")
     return Run.open(run.folder)

@@ -95,7 +95,7 @@ def shuffled_images(
         seed=seed,
         bad=images.unreadable,
         rank=fabric.global_rank,
-        world=fabric.world_size,
+        world_size=fabric.world_size,
         workers=pick_workers(runtime.workers, fabric.device),
         memory=int(runtime.cache_gib * 2**30),
         indices=images.indices,
@@ -253,7 +253,7 @@ def with_tokens(images: Images, store: TokenStore, recipe: Recipe) -> Images:
         unreadable.add(source.image_id(i), known[source.image_id(i)])
     side = recipe.model.image_size
     view = CenterCropResize((side, side), store.view.interpolation)
-    store.check(source_name=source.name, keys=map(source.image_id, have), view=view, grid=recipe.grid)
+    store.check(source_name=source.name, image_ids=map(source.image_id, have), view=view, grid=recipe.grid)
     return images._replace(indices=torch.tensor(have))
 
 

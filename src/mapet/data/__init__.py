@@ -1,1 +1,1 @@
-"""Where images come from, and how they reach a training step."""
+"""Image datasets, decoding, transforms and loaders."""

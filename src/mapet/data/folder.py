@@ -1,4 +1,4 @@
-"""Images in a folder, nested in any way; labelled where the top level is one sub-folder per class."""
+"""Images in a folder and its sub-folders; labelled if the top level has one sub-folder per class."""
 
 import os
 from bisect import bisect_left
@@ -19,11 +19,11 @@ HELD_OUT_NAMES = ("test", "val", "validation")
 class Folder:
     """All images below ``root/part``, sorted by their path below ``root``; hidden files and folders are skipped.
 
-    Symbolic links are followed, except back into a folder that holds them. The images are labelled when ``root/part``
-    holds at least two sub-folders with images and none of its own: ``classes`` are then those sub-folders' names.
+    Symbolic links are followed, except into a folder that contains them. The images are labelled if ``root/part`` has
+    images in at least two sub-folders and none at the top level: ``classes`` are the sub-folders' names.
 
     Raises:
-        MapetError: no images there, or a folder that cannot be listed.
+        MapetError: no images, or a folder that cannot be listed.
     """
 
     def __init__(self, root: Path, part: str = "") -> None:
@@ -42,12 +42,12 @@ class Folder:
         return len(self._paths)
 
     def image_id(self, i: int) -> str:
-        """The path below the root, with "/"; what cannot be printed in it is escaped, so that a key is one line."""
+        """The path below the root, with "/"; unprintable characters are escaped, so that an id is one line."""
         path = self._paths[i]
         return path if path.isprintable() else "".join(map(_printable, path))
 
     def label(self, i: int) -> int:
-        """The place of the image's class in ``classes``, or -1 without classes."""
+        """The index of the image's class in ``classes``, or -1 without classes."""
         return bisect_left(self.classes, self._top(self._paths[i])) if self.classes else -1
 
     def read(self, i: int) -> "Image.Image":
@@ -65,9 +65,9 @@ class Folder:
 def open_folder(root: Path, split: str) -> Folder:
     """A folder's "train" or "test" images.
 
-    Where ``root`` holds ``train`` beside ``test``, ``val`` or ``validation``, those are the splits, and their names
-    stay in the keys; the held-out split is the first of the three whose classes agree with those of ``train``.
-    Elsewhere "train" is everything.
+    If ``root`` has sub-folders ``train`` and one of ``test``, ``val`` or ``validation``, these are the splits, and
+    their names are part of the image ids; the held-out split is the first of the three with the classes of ``train``.
+    Otherwise "train" is the whole folder.
 
     Raises:
         MapetError: a folder without splits has no "test", or no held-out split has the classes of ``train``.
@@ -76,26 +76,26 @@ def open_folder(root: Path, split: str) -> Folder:
     if split == "train":
         return Folder(root, "train" if held_out else "")
     if not held_out:
-        raise MapetError(no_held_out(root))
-    return agreeing(Folder(root, "train"), [Folder(root, name) for name in held_out])
+        raise MapetError(no_held_out_text(root))
+    return first_with_same_classes(Folder(root, "train"), [Folder(root, name) for name in held_out])
 
 
 def held_out_names(root: Path) -> list[str]:
-    """The sub-folders beside ``train`` that hold held-out images; none where the folder is not divided so."""
-    divided = os.path.isdir(root / "train")
-    return [name for name in HELD_OUT_NAMES if divided and os.path.isdir(root / name)]
+    """The sub-folders of held-out images; empty if there is no ``train``."""
+    has_train = os.path.isdir(root / "train")
+    return [name for name in HELD_OUT_NAMES if has_train and os.path.isdir(root / name)]
 
 
-def no_held_out(root: Path) -> str:
-    """What is said of a folder without splits that is asked for one."""
+def no_held_out_text(root: Path) -> str:
+    """The error text for a folder without a held-out split."""
     return (
         f"The folder {root} has no held-out split: put its images into sub-folders train and test, "
-        "or hold a share of them out."
+        "or hold out a share of them."
     )
 
 
-class Labelled(Protocol):
-    """A source as far as its classes go."""
+class HasClasses(Protocol):
+    """A dataset's name and classes."""
 
     @property
     def name(self) -> str:
@@ -106,10 +106,10 @@ class Labelled(Protocol):
         """Class names by label."""
 
 
-L = TypeVar("L", bound=Labelled)
+C = TypeVar("C", bound=HasClasses)
 
 
-def agreeing(train: Labelled, others: list[L]) -> L:
+def first_with_same_classes(train: HasClasses, others: list[C]) -> C:
     """The first of ``others`` with the classes of ``train``.
 
     Raises:
@@ -119,10 +119,10 @@ def agreeing(train: Labelled, others: list[L]) -> L:
         if other.classes == train.classes:
             return other
     missing = sorted(set(train.classes) - set(others[0].classes))
-    foreign = sorted(set(others[0].classes) - set(train.classes))
+    unknown = sorted(set(others[0].classes) - set(train.classes))
     raise MapetError(
-        f"The classes of {others[0].name} are not those of {train.name}: missing {_few(missing)}, "
-        f"unknown {_few(foreign)}. Give both the same sub-folders."
+        f"{others[0].name} and {train.name} have different classes: missing {_few(missing)}, "
+        f"unknown {_few(unknown)}. Give both the same sub-folders."
     )
 
 
@@ -130,17 +130,17 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
 
 
-def _images(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Paths of the images below ``folder``, each after ``prefix``; ``above`` identifies the folders that hold it."""
+def _images(folder: str, prefix: str, parents: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Paths of the images below ``folder``, each after ``prefix``; ``parents`` are (device, inode) of its parents."""
     try:
         status = os.stat(folder)
         entries = list(os.scandir(folder))
     except OSError as error:
         raise MapetError(
-            f"The folder {folder} cannot be listed ({error.strerror}): mend its permissions or move it away."
+            f"The folder {folder} cannot be listed ({error.strerror}): fix its permissions or move it away."
         ) from error
-    inside = above | {(status.st_dev, status.st_ino)}
-    if inside == above:
+    inside = parents | {(status.st_dev, status.st_ino)}
+    if inside == parents:  # a link to a parent
         return
     for entry in entries:
         if entry.name.startswith("."):

@@ -1,4 +1,4 @@
-"""One image file → one RGB image, whatever was stored in it; or the short reason why not."""
+"""Decodes an image file of any kind and mode to RGB, or gives a short reason why it cannot."""
 
 import os
 import stat
@@ -15,50 +15,50 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MOST_PIXELS = (1 << 30) // 4 // 3  # a quarter of a GiB of RGB: larger images are taken for decompression bombs
+MAX_PIXELS = (1 << 30) // 4 // 3  # a quarter of a GiB of RGB; larger images count as decompression bombs
 
 
 class UnreadableImage(Exception):
-    """An image that cannot be used; the message is the reason, in a few words."""
+    """An image that cannot be used; the message is a short reason."""
 
 
 def read_image(path: Path) -> "Image.Image":
     """The first frame of an image file: mode RGB, turned upright by its EXIF orientation, composited over white.
 
     Raises:
-        BadPicture: unreadable, zero bytes, not an image, truncated or damaged, or a decompression bomb.
+        UnreadableImage: unreadable, zero bytes, not an image, truncated or damaged, or a decompression bomb.
     """
-    with _explained():
+    with _as_unreadable():
         _check_file(path.stat())
         with path.open("rb") as file:
             return _decoded(file, str(path))
 
 
 def decode_image(content: bytes) -> "Image.Image":
-    """The same from the bytes of an image file; raises ``UnreadableImage``."""
-    with _explained():
+    """As ``read_image``, from the bytes of an image file."""
+    with _as_unreadable():
         return _decoded(BytesIO(content), "")
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Whatever stops an image becomes ``UnreadableImage``."""
+def _as_unreadable() -> Iterator[None]:
+    """Turn any exception into ``UnreadableImage``."""
     try:
         yield
     except UnreadableImage:
         raise
     except OSError as error:
-        # Failing system calls carry a number; PIL raises the same class, without one, for damaged content.
+        # A failed system call has an errno; PIL raises the same class without one for damaged content.
         raise UnreadableImage(f"unreadable: {error.strerror}" if error.errno else f"damaged: {error}") from error
-    except Exception as error:  # a decoder may raise anything over foreign bytes
+    except Exception as error:  # a decoder may raise anything on damaged content
         raise UnreadableImage(f"damaged: {str(error) or type(error).__name__}") from error
 
 
 def to_rgb(image: "Image.Image") -> "Image.Image":
-    """Any PIL mode as RGB: grey scales keep their full range, whatever is transparent shows white.
+    """Convert any PIL mode to RGB; grey values keep their full range, transparency becomes white.
 
-    16-bit values are divided by 257, floats in [0, 1] multiplied by 255; wider or negative ones are
-    stretched from their own smallest and largest value to 0 … 255.
+    16-bit values are divided by 257 and floats in [0, 1] multiplied by 255; values outside these ranges are scaled from
+    the image's minimum and maximum to 0 … 255.
     """
     from PIL import Image
 
@@ -71,7 +71,7 @@ def to_rgb(image: "Image.Image") -> "Image.Image":
 
 
 def _check_file(status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
         raise UnreadableImage("not an image: not a regular file")
     if status.st_size == 0:
         raise UnreadableImage("zero bytes")
@@ -81,14 +81,14 @@ def _decoded(file: BinaryIO, name: str) -> "Image.Image":
     from PIL import ImageOps
 
     image = _opened(file, name)
-    if image.width * image.height > MOST_PIXELS:
+    if image.width * image.height > MAX_PIXELS:
         raise UnreadableImage(f"decompression bomb: {image.width} x {image.height} pixels")
     image.load()
     return to_rgb(ImageOps.exif_transpose(image))
 
 
 def _opened(file: BinaryIO, name: str) -> "Image.Image":
-    """``Image.open`` for our kinds alone, without its warning about size, which only global state could silence."""
+    """``Image.open`` for ``KINDS`` only, without its warning about size, which only global state could silence."""
     from PIL import Image
 
     Image.init()
@@ -102,7 +102,7 @@ def _opened(file: BinaryIO, name: str) -> "Image.Image":
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values (H, W) of any number type → uint8, scaled and never clipped."""
+    """Scale grey values (H, W) of any number type to uint8, without clipping."""
     grey = values.astype(np.float64)
     low, high = grey.min(), grey.max()
     if not np.isfinite(high - low):

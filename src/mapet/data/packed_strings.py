@@ -1,4 +1,4 @@
-"""Many strings, held without an object for each."""
+"""Sequences of many strings without one Python object per string."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class PackedStrings(Sequence[str]):
-    """Many strings as one piece of memory, which worker processes share: no object for each."""
+    """Many strings in one block of memory, which forked workers share without copies."""
 
     def __init__(self, strings: Iterable[str]) -> None:
         parts = [os.fsencode(string) for string in strings]
@@ -24,16 +24,16 @@ class PackedStrings(Sequence[str]):
     def __getitem__(self, i: slice) -> Sequence[str]: ...
     def __getitem__(self, i: int | slice) -> str | Sequence[str]:
         if isinstance(i, slice):
-            return [self[place] for place in range(*i.indices(len(self)))]
-        place = range(len(self))[i]
-        return os.fsdecode(self._between(self._ends[place], self._ends[place + 1]))
+            return [self[index] for index in range(*i.indices(len(self)))]
+        index = range(len(self))[i]
+        return os.fsdecode(self._between(self._ends[index], self._ends[index + 1]))
 
     def _between(self, start: int, end: int) -> bytes:
         return self._bytes[start:end]
 
 
-class LinesOf(PackedStrings):
-    """The lines of a file, mapped from the disk, without their line breaks; the file must not be empty."""
+class PackedLines(PackedStrings):
+    """The lines of a memory-mapped file, without line breaks; the file must not be empty."""
 
     def __init__(self, path: Path) -> None:
         self._mapped = np.memmap(path, np.uint8, "r")

@@ -1,8 +1,8 @@
-"""The writing of packed folders: any source's images, once, into one file; ``packed`` tells the format.
+"""Writes packed folders; ``packed`` documents the format.
 
-What belongs to each image but its pixels is written first, the header last of that; from then on ``offsets.npy`` says
-how many images are there: theirs are on the disk before it counts them. So a kill at any moment leaves a folder that
-``pack`` goes on with, to the same bytes as without it.
+Ids, labels and offsets are written first, then the header. From then on ``offsets.npy`` counts the packed images, whose
+bytes are flushed to the disk before they are counted. So ``pack`` completes a folder after a kill at any moment, to the
+same bytes.
 """
 
 import json
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mapet.data.dataset import ImageDataset
-from mapet.data.decode import Faults, Group, decode, loaded, noted, require_shown
+from mapet.data.decode import Faults, Group, decode, load, record_faults, require_shown
 from mapet.data.image import UnreadableImage
 from mapet.data.packed import (
     BAD,
@@ -37,28 +37,28 @@ from mapet.data.packed import (
 )
 from mapet.data.unreadable import UnreadableImages
 from mapet.utils.errors import MapetError, nearest
-from mapet.utils.io import encoded, replace_file, require_free, write_from
+from mapet.utils.io import encode_id, replace_file, require_free, write_from
 from mapet.utils.view import CenterCropResize
 
 if TYPE_CHECKING:
     from PIL import Image
 
-AT_ONCE = 64  # images decoded together, and on the disk together
-MOST = 4096  # pixels of a side
+GROUP = 64  # images that are decoded and written together
+MAX_SIZE = 4096  # pixels of a side
 QUALITY = 95
 
 
 @dataclass(frozen=True)
 class Packing:
-    """What is kept of each image.
+    """Format of a pack.
 
     Attributes:
         form: "uint8" (the view's pixels) or "jpeg" (the whole image as a JPEG).
-        size: side of the view, or the longest shorter side of a JPEG, in pixels.
-        quality: of the JPEGs, 1 … 100; None: 95, and for uint8.
+        size: side of the view, or maximum of a JPEG's shorter side, in pixels.
+        quality: JPEG quality, 1 … 100; None for 95. Only for "jpeg".
 
     Raises:
-        MapetError: another form, or a number out of range.
+        MapetError: unknown form, or a number out of range.
     """
 
     form: str = RawPack.form
@@ -68,35 +68,33 @@ class Packing:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise MapetError(f'There is no form "{self.form}".{nearest(self.form, FORMS)}')
-        is_jpeg = self.form == JpegPack.form
-        for option, fits, wanted in (
-            ("size", 1 <= self.size <= MOST, f"1 … {MOST} pixels"),
-            ("quality", is_jpeg or self.quality is None, "left out: it is for --form jpeg"),
-            ("quality", 1 <= self.jpeg_quality <= 100, "1 … 100"),
-        ):
-            if not fits:
-                raise MapetError(f"--{option} does not fit: it must be {wanted}.")
+        if not 1 <= self.size <= MAX_SIZE:
+            raise MapetError(f"--size must be in 1 … {MAX_SIZE} pixels, got {self.size}.")
+        if self.quality is not None and self.form != JpegPack.form:
+            raise MapetError(f"--quality only applies to --form jpeg, not {self.form}; remove it.")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise MapetError(f"--quality must be in 1 … 100, got {self.quality}.")
 
     @property
     def jpeg_quality(self) -> int:
-        """The quality where JPEGs are written."""
+        """The quality, with its default."""
         return QUALITY if self.quality is None else self.quality
 
     @property
     def view(self) -> CenterCropResize:
-        """The view of a uint8 pack; its interpolation is that of the JPEGs too."""
+        """The view of a uint8 pack; JPEGs use its interpolation, too."""
         return CenterCropResize((self.size, self.size))
 
     @property
     def row(self) -> int:
-        """Bytes of an image in a uint8 pack."""
+        """Bytes per image in a uint8 pack."""
         return 3 * self.size**2
 
     def jpeg(self, image: "Image.Image") -> bytes:
-        """The whole image as a JPEG, shrunk until its shorter side is ``size``, never enlarged.
+        """Encode the whole image as a JPEG; a shorter side above ``size`` is reduced to ``size``.
 
         Raises:
-            BadPicture: a side longer than JPEG allows.
+            UnreadableImage: a side longer than JPEG allows.
         """
         from PIL import Image
 
@@ -113,16 +111,16 @@ class Packing:
 
 
 def begin(folder: Path, source: ImageDataset, packing: Packing, about: dict[str, Any]) -> None:
-    """Write what belongs to the images but their pixels, or see that the pack begun in ``folder`` is the same.
+    """Create a pack without pixels, or check that an incomplete one in ``folder`` has the same arguments.
 
     Args:
-        folder: new, empty, or a pack begun with the same arguments.
-        source: of the images.
-        packing: what is kept of them.
-        about: ``source``, the original's name; ``command``, which goes on; and what else the header shall hold.
+        folder: missing, empty, or an incomplete pack.
+        source: dataset.
+        packing: format.
+        about: header fields: ``source``, the dataset's name; ``command``, which completes the pack; and any others.
 
     Raises:
-        MapetError: a folder with other content, a pack of other images or settings, or a disk that is too small.
+        MapetError: the folder has other content, or is a pack of other images or settings; or the disk is too small.
     """
     require_shown(source, [packing.view] if packing.form == RawPack.form else [])
     header = _header(source, packing, about)
@@ -133,7 +131,7 @@ def begin(folder: Path, source: ImageDataset, packing: Packing, about: dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     _require_room(folder, packing, len(source))
     with (folder / KEYS).open("wb") as file:
-        file.writelines(encoded(source.image_id(i)) + b"\n" for i in range(len(source)))
+        file.writelines(encode_id(source.image_id(i)) + b"\n" for i in range(len(source)))
     np.save(folder / LABELS, _labels(source))
     np.save(folder / OFFSETS, np.concatenate([[0], np.full(len(source), -1)]))
     replace_file(folder / HEADER, json.dumps(header, indent=1) + "\n")
@@ -142,12 +140,10 @@ def begin(folder: Path, source: ImageDataset, packing: Packing, about: dict[str,
 def pack(
     folder: Path, source: ImageDataset, packing: Packing, *, workers: int = 0, max_bad_fraction: float = 0.01
 ) -> Iterator[int]:
-    """Pack what is missing in a begun folder, and yield how many images are done, at first and after each group.
-
-    By one process at a time: who calls this sees to that.
+    """Complete a pack; yields the number of packed images first and after each group. The caller holds its lock.
 
     Raises:
-        MapetError: too many bad images, or a damaged folder.
+        MapetError: too many unreadable images, or a damaged folder.
     """
     done, header = packed_count(folder), read_header(folder)
     yield done
@@ -169,10 +165,10 @@ def pack(
 def _require_pixels(folder: Path, size: int) -> None:
     path = folder / IMAGES
     if size > (path.stat().st_size if path.exists() else 0):
-        raise MapetError(f"{path} is shorter than it was: delete {folder} and pack again.")
+        raise MapetError(f"{path} is truncated: delete {folder} and pack again.")
 
 
-Encoded = Iterator[tuple[NDArray[np.int64], bytes]]  # bytes of each image of a group, 0 for a bad one; all of them
+Encoded = Iterator[tuple[NDArray[np.int64], bytes]]  # per group: bytes of each image, 0 if unreadable; the content
 
 
 def _raw(source: ImageDataset, packing: Packing, first: int, workers: int, bad: UnreadableImages) -> Encoded:
@@ -182,29 +178,30 @@ def _raw(source: ImageDataset, packing: Packing, first: int, workers: int, bad: 
 
 
 def _jpegs(source: ImageDataset, packing: Packing, first: int, workers: int, bad: UnreadableImages) -> Encoded:
-    for files in noted(loaded(_Jpegs(source, packing), _groups(first, len(source)), workers), source, bad):
+    items = load(_Jpegs(source, packing), _groups(first, len(source)), workers)
+    for files in record_faults(items, source, bad):
         yield np.array([len(file) for file in files]), b"".join(files)
 
 
 class _Jpegs(Dataset[tuple[list[bytes], Faults]]):
-    """Reads and compresses one group of images per item; a bad one is no bytes."""
+    """Reads and compresses one group of images per item; an unreadable image has no bytes."""
 
     def __init__(self, source: ImageDataset, packing: Packing) -> None:
         self.source, self.packing = source, packing
 
     def __getitem__(self, group: Group) -> tuple[list[bytes], Faults]:
         files, faults = [], []
-        for place in group[1]:
+        for index in group[1]:
             try:
-                files.append(self.packing.jpeg(self.source.read(place)))
+                files.append(self.packing.jpeg(self.source.read(index)))
             except UnreadableImage as reason:
                 files.append(b"")
-                faults.append((place, str(reason)))
+                faults.append((index, str(reason)))
         return files, faults
 
 
 def _groups(first: int, count: int) -> Iterator[Group]:
-    return ((0, range(start, min(start + AT_ONCE, count))) for start in range(first, count, AT_ONCE))
+    return ((0, range(start, min(start + GROUP, count))) for start in range(first, count, GROUP))
 
 
 def _header(source: ImageDataset, packing: Packing, about: dict[str, Any]) -> dict[str, Any]:
@@ -215,10 +212,10 @@ def _header(source: ImageDataset, packing: Packing, about: dict[str, Any]) -> di
 
 
 def _digest(source: ImageDataset) -> str:
-    """BLAKE2b of all labels and keys."""
+    """BLAKE2b of all labels and image ids."""
     digest = blake2b(digest_size=16)
     for i in range(len(source)):
-        digest.update(b"%d %b\n" % (source.label(i), encoded(source.image_id(i))))
+        digest.update(b"%d %b\n" % (source.label(i), encode_id(source.image_id(i))))
     return digest.hexdigest()
 
 
@@ -229,16 +226,16 @@ def _labels(source: ImageDataset) -> NDArray[np.int64]:
 def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
     found = read_header(folder)
     for name in [name for name in wanted if name not in ("command", "complete")]:
-        was, asked = found.get(name), wanted[name]
-        if was != asked:
-            told = "other images or labels" if name in ("keys", "classes") else f"{name} {was}, and not {asked}"
-            raise MapetError(f"{folder} was packed with {told}: give another --out, or delete it and pack again.")
+        before, now = found.get(name), wanted[name]
+        if before != now:
+            text = "other images or labels" if name in ("keys", "classes") else f"{name} {before}, not {now}"
+            raise MapetError(f"{folder} was packed with {text}: give another --out, or delete it and pack again.")
 
 
 def _require_room(folder: Path, packing: Packing, count: int) -> None:
     needed, free = count * packing.row, disk_usage(folder).free
     if packing.form == RawPack.form and needed > free:
         raise MapetError(
-            f"{count:,} images of {packing.size} x {packing.size} pixels take {needed / 2**30:,.1f} GiB as uint8, "
-            f"and {folder} has {free / 2**30:,.1f} GiB left: give --form jpeg, a smaller --size or another disk."
+            f"{count:,} images of {packing.size} x {packing.size} pixels need {needed / 2**30:,.1f} GiB as uint8, "
+            f"and {folder} has {free / 2**30:,.1f} GiB left: use --form jpeg, a smaller --size or another disk."
         )

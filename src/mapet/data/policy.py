@@ -1,7 +1,7 @@
-"""Training augmentation by timm's transforms, each draw a pure function of (seed, epoch, place) or (seed, step).
+"""Fine-tuning augmentation by timm, as a pure function of (seed, epoch, image index) or (seed, step).
 
-timm draws from the global generators of ``random``, ``numpy`` and torch. Here each call runs under generators seeded
-for it alone, which are then put back, so nothing hangs on workers, processes or what was drawn before.
+timm draws from the global generators of ``random``, ``numpy`` and torch. Each call here seeds them and restores them
+afterwards, so results depend neither on workers and processes nor on earlier draws.
 """
 
 import random
@@ -32,7 +32,7 @@ RAND = r"rand(-(m|n|p|mstd|mmax|inc)\d[\d.]*|-t\w+)*"
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global generators of ``random``, ``numpy`` and torch on the CPU seeded; what they were before, after."""
+    """Seed the global CPU generators of ``random``, ``numpy`` and torch; restore their states afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -47,14 +47,14 @@ def seeded(seed: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Policy:
-    """Crop, flip and RandAugment of a training stream, in the place of ``Crops``; under timm's names.
+    """Crop, flip and RandAugment of a training stream, instead of ``Crops``; fields have timm's names.
 
     Attributes:
-        seed: of all chance.
+        seed: random seed.
         scale: bounds of the crop's share of the area.
         ratio: bounds of width / height.
-        hflip: share of the images that are mirrored.
-        auto_augment: timm's string, such as ``"rand-m9-mstd0.5-inc1"``; None for colour jitter in its place.
+        hflip: probability of a horizontal flip.
+        auto_augment: timm's string, such as ``"rand-m9-mstd0.5-inc1"``; None for colour jitter instead.
         color_jitter: strength of brightness, contrast and saturation.
     """
 
@@ -67,32 +67,33 @@ class Policy:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is cut off: the crop is the centred square."""
+        """Whether the crop is always the centred square."""
         return tuple(self.scale) == tuple(self.ratio) == (1, 1)
 
     def __call__(self, epoch: int, indices: Sequence[int]) -> list[Transform]:
-        """What the images at ``indices`` look like in ``epoch``: each hangs on (seed, epoch, its place) alone."""
+        """The transforms of the images at ``indices``: pure functions of (seed, epoch, index)."""
         seeds = random_bits(self.seed, POLICY, epoch, torch.tensor(indices, dtype=torch.int64)).tolist()
-        return [partial(self._look, seed) for seed in seeds]
+        return [partial(self._transform, seed) for seed in seeds]
 
-    def _look(self, seed: int, image: "Image.Image", view: CenterCropResize) -> "Image.Image":
+    def _transform(self, seed: int, image: "Image.Image", view: CenterCropResize) -> "Image.Image":
         with seeded(seed):
             return transform(self, view)(image)
 
 
 @lru_cache(maxsize=8)
 def transform(policy: Policy, view: CenterCropResize) -> Callable[["Image.Image"], "Image.Image"]:
-    """timm's training transform as far as images go: PIL in, PIL of the view's size out.
+    """timm's training transform up to the conversion to tensors: PIL image → PIL image of the view's size.
 
     Raises:
-        MapetError: timm cannot read the policy's ``auto_augment``.
+        MapetError: timm cannot parse the policy's ``auto_augment``.
     """
     from timm.data import create_transform
     from torchvision.transforms import Compose
 
-    name, told = policy.auto_augment or "", f'timm cannot read --auto-augment "{policy.auto_augment}": '
-    if name.startswith("rand") and not re.fullmatch(RAND, name):  # timm passes over what it does not know
-        raise MapetError(f"{told}write it as rand-m9-mstd0.5-inc1.")
+    name = policy.auto_augment or ""
+    invalid = f'timm cannot parse --auto-augment "{name}": use the form rand-m9-mstd0.5-inc1.'
+    if name.startswith("rand") and not re.fullmatch(RAND, name):  # timm ignores unknown parts
+        raise MapetError(invalid)
     try:
         images, colours, _ = create_transform(
             (3, *view.size),
@@ -107,7 +108,7 @@ def transform(policy: Policy, view: CenterCropResize) -> Callable[["Image.Image"
             separate=True,
         )
     except (AssertionError, KeyError, ValueError) as error:
-        raise MapetError(f"{told}write it as rand-m9-mstd0.5-inc1.") from error
+        raise MapetError(invalid) from error
     for augment in colours.transforms:
         for operation in chain(getattr(augment, "ops", ()), *getattr(augment, "policy", ())):
             if operation.name.startswith("Posterize"):
@@ -116,7 +117,7 @@ def transform(policy: Policy, view: CenterCropResize) -> Callable[["Image.Image"
 
 
 def posterize(image: "Image.Image", bits_to_keep: int, **settings: object) -> "Image.Image":
-    """timm's operation, which at full magnitude keeps 0 bits: black, as it was before Pillow 13 refused that."""
+    """timm's operation; its full magnitude keeps 0 bits, that is black, which Pillow 13 refuses."""
     from PIL import ImageOps
 
     return ImageOps.posterize(image, bits_to_keep) if bits_to_keep else image.point(lambda value: 0)
@@ -124,21 +125,21 @@ def posterize(image: "Image.Image", bits_to_keep: int, **settings: object) -> "I
 
 @dataclass(frozen=True)
 class Centre:
-    """The centred square of each image whose side is ``crop_pct`` of the shorter one; no chance in it."""
+    """The centred square of each image, with ``crop_pct`` of its shorter side; nothing random."""
 
     crop_pct: float = 1.0
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is cut off."""
+        """Whether it is the view's whole centred crop."""
         return self.crop_pct == 1
 
     def __call__(self, epoch: int, indices: Sequence[int]) -> list[Transform]:
-        """The same look at each of ``indices``."""
-        return [self._look] * len(indices)
+        """The same transform for each of ``indices``."""
+        return [self._transform] * len(indices)
 
-    def _look(self, image: "Image.Image", view: CenterCropResize) -> "Image.Image":
-        """In one resampling, where timm resizes first and then cuts: the same square up to a pixel of rounding."""
+    def _transform(self, image: "Image.Image", view: CenterCropResize) -> "Image.Image":
+        """Crop and resize in one resampling; timm resizes, then crops: the same square up to a pixel of rounding."""
         from PIL import Image, ImageOps
 
         (height, width), method = view.size, Image.Resampling[view.interpolation.upper()]
@@ -147,7 +148,7 @@ class Centre:
 
 @dataclass(frozen=True)
 class Erasing:
-    """timm's random erasing (Zhong et al., arXiv 1708.04896) of normalised images; fields as in ``Augmentation``."""
+    """timm's random erasing (Zhong et al., arXiv 1708.04896) for normalised images; fields as in ``Augmentation``."""
 
     seed: int
     reprob: float
@@ -155,7 +156,7 @@ class Erasing:
     recount: int = 1
 
     def __call__(self, images: Tensor, epoch: int, index: Tensor) -> Tensor:
-        """(B, 3, H, W) float, changed in place by (seed, epoch, ``index`` (B,)); the noise is drawn on the CPU."""
+        """Erase in (B, 3, H, W) float, in place, by (seed, epoch, ``index`` (B,)); the noise is drawn on the CPU."""
         from timm.data.random_erasing import RandomErasing
 
         erase = RandomErasing(1.0, mode=self.remode, max_count=self.recount, device="cpu")
@@ -171,8 +172,8 @@ class Erasing:
 class Mixing:
     """timm's mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899) and label smoothing; fields as in ``Augmentation``.
 
-    Each batch is mixed with itself in reverse, all of it by one factor that hangs on (seed, step) alone. Of several
-    processes each mixes its own part of the batch: their number decides which images meet, and nothing else.
+    Each batch is mixed with itself in reverse, with one factor that is a pure function of (seed, step). Each process
+    mixes its part of the batch, so the number of processes decides which images are paired.
     """
 
     seed: int
@@ -184,9 +185,9 @@ class Mixing:
     smoothing: float = 0.0
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) and labels (B,) → the mixed images, in place, and targets (B, classes) that sum to 1.
+        """Mix images (B, 3, H, W) in place; returns them and targets (B, classes) that sum to 1.
 
-        Of an odd number, which only unreadable images can cause, the last is left out.
+        If unreadable images make B odd, the last image is dropped.
         """
         from timm.data.mixup import Mixup, mixup_target
 

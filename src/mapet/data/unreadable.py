@@ -1,4 +1,4 @@
-"""The ledger of images that could not be used: each counted once, listed, and bounded."""
+"""Unreadable images: counted once each, listed in a file, and limited in number."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -6,16 +6,20 @@ from itertools import islice
 from pathlib import Path
 
 from mapet.utils.errors import MapetError
-from mapet.utils.io import encoded, replace_file
-from mapet.utils.lock import hold
+from mapet.utils.io import encode_id, replace_file
 
 
 class UnreadableImages:
-    """Counts bad images by key and stops the work when they are more than ``max_fraction`` of ``total``.
+    """Counts unreadable images by id and aborts when they are more than ``max_fraction`` of ``total``.
 
-    Used in main processes only. With ``path`` every new key is appended to that file as ``key<TAB>reason``; the file is
-    created by the first bad image, and the keys that it already lists are known (and counted) on reopening. Several
-    processes may share it: each learns of the others' images with the next of its own.
+    Used in main processes only. Several processes may share a list: each reads the others' images with the next image
+    that it adds.
+
+    Args:
+        total: number of images.
+        max_fraction: limit, as a fraction of ``total``.
+        path: file to which each new image is appended as ``id<TAB>reason``. The first one creates it; images that it
+            lists already are counted. None keeps no file.
     """
 
     def __init__(self, total: int, max_fraction: float = 0.01, path: Path | None = None) -> None:
@@ -27,19 +31,19 @@ class UnreadableImages:
     def __len__(self) -> int:
         return len(self._reasons)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._reasons
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._reasons
 
-    def add(self, key: str, reason: str) -> None:
-        """Note one bad image; a key that is known already changes nothing.
+    def add(self, image_id: str, reason: str) -> None:
+        """Add an image, unless it is known.
 
         Raises:
-            MapetError: more than ``max_fraction * total`` images are bad.
+            MapetError: more than ``max_fraction * total`` images are unreadable.
         """
-        if key not in self._reasons:
-            self._reasons[key] = " ".join(reason.split())
+        if image_id not in self._reasons:
+            self._reasons[image_id] = " ".join(reason.split())
             if self.path:
-                self._list(self.path, key)
+                self._append(self.path, image_id)
         if len(self) > self.max_fraction * self.total:
             raise MapetError(self._too_many())
 
@@ -47,46 +51,50 @@ class UnreadableImages:
         """Read what other processes have listed since."""
         self._reasons |= listed(self.path) if self.path else {}
 
-    def _list(self, path: Path, key: str) -> None:
+    def _append(self, path: Path, image_id: str) -> None:
+        from filelock import lock_descriptor
+
         _rename_old(path)
         with path.open("a+b") as file:
-            hold(file, wait=True)
+            with suppress(OSError):  # a file system without locks
+                lock_descriptor(file.fileno())
             file.seek(0)
             others = _parsed(file.read())
-            if key not in others:
-                file.write(encoded(f"{key}\t{self._reasons[key]}\n"))
+            if image_id not in others:
+                file.write(encode_id(f"{image_id}\t{self._reasons[image_id]}\n"))
             self._reasons |= others
 
     def forget(self, usable: Callable[[str], bool]) -> None:
-        """Take off the list what was mended: the keys that are ``usable`` now."""
+        """Remove the images that are ``usable`` by now."""
         known = len(self)
-        self._reasons = {key: reason for key, reason in self._reasons.items() if not usable(key)}
+        self._reasons = {image_id: reason for image_id, reason in self._reasons.items() if not usable(image_id)}
         if self.path and len(self) < known:
             _rename_old(self.path)
-            replace_file(self.path, encoded("".join(f"{key}\t{reason}\n" for key, reason in self._reasons.items())))
+            lines = (f"{image_id}\t{reason}\n" for image_id, reason in self._reasons.items())
+            replace_file(self.path, encode_id("".join(lines)))
             if not self._reasons:
                 self.path.unlink()
 
     def note(self) -> str | None:
-        """One line that names the first of them; None where there are none."""
+        """A line for the log with the number and the first three images; None if there are none."""
         return f"{self._count()}: {self._examples()}" if self._reasons else None
 
     def _too_many(self) -> str:
-        remedy = "Mend or remove them and delete that list" if self.path else "Mend or remove them"
+        remedy = "Fix or remove them and delete that list" if self.path else "Fix or remove them"
         allowed = f"more than the {self.max_fraction:.2%} allowed"
         return f"{self._count()}, {allowed}: {self._examples()} {remedy}, or raise --max-bad-fraction."
 
     def _count(self) -> str:
-        return f"{len(self)} of {self.total} images cannot be used"
+        return f"{len(self)} of {self.total} images are unreadable"
 
     def _examples(self) -> str:
-        examples = ", ".join(f"{key} ({reason})" for key, reason in islice(self._reasons.items(), 3))
-        where = f" These are listed in {self.path}." if self.path else ""
+        examples = ", ".join(f"{image_id} ({reason})" for image_id, reason in islice(self._reasons.items(), 3))
+        where = f" All are listed in {self.path}." if self.path else ""
         return f"{examples}{', …' if len(self) > 3 else ''}.{where}"
 
 
 def listed(path: Path) -> dict[str, str]:
-    """The reasons by key of a ledger's file; empty where there is none. Version 0.1 wrote ``bad-pictures.txt``."""
+    """Read a list: image id → reason; empty if it is missing. Version 0.1 called it ``bad-pictures.txt``."""
     path = path if path.is_file() else _old(path)
     return _parsed(path.read_bytes()) if path.is_file() else {}
 
@@ -105,4 +113,4 @@ def _rename_old(path: Path) -> None:
 def _parsed(content: bytes) -> dict[str, str]:
     lines = content.decode("utf-8", "surrogateescape").split("\n")
     fields = (line.rpartition("\t") for line in lines)
-    return {key: reason for key, tab, reason in fields if tab}
+    return {image_id: reason for image_id, tab, reason in fields if tab}

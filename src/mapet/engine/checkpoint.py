@@ -1,8 +1,8 @@
-"""Checkpoints on disk: one safetensors file, or one a process and an index; both are read in the same way.
+"""Checkpoints on disk: one safetensors file, or a folder with one file per process and an index.
 
-A folder holds ``index.json``, which names the files, and in each of them some rows of every tensor: in the order of the
-files, one below the other, they are the whole. Files are never written twice and the index comes last, so that a kill
-at any moment leaves the checkpoint before.
+In a folder, ``index.json`` names the files. Each file holds some rows of every tensor; concatenated in the order of the
+files they are the full tensor. Files are never overwritten and the index is written last, so a kill at any moment
+leaves the previous checkpoint.
 """
 
 import json
@@ -25,15 +25,15 @@ INDEX = "index.json"
 
 
 class Checkpoint:
-    """Step, names and shapes of a checkpoint, whose tensors are read as they are asked for.
+    """An open checkpoint; tensors are read on demand.
 
     Attributes:
         path: a safetensors file, or a folder with an index.
         step: completed steps.
-        shapes: of every tensor as a whole, by name.
+        shapes: full shape of every tensor, by name.
 
     Raises:
-        MapetError: not to be read, not complete, or no checkpoint of a run.
+        MapetError: unreadable, incomplete, or not a checkpoint of a run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,44 +46,45 @@ class Checkpoint:
             self.step = int(step or 0)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise MapetError(
-                f"{path} is not a readable checkpoint ({error}): restore it, or begin the run anew."
+                f"{path} is not a readable checkpoint ({error}): restore it, or start the run again."
             ) from error
-        self.shapes = {name: _whole([shape for _, shape in pieces]) for name, pieces in self._pieces.items()}
+        self.shapes = {name: _full_shape([shape for _, shape in pieces]) for name, pieces in self._pieces.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows ``start`` to ``stop`` of a tensor, on the CPU: all without numbers. Only they are read from disk."""
-        pieces, at = self._pieces[name], 0
+        """Rows ``start`` to ``stop`` (default: all) of a tensor, on the CPU. Only these rows are read from disk."""
+        pieces, offset = self._pieces[name], 0
         found = [pieces[0][0].get_slice(name)[:0]] if self.shapes[name] else [pieces[0][0].get_tensor(name)]
         for file, shape in pieces if self.shapes[name] else []:
-            first, last = max(start - at, 0), min((self.shapes[name][0] if stop is None else stop) - at, shape[0])
+            end = self.shapes[name][0] if stop is None else stop
+            first, last = max(start - offset, 0), min(end - offset, shape[0])
             found += [file.get_slice(name)[first:last]] if first < last else []
-            at += shape[0]
+            offset += shape[0]
         return torch.cat(found) if len(found) > 1 else found[0]
 
-    def whole(self) -> dict[str, Tensor]:
+    def read_all(self) -> dict[str, Tensor]:
         """All tensors by name."""
         return {name: self.read(name) for name in self.shapes}
 
     def _open(self, path: Path, step: int | None) -> int:
-        """Take the names of one file in; its step, which must be ``step`` where that is known."""
+        """Add the tensors of one file. Returns its step, which must equal ``step`` unless that is None."""
         file: Any = safe_open(path, "pt")
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
-            raise MapetError(f"{path} is a safetensors file but no checkpoint of a run: give a run's folder.")
+            raise MapetError(f"{path} is a safetensors file but not a checkpoint of a run: give the run's folder.")
         if step not in (None, int(metadata["step"])):
-            raise ValueError(f"{path.name} is of step {metadata['step']}, and the index of step {step}")
+            raise ValueError(f"{path.name} has step {metadata['step']}, the index has step {step}")
         for name in file.keys():  # noqa: SIM118
             self._pieces.setdefault(name, []).append((file, file.get_slice(name).get_shape()))
         return int(metadata["step"])
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a checkpoint, file or folder; a folder without an index is none."""
+    """Whether ``path`` is a checkpoint file, or a folder with an index."""
     return path.is_file() or (path / INDEX).is_file()
 
 
 def write_file(path: Path, step: int, tensors: Mapping[str, Tensor], copies: tuple[Path, ...] = ()) -> None:
-    """One safetensors file, whole or not at all; each of the ``copies`` is there before it."""
+    """Write one safetensors file atomically, after its ``copies``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, metadata = path.with_suffix(".partial"), {"format": FORMAT, "step": str(step)}
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
@@ -106,16 +107,16 @@ def write_parts(
     barrier: Callable[[], None],
     copies: tuple[Path, ...] = (),
 ) -> None:
-    """One file a process in a folder that all of them see; called by all, complete once it returns to the first.
+    """Write one file per process into a shared folder. All processes call it; complete when it returns on rank 0.
 
     Args:
-        folder: of the checkpoint; an earlier one in it is replaced.
+        folder: the checkpoint; an earlier one in it is replaced.
         step: completed steps.
-        tensors: the rows of this process; empty ones are left out.
-        rank: of this process, from 0.
-        count: processes.
-        barrier: waits for all of them.
-        copies: other folders that are to hold the same, before ``folder`` does.
+        tensors: rows of this process; empty tensors are skipped.
+        rank: this process, from 0.
+        count: number of processes.
+        barrier: waits for all processes.
+        copies: folders that get the same content before ``folder``.
     """
     names = [f"{step:08d}-{number:05d}-of-{count:05d}.safetensors" for number in range(count)]
     filled = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
@@ -123,14 +124,14 @@ def write_parts(
     barrier()
     if rank:
         return
-    for place in (*copies, folder):
-        replace_file(place / INDEX, json.dumps({"format": FORMAT, "step": step, "files": names}, indent=1) + "\n")
-        for old in {path.name for path in place.iterdir()} - {INDEX, *names}:
-            (place / old).unlink()
+    for target in (*copies, folder):
+        replace_file(target / INDEX, json.dumps({"format": FORMAT, "step": step, "files": names}, indent=1) + "\n")
+        for old in {path.name for path in target.iterdir()} - {INDEX, *names}:
+            (target / old).unlink()
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint, if it is there: of a folder first the index, so that no half of it is taken for one."""
+    """Delete a checkpoint if it exists; a folder's index first, so that a partial folder is not taken for one."""
     (path / INDEX if path.is_dir() else path).unlink(missing_ok=True)
     if path.is_dir():
         shutil.rmtree(path)
@@ -139,9 +140,9 @@ def remove(path: Path) -> None:
 def _index(folder: Path) -> tuple[int | None, list[Path]]:
     content = json.loads((folder / INDEX).read_text())
     if content["format"] != FORMAT:
-        raise ValueError(f"the format {content['format']} is not known")
+        raise ValueError(f"unknown format {content['format']}")
     return content["step"], [folder / name for name in content["files"]]
 
 
-def _whole(shapes: list[list[int]]) -> tuple[int, ...]:
+def _full_shape(shapes: list[list[int]]) -> tuple[int, ...]:
     return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if shapes[0] else ()

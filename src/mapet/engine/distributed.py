@@ -1,4 +1,4 @@
-"""Devices, processes and signals: everything around a step that must not change its result."""
+"""Devices, processes and signals: what surrounds a training step and must not change its result."""
 
 import os
 import signal
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-PATIENCE = timedelta(days=7)  # that one process waits for another, which may have more or slower images
+TIMEOUT = timedelta(days=7)  # for a collective: another process may have more or slower images
+SYNC_EVERY = 10  # steps between two decisions to stop or save, each of which synchronises the processes
 _joined = count()  # process groups so far
-ASK = 10  # steps after which several processes agree whether to stop: each time costs a synchronisation
 
 
 class Stopped(Exception):
-    """The user or the scheduler asked to stop; everything needed to go on is on disk."""
+    """Training was interrupted by a signal; a checkpoint of the last step is on disk."""
 
     def __init__(self, number: int, step: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
         self.number, self.step = number, step
 
 
-def world(
+def init_fabric(
     *,
     accelerator: str = "auto",
     devices: int = 1,
@@ -41,27 +41,27 @@ def world(
     precision: str = "float32",
     strategy: str = "ddp",
 ) -> "Fabric":
-    """Start Lightning Fabric on this machine, under torchrun or under SLURM, and join the other processes.
+    """Launch Lightning Fabric on this machine, under torchrun or under SLURM.
 
     Args:
         accelerator: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        devices: processes on this node.
-        num_nodes: nodes.
+        devices: processes per node.
+        num_nodes: number of nodes.
         precision: ``"float32"``, or ``"bfloat16"`` for mixed precision.
-        strategy: ``"ddp"``, or ``"fsdp"`` to spread the weights over the processes (``shard.py``).
+        strategy: ``"ddp"``, or ``"fsdp"`` to shard the weights (``sharding.py``).
 
     Raises:
-        MapetError: an accelerator that this machine lacks, or another number of processes than the launcher's.
+        MapetError: the machine lacks the accelerator, or the launcher started another number of processes.
     """
     from lightning_fabric import Fabric
 
-    from mapet.engine import sharding as shard
+    from mapet.engine.sharding import fabric_strategy
 
     device, count, started = pick_device(accelerator), devices * num_nodes, launched().count
     if started not in (1, count):
         raise MapetError(
-            f"{started} processes were started, but --devices {devices} × --num-nodes {num_nodes} are "
-            f"{count}: make the two equal."
+            f"The launcher started {started} processes, but --devices {devices} × --num-nodes {num_nodes} = {count}: "
+            "make the two equal."
         )
     if device.type == "cpu":
         keep_freed()
@@ -70,7 +70,7 @@ def world(
             accelerator=device.type,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=shard.strategy(strategy, count),
+            strategy=fabric_strategy(strategy, count),
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
             plugins=_environment(devices, num_nodes),
         )
@@ -82,12 +82,12 @@ def world(
 
 
 def _environment(devices: int | None = None, num_nodes: int | None = None) -> Any:
-    """Fabric's plugins that find the other processes where ``launched`` does; None: Fabric finds them by itself.
+    """Fabric's environment plugins, in agreement with ``launched``; None leaves the detection to Fabric.
 
-    It would not where it has started them in a batch script: there it takes them for tasks of srun.
+    Fabric itself mistakes processes that it started inside a SLURM batch script for tasks of srun.
 
     Raises:
-        MapetError: SLURM does not tell how many processes a node has, or it is not what is asked for.
+        MapetError: SLURM does not give the processes per node, or they differ from ``devices`` and ``num_nodes``.
     """
     from lightning_fabric.plugins.environments import (
         LightningEnvironment,
@@ -102,7 +102,7 @@ def _environment(devices: int | None = None, num_nodes: int | None = None) -> An
     if count == 1:
         return [LightningEnvironment()]
     if not each:
-        raise MapetError("SLURM does not tell how many processes each node has: give srun --ntasks-per-node too.")
+        raise MapetError("SLURM does not give the number of processes per node: set ntasks-per-node of srun.")
     nodes = int(os.environ.get("SLURM_NNODES", count // each))
     if devices is not None and (devices, num_nodes) != (each, nodes):
         raise MapetError(
@@ -113,12 +113,12 @@ def _environment(devices: int | None = None, num_nodes: int | None = None) -> An
 
 
 @contextmanager
-def joined(**settings: Any) -> Iterator["Fabric"]:
-    """``world``, met and left by all processes together: what they share is gone before Python begins to end.
+def distributed(**settings: Any) -> Iterator["Fabric"]:
+    """``init_fabric`` as a context. Enter and leave on all ranks; destroys the process group before shutdown.
 
-    Connections that a peer closes while the interpreter is being torn down can abort it.
+    A connection that a peer closes during interpreter shutdown can abort the process.
     """
-    fabric = world(**settings)
+    fabric = init_fabric(**settings)
     fabric.barrier()
     try:
         yield fabric
@@ -136,10 +136,10 @@ def _leave(fabric: "Fabric") -> None:
 
 @contextmanager
 def process_group(accelerator: str = "auto") -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun or srun started, each with its own GPU where that is the device; else alone.
+    """Initialise ``torch.distributed`` under torchrun or srun, one GPU per process; otherwise a single process.
 
     Raises:
-        MapetError: an accelerator that this machine lacks, or more processes on it than it has.
+        MapetError: the machine lacks the accelerator, or has fewer GPUs than processes.
     """
     me, device = launched(), pick_device(accelerator)
     if me.count == 1:
@@ -147,14 +147,16 @@ def process_group(accelerator: str = "auto") -> Iterator[ProcessGroup]:
         return
     if device.type == "cuda":
         if me.local >= torch.cuda.device_count():
-            raise MapetError(f"This machine has {torch.cuda.device_count()} GPUs: start no more processes on it.")
+            raise MapetError(
+                f"This machine has {torch.cuda.device_count()} GPUs but local rank {me.local}: start fewer processes."
+            )
         torch.cuda.set_device(me.local)
-    for environment in _environment() or []:  # of SLURM, which names the first node and a port of this job
+    for environment in _environment() or []:  # SLURM: first node of the job, and a port
         os.environ.update(MASTER_ADDR=environment.main_address, MASTER_PORT=str(environment.main_port))
     from torch.distributed.distributed_c10d import PrefixStore
 
     store = PrefixStore(f"mapet {next(_joined)}", _store())
-    torch.distributed.init_process_group(store=store, timeout=PATIENCE, rank=me.rank, world_size=me.count)
+    torch.distributed.init_process_group(store=store, timeout=TIMEOUT, rank=me.rank, world_size=me.count)
     try:
         yield ProcessGroup(me.rank, me.count)
     finally:
@@ -166,31 +168,32 @@ def _store() -> Any:
     """The processes' key-value store; each group needs its own prefix, as the addresses of earlier ones stay there."""
     from torch.distributed.rendezvous import rendezvous
 
-    return next(rendezvous("env://", timeout=PATIENCE))[0]
+    return next(rendezvous("env://", timeout=TIMEOUT))[0]
 
 
 def pick_device(accelerator: str = "auto") -> torch.device:
-    """The device for work outside training.
+    """The device for ``accelerator``; "auto" prefers cuda to mps to cpu.
 
     Raises:
-        MapetError: this machine has no such device.
+        MapetError: this machine does not have it.
     """
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [name for name, found in have.items() if found]
     if accelerator == "auto":
-        return torch.device(next(name for name, there in have.items() if there))
-    if not have.get(accelerator, False):
-        there = ", ".join(name for name, there in have.items() if there)
-        raise MapetError(f'This machine has no accelerator "{accelerator}": choose one of auto, {there}.')
+        return torch.device(available[0])
+    if accelerator not in available:
+        choices = ", ".join(available)
+        raise MapetError(f'This machine has no accelerator "{accelerator}": choose one of auto, {choices}.')
     return torch.device(accelerator)
 
 
 def cores() -> int:
-    """Those that this process may use: a scheduler or a container may have given it a part of the machine's."""
+    """CPU cores that this process may use, which a scheduler or a container may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pick_workers(workers: int | None, device: torch.device) -> int:
-    """``workers``, or as many as decode for ``device`` without robbing it of cores."""
+    """``workers``, or by default 0 for a CPU, which needs its cores to train, and up to 8 for a GPU."""
     if workers is not None:
         return workers
     return 0 if device.type == "cpu" else min(8, cores())
@@ -198,30 +201,30 @@ def pick_workers(workers: int | None, device: torch.device) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], int]]:
-    """Yield a function that tells which of SIGINT and SIGTERM came first, 0 for none; a second Ctrl-C ends at once."""
-    came: list[int] = []
+    """Yield a function that returns the first SIGINT or SIGTERM received, 0 for none. A second Ctrl-C exits at once."""
+    received: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if came and number == signal.SIGINT:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        came.append(number)
+        received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: came[0] if came else 0
+        yield lambda: received[0] if received else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def agreed(fabric: "Fabric", step: int, *numbers: int) -> list[int]:
-    """The largest of each of ``numbers`` among all processes, so that they do the same after the same step.
+def all_reduce_max(fabric: "Fabric", step: int, *numbers: int) -> list[int]:
+    """The maximum of each of ``numbers`` over all processes, so that all act alike after the same step.
 
-    Several processes ask only now and then; in between all are 0.
+    Several processes synchronise every ``SYNC_EVERY`` steps only; in between all numbers are 0.
     """
     if fabric.world_size == 1:
         return list(numbers)
-    if step % ASK:
+    if step % SYNC_EVERY:
         return [0] * len(numbers)
     largest = torch.tensor(numbers, device=fabric.device)
     torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)

@@ -1,4 +1,4 @@
-"""What is written down about each step: metrics.csv, TensorBoard, the pace; and a stop when it is no number."""
+"""Logs per-step metrics to metrics.csv and TensorBoard; aborts on NaN or Inf."""
 
 import math
 import time
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 T = TypeVar("T")
-DELAY = 10  # steps whose figures may stay on an accelerator, so that a step never waits for them
+DELAY = 10  # steps whose metrics stay on an accelerator, so that a step does not wait for them
 WINDOW = 50  # steps that ``recent`` averages
 
 
 class MetricsLogger:
-    """Collects each step's figures, averaged over the processes; the first process writes them.
+    """Collects the metrics of each step, averaged over all processes; rank 0 writes them.
 
-    On a CPU a step is checked before the weights move; elsewhere at most ``DELAY`` steps later, and always before a
-    checkpoint is written.
+    On a CPU a step is checked for NaN and Inf before the weights are updated; on an accelerator at most ``DELAY`` steps
+    later, and always before a checkpoint is written.
     """
 
     def __init__(self, run: Run, fabric: "Fabric", steps_per_epoch: int, start: int) -> None:
@@ -35,7 +35,7 @@ class MetricsLogger:
         self.rows: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self.delay = 1 if fabric.device.type == "cpu" else DELAY
         self.images, self.waited, self.since = 0, 0.0, time.monotonic()
-        self.began = self.since - run.seconds(start)
+        self.started = self.since - run.seconds(start)
         self.writer: Any = None
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class MetricsLogger:
             self.writer.close()
 
     def timed(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches; the time that the step waits for them is counted."""
+        """The same batches; counts the time that the step waits for them."""
         while True:
             before = time.monotonic()
             try:
@@ -63,20 +63,20 @@ class MetricsLogger:
             self.waited += time.monotonic() - before
             yield batch
 
-    def record(self, step: int, lr: float, figures: Mapping[str, Tensor], images: int) -> None:
-        """Note one step's scalars; raises what ``flush`` raises."""
-        self.names = list(figures)
-        values = torch.stack([figure.detach().float() for figure in figures.values()])
+    def record(self, step: int, lr: float, metrics: Mapping[str, Tensor], images: int) -> None:
+        """Add the scalars of one step; raises as ``flush``."""
+        self.names = list(metrics)
+        values = torch.stack([metric.detach().float() for metric in metrics.values()])
         self.pending.append((step, lr, values))
         self.images += images * self.fabric.world_size
         if len(self.pending) >= self.delay:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending.
+        """Write the pending rows.
 
         Raises:
-            MapetError: a figure is NaN or infinite; the rows before it are written.
+            MapetError: a metric is NaN or infinite; the rows before it are written.
         """
         if not self.pending:
             return
@@ -87,23 +87,23 @@ class MetricsLogger:
         bad = next((row for row in rows if not all(map(math.isfinite, row.values()))), None)
         self._write(rows[: rows.index(bad)] if bad else rows)
         if bad:
-            self._give_up(bad)
+            self._abort(bad)
 
     def recent(self) -> dict[str, float]:
-        """Mean figures of the last steps."""
+        """Mean of each metric over the last ``WINDOW`` steps."""
         return {name: sum(row[name] for row in self.rows) / len(self.rows) for name in self.rows[-1]}
 
     def pace(self) -> str:
-        """Images per second and share of waiting for data, since the last call."""
+        """Images per second and share of the time spent waiting for data, since the last call."""
         seconds = time.monotonic() - self.since
         text = f"{self.images / seconds:.0f} img/s  wait {100 * self.waited / seconds:.0f} %"
         self.images, self.waited, self.since = 0, 0.0, time.monotonic()
         return text
 
     def note_time(self, step: int) -> None:
-        """Write down how long the steps so far took, those before an interruption included."""
+        """Store the training time so far, including the time before an interruption."""
         if self.fabric.is_global_zero:
-            self.run.note_seconds(step, time.monotonic() - self.began)
+            self.run.note_seconds(step, time.monotonic() - self.started)
 
     def _row(self, step: int, lr: float, values: list[float]) -> dict[str, float]:
         epoch = 1 + (step - 1) // self.steps_per_epoch
@@ -117,11 +117,11 @@ class MetricsLogger:
                 for name in ("lr", *self.names):
                     self.writer.add_scalar(name, row[name], row["step"])
 
-    def _give_up(self, row: dict[str, float]) -> None:
-        what = ", ".join(f"{name} {row[name]}" for name in self.names if not math.isfinite(row[name]))
+    def _abort(self, row: dict[str, float]) -> None:
+        values = ", ".join(f"{name} {row[name]}" for name in self.names if not math.isfinite(row[name]))
         saved = self.run.checkpoint
-        kept = f"The checkpoint of step {saved.step} is kept: {saved.path}." if saved else "None was saved yet."
+        kept = f"The checkpoint of step {saved.step} is kept: {saved.path}." if saved else "No checkpoint exists yet."
         raise MapetError(
-            f"Training stopped at step {int(row['step'])}: {what}. {kept} "
+            f"Training stopped at step {int(row['step'])}: {values}. {kept} "
             "Try a lower --lr, more --warmup-epochs or --precision float32."
         )

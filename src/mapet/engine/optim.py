@@ -1,4 +1,4 @@
-"""AdamW, the warm-up cosine and weight averaging, each step's value a pure function of the step."""
+"""AdamW, cosine schedule with warm-up, and weight averaging; the learning rate is a pure function of the step."""
 
 import math
 import re
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Optim:
-    """How ``fit`` moves the weights.
+    """How ``fit`` updates the weights.
 
     Attributes:
-        optimizer: over the objective's parameters.
-        lr: step (from 0) → learning rate; a parameter group's ``lr_scale``, if it has one, multiplies it.
-        clip_grad: largest L2 norm of all gradients together; None to leave them.
-        ema_decay: decay of the exponential moving average of the weights that is kept beside them; None for none.
+        optimizer: optimiser of the objective's parameters.
+        lr: step (from 0) → learning rate, multiplied by a parameter group's ``lr_scale`` if it has one.
+        clip_grad: maximum L2 norm of all gradients together; None for no clipping.
+        ema_decay: decay of an exponential moving average of the weights; None for no average.
     """
 
     optimizer: torch.optim.Optimizer
@@ -40,28 +40,28 @@ def adamw(
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with the field's rule for weight decay.
 
-    Vectors (biases, norms, layer scale) never decay, nor do parameters whose last name is in ``no_decay``. The
-    published code names ``pos_embed`` and ``cls_token`` and lets the mask vector decay. ``scale`` gives by a
-    parameter's name the factor of its learning rate (``lr_scale`` of its group).
+    Vectors (biases, norms, layer scale) do not decay, nor do parameters whose last name is in ``no_decay``. The
+    published code names ``pos_embed`` and ``cls_token`` and lets the mask vector decay. ``scale`` maps a parameter's
+    name to the factor of its learning rate (``lr_scale`` of its group).
     """
     names = set(no_decay)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            spared = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in names
-            groups.setdefault((scale(name), spared), []).append(parameter)
+            exempt = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in names
+            groups.setdefault((scale(name), exempt), []).append(parameter)
     settings = [
-        {"params": groups[factor, spared], "weight_decay": 0.0 if spared else weight_decay, "lr_scale": factor}
-        for factor, spared in sorted(groups)
+        {"params": groups[factor, exempt], "weight_decay": 0.0 if exempt else weight_decay, "lr_scale": factor}
+        for factor, exempt in sorted(groups)
     ]
     return torch.optim.AdamW(settings, lr=0.0, betas=betas, fused=True)
 
 
 def layer_scale(depth: int, decay: float) -> Callable[[str], float]:
-    """Name of a parameter of an encoder of ``depth`` blocks → factor of its learning rate, as in BEiT.
+    """Layer-wise learning rate decay (BEiT): parameter name → factor, for an encoder of ``depth`` blocks.
 
-    ``decay`` to the power of how many layers lie above: 0 for the head and the last norm, ``depth + 1`` for what makes
-    the rows.
+    The factor is ``decay`` to the number of layers above: 0 for the head and the last norm, ``depth + 1`` for patch
+    embedding, position embedding and CLS token.
     """
 
     def scale(name: str) -> float:
@@ -74,7 +74,7 @@ def layer_scale(depth: int, decay: float) -> Callable[[str], float]:
 
 
 def cosine(*, peak: float, floor: float, start: float, warmup: int, total: int) -> Callable[[int], float]:
-    """step → learning rate: linear from ``start`` to ``peak`` over ``warmup`` steps, then half a cosine to ``floor``.
+    """Learning rate by step: linear from ``start`` to ``peak`` over ``warmup`` steps, then half a cosine to ``floor``.
 
     The last of ``total`` steps has ``floor`` (SGDR without restarts, arXiv 1608.03983).
     """
@@ -91,7 +91,7 @@ def cosine(*, peak: float, floor: float, start: float, warmup: int, total: int) 
 def scheduled(
     batches: "Batches", *, peak: float, floor: float, start: float, warmup_epochs: float
 ) -> Callable[[int], float]:
-    """``cosine`` over a whole training stream; a warm-up longer than the run ends with it."""
+    """``cosine`` over a training stream; a longer warm-up is cut to the stream's length."""
     warmup = min(batches.steps, round(warmup_epochs * batches.steps_per_epoch))
     return cosine(peak=peak, floor=floor, start=start, warmup=warmup, total=batches.steps)
 

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work: of the accelerator where there is one, else of this process."""
+"""Peak memory: of the GPU, or of this process on a CPU."""
 
 import resource
 from pathlib import Path
@@ -10,10 +10,10 @@ from mapet.engine.memory import give_back
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def forget_peak(device: torch.device) -> None:
-    """Measure from here on; memory that is kept and not in use is given back.
+def reset_peak(device: torch.device) -> None:
+    """Start a new measurement, after unused memory is returned to the system.
 
-    Where the system cannot forget a process's peak, it is that since its start.
+    Where the system cannot reset the peak of a process, ``peak`` stays the one since its start.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -26,7 +26,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int:
-    """Bytes that torch had allocated on a GPU at most, or that were resident of this process at most."""
+    """Peak in bytes: memory that torch allocated on a GPU, or resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if STATUS.is_file():

@@ -1,4 +1,4 @@
-"""What a waiting person sees: one line that changes on a terminal, a few plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal (rich.progress), a few plain lines elsewhere."""
 
 import sys
 import time
@@ -6,56 +6,69 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-REFRESH = 0.25  # seconds between two changes of the line
-MARKS = 5  # plain lines for a whole task, where it is long
-QUIET = 20.0  # seconds of work for which a plain screen stays silent
+REFRESH = 0.25  # seconds between two updates of the bar
+LINES = 5  # plain lines for a whole task
+QUIET = 20.0  # seconds between two plain lines, at least
+SPEED_PERIOD = 1e9  # seconds over which the speed is averaged: the whole task
 
 
 class Meter:
-    """Progress of ``total`` units of work: a context manager with ``update``.
+    """Progress of ``total`` units of work.
 
-    The text is made only when it will be shown, so a cheap step stays cheap.
+    ``with Meter(label, total) as meter: … if meter.due(done): meter.update(done, text)``; ``due`` keeps a cheap step
+    from building a text that is not shown.
+
+    Args:
+        label: name of the task.
+        total: units of work, at least 1.
+        done: units that were finished before.
+        stream: where to show it; stderr by default.
     """
 
     def __init__(self, label: str, total: int, done: int = 0, stream: TextIO | None = None) -> None:
-        self.label, self.total, self.first = label, total, done
+        self.label, self.total = label, total
         self.console = Console(file=stream or sys.stderr, highlight=False)
-        self.live = Live(console=self.console, auto_refresh=False, transient=True)
-        self.began = self.shown = time.monotonic()
-        self.marks = MARKS * done // max(1, total)
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+            speed_estimate_period=SPEED_PERIOD,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task(label, total=total, completed=done, text="")
+        self.progress.advance(self.task, 0)  # the first sample of the speed
+        self.shown, self.lines = time.monotonic(), LINES * done // max(1, total)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
+        self.progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.live.stop()
+        self.progress.stop()
 
     def due(self, done: int) -> bool:
         """Whether ``update`` would show anything now."""
         if self.console.is_terminal:
             return time.monotonic() - self.shown > REFRESH or done == self.total
-        return MARKS * done // self.total > self.marks and time.monotonic() - self.shown > QUIET
+        return LINES * done // self.total > self.lines and time.monotonic() - self.shown > QUIET
 
     def update(self, done: int, text: str = "") -> None:
         """Show that ``done`` units are finished."""
-        line = f"{self.label} {100 * done // self.total:3d} %  {self.left(done)} left  {text}".rstrip()
-        self.shown, self.marks = time.monotonic(), MARKS * done // self.total
-        if self.console.is_terminal:
-            self.live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
-        else:
-            self.console.print(line, soft_wrap=True)
-
-    def left(self, done: int) -> str:
-        """Time left at the pace so far, as h:mm:ss or m:ss."""
-        pace = (time.monotonic() - self.began) / max(1, done - self.first)
-        return clock(pace * (self.total - done))
+        self.progress.update(self.task, completed=done, text=text, refresh=True)
+        self.shown, self.lines = time.monotonic(), LINES * done // self.total
+        if not self.console.is_terminal:
+            left = self.progress.tasks[0].time_remaining or 0.0
+            line = f"{self.label} {100 * done // self.total:3d} %  {clock(left)} left  {text}".rstrip()
+            self.console.print(line, soft_wrap=True, markup=False)
 
 
 def clock(seconds: float) -> str:

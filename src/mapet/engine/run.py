@@ -1,15 +1,15 @@
-"""The run folder: all that is needed to judge, repeat and continue a run, and nothing from the environment.
+"""The run folder: what is needed to judge, repeat and resume a run. It never holds environment variables.
 
-recipe.yaml        every setting, resolved; give it back to train the same again
-provenance.json    command, versions, machine, time
-metrics.csv        one row a step; a resumed run's is equal, byte by byte, to an uninterrupted one's
-tensorboard/       the same for TensorBoard
-log.txt            what was said on the screen, and more, with the time
-seconds.json       how long the steps up to the last checkpoint took
-checkpoints/       last.safetensors, and step-*.safetensors as often as asked; of sharded weights, folders of that name
-classifier.json    of a fine-tuning: the shape of the classifier, and its classes
-unreadable-images.txt   images that could not be read, if there were any
-.mapet             that the folder is a run's, so that it may be overwritten
+recipe.yaml             all settings, resolved; training with this file repeats the run
+provenance.json         per command: command line, time, versions, machine
+metrics.csv             one row per step; byte-identical for resumed and uninterrupted runs
+tensorboard/            the same metrics for TensorBoard
+log.txt                 log messages with the time
+seconds.json            training time up to the last checkpoint
+checkpoints/            last.safetensors, and step-*.safetensors with --save-every; folders if the weights are sharded
+classifier.json         fine-tuning only: shape of the classifier, and class names
+unreadable-images.txt   images that could not be read, with the reason; absent if there are none
+.mapet                  marks the folder as a run, which --overwrite may replace
 """
 
 import csv
@@ -53,7 +53,7 @@ VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy"
 
 
 class Run:
-    """One run's folder. Only the first process writes, but for bad images; ``Run(folder)`` alone touches nothing."""
+    """A run folder. Only rank 0 writes, except for unreadable images; ``Run(folder)`` itself touches no file."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -66,10 +66,10 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, *, overwrite: bool = False) -> "Run":
-        """A new run in an empty or absent folder.
+        """A new run in an empty or missing folder.
 
-        An earlier one is put aside with ``overwrite``, and deleted with the first row of metrics. What another call
-        had put aside and did not delete has its place again first.
+        With ``overwrite`` an earlier run is moved aside, and deleted when the first row of metrics is written. A run
+        that an interrupted call moved aside is moved back first.
 
         Raises:
             MapetError: the folder is not empty; only files that mapet wrote are ever overwritten.
@@ -82,8 +82,8 @@ class Run:
                 raise MapetError(f"{run.folder} {kind}: give another --out.")
             if not overwrite:
                 raise MapetError(
-                    f"{run.folder} is not empty. Go on with it by --resume {run.folder}, "
-                    "or give another --out, or start afresh with --overwrite."
+                    f"{run.folder} is not empty: continue its run with --resume {run.folder}, "
+                    "give another --out, or replace it with --overwrite."
                 )
             require_ours(run.folder, RUNS)
             put_aside(run.folder, tree_of(run.folder, RUNS))
@@ -95,29 +95,31 @@ class Run:
         """An existing run.
 
         Raises:
-            MapetError: the folder holds no run.
+            MapetError: the folder is not a run.
         """
         run = cls(folder)
         if not run.recipe.is_file():
-            aside = f"; an earlier one was put aside into {run.folder / ASIDE}" if is_aside(run.folder) else ""
-            raise MapetError(f"{run.folder} holds no run: there is no recipe.yaml in it{aside}.")
+            aside = f"; an earlier run was moved aside to {run.folder / ASIDE}" if is_aside(run.folder) else ""
+            raise MapetError(f"{run.folder} holds no run: it has no recipe.yaml{aside}.")
         return run
 
-    def alone(self) -> Lock:
+    def lock(self) -> Lock:
         """Keep other processes from training in this folder.
 
         Raises:
-            MapetError: one does.
+            MapetError: another process holds the lock.
         """
         return Lock(self.folder, "training in")
 
     def _content(self) -> Iterator[Path]:
-        """All but what a kill leaves before a run has a recipe."""
-        begun = {LOCK, f"{MARK}.part", f"{self.recipe.name}.part", *([MARK] if is_marked(self.folder, A_RUN) else [])}
-        return (path for path in self.folder.iterdir() if path.name not in begun)
+        """All entries except those that a kill leaves before a run has a recipe."""
+        initial = {LOCK, f"{MARK}.part", f"{self.recipe.name}.part"}
+        if is_marked(self.folder, A_RUN):
+            initial.add(MARK)
+        return (path for path in self.folder.iterdir() if path.name not in initial)
 
     def write_provenance(self) -> None:
-        """Which command made this with which versions on which machine, in ``provenance.json``; never overwritten."""
+        """Append command line, time, versions and machine to ``provenance.json``."""
         path = self.folder / "provenance.json"
         earlier = json.loads(path.read_text()) if path.is_file() else []
         entry = {
@@ -132,13 +134,13 @@ class Run:
         replace_file(path, json.dumps([*earlier, entry], indent=1) + "\n")
 
     def write_log(self, line: str) -> None:
-        """Append one line, with the time, to ``log.txt``."""
+        """Append one line with the time to ``log.txt``."""
         with self.log.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """Append what is logged to ``log.txt``, with the time; on rank 0."""
+        """Copy log messages of rank 0, with the time, to ``log.txt``."""
         handler, level, propagate = _LogFile(self), log.level, log.propagate
         if not log.isEnabledFor(logging.INFO):  # nobody else listens
             log.setLevel(logging.INFO)
@@ -153,15 +155,15 @@ class Run:
 
     @property
     def last(self) -> Path:
-        """The last checkpoint: ``last.safetensors``, or the folder ``last``; the former where there is none yet."""
+        """The last checkpoint: ``last.safetensors``, or the folder ``last``; the former if neither exists."""
         one, parts = self.checkpoints / "last.safetensors", self.checkpoints / "last"
         found = [path for path in (one, parts) if exists(path)]
         return max(found, key=lambda path: Checkpoint(path).step) if len(found) > 1 else (found or [one])[0]
 
     def save(self, step: int, tensors: Mapping[str, Tensor], *, keep: bool = False) -> None:
-        """Write ``last.safetensors`` atomically, and ``step-….safetensors`` beside it with ``keep``."""
+        """Write ``last.safetensors`` atomically, and with ``keep`` also ``step-….safetensors``."""
         kept = self.checkpoints / f"step-{step:08d}.safetensors"
-        # the copy before the last one, from which a killed run goes on: it would not come by here again
+        # The copy comes first: a killed run resumes from ``last`` and would not write the copy of this step again.
         write_file(self.checkpoints / "last.safetensors", step, tensors, (kept,) if keep else ())
         remove(self.checkpoints / "last")
 
@@ -175,7 +177,7 @@ class Run:
         barrier: Callable[[], None],
         keep: bool = False,
     ) -> None:
-        """The same as folders, into which each process writes its own rows; arguments as ``write_parts``."""
+        """As ``save``, but folders into which each process writes its rows; arguments as ``write_parts``."""
         kept = self.checkpoints / f"step-{step:08d}"
         last, copies = self.checkpoints / "last", (kept,) if keep else ()
         write_parts(last, step, tensors, rank=rank, count=count, barrier=barrier, copies=copies)
@@ -191,27 +193,27 @@ class Run:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, its tensors not yet read; None where there is none."""
+        """The last checkpoint, opened; None if there is none."""
         return Checkpoint(self.last) if exists(self.last) else None
 
     @property
     def completed(self) -> int:
-        """Completed steps of the last checkpoint, whose tensors are not read; 0 where there is none yet."""
+        """Completed steps of the last checkpoint; 0 if there is none."""
         checkpoint = self.checkpoint
         return checkpoint.step if checkpoint else 0
 
     def note_seconds(self, step: int, seconds: float) -> None:
-        """Write down how long the steps up to ``step`` took."""
+        """Store the training time of the steps up to ``step``."""
         replace_file(self.folder / "seconds.json", json.dumps({"step": step, "seconds": seconds}) + "\n")
 
     def seconds(self, step: int) -> float:
-        """How long the steps up to ``step`` took, by what was noted last; 0 where nothing was."""
+        """Training time of the steps up to ``step``, in proportion to the last stored time; 0 if there is none."""
         path = self.folder / "seconds.json"
         noted = json.loads(path.read_text()) if path.is_file() else {"step": 1, "seconds": 0.0}
         return float(noted["seconds"] * step / noted["step"])
 
     def append_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """One line a row; the header comes from the first, and with it an earlier run that was put aside is deleted."""
+        """Append one line per row to ``metrics.csv``. The first call writes a header and deletes a run moved aside."""
         fresh = not self.metrics.is_file() or not self.metrics.stat().st_size
         with self.metrics.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -222,7 +224,7 @@ class Run:
             drop(self.folder)
 
     def trim_metrics(self, step: int) -> None:
-        """Forget the rows after ``step``, and a line that was cut off in the middle."""
+        """Delete the rows after ``step``, and an incomplete last line."""
         if not self.metrics.is_file():
             return
         lines = self.metrics.read_text().splitlines(keepends=True)
@@ -232,7 +234,7 @@ class Run:
 
 
 class _LogFile(logging.Handler):
-    """Writes records into a run's log, which need not exist yet."""
+    """Writes log records to a run's ``log.txt``."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(logging.INFO)
@@ -247,14 +249,14 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:
     """Completed steps and tensors of a checkpoint, file or folder.
 
     Raises:
-        MapetError: not to be read, or not a checkpoint of a run.
+        MapetError: unreadable, or not a checkpoint of a run.
     """
     checkpoint = Checkpoint(path)
-    return checkpoint.step, checkpoint.whole()
+    return checkpoint.step, checkpoint.read_all()
 
 
 def parts(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose name begins with ``prefix/``, without it."""
+    """The tensors whose names start with ``prefix/``, by the rest of their names."""
     start = f"{prefix}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 

@@ -1,8 +1,8 @@
-"""Processes around an objective that is written for one device: DDP, or FSDP2 with the weights spread over them.
+"""Data parallelism around an objective that is written for one device: DDP, or FSDP2 with sharded weights.
 
-Under FSDP2 (Zhao et al., arXiv 2304.11277; ``fully_shard``) a process keeps some rows of every weight, of its moments
-and of its average. Each module of a ``ModuleList``, that is each block, is gathered for its own turn and let go again;
-what is left is one more group.
+Under FSDP2 (Zhao et al., arXiv 2304.11277; ``fully_shard``) each process holds some rows of every weight, of its
+optimiser moments and of its moving average. Each module of a ``ModuleList``, that is each block, is one group that is
+gathered for its forward and backward pass; the remaining parameters are one more group.
 """
 
 import copy
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-def strategy(name: str, processes: int) -> Any:
-    """Fabric's own for ``"ddp"`` or ``"fsdp"``; one process has nothing to share."""
+def fabric_strategy(name: str, processes: int) -> Any:
+    """Fabric's strategy for ``"ddp"`` or ``"fsdp"``; ``"auto"`` for one process."""
     if processes == 1 or name == "ddp":
         return "auto" if processes == 1 else name
     from lightning_fabric.strategies import ModelParallelStrategy
 
-    return ModelParallelStrategy(_split, data_parallel_size=processes, tensor_parallel_size=1)
+    return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1)
 
 
 def set_up(
@@ -37,10 +37,13 @@ def set_up(
     compiled: bool = False,
     grad_checkpointing: bool = False,
 ) -> tuple[nn.Module, Any, Any]:
-    """The module that holds the weights while they are trained, the one to call, and the optimiser to step.
+    """Wrap an objective and its optimiser for ``fabric``. Every process starts from the weights of rank 0.
 
-    Every process begins with the first one's weights. Under FSDP2 the trained module is a copy, whose weights take the
-    place of the objective's in ``optimizer``: bring them back with ``hand_over``.
+    Under FSDP2 the trained module is a copy of ``objective``, and ``optimizer`` updates the copy's weights:
+    ``load_full_state`` copies them back.
+
+    Returns:
+        The module that holds the weights in training, the module to call, and the optimiser to step.
     """
     from lightning_fabric.strategies import ModelParallelStrategy
 
@@ -49,47 +52,47 @@ def set_up(
     if not isinstance(fabric.strategy, ModelParallelStrategy):
         model, wrapped = fabric.setup(torch.compile(objective) if compiled else objective, optimizer)
         return objective, model, wrapped
-    _agree(objective, fabric)
+    _broadcast(objective, fabric)
     trained = copy.deepcopy(objective)
     model = fabric.setup_module(torch.compile(trained) if compiled else trained)
-    theirs = dict(trained.named_parameters())
-    ours = {parameter: theirs[name] for name, parameter in objective.named_parameters()}
+    sharded = dict(trained.named_parameters())
+    by_parameter = {parameter: sharded[name] for name, parameter in objective.named_parameters()}
     for group in optimizer.param_groups:
-        group["params"] = [ours[parameter] for parameter in group["params"]]
+        group["params"] = [by_parameter[parameter] for parameter in group["params"]]
     return trained, model, fabric.setup_optimizers(optimizer)
 
 
 @torch.no_grad()
-def hand_over(tensors: Mapping[str, Tensor], objective: nn.Module) -> None:
-    """Write trained weights into an objective on one device, gathered one after another; called by all processes."""
-    own = objective.state_dict()
+def load_full_state(tensors: Mapping[str, Tensor], objective: nn.Module) -> None:
+    """Copy trained weights into an objective on one device, gathered tensor by tensor. All processes call it."""
+    state = objective.state_dict()
     for name, tensor in tensors.items():
-        own[name].copy_(whole(tensor))
+        state[name].copy_(full_tensor(tensor))
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor with the rows of all processes, each of which must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The tensor with the rows of all processes. All processes call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def mine(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """The rows that this process holds; what all hold alike belongs to the first."""
-    return {name: _own(t) for name, t in tensors.items() if isinstance(t, DTensor) or rank == 0}
+def local_shards(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """The rows that this process holds; replicated tensors belong to rank 0."""
+    return {name: _local(t) for name, t in tensors.items() if isinstance(t, DTensor) or rank == 0}
 
 
 @torch.no_grad()
-def fill(tensor: Tensor, checkpoint: Checkpoint, name: str) -> Tensor:
-    """``tensor``, this process's rows of it read from a checkpoint of the same shape."""
-    _own(tensor).copy_(checkpoint.read(name, *_rows(tensor)))
+def load_shard(tensor: Tensor, checkpoint: Checkpoint, name: str) -> Tensor:
+    """Read this process's rows of ``tensor``, in place, from a checkpoint of the same shape."""
+    _local(tensor).copy_(checkpoint.read(name, *_local_rows(tensor)))
     return tensor
 
 
-def _own(tensor: Tensor) -> Tensor:
+def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _rows(tensor: Tensor) -> tuple[int, int | None]:
-    """First row of this process and the one after its last: equal parts, rounded up, as ``fully_shard`` cuts."""
+def _local_rows(tensor: Tensor) -> tuple[int, int | None]:
+    """First row of this process and one past its last: equal parts, rounded up, as ``fully_shard`` splits."""
     if not isinstance(tensor, DTensor):
         return 0, None
     size = -(-len(tensor) // tensor.device_mesh.size())
@@ -97,7 +100,7 @@ def _rows(tensor: Tensor) -> tuple[int, int | None]:
     return first, first + len(tensor.to_local())
 
 
-def _split(module: nn.Module, mesh: "DeviceMesh") -> nn.Module:
+def _shard(module: nn.Module, mesh: "DeviceMesh") -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     for block in _blocks(module):
@@ -111,9 +114,9 @@ def _blocks(module: nn.Module) -> Iterable[nn.Module]:
 
 
 @torch.no_grad()
-def _agree(objective: nn.Module, fabric: "Fabric") -> None:
-    """Give every process the first one's weights, as DDP does by itself."""
+def _broadcast(objective: nn.Module, fabric: "Fabric") -> None:
+    """Give every process the weights of rank 0, as DDP does itself."""
     for tensor in (*objective.parameters(), *objective.buffers()):
-        there = tensor.detach().to(fabric.device)
-        torch.distributed.broadcast(there, 0)
-        tensor.copy_(there)
+        on_device = tensor.detach().to(fabric.device)
+        torch.distributed.broadcast(on_device, 0)
+        tensor.copy_(on_device)

@@ -14,7 +14,7 @@ from torch import nn
 from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mapet.method.encoder import SIZES, Classifier, Encoder
 from mapet.utils.errors import MapetError
-from mapet.utils.owned import AN_EXPORT, EXPORT, discard, is_export, stranger
+from mapet.utils.owned import AN_EXPORT, EXPORT, discard, find_foreign, is_export
 from mapet.utils.rng import uniform
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -81,7 +81,7 @@ def _check_writable(folder: Path, overwrite: bool) -> None:
         full = True
     elif is_export(old) and is_export(folder):
         discard(old, EXPORT)
-    if full and (other := stranger(folder, EXPORT)):
+    if full and (other := find_foreign(folder, EXPORT)):
         raise MapetError(f'{folder} holds "{other.name}", which no export wrote; name another folder.')
     if full and not is_export(folder):
         raise MapetError(

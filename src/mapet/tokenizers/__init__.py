@@ -1,1 +1,1 @@
-"""From an image to one visual token per patch."""
+"""Tokenizers: images to one visual token per patch."""

@@ -1,4 +1,4 @@
-"""A codebook: a teacher and the centroids of its patch features. The nearest centroid is the patch's token."""
+"""A codebook: a teacher and centroids of its patch features. A patch's token is its nearest centroid."""
 
 import json
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ from mapet.utils.versions import versions
 
 
 class Codebook(nn.Module):
-    """Turns images into visual tokens by the nearest centroid of their teacher's features.
+    """A tokenizer by the nearest centroid of a teacher's features.
 
     With a CLIP ResNet as teacher it is the k-CLIP tokenizer of "Learning to Mask and Permute Visual Tokens for Vision
     Transformer Pre-Training" (arXiv 2306.07346).
 
     Args:
-        teacher: what the features come from.
+        teacher: gives the features.
         centroids: (k, F) float32.
         metric: "euclidean", or "cosine" for unit vectors.
-        provenance: how the centroids came about, ready for JSON.
+        provenance: how the centroids were fitted, for JSON.
     """
 
     kind: ClassVar[str] = "codebook"
@@ -57,37 +57,35 @@ class Codebook(nn.Module):
         process_group: ProcessGroup = SINGLE_PROCESS,
         progress: Progress = lambda what, done, total: None,
     ) -> Self:
-        """Cluster patches of all images, by one process or several that each read their share of the images.
+        """Cluster patches of all images; each process reads its share of the images.
 
         Args:
-            teacher: is moved to ``device``.
-            images: from places to their images (B, 3, H, W) uint8 at ``teacher.view.size`` and their places (B,)
-                int64, each once, in batches. It is called for a part of ``indices``, again for every pass over it; what
-                cannot be read is left out. The result does not depend on the batches' order, and on their sizes
-                only by rounding of the features.
-            places: (N,) int64, the numbers of all images, the same on every process.
-            settings: of k-means.
-            device: where features and clusters are computed.
-            crew: the processes; all of them get the same codebook.
-            progress: is told of this process's work what is going on ("features" of images, then "k-means" on
-                vectors), how much is done, and of how much at most.
+            teacher: moved to ``device``.
+            images: maps indices (n,) int64 to batches of images (B, 3, H, W) uint8 at ``teacher.view.size`` with their
+                indices (B,) int64, each once, without unreadable images. Called again for every pass. The order of the
+                batches does not change the result; their size changes it by rounding of the features only.
+            indices: (N,) int64, indices of all images, the same on every process.
+            settings: settings of k-means.
+            device: device of features and clusters.
+            process_group: the processes; all get the same codebook.
+            progress: called with (stage, done, total) for this process's work: "features" of images, then "k-means" on
+                vectors, where ``total`` is an upper bound.
 
         Raises:
-            MapetError: fewer patches than codes, features that are not finite, too little memory.
+            MapetError: fewer patches than codes, features with NaN or Inf, too little memory.
         """
         best, samples = clusters(
             teacher.to(device), images, indices, settings, torch.device(device), process_group, progress
         )
-        story = {**asdict(settings), "asked_samples": settings.samples, "samples": samples, "images": len(indices)}
-        story |= _record(best)
-        return cls(teacher, best.centroids, settings.metric, story)
+        provenance = {**asdict(settings), "asked_samples": settings.samples, "samples": samples, "images": len(indices)}
+        return cls(teacher, best.centroids, settings.metric, provenance | _record(best))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row.
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches in row-major order.
 
         Raises:
-            MapetError: features that are not finite.
+            MapetError: features with NaN or Inf.
         """
         return self.measure(images)[0]
 
@@ -96,7 +94,7 @@ class Codebook(nn.Module):
         """Tokens (B, L) as ``encode``, squared distances (B, L) to their centroids, and the vectors (B, L, F).
 
         Raises:
-            MapetError: features that are not finite.
+            MapetError: features with NaN or Inf.
         """
         features = self.teacher(in_view(images, self))
         vectors = normalize(features, dim=-1) if self.metric == "cosine" else features
@@ -106,12 +104,12 @@ class Codebook(nn.Module):
 
     @property
     def hash(self) -> str:
-        """Identifies the tokenizer: a BLAKE2b of the centroids, the metric and the teacher's description."""
+        """BLAKE2b of the centroids, the metric and the teacher's description."""
         notes = json.dumps(self.teacher.describe(), sort_keys=True)
         return fingerprint({"centroids": self.centroids}, self.metric, notes)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that ``load_tokenizer`` reads."""
+        """Write a folder for ``load_tokenizer``."""
         fields = {
             "kind": self.kind,
             "hash": self.hash,
@@ -127,22 +125,22 @@ class Codebook(nn.Module):
     def restored(
         cls, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path, teacher_weights: Path | None
     ) -> Self:
-        """What ``save`` wrote, its teacher built anew.
+        """Rebuild a saved codebook with its teacher.
 
         Raises:
-            MapetError: the teacher's weights are not those that the codebook was fitted with, or cannot be had.
+            MapetError: the teacher's weights are missing, or differ from those that the codebook was fitted with.
         """
         teacher = _teacher(fields["teacher"], fields["origin"], fields["source"], teacher_weights, folder)
         return cls(teacher, tensors["centroids"], fields["metric"], dict(fields["provenance"]))
 
 
 def usage(tokens: Tensor, vocabulary: int) -> Tensor:
-    """How often each code occurs in ``tokens`` (any shape, integers): (vocabulary,) int64."""
+    """Counts (vocabulary,) int64 of each code in ``tokens`` (any shape, integers)."""
     return torch.bincount(tokens.flatten().long(), minlength=vocabulary)
 
 
 def perplexity(counts: Tensor) -> float:
-    """The exponential of the entropy of ``counts`` (V,): V where all codes occur alike, 1 where only one does."""
+    """Exponential of the entropy of ``counts`` (V,): V for uniform use, 1 for a single code."""
     return float(torch.special.entr(counts.double() / counts.sum()).sum().exp())
 
 
@@ -160,9 +158,9 @@ def _teacher(recorded: dict[str, Any], origin: str, source: str, weights: Path |
     if source != recorded["name"]:
         source, weights = str(weights or source), None
         if not Path(source).is_dir():
-            raise MapetError(f"The teacher of {folder} was in {source}: name its folder with --teacher-weights.")
+            raise MapetError(f"The teacher of {folder} was in {source}: give its folder with --teacher-weights.")
     elif weights is None and origin not in ("published", "random"):
-        raise MapetError(f"The teacher of {folder} was read from the file {origin}: name it with --teacher-weights.")
+        raise MapetError(f"The teacher of {folder} was read from the file {origin}: give it with --teacher-weights.")
     rows, columns = recorded["grid"]
     patch_size, output = recorded["view"]["size"][0] // rows, recorded.get("output", "stage")
     try:
@@ -184,7 +182,7 @@ def _teacher(recorded: dict[str, Any], origin: str, source: str, weights: Path |
     for name in sorted(found, reverse=True):
         if found[name] != recorded.get(name):
             raise MapetError(
-                f"The codebook in {folder} was fitted with {recorded['name']} {name} {recorded.get(name)}, and these "
-                f"are {found[name]}: give the same weights with --teacher-weights, or fit a codebook anew."
+                f"The codebook in {folder} was fitted with {recorded['name']} {name} {recorded.get(name)}, not "
+                f"{found[name]}: give the same weights with --teacher-weights, or fit a new codebook."
             )
     return teacher

@@ -1,4 +1,4 @@
-"""k-means over the patch features of many images, of which never all are held at once."""
+"""k-means over the patch features of many images, which need not fit into memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from mapet.tokenizers.kmeans import METRICS, KMeans, kmeans
 from mapet.tokenizers.kmeans_init import plus_plus, sampled
 from mapet.tokenizers.patch_sample import ROW, PatchSample
 from mapet.tokenizers.teacher import Features
-from mapet.tokenizers.vector_pool import Pool
+from mapet.tokenizers.vector_pool import VectorPool
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.process_group import ProcessGroup
 from mapet.utils.rng import exact, random_bits
 
 STARTS = {"k-means++": plus_plus, "sample": sampled}
-MODES = {"sample": 512, "stream": 8}  # and the vectors that are held for each code, where nothing else is said
+MODES = {"sample": 512, "stream": 8}  # mode → default number of vectors in memory per code
 RESTART = 0x5253  # salt
 
 ImagePass = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
@@ -30,17 +30,16 @@ class KMeansSettings:
     """Settings of k-means over patch features.
 
     Attributes:
-        codes: centroids wanted.
-        samples: vectors held at once, over all processes; None for 512 a code, the published setting, or for 8 a code
-            in mode "stream".
-        iterations: of Lloyd's, at most.
-        restarts: the best of this many runs is kept; the published setting is 5.
-        start: "k-means++" or "sample", both from the held vectors.
+        codes: number of centroids.
+        samples: vectors in memory, over all processes; None for 512 per code (published), or 8 in mode "stream".
+        iterations: maximum number of Lloyd's iterations.
+        restarts: runs, of which the best is kept; published: 5.
+        start: initial centroids from the vectors in memory: "k-means++" or "sample".
         metric: "euclidean" or "cosine".
-        mode: "sample" clusters the held vectors, a uniform sample of all patches; "stream" clusters all patches, whose
-            features are computed anew in each iteration.
-        precision: of the distances' products, as in ``assign``.
-        seed: of the sample and the starts.
+        mode: "sample" clusters the vectors in memory, a uniform sample of all patches; "stream" clusters all patches
+            and computes their features again in each iteration.
+        precision: precision of the distances' products, as in ``assign``.
+        seed: random seed.
 
     Raises:
         MapetError: an unknown start, metric, mode or precision.
@@ -62,28 +61,27 @@ class KMeansSettings:
                 raise MapetError(f'There is no {name} "{getattr(self, name)}".{nearest(getattr(self, name), known)}')
 
     def held(self, patches: int) -> int:
-        """How many of ``patches`` vectors are held at once, over all processes."""
+        """Number of vectors in memory, over all processes, out of ``patches``."""
         return min(self.samples or MODES[self.mode] * self.codes, patches)
 
     def footprint(self, patches: int, width: int, process_group: ProcessGroup) -> int:
-        """Bytes of memory that each process takes at most, beside the teacher and a batch of its features.
+        """Maximum bytes of memory per process, without the teacher and a batch of its features.
 
-        They are the held vectors, each with its keys and distances; the centroids, their float64 sums and copies; and
-        five temporaries.
+        The sum of the vectors with their random keys and distances, the centroids with their float64 sums and copies,
+        and five temporaries.
         """
         held = self.held(patches) * (4 * width // process_group.count + ROW)
         return held + 40 * self.codes * width + 5 * 4 * CELLS["cpu"]
 
 
 class FeatureStream:
-    """The features of all patches of some images, computed anew in each pass: chunks (B · L, F).
+    """The features of all patches of some images in chunks (B · L, F), computed again in each pass.
 
     Args:
         teacher: on ``device``.
-        images: from places to their images (B, 3, H, W) uint8 at the teacher's view and their places (B,), each
-            once, in batches; images that cannot be read are left out.
-        places: of the images.
-        device: where the teacher is.
+        images: as in ``Codebook.fit``.
+        indices: indices of the images.
+        device: device of the teacher.
     """
 
     def __init__(self, teacher: Features, images: ImagePass, indices: Tensor, device: torch.device) -> None:
@@ -93,22 +91,22 @@ class FeatureStream:
         return (features.flatten(0, 1) for features, _ in self.batches(self.indices))
 
     def batches(self, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features (B, L, F) and places (B,) of the images at ``indices``."""
+        """Features (B, L, F) and indices (B,) of the images at ``indices``."""
         for images, index in self.images(indices):
             yield self.teacher(images.to(self.device).float() / 255), index
 
 
-class Watched:
-    """Chunks that go through on the way to another device, and are counted."""
+class Counted:
+    """Chunks moved to a device; ``report`` gets the number of vectors so far."""
 
-    def __init__(self, chunks: Iterable[Tensor], device: torch.device, tell: Callable[[int], None]) -> None:
-        self.chunks, self.device, self.tell, self.done = chunks, device, tell, 0
+    def __init__(self, chunks: Iterable[Tensor], device: torch.device, report: Callable[[int], None]) -> None:
+        self.chunks, self.device, self.report, self.done = chunks, device, report, 0
 
     def __iter__(self) -> Iterator[Tensor]:
         for chunk in self.chunks:
             yield chunk.to(self.device)
             self.done += len(chunk)
-            self.tell(self.done)
+            self.report(self.done)
 
 
 def clusters(
@@ -118,23 +116,23 @@ def clusters(
     f: KMeansSettings,
     device: torch.device,
     process_group: ProcessGroup,
-    tell: Progress,
+    progress: Progress,
 ) -> tuple[KMeans, int]:
-    """The best of the restarts, and the number of vectors that were held.
+    """Fit k-means; returns the best run, and the number of vectors in memory. Arguments as ``Codebook.fit``.
 
     Raises:
-        MapetError: fewer patches than codes, or features that are not finite.
+        MapetError: fewer patches than codes, or features with NaN or Inf.
     """
     stream = FeatureStream(teacher, images, process_group.share(indices), device)
-    pool = _pool(stream, indices, f, process_group, tell)
-    chunks, share = (
+    pool = _pool(stream, indices, f, process_group, progress)
+    chunks, count = (
         (pool, len(pool.vectors)) if f.mode == "sample" else (stream, len(stream.indices) * _length(teacher))
     )
-    total = f.restarts * (f.iterations + 1) * share
-    watched = Watched(chunks, pool.device, lambda done: tell("k-means", done, total))
+    total = f.restarts * (f.iterations + 1) * count
+    counted = Counted(chunks, pool.device, lambda done: progress("k-means", done, total))
     runs = (
         kmeans(
-            watched,
+            counted,
             STARTS[f.start](pool, f.codes, int(random_bits(f.seed, RESTART, turn))),
             iterations=f.iterations,
             metric=f.metric,
@@ -147,9 +145,9 @@ def clusters(
 
 
 def _pool(
-    stream: FeatureStream, indices: Tensor, f: KMeansSettings, process_group: ProcessGroup, tell: Progress
-) -> Pool:
-    """A uniform sample of the patches of the images at ``indices``; unit vectors where the metric is cosine."""
+    stream: FeatureStream, indices: Tensor, f: KMeansSettings, process_group: ProcessGroup, progress: Progress
+) -> VectorPool:
+    """A uniform sample of the patches of the images at ``indices``; unit vectors if the metric is cosine."""
     teacher, length = stream.teacher, _length(stream.teacher)
     count = f.held(len(indices) * length)
     _require(count, f.codes, indices, teacher)
@@ -157,7 +155,7 @@ def _pool(
     for features, index in stream.batches(sample.indices):
         sample.add(features, index)
         done += len(index)
-        tell("features", done, len(sample.indices))
+        progress("features", done, len(sample.indices))
     pool = sample.pool(exact(stream.device))
     _require(pool.total, f.codes, indices, teacher)
     for part in pool.slices if f.metric == "cosine" else ():
@@ -172,6 +170,6 @@ def _length(teacher: Features) -> int:
 def _require(vectors: int, codes: int, indices: Tensor, teacher: Features) -> None:
     if vectors < codes:
         raise MapetError(
-            f"{codes} codes need at least {codes} patches, and there are {vectors} ({len(indices)} images, a grid of "
+            f"{codes} codes need at least {codes} patches, got {vectors} ({len(indices)} images, grid "
             f"{teacher.grid[0]}x{teacher.grid[1]}): use fewer codes, more samples or more images."
         )

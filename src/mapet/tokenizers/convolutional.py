@@ -1,4 +1,4 @@
-"""What the convolutional tokenizers share: square images, and one token for so many pixels a side."""
+"""Base class of the convolutional tokenizers: square images, one token per ``stride`` x ``stride`` pixels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +9,16 @@ from mapet.utils.view import CenterCropResize
 
 
 class Convolutional(Network):
-    """A network that gives one token for each ``stride`` × ``stride`` pixels of a square image.
+    """A network with one token per ``stride`` × ``stride`` pixels of a square image.
 
-    Images are resized by Lanczos' filter, as BEiT and CAE do it for their tokenizers' view.
+    Images are resized by Lanczos' filter, as in BEiT and CAE.
 
     Args:
-        config: the subclass's keyword arguments; ``image_size`` is the side of its images in pixels.
-        stride: pixels a token, along either side.
+        config: keyword arguments of the subclass; ``image_size`` is the side of its images in pixels.
+        stride: pixels per token and side.
 
     Raises:
-        MapetError: a size that is not a multiple of the stride.
+        MapetError: the image size is not a multiple of the stride.
     """
 
     def __init__(self, config: Mapping[str, Any], stride: int) -> None:
@@ -27,7 +27,6 @@ class Convolutional(Network):
         if side < stride or side % stride:
             fitting = max(1, round(side / stride)) * stride
             raise MapetError(
-                f"This {self.kind} tokenizer gives one token for {stride}x{stride} pixels, and {side} is not a "
-                f"multiple of {stride}: use an image size such as {fitting}."
+                f"The image size of a {self.kind} tokenizer must be a multiple of {stride}, got {side}: use {fitting}."
             )
         self.view, self.grid = CenterCropResize((side, side), "lanczos"), (side // stride, side // stride)

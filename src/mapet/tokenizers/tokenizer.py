@@ -1,10 +1,10 @@
-"""What every tokenizer offers, and the one form in which all of them lie on disk.
+"""The interface of all tokenizers, and their format on disk.
 
-A folder of ``tokenizer.safetensors`` (tensors) and ``tokenizer.json`` (``kind``, ``hash``, and whatever else the kind
-needs to be built again).
+A folder of ``tokenizer.safetensors`` (tensors) and ``tokenizer.json`` (``kind``, ``hash``, and what the kind needs to
+be rebuilt).
 
-A new pair replaces an old one in one go: it is written aside and renamed to the folder ``tokenizer.next`` beside the
-old files, and from then on counts in their place, while its files are moved there one by one.
+A new pair replaces an old one atomically: it is written to a temporary folder, which is renamed to ``tokenizer.next``
+in the same folder. From then on this pair is the valid one, while its files replace the old ones one by one.
 """
 
 import json
@@ -35,11 +35,11 @@ PART, NEXT = "tokenizer.part", "tokenizer.next"
 
 
 class Tokenizer(Protocol):
-    """Images in, one visual token a patch out.
+    """Maps images to one visual token per patch.
 
     Attributes:
         kind: a key of ``KINDS``.
-        view: the crop and the size in pixels that ``encode`` expects.
+        view: crop and size of the input.
         grid: (rows, columns) of patches, L = rows × columns.
         vocabulary: tokens are below it.
     """
@@ -51,36 +51,35 @@ class Tokenizer(Protocol):
 
     @property
     def hash(self) -> str:
-        """Identifies the tokenizer: equal hashes give equal tokens."""
+        """Content hash: tokenizers with equal hashes give equal tokens."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches in row-major order."""
 
     def measure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens (B, L) of ``encode``; how badly each patch stands for its code (B, L); and vectors (B, L, F) or None.
+        """Tokens (B, L) as ``encode``; distance (B, L) of each patch from its code; and vectors (B, L, F) or None.
 
-        Of codes that are places among vectors the second are squared distances; of others the negative winning logits,
-        and there are no vectors.
+        The squared distance and the vectors for vector codebooks; the negative logit and None otherwise.
         """
 
     def to(self, device: Any) -> Self:
         """The tokenizer on another device."""
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer as a folder that ``load_tokenizer`` reads."""
+        """Write a folder for ``load_tokenizer``."""
 
     @classmethod
     def restored(
         cls, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path, teacher_weights: Path | None
     ) -> Self:
-        """What ``save`` wrote; raises KeyError, TypeError, ValueError or RuntimeError where it does not fit."""
+        """Rebuild a saved tokenizer; raises KeyError, TypeError, ValueError or RuntimeError if the files do not fit."""
 
 
 class Network(nn.Module):
-    """A tokenizer that is a network by itself: frozen, and stored as its weights and the arguments that build it.
+    """Base class of tokenizers that are a single network, stored as weights and constructor arguments.
 
-    A subclass sets ``kind``, calls ``super().__init__(config)`` with its own keyword arguments, ready for JSON, and
-    sets ``view``, ``grid`` and ``vocabulary``.
+    A subclass sets ``kind``, calls ``super().__init__(config)`` with its keyword arguments (JSON types), and sets
+    ``view``, ``grid`` and ``vocabulary``.
     """
 
     kind: ClassVar[str]
@@ -94,11 +93,11 @@ class Network(nn.Module):
 
     @property
     def hash(self) -> str:
-        """A BLAKE2b of the weights, the kind and the arguments."""
+        """BLAKE2b of the weights, the kind and the arguments."""
         return fingerprint(self.state_dict(), self.kind, json.dumps(self.config, sort_keys=True))
 
     def save(self, folder: Path) -> None:
-        """Write a folder that ``load_tokenizer`` reads."""
+        """Write a folder for ``load_tokenizer``."""
         fields = {"kind": self.kind, "hash": self.hash, "config": self.config, "provenance": self.provenance}
         write_folder(folder, fields, self.state_dict())
 
@@ -106,7 +105,7 @@ class Network(nn.Module):
     def restored(
         cls, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path, teacher_weights: Path | None
     ) -> Self:
-        """What ``save`` wrote."""
+        """Rebuild a saved network, frozen."""
         network = cls(**fields["config"])
         network.load_state_dict(dict(tensors))
         network.provenance = dict(fields["provenance"])
@@ -114,35 +113,35 @@ class Network(nn.Module):
 
 
 def in_view(images: Tensor, tokenizer: Tokenizer) -> Tensor:
-    """``images``, if they are what the tokenizer's ``encode`` expects.
+    """Return ``images`` after checking that they fit the tokenizer's input.
 
     Raises:
-        MapetError: another size, another number of channels, or another type.
+        MapetError: another size, number of channels, or dtype.
     """
     wanted = (3, *tokenizer.view.size)
     if tuple(images.shape[1:]) != wanted or images.dtype != torch.float32:
         raise MapetError(
-            f"This {tokenizer.kind} tokenizer reads images (B, {', '.join(map(str, wanted))}) float32 in [0, 1], and "
-            f"these are {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: put them into its view."
+            f"This {tokenizer.kind} tokenizer reads images (B, {', '.join(map(str, wanted))}) float32 in [0, 1], got "
+            f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: convert them to its view."
         )
     return images
 
 
 def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = None) -> Tokenizer:
-    """The tokenizer, of whatever kind, that lies in ``folder``, frozen and on the CPU.
+    """Load a tokenizer of any kind, frozen, on the CPU.
 
     Args:
-        folder: what a tokenizer's ``save`` wrote.
-        teacher_weights: for a codebook whose teacher was read from a file: that file.
+        folder: a folder written by a tokenizer's ``save``.
+        teacher_weights: weights file of the teacher, for a codebook whose teacher was read from a file.
 
     Raises:
-        MapetError: no tokenizer there, damaged, of an unknown kind, or a teacher whose weights cannot be had.
+        MapetError: missing, damaged, of an unknown kind, or the teacher's weights cannot be loaded.
     """
     folder = Path(folder)
     fields = read_json(_current(folder, FIELDS), "a tokenizer")
     kind = fields.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise MapetError(f'{folder / FIELDS} names a kind "{kind}" of tokenizer.{nearest(str(kind), KINDS)}')
+        raise MapetError(f'{folder / FIELDS} has an unknown kind "{kind}".{nearest(str(kind), KINDS)}')
     module, _, name = KINDS[kind].partition(".")
     cls: type[Tokenizer] = getattr(import_module(f"mapet.tokenizers.{module}"), name)
     weights = Path(teacher_weights) if teacher_weights else None
@@ -152,29 +151,31 @@ def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = N
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError):
         intact = False
     if not intact:
-        raise MapetError(f"The tokenizer in {folder} is damaged: {TENSORS} and {FIELDS} do not belong together.")
+        raise MapetError(
+            f"The tokenizer in {folder} is damaged ({TENSORS} and {FIELDS} do not match): restore or create it again."
+        )
     return tokenizer
 
 
 def write_folder(folder: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write ``tokenizer.safetensors`` and ``tokenizer.json``; a kill at any moment leaves the old pair or the new one.
 
-    A new folder appears only when both are complete. Whatever else a folder holds is left alone.
+    A new folder appears with both files. Other files of an existing folder are kept.
     """
-    there = folder.exists()
-    part = folder / PART if there else folder.with_name(f"{folder.name}.{PART}")
+    exists = folder.exists()
+    part = folder / PART if exists else folder.with_name(f"{folder.name}.{PART}")
     discard(part, PAIR)
     part.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     replace_file(part / TENSORS, save(plain))
     replace_file(part / FIELDS, json.dumps(fields, indent=2).encode())
-    _settle(folder)  # what an earlier kill left
-    part.rename(folder / NEXT if there else folder)
-    _settle(folder)
+    _finish_replacement(folder)  # of an earlier, killed process
+    part.rename(folder / NEXT if exists else folder)
+    _finish_replacement(folder)
 
 
-def _settle(folder: Path) -> None:
-    """Move the next pair to its place."""
+def _finish_replacement(folder: Path) -> None:
+    """Move the next pair over the old one."""
     for name in (TENSORS, FIELDS):
         if (folder / NEXT / name).exists():
             (folder / NEXT / name).replace(folder / name)
@@ -182,6 +183,6 @@ def _settle(folder: Path) -> None:
 
 
 def _current(folder: Path, name: str) -> Path:
-    """Where the file lies that counts."""
-    following = folder / NEXT / name
-    return following if following.exists() else folder / name
+    """The path of the valid file."""
+    replacement = folder / NEXT / name
+    return replacement if replacement.exists() else folder / name

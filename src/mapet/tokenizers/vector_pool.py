@@ -1,4 +1,4 @@
-"""Vectors held in memory, by one process or by several that each hold some of them."""
+"""Vectors in memory, of one process or distributed over several."""
 
 from collections.abc import Iterator
 
@@ -9,16 +9,16 @@ from mapet.tokenizers.assign import CELLS, slices
 from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
 
 
-class Pool:
-    """This process's share of numbered vectors, handed out in chunks (n, F) on the device that compares them.
+class VectorPool:
+    """This process's share of numbered vectors; iterates over chunks (n, F) on ``device``.
 
     Args:
-        vectors: (n, F) of any float type, on any device.
-        rows: (n,) int64, the number of each of them among the vectors of all processes; None for one process alone.
-        total: vectors of all processes.
-        device: where chunks go; None: where ``vectors`` are.
-        crew: the processes.
-        chunk: vectors in a chunk; None for 64 MiB.
+        vectors: (n, F) of any float dtype, on any device.
+        rows: (n,) int64, their indices among the vectors of all processes; None for a single process.
+        total: number of vectors of all processes.
+        device: device of the chunks; None for that of ``vectors``.
+        process_group: the processes.
+        chunk: vectors per chunk; None for 64 MiB.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Pool:
 
     @property
     def slices(self) -> list[slice]:
-        """Which of this process's vectors each chunk holds."""
+        """The slice of this process's vectors for each chunk."""
         return slices(len(self.vectors), self.chunk)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -47,17 +47,17 @@ class Pool:
             yield self.vectors[part].to(self.device)
 
     def take(self, numbers: Tensor) -> Tensor:
-        """The vectors of these numbers (m,), whichever process holds them: (m, F) float32."""
-        places = torch.full((self.total,), -1, device=self.device)
-        places[self.rows] = torch.arange(len(self.rows), device=self.device)
-        mine = places[numbers]
-        here = (mine >= 0).nonzero().flatten()
+        """The vectors at indices ``numbers`` (m,), of whichever process: (m, F) float32."""
+        local = torch.full((self.total,), -1, device=self.device)
+        local[self.rows] = torch.arange(len(self.rows), device=self.device)
+        index = local[numbers]
+        here = (index >= 0).nonzero().flatten()
         taken = torch.zeros(len(numbers), self.vectors.shape[1], device=self.device)
-        taken[here] = self.vectors[mine[here].to(self.vectors.device)].to(self.device).float()
+        taken[here] = self.vectors[index[here].to(self.vectors.device)].to(self.device).float()
         return self.process_group.sum(taken)
 
-    def spread(self, values: Tensor) -> Tensor:
-        """One value for each vector of this process (n,) → of all processes, by number: (total,)."""
-        everywhere = torch.zeros(self.total, dtype=values.dtype, device=self.device)
-        everywhere[self.rows] = values
-        return self.process_group.sum(everywhere)
+    def all_gather(self, values: Tensor) -> Tensor:
+        """One value per vector, (n,) of this process → (total,) of all processes."""
+        gathered = torch.zeros(self.total, dtype=values.dtype, device=self.device)
+        gathered[self.rows] = values
+        return self.process_group.sum(gathered)

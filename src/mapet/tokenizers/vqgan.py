@@ -1,4 +1,4 @@
-"""VQGAN as a tokenizer: encoder and quantiser of taming-transformers' checkpoints.
+"""VQGAN as a tokenizer: encoder and quantiser of checkpoints of taming-transformers.
 
 "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841).
 """
@@ -25,19 +25,19 @@ WHAT = "a VQGAN of taming-transformers"
 class VQGAN(Convolutional):
     """Images to the codes of a VQGAN. Parameters have the published names.
 
-    The code is the nearest embedding, or, for a model trained with Gumbel-softmax, the one with the largest logit:
-    there the published code samples with noise even when it evaluates, and this gives its most probable answer.
+    The code is the nearest embedding, or the one with the largest logit for a model trained with Gumbel-softmax; for
+    the latter, the published code samples with noise even in evaluation, and this is its most probable sample.
 
     Args:
         image_size: side of the images in pixels, a multiple of 2 to the number of halvings.
         channels: width of the first convolution.
         widths: of each level; between two levels the image is halved.
-        blocks: residual blocks in each level.
-        attention: levels whose blocks are each followed by self-attention, counted from 0.
+        blocks: residual blocks per level.
+        attention: levels, from 0, with self-attention after each block.
         latent: width of the encoder's output.
-        code_width: width of the vectors that are quantised.
-        codes: the vocabulary.
-        gumbel: whether a 1 × 1 convolution gives each code a logit; else the nearest embedding is taken.
+        code_width: width of the quantised vectors.
+        codes: vocabulary size.
+        gumbel: use the logits of a 1 × 1 convolution instead of the nearest embedding.
 
     Raises:
         MapetError: an image size that is not a multiple of a token's pixels.
@@ -64,15 +64,15 @@ class VQGAN(Convolutional):
         self.vocabulary = codes
         self.encoder = Encoder(channels, widths, blocks, attention, latent)
         self.quant_conv = nn.Conv2d(latent, code_width, 1)
-        self.quantize = Likeliest(code_width, codes) if gumbel else Nearest(code_width, codes)
+        self.quantize = LargestLogit(code_width, codes) if gumbel else NearestEmbedding(code_width, codes)
 
     @classmethod
     def from_taming(cls, weights: Mapping[str, Tensor], *, image_size: int) -> Self:
-        """The published encoder and quantiser, frozen.
+        """Load the published encoder and quantiser, frozen.
 
         Args:
-            weights: a checkpoint's state dict; decoder, loss and whatever else tokens do not need are left out, and all
-                sizes are read off the shapes.
+            weights: a checkpoint's state dict, whose shapes give all sizes; decoder, loss and other tensors that tokens
+                do not need are ignored.
             image_size: side of the images in pixels.
 
         Raises:
@@ -83,22 +83,22 @@ class VQGAN(Convolutional):
         return network.requires_grad_(False).eval()
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to what is quantised, (B, L, code_width)."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to vectors before quantisation, (B, L, code_width)."""
         return self.quant_conv(self.encoder(2 * in_view(images, self) - 1)).flatten(2).mT
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches in row-major order."""
         return self.measure(images)[0]
 
     @torch.no_grad()
     def measure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens (B, L) as ``encode``; squared distances (B, L) and vectors, or negative logits (B, L) and None."""
         features = self.features(images)
-        return *self.quantize(features), features if isinstance(self.quantize, Nearest) else None
+        return *self.quantize(features), features if isinstance(self.quantize, NearestEmbedding) else None
 
 
-class Nearest(nn.Module):
-    """The code of a vector is its nearest embedding."""
+class NearestEmbedding(nn.Module):
+    """Quantises a vector to its nearest embedding."""
 
     def __init__(self, width: int, codes: int) -> None:
         super().__init__()
@@ -110,8 +110,8 @@ class Nearest(nn.Module):
         return tokens.view(features.shape[:2]), squared.view(features.shape[:2])
 
 
-class Likeliest(nn.Module):
-    """The code of a vector is the largest of its logits."""
+class LargestLogit(nn.Module):
+    """Quantises a vector to the code with its largest logit."""
 
     def __init__(self, width: int, codes: int) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Likeliest(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Residual blocks at falling resolution, with self-attention at the lowest: (B, 3, H, W) to (B, latent, h, w)."""
+    """Residual blocks at decreasing resolution, with attention at the lowest: (B, 3, H, W) → (B, latent, h, w)."""
 
     def __init__(self, channels: int, widths: Sequence[int], blocks: int, attention: Sequence[int], latent: int):
         super().__init__()
@@ -140,28 +140,28 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(last, latent, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images in [-1, 1] to the map that ``quant_conv`` reads."""
+        """Images (B, 3, H, W) in [-1, 1] to features (B, latent, h, w)."""
         return self.conv_out(silu(self.norm_out(self.mid(self.down(self.conv_in(x))))))
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, and the halving that follows all but the last."""
+    """The blocks of one resolution, and a downsampling after all but the last level."""
 
     def __init__(self, before: int, width: int, blocks: int, attentive: bool, halved: bool) -> None:
         super().__init__()
         self.block = nn.ModuleList(Residual(width if i else before, width) for i in range(blocks))
         self.attn = nn.ModuleList(Attention(width) if attentive else nn.Identity() for _ in range(blocks))
-        self.downsample = Halving(width) if halved else nn.Identity()
+        self.downsample = Downsample(width) if halved else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, before, H, W) to (B, width, H / 2, W / 2), or H, W in the last."""
+        """(B, before, H, W) to (B, width, H / 2, W / 2), or (B, width, H, W) in the last level."""
         for block, attention in zip(self.block, self.attn, strict=True):
             x = attention(block(x))
         return self.downsample(x)
 
 
 class Residual(nn.Module):
-    """Norm, swish, convolution, twice, added to the input."""
+    """x + (norm, SiLU, convolution) twice."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of all places with one head, added to the input: (B, C, H, W) to the same."""
+    """x + self-attention over all positions, with one head."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -184,15 +184,15 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each place reads all."""
+        """(B, C, H, W) to (B, C, H, W)."""
         y = self.norm(x)
         q, k, v = (part(y).flatten(2).mT[:, None] for part in (self.q, self.k, self.v))  # (B, 1, HW, C)
         read = scaled_dot_product_attention(q, k, v)[:, 0]
         return x + self.proj_out(read.mT.reshape(x.shape))
 
 
-class Halving(nn.Module):
-    """A convolution of stride 2 that pads with zeros on the right and at the bottom only."""
+class Downsample(nn.Module):
+    """A convolution of stride 2 with zero padding on the right and at the bottom only."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ def _norm(width: int) -> nn.GroupNorm:
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the shapes tell of a checkpoint."""
+    """Constructor arguments from the shapes of a checkpoint."""
     channels = extent(weights, "encoder.conv_in.weight", WHAT)
     levels = range(max(1, count(weights, "encoder.down.")))
     widths = [extent(weights, f"encoder.down.{n}.block.0.conv1.weight", WHAT) for n in levels]

@@ -1,6 +1,6 @@
-"""VQ-KD, the tokenizer of BEiT v2 (Peng et al., arXiv 2208.06366): a ViT that says which code a patch is nearest to.
+"""VQ-KD, the tokenizer of BEiT v2 (Peng et al., arXiv 2208.06366): a ViT with vector-quantised patch features.
 
-Encoder → linear, tanh, linear → unit vector → nearest of the unit codes. ``vqkd_train.py`` trains one.
+Encoder → linear, tanh, linear → unit vector → nearest unit code. ``vqkd_train.py`` trains one.
 Legend: B images, L patches, D width, C width of a code, K codes.
 """
 
@@ -17,7 +17,7 @@ from mapet.tokenizers.kmeans import assign
 from mapet.tokenizers.tokenizer import Network, in_view
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
-from mapet.utils.weights import count, extent, fill
+from mapet.utils.weights import count, extent, fill, join_qkv_bias
 
 Pair = int | Sequence[int]
 USED = ("encoder.", "encode_task_layer.")
@@ -26,19 +26,19 @@ WHAT = "BEiT v2's tokenizer (VQ-KD) at this image size, patch size and number of
 
 
 class VQKD(Network):
-    """Images to tokens by the nearest of K unit codes; the defaults are the published sizes.
+    """Images to the nearest of K unit codes; the defaults are the published sizes.
 
     Args:
         image_size: pixels, or (height, width).
         patch_size: pixels, or (height, width).
         embed_dim: D.
-        depth: blocks of the encoder.
-        num_heads: attention heads of a block.
+        depth: encoder blocks.
+        num_heads: attention heads per block.
         codes: K.
         code_dim: C.
 
     Raises:
-        MapetError: patches that do not tile the image, or heads that do not divide the width.
+        MapetError: the patch size does not divide the image size, or the heads do not divide the width.
     """
 
     kind: ClassVar[str] = "vqkd"
@@ -70,21 +70,20 @@ class VQKD(Network):
 
     @classmethod
     def from_beit2(cls, weights: Mapping[str, Tensor], *, image_size: Pair, patch_size: Pair, heads: int) -> Self:
-        """The tokenizer of a published state dict, frozen.
+        """Load a published state dict, frozen.
 
-        Of its tensors the encoder, ``encode_task_layer`` and the code weights are needed; the rest (decoder, usage,
-        teacher, loss) is left out.
+        Encoder, ``encode_task_layer`` and codes are loaded; other tensors (decoder, usage, teacher, loss) are ignored.
 
         Args:
-            weights: by the published names.
-            image_size: pixels, or (height, width): 224 for the published weights.
-            patch_size: pixels, or (height, width): 16 for the published weights.
-            heads: attention heads, which the tensors do not tell: 12 for the published weights.
+            weights: state dict with the published names.
+            image_size: pixels, or (height, width); published: 224.
+            patch_size: pixels, or (height, width); published: 16.
+            heads: attention heads, which the shapes do not determine; published: 12.
 
         Raises:
             MapetError: missing or wrongly shaped tensors, or unknown ones in the encoder.
         """
-        ours = {name: tensor for name, tensor in joined(weights).items() if name.startswith(USED)}
+        ours = {name: tensor for name, tensor in join_qkv_bias(weights, WHAT).items() if name.startswith(USED)}
         network = cls(
             image_size=image_size,
             patch_size=patch_size,
@@ -98,25 +97,25 @@ class VQKD(Network):
         return network.requires_grad_(False).eval()
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to (B, L, C), not yet of unit length, patches row by row.
+        """Images (B, 3, H, W) in [0, 1] to features (B, L, C) before normalisation, patches in row-major order.
 
-        The pixel map 2x − 1 is applied here. (The published code scales by 255 / 127.5, and by 255 only where the
-        maximum of the whole batch is at most 1, so that an image's tokens may hang on its neighbours; not so here.)
+        Pixels are mapped by 2x − 1. (The published code scales by 255 / 127.5, and by 255 only if the maximum of the
+        batch is at most 1, so that an image's tokens may depend on the others of the batch; here they do not.)
         """
         return self.encode_task_layer(patches(self.encoder, 2 * images - 1))
 
     def unit(self, images: Tensor) -> Tensor:
-        """``features`` at unit length, float32 under mixed precision too."""
+        """``features`` of unit length, float32 also under mixed precision."""
         return normalize(self.features(images).float(), dim=-1)
 
     def nearest(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (B, L, C) to their nearest codes (B, L) int64 and the squared distances (B, L), in float32."""
+        """Unit vectors (B, L, C) to their nearest codes (B, L) int64 and squared distances (B, L) float32."""
         with torch.autocast(unit.device.type, enabled=False):
             tokens, squared = assign(unit.flatten(0, 1), self.codes)
         return tokens.view(unit.shape[:2]), squared.view(unit.shape[:2])
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches row by row."""
+        """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to tokens (B, L) int64, patches in row-major order."""
         return self.measure(images)[0]
 
     @torch.no_grad()
@@ -127,7 +126,7 @@ class VQKD(Network):
 
 
 def vit(size: Pair, patch: Pair, channels: int, embed_dim: int, depth: int, num_heads: int) -> VisionTransformer:
-    """timm's ViT with class token, learned positions and no layer scale; its ``fc_norm`` is for ``patches``."""
+    """timm's ViT with CLS token, learned position embedding and ``fc_norm``, without layer scale."""
     return VisionTransformer(
         _pair(size),
         _pair(patch),
@@ -142,7 +141,7 @@ def vit(size: Pair, patch: Pair, channels: int, embed_dim: int, depth: int, num_
 
 
 def patches(model: VisionTransformer, images: Tensor) -> Tensor:
-    """(B, channels, H, W) → (B, L, D): every patch after ``fc_norm``, the class token dropped."""
+    """(B, channels, H, W) → (B, L, D): patch features after ``fc_norm``, without CLS."""
     return model.fc_norm(model.forward_features(images)[:, 1:])
 
 
@@ -151,23 +150,12 @@ def task_layer(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, out))
 
 
-def joined(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published names to timm's: the biases of q and v, with zeros between them as keys have none, become one."""
-    ours = {name: tensor for name, tensor in weights.items() if not name.endswith((".q_bias", ".v_bias"))}
-    for name, q in weights.items():
-        if name.endswith(".q_bias"):
-            partner = name.replace(".q_bias", ".v_bias")
-            zeros = q.new_zeros(extent(weights, partner, WHAT))
-            ours[name.replace(".q_bias", ".qkv.bias")] = torch.cat([q, zeros, weights[partner]])
-    return ours
-
-
 def _pair(size: Pair) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _check(size: tuple[int, int], patch: tuple[int, int], width: int, heads: int) -> None:
     if min(patch) < 1 or size[0] % patch[0] or size[1] % patch[1] or min(size) < 1:
-        raise MapetError(f"Patches of {patch} pixels do not tile an image of {size}: choose sizes that divide.")
+        raise MapetError(f"The patch size {patch} must divide the image size {size}.")
     if heads < 1 or width % heads:
-        raise MapetError(f"{heads} heads do not divide a width of {width}: choose a divisor.")
+        raise MapetError(f"The number of heads must divide the width {width}, got {heads}.")

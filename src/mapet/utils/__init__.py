@@ -1,1 +1,1 @@
-"""What every room uses: random bits, files, locks, foreign weights, process groups."""
+"""Shared by all rooms: random numbers, files, locks, third-party weights, process groups."""

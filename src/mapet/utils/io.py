@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, files that grow, and JSON that is readable or explained."""
+"""Atomic and append-only file writing, and JSON reading with errors for the user."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from mapet.utils.lock import LOCK
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """Write ``content`` so that a reader, or a kill at any moment, finds the old file or the new one."""
+    """Write a file atomically: a reader, or a kill at any moment, finds the old content or the new one."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         file.write(content if isinstance(content, bytes) else content.encode())
@@ -21,7 +21,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
 
 
 def write_from(path: Path, start: int, content: bytes) -> None:
-    """Cut the file at ``start``, add ``content``, and wait for the disk."""
+    """Truncate the file to ``start`` bytes, append ``content``, and flush it to the disk."""
     with path.open("r+b" if path.exists() else "wb") as file:
         file.truncate(start)
         file.seek(start)
@@ -31,10 +31,10 @@ def write_from(path: Path, start: int, content: bytes) -> None:
 
 
 def require_free(folder: Path, ours: Collection[str] = ()) -> None:
-    """Refuse a folder for results that is a file, or holds something other than ``ours`` and a lock.
+    """Require that ``folder`` is missing, empty, or holds nothing but the names ``ours`` and a lock.
 
     Raises:
-        MapetError: with what it holds.
+        MapetError: it is a file, or holds something else.
     """
     if folder.exists() and not folder.is_dir():
         raise MapetError(f"{folder} is a file: give another --out.")
@@ -42,13 +42,17 @@ def require_free(folder: Path, ours: Collection[str] = ()) -> None:
         raise MapetError(f"{folder} is not empty (it holds {other[0]}): give another --out.")
 
 
-def encoded(key: str) -> bytes:
-    """An image's key as bytes; file names that are not valid UTF-8 survive."""
-    return key.encode("utf-8", "surrogateescape")
+def encode_id(image_id: str) -> bytes:
+    """An image id as bytes; file names that are not valid UTF-8 survive."""
+    return image_id.encode("utf-8", "surrogateescape")
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The object that a JSON file holds; ``what`` names the folder's kind in the errors.
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        what: kind of its folder, for the errors: "a token store".
 
     Raises:
         MapetError: the file is missing or is not a JSON object.
@@ -58,7 +62,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except OSError:
         raise MapetError(f"{path.parent} is not {what}: it has no readable {path.name}.") from None
     except ValueError as error:
-        raise MapetError(f"{path} is damaged ({error}): make {what} anew or restore the file.") from None
+        raise MapetError(f"{path} is damaged ({error}): create {what} again or restore the file.") from None
     if not isinstance(fields, dict):
-        raise MapetError(f"{path} is damaged (not an object): make {what} anew or restore the file.")
+        raise MapetError(f"{path} is damaged (not an object): create {what} again or restore the file.")
     return fields

@@ -1,8 +1,8 @@
-"""What mapet wrote itself, and so may remove: names by kind of folder, and marks that no other program makes.
+"""Which files mapet wrote and may delete: file names per kind of folder, and marks that no other program writes.
 
-A folder is overwritten only when it bears a mark and holds nothing but names of its kind. Its content is first renamed
-into a hidden sub-folder, ``ASIDE``; that is complete once it has this name, under ``ASIDE``.part it is on its way out
-or back, and under ``ASIDE``.gone it is being deleted. Symbolic links are never ours.
+A folder is overwritten only if it has a mark and holds nothing but names of its kind. Its content is first moved into a
+hidden sub-folder: ``ASIDE`` is complete, ``ASIDE``.part is being moved out or back, and ``ASIDE``.gone is being
+deleted. Symbolic links are never ours.
 """
 
 import json
@@ -19,18 +19,18 @@ from mapet.utils.io import replace_file
 from mapet.utils.lock import LOCK
 from mapet.utils.versions import versions
 
-Tree = Mapping[str, "Tree | None"]  # of a folder: a pattern of names, and None for files or what such folders hold
+Tree = Mapping[str, "Tree | None"]  # pattern of names → None for files, or the tree of sub-folders of that name
 MARK, ASIDE = ".mapet", ".mapet-replaced"
 A_RUN, A_TOKENIZER = "mapet run", "mapet tokenizer"  # formats of marks
-AN_EXPORT = {"mapet": "export 1"}  # in the metadata of the weights, and in the settings
-WORDS = (None, "", "cifar10", "random")  # inputs that are no path
+AN_EXPORT = {"mapet": "export 1"}  # in the metadata of the weights, and in config.json
+WORDS = (None, "", "cifar10", "random")  # inputs that are not paths
 PROVENANCE = {"command", "time", "python", "system", "processor", "gpu", "versions"}
 ARGUMENTS = {"img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "init_values",
              "global_pool"}  # fmt: skip
 
 
 def _files(*names: str) -> dict[str, Tree | None]:
-    """Files that are replaced as a whole."""
+    """Files that are written atomically, as ``NAME.part`` first."""
     return {re.escape(name) + r"(\.part)?": None for name in names}
 
 
@@ -62,7 +62,7 @@ RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
     **_files("metrics.csv", "log.txt"),
     **LISTS,
-    **PAIR,  # of a VQ-KD
+    **PAIR,  # a VQ-KD run is a tokenizer, too
     **{name: TOKENIZER[name] for name in (r"tokenizer\.(part|next)", "inspect")},
     "checkpoints": _CHECKPOINTS,
     "tensorboard": {r"events\.out\.tfevents\..+": None},
@@ -75,33 +75,34 @@ QUICKSTART: Tree = {**RUN, **_files("quickstart.json", "loss.png", "codes.png", 
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run was begun here: by its mark, or for those without by a provenance that only mapet writes."""
+    """Whether the folder is a run: by its mark, or in version 0.1 by a provenance that only mapet writes."""
     entries = _json(folder / "provenance.json")
-    told = entries[0] if isinstance(entries, list) and entries else None
-    earlier = isinstance(told, dict) and told.keys() == PROVENANCE and "mapet" in told["versions"]
-    return is_marked(folder, A_RUN) or (earlier and (folder / "recipe.yaml").is_file())
+    first = entries[0] if isinstance(entries, list) and entries else None
+    unmarked = isinstance(first, dict) and first.keys() == PROVENANCE and "mapet" in first["versions"]
+    return is_marked(folder, A_RUN) or (unmarked and (folder / "recipe.yaml").is_file())
 
 
 def is_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer of ours is here: by its kind and its content's hash, or where it is not whole by a mark."""
+    """Whether mapet wrote a tokenizer here: by the fields of tokenizer.json, or without that file by the mark."""
     paths = (folder / "tokenizer.next" / "tokenizer.json", folder / "tokenizer.json")
-    there = [path for path in paths if path.is_file()]
-    fields = [_object(path) for path in there]
-    ours = all(
-        re.fullmatch("[0-9a-f]{32}", str(one.get("hash"))) and {"kind", "provenance"} <= one.keys() for one in fields
+    files = [_object(path) for path in paths if path.is_file()]
+    if not files:
+        return is_marked(folder, A_TOKENIZER)
+    return all(
+        re.fullmatch("[0-9a-f]{32}", str(fields.get("hash"))) and {"kind", "provenance"} <= fields.keys()
+        for fields in files
     )
-    return ours if there else is_marked(folder, A_TOKENIZER)
 
 
 def is_export(folder: Path) -> bool:
-    """Whether ``mapet export`` wrote the weights here: by their metadata, or for those without by card and settings."""
+    """Whether ``mapet export`` wrote the folder: by the weights' metadata, or in version 0.1 by card and config."""
     config, weights = _object(folder / "config.json"), _metadata(folder / "model.safetensors")
     if "mapet" in config or "mapet" in weights:
-        return all(one.get("mapet") == AN_EXPORT["mapet"] for one in (config, weights))
+        return all(fields.get("mapet") == AN_EXPORT["mapet"] for fields in (config, weights))
     with suppress(OSError, ValueError):
         card, shape = (folder / "README.md").read_text(encoding="utf-8"), config.get("model_args")
-        signed = "\n- mapet\n---\n" in card and "(mapet).\n" in card
-        return signed and weights == {"format": "pt"} and isinstance(shape, dict) and shape.keys() == ARGUMENTS
+        ours = "\n- mapet\n---\n" in card and "(mapet).\n" in card
+        return ours and weights == {"format": "pt"} and isinstance(shape, dict) and shape.keys() == ARGUMENTS
     return False
 
 
@@ -118,13 +119,13 @@ RUNS, TOKENIZERS = Kind("run", RUN, is_run), Kind("tokenizer", TOKENIZER, is_tok
 
 
 def mark(folder: Path, form: str) -> None:
-    """Make the folder if need be, and say that mapet writes here."""
+    """Mark a folder as written by mapet; creates it if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / MARK, json.dumps({"format": form, "version": versions(["mapet"])["mapet"]}) + "\n")
 
 
 def is_marked(folder: Path, form: str) -> bool:
-    """Whether ``mark`` said so."""
+    """Whether ``mark`` marked the folder with this format."""
     return _object(folder / MARK).get("format") == form
 
 
@@ -132,51 +133,51 @@ def require_ours(folder: Path, kind: Kind) -> None:
     """Refuse to overwrite what mapet did not write.
 
     Raises:
-        MapetError: with the first foreign entry, or where the folder cannot be recognised.
+        MapetError: names the first foreign entry, or the folder if it has no mark of mapet.
     """
-    other = stranger(folder, {**tree_of(folder, kind), **_files(LOCK)})
+    other = find_foreign(folder, {**tree_of(folder, kind), **_files(LOCK)})
     inner = folder / "export" / "timm"
     if other is None and inner.is_dir() and any(inner.iterdir()) and not is_export(inner):
         other = inner
     if other is not None:
         link = " (a symbolic link)" if other.is_symlink() else ""
         raise MapetError(
-            f"{folder} holds {other.relative_to(folder)}{link}, which mapet did not write, so nothing there is "
-            "replaced: move it away, or give another --out."
+            f"{folder} holds {other.relative_to(folder)}{link}, which mapet did not write, so nothing is replaced: "
+            "move it away, or give another --out."
         )
     if not kind.known(folder):
         raise MapetError(
-            f"{folder} bears no mark that mapet wrote a {kind.name} there, so nothing there is replaced: "
+            f"{folder} has no mark that mapet wrote a {kind.name} there, so nothing is replaced: "
             "give another --out, or remove the folder yourself."
         )
 
 
 def tree_of(folder: Path, kind: Kind) -> Tree:
-    """The names of the kind; the figures of a quickstart are ours only beside its scores."""
+    """The names of a kind of folder; a quickstart's figures are ours only together with quickstart.json."""
     return QUICKSTART if kind is RUNS and (folder / "quickstart.json").is_file() else kind.tree
 
 
-def stranger(folder: Path, tree: Tree) -> Path | None:
-    """The first entry that the tree does not list, at any depth."""
+def find_foreign(folder: Path, tree: Tree) -> Path | None:
+    """The first entry, at any depth, that the tree does not list."""
     for path in sorted(folder.iterdir()):
         inner = _listed(path, tree)
         if inner is None:
             return path
-        if inner and (found := stranger(path, inner)):
+        if inner and (found := find_foreign(path, inner)):
             return found
     return None
 
 
 def discard(folder: Path, tree: Tree) -> None:
-    """Delete what the tree lists, and the folder when nothing else is in it."""
+    """Delete what the tree lists, and the folder if it is empty then."""
     if folder.is_dir() and not folder.is_symlink():
         _clear(folder, tree)
-        with suppress(OSError):  # something else is in it
+        with suppress(OSError):  # not empty
             folder.rmdir()
 
 
 def put_aside(folder: Path, tree: Tree) -> None:
-    """Rename all that the tree lists into ``ASIDE``; a kill in between leaves what ``put_back`` mends."""
+    """Move everything that the tree lists into ``ASIDE``; ``put_back`` reverts it, also after a kill half way."""
     part = folder / f"{ASIDE}.part"
     part.mkdir()
     for path in sorted(folder.iterdir()):
@@ -186,10 +187,10 @@ def put_aside(folder: Path, tree: Tree) -> None:
 
 
 def put_back(folder: Path, tree: Tree) -> bool:
-    """Give what was put aside its place again, where all else that the tree lists is deleted; whether there was any.
+    """Move back what was put aside, after deleting what else the tree lists. Returns whether there was any.
 
     Raises:
-        MapetError: something else is in the way.
+        MapetError: a file that the tree does not list is in the way.
     """
     aside, part = folder / ASIDE, folder / f"{ASIDE}.part"
     discard(folder / f"{ASIDE}.gone", QUICKSTART)
@@ -199,43 +200,42 @@ def put_back(folder: Path, tree: Tree) -> bool:
     if not part.is_dir():
         return False
     for path in sorted(part.iterdir()):
-        if os.path.lexists(place := folder / path.name):
-            raise MapetError(f"{place} is in the way of the earlier one, {path}: move it away, then try again.")
-        path.rename(place)
+        if os.path.lexists(target := folder / path.name):
+            raise MapetError(f"{target} is in the way of the earlier {path}: move it away, then try again.")
+        path.rename(target)
     part.rmdir()
     return True
 
 
 def is_aside(folder: Path) -> bool:
-    """Whether something was put aside and neither put back nor dropped."""
+    """Whether something is put aside."""
     return (folder / ASIDE).is_dir() or (folder / f"{ASIDE}.part").is_dir()
 
 
 def drop(folder: Path) -> None:
-    """Delete what was put aside, if anything was."""
+    """Delete what was put aside."""
     if (folder / ASIDE).is_dir():
         (folder / ASIDE).rename(folder / f"{ASIDE}.gone")
         discard(folder / f"{ASIDE}.gone", QUICKSTART)
 
 
 def require_apart(out: str | Path, **inputs: str | Path | None) -> None:
-    """Refuse to write into a folder that holds what is read, or is that itself.
+    """Refuse an output folder that is, or contains, an input.
 
     Args:
-        out: to be written.
-        inputs: by the options that name them, or in capitals by their names; words that are no path may be among them.
+        out: output folder.
+        inputs: inputs by option name, positionals in capitals; values that are not paths are skipped.
 
     Raises:
-        MapetError: both are named.
+        MapetError: names both.
     """
     folder = Path(out).resolve()
     for name, given in inputs.items():
         if given in WORDS or not os.path.lexists(path := Path(str(given)).expanduser()):
             continue
-        if folder == path.resolve() or any(
-            place.is_relative_to(folder) for place in (path.resolve(), path.parent.resolve() / path.name)
-        ):
-            where = "is" if folder == path.resolve() else "lies in"
+        resolved, link = path.resolve(), path.parent.resolve() / path.name
+        if resolved.is_relative_to(folder) or link.is_relative_to(folder):
+            where = "is" if folder == resolved else "lies in"
             option = name if name.isupper() else f"--{name.replace('_', '-')}"
             raise MapetError(f"{option} {given} {where} --out {out}, which is to be written: give another --out.")
 
@@ -251,7 +251,7 @@ def require_outside(out: Path, data: str | None) -> None:
 
 
 def _listed(path: Path, tree: Tree) -> Tree | None:
-    """What the tree lists in the folder ``path``, nothing for a file; None where it does not list it."""
+    """The tree of a listed folder, an empty one for a listed file; None for an entry that is not listed."""
     if path.is_symlink() or not (path.is_dir() or path.is_file()):
         return None
     for pattern, inner in tree.items():
@@ -270,7 +270,7 @@ def _clear(folder: Path, tree: Tree) -> None:
 
 
 def _json(path: Path) -> Any:
-    """What a JSON file holds; None where it cannot be read."""
+    """The content of a JSON file; None if it is unreadable."""
     with suppress(OSError, ValueError):
         return json.loads(path.read_bytes())
     return None
@@ -282,7 +282,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """That of a safetensors file: its length and its header come first."""
+    """The metadata of a safetensors file, which starts with the length of its header and the header."""
     with suppress(OSError, ValueError), path.open("rb") as file:
         header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 1 << 26)))
         return header.get("__metadata__") or {} if isinstance(header, dict) else {}

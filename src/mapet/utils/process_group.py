@@ -1,4 +1,4 @@
-"""Processes that share one piece of work without gradients: each takes its part, and sums are agreed on."""
+"""Data-parallel helpers for work without gradients."""
 
 import os
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among ``count``; the default is one that works alone.
+    """A group of ``count`` processes; the default is a single process.
 
     Attributes:
-        rank: from 0; the process of rank 0 writes what all of them make.
-        count: processes, joined through ``torch.distributed`` where there are several.
+        rank: this process, from 0; rank 0 writes the results.
+        count: number of processes; several communicate through ``torch.distributed``.
     """
 
     rank: int = 0
@@ -24,18 +24,18 @@ class ProcessGroup:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes and talks."""
+        """Whether this is rank 0, which writes and logs."""
         return self.rank == 0
 
     def share(self, indices: "Tensor") -> "Tensor":
-        """This process's part of ``indices`` (N,): one of ``count`` contiguous parts, equal up to one."""
+        """This process's share of ``indices`` (N,): one of ``count`` contiguous parts of equal length up to one."""
         return indices.tensor_split(self.count)[self.rank]
 
     def sum(self, tensor: "Tensor") -> "Tensor":
-        """The sum over all processes, the same bits on each; ``tensor`` itself may be overwritten.
+        """The sum over all processes, bit-identical on each; may overwrite ``tensor``.
 
         Raises:
-            MapetError: another process has ended.
+            MapetError: another process ended.
         """
         if self.count > 1:
             from torch.distributed import all_reduce
@@ -44,13 +44,13 @@ class ProcessGroup:
                 all_reduce(tensor)
             except RuntimeError:
                 raise MapetError(
-                    f"Another of the {self.count} processes ended, and its own message says why: "
-                    "mend that and give the same command again."
+                    f"One of the {self.count} processes ended: fix what its own message says, then run the same "
+                    "command again."
                 ) from None
         return tensor
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait for all processes."""
         import torch
 
         self.sum(torch.zeros(1))
@@ -61,11 +61,11 @@ SINGLE_PROCESS = ProcessGroup()
 
 @dataclass(frozen=True)
 class Launched:
-    """This process among those that torchrun or srun started.
+    """This process among those started by torchrun or srun.
 
     Attributes:
-        count: of them; 1 where there was no launcher.
-        rank: from 0.
+        count: number of processes; 1 without a launcher.
+        rank: global rank, from 0.
         local: rank on this node.
     """
 
@@ -75,10 +75,10 @@ class Launched:
 
 
 def launched() -> Launched:
-    """This process among those of its launcher; torchrun comes first, as srun may have started it.
+    """Read the launcher's environment variables; torchrun first, as srun may have started it.
 
-    SLURM counts only where srun itself started this process: a shell inside an allocation, or a batch script, has most
-    of its variables too, and is one process.
+    SLURM counts only if srun itself started this process: a shell inside an allocation, or a batch script, has most of
+    its variables too, but is a single process.
     """
     if "WORLD_SIZE" in os.environ:
         local = int(os.environ.get("LOCAL_RANK", 0))
@@ -89,5 +89,5 @@ def launched() -> Launched:
 
 
 def first_process() -> bool:
-    """Whether this is rank 0, the process that writes; known before the process group is initialised."""
+    """Whether this is rank 0; known before the process group is initialised."""
     return launched().rank == 0

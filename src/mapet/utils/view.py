@@ -1,4 +1,4 @@
-"""Which part of an image is looked at, and at what size: a value that tokens and pixels must share."""
+"""The centred crop and size of an image, which tokens and pixels must share."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -28,10 +28,10 @@ class CenterCropResize:
             hint = nearest(self.interpolation, INTERPOLATIONS)
             raise MapetError(f'There is no interpolation "{self.interpolation}".{hint}')
         if min(self.size) < 1:
-            raise MapetError(f"A view of {self.size} pixels is empty: give a height and a width of at least 1.")
+            raise MapetError(f"Height and width of a view must be >= 1, got {self.size}.")
 
     def __call__(self, image: "Image.Image", box: Box | None = None) -> "Image.Image":
-        """Cut and resize one PIL image; antialiased, as PIL does it. With ``box``, all of that, and nothing else."""
+        """Crop and resize one PIL image, antialiased as in PIL; with ``box``, crop to that box instead."""
         from PIL import Image, ImageOps
 
         height, width = self.size
@@ -41,22 +41,20 @@ class CenterCropResize:
         return ImageOps.fit(image, (width, height), method, centering=(0.5, 0.5))
 
     def at(self, size: tuple[int, int]) -> Self:
-        """The same crop at another size, for instance the student's for a teacher's.
+        """The same crop at another size, such as the student's for a teacher's.
 
         Raises:
-            MapetError: the aspects differ, so the two would not see the same part of an image.
+            MapetError: the aspect ratios differ, so the two would show different parts of an image.
         """
         if self.size[0] * size[1] != self.size[1] * size[0]:
-            raise MapetError(
-                f"A view of {self.size} and one of {size} pixels crop an image differently: use one aspect."
-            )
+            raise MapetError(f"Views of {self.size} and {size} pixels crop an image differently: use one aspect ratio.")
         return replace(self, size=size)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; ``from_dict`` reads it back."""
+        """Fields for JSON; ``from_dict`` reads them."""
         return {**asdict(self), "size": list(self.size)}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Read what ``to_dict`` wrote."""
+        """The view that ``to_dict`` described."""
         return cls(size=(fields["size"][0], fields["size"][1]), interpolation=fields["interpolation"])

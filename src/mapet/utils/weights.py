@@ -1,4 +1,4 @@
-"""Weights that others published: read without running anything of theirs, and filled into networks of ours."""
+"""Load third-party checkpoints without unpickling code."""
 
 import argparse
 import re
@@ -15,27 +15,27 @@ from mapet.utils.errors import MapetError
 
 WANTED = "a .safetensors file or a PyTorch file that holds a state dict and nothing else"
 SAVE = "safetensors.torch.save_file(module.state_dict(), FILE)"
-WRAPPED = r"^((module|_orig_mod)\.)+"  # what DistributedDataParallel and torch.compile put before each name
+WRAPPED = r"^((module|_orig_mod)\.)+"  # prefixes of DistributedDataParallel and torch.compile
 
 
-class Unread:
-    """Stands for a class that a checkpoint only names."""
+class Placeholder:
+    """Replaces a class that a checkpoint only names."""
 
 
-HARMLESS: list[Any] = [
+ALLOWED: list[Any] = [
     argparse.Namespace,  # a trainer's arguments
-    (Unread, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),  # a key of Lightning's older checkpoints
+    (Placeholder, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),  # in Lightning's older checkpoints
 ]
 
 
 def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
-    """The state dict in a file, or the one that a checkpoint keeps under ``state_dict`` or ``model``, on the CPU.
+    """Read a state dict, or the one that a checkpoint holds under ``state_dict`` or ``model``, on the CPU.
 
-    PyTorch files are read by the weights-only loader, which makes tensors and plain containers and calls no code.
+    PyTorch files are read with ``weights_only=True``, which builds tensors and plain containers and runs no code.
 
     Args:
-        path: a ``.safetensors`` file, or a PyTorch file under any other name.
-        ema: prefer averaged weights (``state_dict_ema``, ``model_ema``) where a checkpoint has them.
+        path: a ``.safetensors`` file, or a PyTorch file with any other suffix.
+        ema: prefer averaged weights (``state_dict_ema``, ``model_ema``) if a checkpoint has them.
 
     Raises:
         MapetError: no such file, not a file of weights, or a pickle of objects.
@@ -50,12 +50,12 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     nested = content if isinstance(content, Mapping) else {}
     state = next((nested[key] for key in keys if isinstance(nested.get(key), Mapping)), nested)
     if not state or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
-        raise MapetError(f"{path} holds something other than a state dict: {WANTED} is wanted.")
+        raise MapetError(f"{path} does not hold a state dict: give {WANTED}.")
     return {re.sub(WRAPPED, "", name): tensor for name, tensor in state.items()}
 
 
 def named(weights: Mapping[str, Tensor], name: str, what: str) -> Tensor:
-    """The tensor ``name``; ``what`` says in the error whose weights these should be.
+    """The tensor ``name``; ``what`` names the expected model in the error.
 
     Raises:
         MapetError: it is missing.
@@ -67,7 +67,7 @@ def named(weights: Mapping[str, Tensor], name: str, what: str) -> Tensor:
 
 
 def extent(weights: Mapping[str, Tensor], name: str, what: str, axis: int = 0) -> int:
-    """The length of one axis of the tensor ``name`` of ``what``.
+    """The length of one axis of the tensor ``name``; ``what`` as in ``named``.
 
     Raises:
         MapetError: it is missing, or has fewer axes.
@@ -79,41 +79,55 @@ def extent(weights: Mapping[str, Tensor], name: str, what: str, axis: int = 0) -
 
 
 def count(weights: Mapping[str, Tensor], prefix: str) -> int:
-    """How many different parts follow ``prefix`` in the names, up to their next dot."""
+    """How many different components follow ``prefix`` in the names: the number of blocks for "blocks."."""
     return len({name[len(prefix) :].partition(".")[0] for name in weights if name.startswith(prefix)})
 
 
-def fill(network: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Copy ``weights`` into ``network``, where each must have its place, and each place its tensor.
+def join_qkv_bias(weights: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """BEiT's ``q_bias`` and ``v_bias`` → timm's ``qkv.bias``, with zeros for the keys; other names stay.
 
     Raises:
-        MapetError: the first tensor that is missing, of another shape, not finite, or too much.
+        MapetError: a ``v_bias`` is missing.
     """
-    own = network.state_dict()
-    for name, place in own.items():
+    ours = {name: tensor for name, tensor in weights.items() if not name.endswith((".q_bias", ".v_bias"))}
+    for name in [name for name in weights if name.endswith(".q_bias")]:
+        start, query = name.removesuffix("q_bias"), weights[name]
+        value = named(weights, f"{start}v_bias", what)
+        ours[f"{start}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
+    return ours
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Load ``weights`` into ``network``, whose names and shapes they must match exactly.
+
+    Raises:
+        MapetError: names the first tensor that is missing, of another shape, not finite, or unknown.
+    """
+    state = network.state_dict()
+    for name, tensor in state.items():
         found = tuple(named(weights, name, what).shape)
-        if found != tuple(place.shape):
-            raise MapetError(f'These weights do not fit {what}: "{name}" is {found}, not {tuple(place.shape)}.')
+        if found != tuple(tensor.shape):
+            raise MapetError(f'These weights do not fit {what}: "{name}" is {found}, not {tuple(tensor.shape)}.')
         if not weights[name].isfinite().all():
-            raise MapetError(f'The weights of {what} are broken: "{name}" holds NaN or infinity. Bring others.')
+            raise MapetError(f'The weights of {what} are damaged: "{name}" holds NaN or Inf. Give others.')
     for name in weights:
-        if name not in own:
-            raise MapetError(f'These are not the weights of {what}: it has no place for "{name}".')
+        if name not in state:
+            raise MapetError(f'These are not the weights of {what}: "{name}" is unknown.')
     network.load_state_dict(dict(weights))
 
 
 def _content(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
-    with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(HARMLESS):
+    with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(ALLOWED):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _kind(path: Path, error: Exception) -> str:
-    """What a file is that is no state dict, and what to do about it."""
+    """What a file that does not hold a state dict is, and what to do about it."""
     if found := re.search(r"\bGLOBAL (\S+)", str(error)):
         return (
-            f"a pickle of more than tensors ({found[1]}), and loading that could run any code. Where you trust it, "
+            f"a pickle of more than tensors ({found[1]}), and loading it could run any code. If you trust it, "
             f"convert it: module = torch.load({path.name!r}, weights_only=False), with the package that made it "
             f"installed; then {SAVE}."
         )
@@ -124,5 +138,5 @@ def _kind(path: Path, error: Exception) -> str:
     elif start.startswith((b"PK", b"\x80")):
         kind = "a damaged file, a TorchScript archive, or a pickle of more than tensors"
     else:
-        kind = f"a damaged file, or one of another kind (it begins with {start.decode('latin-1')!a})"
-    return f"{kind}, and {WANTED} is wanted."
+        kind = f"a damaged file, or one of another kind (it starts with {start.decode('latin-1')!a})"
+    return f"{kind}: give {WANTED}."

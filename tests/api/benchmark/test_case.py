@@ -14,7 +14,7 @@ from mapet.api.benchmark.case import OURS, Case, implementations, require_equal
 from mapet.api.benchmark.loading import Loading, pretrain_batches
 from mapet.config.benchmark import BenchmarkSettings
 from mapet.config.recipe import Model, Objective, Optimization, Recipe
-from mapet.engine.distributed import world
+from mapet.engine.distributed import init_fabric
 from mapet.method.order import uniform
 from mapet.utils.errors import MapetError
 
@@ -51,7 +51,7 @@ def shaken(monkeypatch):
 
 @pytest.fixture(scope="module")
 def fabric():
-    return world(accelerator="cpu")
+    return init_fabric(accelerator="cpu")
 
 
 @pytest.mark.parametrize(

@@ -116,22 +116,22 @@ def main(path: Path) -> None:
 
 def _memory(job: Job) -> dict[str, Any]:
     """The peak of one step, as later ones are: the optimiser's moments are there."""
-    from mapet.engine.distributed import world
-    from mapet.engine.peak import forget_peak, peak
+    from mapet.engine.distributed import init_fabric
+    from mapet.engine.peak import peak, reset_peak
 
-    fabric = world(accelerator=job.accelerator, precision=job.case.recipe.precision)
-    forget_peak(fabric.device)
+    fabric = init_fabric(accelerator=job.accelerator, precision=job.case.recipe.precision)
+    reset_peak(fabric.device)
     before = peak(fabric.device)
     chosen = next(one for one in implementations(job.case) if one.name == job.implementation)
-    forget_peak(fabric.device)
+    reset_peak(fabric.device)
     Runner(chosen, job.case, fabric, warm=1).step()
     return {"memory": peak(fabric.device) - before}
 
 
 def _pace(job: Job) -> dict[str, Any] | None:
-    from mapet.engine.distributed import joined
+    from mapet.engine.distributed import distributed
 
-    with joined(accelerator=job.accelerator, devices=job.devices, precision=job.case.recipe.precision) as fabric:
+    with distributed(accelerator=job.accelerator, devices=job.devices, precision=job.case.recipe.precision) as fabric:
         runner = Runner(implementations(job.case)[0], job.case, fabric)
         timings = alternate([runner], job.rounds, fabric.device)[0]
         return {"timings": timings} if fabric.is_global_zero else None
@@ -139,9 +139,9 @@ def _pace(job: Job) -> dict[str, Any] | None:
 
 def _until(job: Job) -> dict[str, Any]:
     """The moment at which the first step was done, in seconds since 1970."""
-    from mapet.engine.distributed import world
+    from mapet.engine.distributed import init_fabric
 
-    fabric = world(accelerator=job.accelerator, precision=job.case.recipe.precision)
+    fabric = init_fabric(accelerator=job.accelerator, precision=job.case.recipe.precision)
     Runner(implementations(job.case)[0], job.case, fabric, warm=1)
     synchronize(fabric.device)
     return {"until": time.time()}

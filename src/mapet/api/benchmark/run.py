@@ -142,7 +142,7 @@ def _measure_case(case: "Case", s: BenchmarkSettings, device: "torch.device", re
     """Measure, log and write the case's rows; failures are noted and the rest continues."""
     from mapet.api.benchmark.measure import measured
     from mapet.api.benchmark.report import HEADER, line, notes
-    from mapet.engine.distributed import world
+    from mapet.engine.distributed import init_fabric
 
     def note(what: str, error: Exception) -> None:
         reason = report.fail(f"{case}{what and ', '}{what}", error)
@@ -150,7 +150,7 @@ def _measure_case(case: "Case", s: BenchmarkSettings, device: "torch.device", re
 
     log.info(f"\n{case}\n{HEADER}")
     try:
-        fabric = world(accelerator=device.type, precision=case.recipe.precision)
+        fabric = init_fabric(accelerator=device.type, precision=case.recipe.precision)
         for row, complete in measured(case, fabric, s, note):
             report.put(row)
             if complete:

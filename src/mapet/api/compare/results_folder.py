@@ -90,7 +90,7 @@ def relink(settings: Any, run: "Run") -> None:
     Raises:
         MapetError: another process trains there.
     """
-    with run.alone():
+    with run.lock():
         if PATHS.issuperset(other := diff(read(run.recipe, type(settings)), settings)) and other:
             save(settings, run.recipe)
 

@@ -90,7 +90,7 @@ def _vocabulary(folder: Path, recipe: Recipe) -> int:
 
     store, side = TokenStore.open(folder), recipe.model.image_size
     view = CenterCropResize((side, side), store.view.interpolation)
-    store.check(source_name=recipe.data, keys=(), view=view, grid=recipe.grid)
+    store.check(source_name=recipe.data, image_ids=(), view=view, grid=recipe.grid)
     return store.vocabulary
 
 

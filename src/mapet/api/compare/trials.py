@@ -72,7 +72,7 @@ def finish(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -
 
 def _train(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> None:
     from mapet.engine.distributed import pick_device
-    from mapet.engine.peak import forget_peak, peak
+    from mapet.engine.peak import peak, reset_peak
 
     forward, training = _macs(trial.variant)
     cost: dict[str, float] = {"macs": forward, "training_macs": training, "epochs": 0, "steps": 0, "images": 0}
@@ -80,7 +80,7 @@ def _train(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -
         results.record(trial, "cost", {**cost, "seconds": None, "peak": None})
         return
     device = pick_device(runtime.accelerator)
-    forget_peak(device)
+    reset_peak(device)
     run = (
         _scratch(trial, plan, results, runtime)
         if trial.variant.method == "scratch"
@@ -94,7 +94,7 @@ def _train(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -
 
 def _run(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> "Run":
     from mapet.api.pretrain import pretrain
-    from mapet.api.resume import resume
+    from mapet.api.resume import resume_run
     from mapet.engine.run import Run
 
     folder, step = results.run(trial), trial.recipe.optimization.batch_size
@@ -103,7 +103,7 @@ def _run(trial: Trial, plan: Plan, results: ResultsFolder, runtime: Runtime) -> 
     if Run(folder).recipe.is_file():
         relink(trial.recipe, Run(folder))
         with quiet():
-            return resume(folder, runtime=kept)
+            return resume_run(folder, kept)
     with quiet():
         return pretrain(trial.recipe, folder, runtime=kept)
 

@@ -8,7 +8,7 @@ from mapet.api.compare import aggregate
 from mapet.api.compare.evaluations import EVALUATIONS
 from mapet.api.compare.plan import Plan, Trial
 from mapet.api.compare.results_folder import ResultsFolder
-from mapet.data.dataset import divided
+from mapet.data.dataset import has_held_out
 from mapet.utils.io import replace_file
 from mapet.utils.log import log
 from mapet.viz import comparison, table
@@ -82,5 +82,5 @@ def _notes(plan: Plan, results: ResultsFolder, every: Sequence[Trial]) -> list[s
     tests = f" and {found[0]:,} test images" if found else ""
     labelled = "all" if plan.eval_limit is None else f"{plan.eval_limit:,}"
     spread = f"mean ± 95 % t-interval over {plan.seeds} seeds" if plan.seeds > 1 else "one seed"
-    seen = [] if plan.eval_data or divided(plan.recipe.data) else [NO_SPLIT]
+    seen = [] if plan.eval_data or has_held_out(plan.recipe.data) else [NO_SPLIT]
     return [*protocols, f"{plan.labelled}, {labelled} labelled training{tests}; accuracy in %, {spread}", *seen]
