@@ -1,12 +1,15 @@
 """``mapet.compare`` from Python: the same as the command, and refusals in Python's words."""
 
 import csv
+from pathlib import Path
 
 import pytest
 
+from mapet.api.compare.plan import Plan
 from mapet.api.compare.run import compare, resume
 from mapet.cli import main
 from mapet.config.compare import CompareSettings
+from mapet.config.file import read
 from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.errors import MapetError
 
@@ -92,3 +95,8 @@ def test_an_output_folder_of_an_input_is_refused(images, tmp_path):
     for out, inputs in ((images, {}), (tmp_path, {"tokenizers": [tmp_path]}), (images / "new", {})):
         with pytest.raises(MapetError, match="give another out"):
             compare(None, out, data=str(images), **inputs)
+
+
+def test_a_comparison_of_version_0_1_is_read():
+    plan = read(Path(__file__).parents[2] / "results" / "cifar10" / "compare.yaml", Plan)
+    assert (plan.seeds, plan.eval_limit, plan.recipe.tokenizer.vocab_size) == (3, 10_000, 512)

@@ -174,7 +174,7 @@ def test_without_images_steps_are_measured_without_loading(gpu, tmp_path):
     context = gpu.Context(tmp_path, True)
     assert "--data" not in gpu.PARTS["base"].command(context)
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "drawn").touch()
+    (tmp_path / "images" / "complete").touch()
     assert "--data" in gpu.PARTS["base"].command(context)
 
 
