@@ -120,7 +120,7 @@ def test_final_norm_and_head_for_every_patch(name: str, output: str) -> None:
 def test_outputs_that_a_tower_does_not_have_are_explained() -> None:
     for name, options, said in (
         ("resnet10t", {"output": "head"}, 'resnet10t has no output "head" at stage 4'),
-        ("vit_tiny_patch16_224", {"output": "norm", "stage": 3}, 'gives no "norm" at stage 3'),
+        ("vit_tiny_patch16_224", {"output": "norm", "stage": 3}, 'has no output "norm" at stage 3'),
         ("vit_small_patch14_dinov2", {"output": "head"}, '"head" of one with a linear head'),
         ("vit_tiny_patch16_224", {"output": "haed"}, 'Did you mean "head"'),
     ):
@@ -223,7 +223,7 @@ def test_files_that_are_not_the_weights_are_explained(tmp_path: Path) -> None:
     assert "starts with" in refusal(tmp_path / "image.pth", b"\x89PNG\r\n\x1a\n123")
     assert "starts with" in refusal(tmp_path / "image.safetensors", b"\x89PNG\r\n\x1a\n123")
     assert "more than tensors" in refusal(tmp_path / "object.pth", {"view": CenterCropResize((1, 1))})
-    assert "other than a state dict" in refusal(tmp_path / "number.pth", {"epoch": 3})
+    assert "does not hold a state dict" in refusal(tmp_path / "number.pth", {"epoch": 3})
     other = timm.create_model("vit_tiny_patch16_224", depth=1).state_dict()
     assert f'resnet10t ({tmp_path / "other.pth"}): they lack "conv1.0.weight"' in refusal(tmp_path / "other.pth", other)
     own = timm.create_model("resnet10t").state_dict()
@@ -289,5 +289,5 @@ def test_what_does_not_exist_or_fit_is_explained(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(timm, "create_model", offline)
     text = refusal("resnet10t", (2, 2))
     assert "cannot be downloaded" in text
-    assert "bring model.safetensors of timm/resnet10t" in text
+    assert "give model.safetensors of timm/resnet10t" in text
     assert "teacher_weights FILE" in text
