@@ -119,8 +119,8 @@ def test_final_norm_and_head_for_every_patch(name: str, output: str) -> None:
 
 def test_outputs_that_a_tower_does_not_have_are_explained() -> None:
     for name, options, said in (
-        ("resnet10t", {"output": "head"}, 'resnet10t gives no "head" at stage 4'),
-        ("vit_tiny_patch16_224", {"output": "norm", "stage": 3}, 'gives no "norm" at stage 3'),
+        ("resnet10t", {"output": "head"}, 'resnet10t has no output "head" at stage 4'),
+        ("vit_tiny_patch16_224", {"output": "norm", "stage": 3}, 'has no output "norm" at stage 3'),
         ("vit_small_patch14_dinov2", {"output": "head"}, '"head" of one with a linear head'),
         ("vit_tiny_patch16_224", {"output": "haed"}, 'Did you mean "head"'),
     ):
@@ -140,7 +140,7 @@ def test_pixels_are_the_patches_row_by_row() -> None:
         for column in range(3):
             patch = images[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
             assert torch.equal(features[:, 3 * row + column], patch.flatten(1))
-    with pytest.raises(MapetError, match="neither stages nor weights"):
+    with pytest.raises(MapetError, match="has no stages, outputs or weights"):
         open_teacher("pixels", (2, 3), stage=0)
 
 
@@ -172,11 +172,11 @@ def test_a_run_of_our_own_teaches_by_its_last_block(run: tuple[Path, Encoder]) -
 
 def test_a_run_that_cannot_teach_is_explained(run: tuple[Path, Encoder], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("")
-    with pytest.raises(MapetError, match=f"mapet export {tmp_path} --to timm"):
+    with pytest.raises(MapetError, match=f"mapet export {tmp_path} to timm"):
         Teacher(str(tmp_path), (4, 4))
     broken = shutil.copytree(run[0] / "export" / "timm", tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"{}")
-    with pytest.raises(MapetError, match="is damaged: write it anew with mapet export"):
+    with pytest.raises(MapetError, match="is damaged: write it again with mapet export"):
         Teacher(str(broken), (4, 4))
     (broken / "config.json").write_text("{}")
     with pytest.raises(MapetError, match="There is no teacher"):
@@ -220,10 +220,10 @@ def test_files_that_are_not_the_weights_are_explained(tmp_path: Path) -> None:
 
     assert "There is no weights file" in refusal(tmp_path / "none.pth")
     assert "it is empty" in refusal(tmp_path / "empty.pth", b"")
-    assert "begins with" in refusal(tmp_path / "image.pth", b"\x89PNG\r\n\x1a\n123")
-    assert "begins with" in refusal(tmp_path / "image.safetensors", b"\x89PNG\r\n\x1a\n123")
+    assert "starts with" in refusal(tmp_path / "image.pth", b"\x89PNG\r\n\x1a\n123")
+    assert "starts with" in refusal(tmp_path / "image.safetensors", b"\x89PNG\r\n\x1a\n123")
     assert "more than tensors" in refusal(tmp_path / "object.pth", {"view": CenterCropResize((1, 1))})
-    assert "other than a state dict" in refusal(tmp_path / "number.pth", {"epoch": 3})
+    assert "does not hold a state dict" in refusal(tmp_path / "number.pth", {"epoch": 3})
     other = timm.create_model("vit_tiny_patch16_224", depth=1).state_dict()
     assert f'resnet10t ({tmp_path / "other.pth"}): they lack "conv1.0.weight"' in refusal(tmp_path / "other.pth", other)
     own = timm.create_model("resnet10t").state_dict()
@@ -249,7 +249,7 @@ def test_no_head_or_another_one_does_not_matter(tmp_path: Path, name: str, class
 def test_weights_beside_a_run_are_refused_not_ignored(run: tuple[Path, Encoder], tmp_path: Path) -> None:
     save_file(run[1].state_dict(), tmp_path / "other.safetensors")
     for folder in (run[0], run[0] / "export" / "timm"):
-        with pytest.raises(MapetError, match="brings its own weights: leave out teacher_weights"):
+        with pytest.raises(MapetError, match="has its own weights: remove teacher_weights"):
             Teacher(str(folder), (4, 4), weights=tmp_path / "other.safetensors")
 
 
@@ -276,7 +276,7 @@ def test_what_does_not_exist_or_fit_is_explained(monkeypatch: pytest.MonkeyPatch
     assert "stage 4: stride 32, grid 7x7" in refusal("resnet10t", (2, 2), stage=9)
     assert "stages 0 to 11: stride 16, grid 14x14" in refusal("vit_tiny_patch16_224", (2, 2), stage=12)
     mixer = refusal("mixer_s32_224", (2, 2), pretrained=False)
-    assert "no grid of 2x2" in mixer
+    assert "cannot give a grid of 2x2" in mixer
     assert "grid 7x7" in mixer
 
     build = timm.create_model
@@ -289,5 +289,5 @@ def test_what_does_not_exist_or_fit_is_explained(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(timm, "create_model", offline)
     text = refusal("resnet10t", (2, 2))
     assert "cannot be downloaded" in text
-    assert "bring model.safetensors of timm/resnet10t" in text
+    assert "give model.safetensors of timm/resnet10t" in text
     assert "teacher_weights FILE" in text
