@@ -3,18 +3,19 @@
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
+from mapet.api.benchmark.report import Report as Report
 from mapet.api.compare.plan import Plan as Plan
-from mapet.api.compare.run import compare as compare
+from mapet.api.compare.run import Comparison as Comparison
 from mapet.api.encoders import load_classifier as load_classifier
 from mapet.api.encoders import load_encoder as load_encoder
 from mapet.api.estimate import Estimate as Estimate
 from mapet.api.export import export as export
-from mapet.api.pack import pack as pack
 from mapet.api.quickstart import QuickstartResult
-from mapet.api.tokenize import tokenize as tokenize
 from mapet.build.objectives import register_objective as register_objective
+from mapet.config.benchmark import BenchmarkSettings
+from mapet.config.compare import CompareSettings
 from mapet.config.estimate import EstimateSettings
 from mapet.config.evaluate import EvaluateSettings
 from mapet.config.finetune import Augmentation as Augmentation
@@ -27,9 +28,16 @@ from mapet.config.recipe import Recipe as Recipe
 from mapet.config.recipe import Tokenizer as Tokenizer
 from mapet.config.runtime import Runtime as Runtime
 from mapet.config.training import Optimization as Optimization
+from mapet.config.verbs import (
+    FitTokenizerSettings,
+    ImportTokenizerSettings,
+    InspectTokenizerSettings,
+    PackSettings,
+    TokenizeSettings,
+)
 from mapet.config.vqkd import VQKDRecipe as VQKDRecipe
+from mapet.data.dataset import ImageDataset as ImageDataset
 from mapet.data.dataset import open_dataset as open_dataset
-from mapet.data.packing import Packing as Packing
 from mapet.engine.fit import fit as fit
 from mapet.engine.run import Run as Run
 from mapet.evals.score import Score as Score
@@ -46,14 +54,22 @@ from mapet.tokenizers.tokenizer import load_tokenizer as load_tokenizer
 from mapet.utils.errors import MapetError as MapetError
 from mapet.utils.view import CenterCropResize as CenterCropResize
 
-class _Estimate(TypedDict, total=False):
-    """Settings of ``EstimateSettings``."""
+class _Benchmark(TypedDict, total=False):
+    """Settings of ``BenchmarkSettings``."""
 
-    devices: int
-    images: int | None
-    bench: str | PathLike[str] | None
-    measure: bool
-    tflops: float | None
+    objectives: tuple[str, ...]
+    models: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    precisions: tuple[str, ...]
+    compile: tuple[str, ...]
+    micro_batch_size: int | None
+    rounds: int
+    baseline: tuple[str, ...]
+    scaling: tuple[int, ...]
+    skip_memory: bool
+    accelerator: str
+    workers: int | None
+    cache_gib: float
 
 class _Recipe(TypedDict, total=False):
     """Settings of ``Recipe``."""
@@ -129,6 +145,50 @@ class _Optimization(TypedDict, total=False):
     no_decay: tuple[str, ...]
     clip_grad: float | None
     ema_decay: float | None
+
+class _BenchmarkSettings(_Benchmark, _Recipe, _Model, _Objective, _Tokenizer, _Optimization, total=False):
+    """Settings of ``benchmark``."""
+
+class _Compare(TypedDict, total=False):
+    """Settings of ``CompareSettings``."""
+
+    objectives: tuple[str, ...]
+    baselines: tuple[str, ...]
+    seeds: int
+    evaluate: tuple[str, ...]
+    budget: tuple[str, ...]
+    vary: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+    knn_every: float
+    eval_data: str | None
+    eval_limit: int | None
+
+class _Runtime(TypedDict, total=False):
+    """Settings of ``Runtime``."""
+
+    workers: int | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    devices: int
+    num_nodes: int
+    strategy: Literal["ddp", "fsdp"]
+    micro_batch_size: int | None
+    compile: bool
+    grad_checkpointing: bool
+    save_every: int
+    cache_gib: float
+    max_bad_fraction: float
+
+class _CompareSettings(_Compare, _Recipe, _Model, _Objective, _Tokenizer, _Optimization, _Runtime, total=False):
+    """Settings of ``compare``."""
+
+class _Estimate(TypedDict, total=False):
+    """Settings of ``EstimateSettings``."""
+
+    devices: int
+    images: int | None
+    bench: str | PathLike[str] | None
+    measure: bool
+    tflops: float | None
 
 class _EstimateSettings(_Estimate, _Recipe, _Model, _Objective, _Tokenizer, _Optimization, total=False):
     """Settings of ``estimate``."""
@@ -215,23 +275,65 @@ class _Augmentation(TypedDict, total=False):
     mixup_switch_prob: float
     smoothing: float
 
-class _Runtime(TypedDict, total=False):
-    """Settings of ``Runtime``."""
-
-    workers: int | None
-    accelerator: Literal["auto", "cpu", "cuda", "mps"]
-    devices: int
-    num_nodes: int
-    strategy: Literal["ddp", "fsdp"]
-    micro_batch_size: int | None
-    compile: bool
-    grad_checkpointing: bool
-    save_every: int
-    cache_gib: float
-    max_bad_fraction: float
-
 class _FinetuneSettings(_FinetuneRecipeOfFinetune, _Backbone, _Augmentation, _Optimization, _Runtime, total=False):
     """Settings of ``finetune``."""
+
+class _FitTokenizer(TypedDict, total=False):
+    """Settings of ``FitTokenizerSettings``."""
+
+    image_size: int
+    patch_size: int
+    max_images: int | None
+    seed: int
+    batch_size: int
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int | None
+    max_bad_fraction: float
+    grid: tuple[int, int] | None
+
+class _FitTokenizerSettings(_FitTokenizer, _Tokenizer, total=False):
+    """Settings of ``fit_tokenizer``."""
+
+class _ImportTokenizer(TypedDict, total=False):
+    """Settings of ``ImportTokenizerSettings``."""
+
+    image_size: int | None
+    patch_size: int
+    heads: int
+
+class _ImportTokenizerSettings(_ImportTokenizer, total=False):
+    """Settings of ``import_tokenizer``."""
+
+class _InspectTokenizer(TypedDict, total=False):
+    """Settings of ``InspectTokenizerSettings``."""
+
+    max_images: int | None
+    num_codes: int
+    show: str | PathLike[str]
+    compare_with: str | PathLike[str] | None
+    teacher_weights: str | PathLike[str] | None
+    compare_with_teacher_weights: str | PathLike[str] | None
+    seed: int
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int | None
+    max_bad_fraction: float
+
+class _InspectTokenizerSettings(_InspectTokenizer, total=False):
+    """Settings of ``inspect_tokenizer``."""
+
+class _Pack(TypedDict, total=False):
+    """Settings of ``PackSettings``."""
+
+    form: Literal["uint8", "jpeg"]
+    size: int
+    quality: int | None
+    max_images: int | None
+    seed: int
+    workers: int | None
+    max_bad_fraction: float
+
+class _PackSettings(_Pack, total=False):
+    """Settings of ``pack``."""
 
 class _PretrainSettings(_Recipe, _Model, _Objective, _Tokenizer, _Optimization, _Runtime, total=False):
     """Settings of ``pretrain``."""
@@ -252,6 +354,38 @@ class _ResumeSettings(_Runtime, total=False):
 
 class _ShowSettings(_Recipe, _Model, _Objective, _Tokenizer, _Optimization, total=False):
     """Settings of ``show``."""
+
+class _Tokenize(TypedDict, total=False):
+    """Settings of ``TokenizeSettings``."""
+
+    image_size: int
+    patch_size: int
+    max_images: int | None
+    seed: int
+    batch_size: int
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int | None
+    max_bad_fraction: float
+
+class _TokenizerOfTokenize(TypedDict, total=False):
+    """Settings of ``Tokenizer``."""
+
+    teacher: str | PathLike[str]
+    teacher_stage: int | None
+    teacher_output: Literal["stage", "norm", "head"]
+    teacher_weights: str | PathLike[str] | None
+    vocab_size: int
+    samples: int | None
+    fit_images: int | None
+    iterations: int
+    restarts: int
+    metric: Literal["euclidean", "cosine"]
+    kmeans_init: Literal["k-means++", "sample"]
+    kmeans_mode: Literal["sample", "stream"]
+    kmeans_precision: Literal["float32", "tf32", "bfloat16"]
+
+class _TokenizeSettings(_Tokenize, _TokenizerOfTokenize, total=False):
+    """Settings of ``tokenize``."""
 
 class _VQKDRecipeOfTrainVqkd(TypedDict, total=False):
     """Settings of ``VQKDRecipe``."""
@@ -289,6 +423,22 @@ class _VQKDRecipeOfTrainVqkd(TypedDict, total=False):
 class _TrainVqkdSettings(_VQKDRecipeOfTrainVqkd, _Runtime, total=False):
     """Settings of ``train_vqkd``."""
 
+def benchmark(
+    recipe: str | Path | Recipe | None = None,
+    out: str | Path = "bench",
+    *,
+    settings: BenchmarkSettings | None = None,
+    **changes: Unpack[_BenchmarkSettings],
+) -> Report: ...
+def compare(
+    recipe: str | Path | Recipe | None = None,
+    out: str | Path | None = None,
+    *,
+    settings: CompareSettings | None = None,
+    tuning: str | Path | FinetuneRecipe | None = None,
+    runtime: Runtime | None = None,
+    **changes: Unpack[_CompareSettings],
+) -> Comparison: ...
 def estimate(
     recipe: Recipe | str | Path | None = None,
     *,
@@ -315,6 +465,33 @@ def finetune(
     evaluate_every: int = 0,
     **settings: Unpack[_FinetuneSettings],
 ) -> Run: ...
+def fit_tokenizer(
+    data: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    settings: FitTokenizerSettings | None = None,
+    **changes: Unpack[_FitTokenizerSettings],
+) -> Codebook: ...
+def import_tokenizer(
+    file: str | Path,
+    out: str | Path,
+    kind: str,
+    *,
+    settings: ImportTokenizerSettings | None = None,
+    **changes: Unpack[_ImportTokenizerSettings],
+) -> Network: ...
+def inspect_tokenizer(
+    folder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    settings: InspectTokenizerSettings | None = None,
+    **changes: Unpack[_InspectTokenizerSettings],
+) -> dict[str, Any]: ...
+def pack(
+    data: str | Path, out: str | Path, *, settings: PackSettings | None = None, **changes: Unpack[_PackSettings]
+) -> Path: ...
 def pretrain(
     recipe: Recipe | str | Path | None = None,
     out: str | Path | None = None,
@@ -335,8 +512,16 @@ def resume(
     runtime: Runtime | None = None,
     evaluate_every: int | None = None,
     **settings: Unpack[_ResumeSettings],
-) -> Run: ...
+) -> Run | Comparison: ...
 def show(recipe: Recipe | str | Path | None = None, **changes: Unpack[_ShowSettings]) -> str: ...
+def tokenize(
+    data: str | Path,
+    out: str | Path,
+    tokenizer: str | Path | None = None,
+    *,
+    settings: TokenizeSettings | None = None,
+    **changes: Unpack[_TokenizeSettings],
+) -> TokenStore: ...
 def train_vqkd(
     data: str | Path | None = None,
     out: str | Path | None = None,
@@ -353,18 +538,20 @@ __all__ = [
     "CenterCropResize",
     "Classifier",
     "Codebook",
+    "Comparison",
     "Encoder",
     "Estimate",
     "FinetuneRecipe",
+    "ImageDataset",
     "MapetError",
     "Model",
     "Network",
     "Objective",
     "Optimization",
-    "Packing",
     "Pattern",
     "Plan",
     "Recipe",
+    "Report",
     "Run",
     "Runtime",
     "Score",
@@ -373,12 +560,16 @@ __all__ = [
     "TokenStore",
     "Tokenizer",
     "VQKDRecipe",
+    "benchmark",
     "compare",
     "estimate",
     "evaluate",
     "export",
     "finetune",
     "fit",
+    "fit_tokenizer",
+    "import_tokenizer",
+    "inspect_tokenizer",
     "load_classifier",
     "load_encoder",
     "load_tokenizer",
