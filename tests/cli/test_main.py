@@ -11,7 +11,8 @@ import pytest
 from mapet.api.listing import MODELS, OBJECTIVES, PROTOCOLS, listing
 from mapet.cli import main
 from mapet.cli.completion import SHELLS
-from mapet.cli.verbs import VERBS
+from mapet.cli.options import leaves
+from mapet.cli.verbs import VERBS, module
 
 HEAVY = ("torch", "numpy", "timm", "lightning_fabric", "matplotlib", "transformers", "PIL")
 EVERY = [name for name in VERBS if name != "tokenizer"]

@@ -105,11 +105,11 @@ def given(default: Any, arguments: Sequence[str], verb: str, description: str) -
 
     A verb's words, as in ``mapet pack DATA``, stand for the options that ``VERBS`` names.
     """
-    import tyro
-
     verb = " ".join(part for part in verb.split() if part.islower() and not part.startswith("-"))
     known = {one.name: one for one in leaves(default)}
     _help(default, arguments, verb, description)
+    import tyro
+
     arguments = _renamed(arguments, known, earlier(default))
     words = {word: name for word, name in VERBS[verb].words.items() if name in known}
     hints = {name: _for_tyro(one, arguments) for name, one in known.items()}
