@@ -156,16 +156,16 @@ def test_another_tokenizer_on_resume_is_refused(images, tokenizer, tmp_path, cap
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["--tokens", "TOKENS"], "beside --tokenizer"),
+        (["--tokens", "TOKENS"], "Pass --tokens or --tokenizer, not both"),
         (["--tokenizer", "None", "--tokens", "TOKENS", "--scale", "0.2", "1"], "--tokenizer instead"),
         (["--tokenizer", "None", "--tokens", "TOKENS", "--hflip", "0.5"], "--tokenizer instead"),
         (["--tokenizer", "/nowhere"], "not a tokenizer"),
         (["--patch-size", "2"], "(8, 8)"),
         (["--tokenizer", "None", "--tokens", "TOKENS", "--patch-size", "2"], "(8, 8)"),
-        (["--scale", "0.5", "0.2"], "low ≤ high"),
+        (["--scale", "0.5", "0.2"], "low <= high"),
         (["--scale", "0", "1"], "0 < low"),
-        (["--ratio", "2", "1"], "low ≤ high"),
-        (["--hflip", "1.5"], "0 … 1"),
+        (["--ratio", "2", "1"], "low <= high"),
+        (["--hflip", "1.5"], "must be >= 0 and <= 1"),
         (["--tokenizer", "None", *CROPS, "--devices", "2"], "--tokenizer"),
     ],
 )

@@ -9,7 +9,7 @@ from mapet.api.settings import absolute, combined, named_recipe, require_given
 from mapet.api.tokenize import require_one_way
 from mapet.api.training import Job, run_training
 from mapet.config.flat import updated
-from mapet.config.objectives import absolute_name, file_hash, short_name
+from mapet.config.objectives import absolute_name, file_hash, is_own, short_name
 from mapet.config.recipe import Recipe
 from mapet.config.runtime import Runtime
 from mapet.utils.owned import require_apart
@@ -78,7 +78,12 @@ def anchored(recipe: Recipe) -> Recipe:
 class Pretraining(Job[Recipe]):
     """A pre-training."""
 
-    label, inputs = "pretrain", "images, tokens or code of its objective"
+    label = "pretrain"
+
+    def __init__(self, run: "Run", recipe: Recipe, runtime: Runtime) -> None:
+        super().__init__(run, recipe, runtime)
+        own = is_own(recipe.objective.name)
+        self.inputs = "images, tokens or code of its objective" if own else "images or tokens"
 
     @property
     def size(self) -> tuple[float, int, float]:

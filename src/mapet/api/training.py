@@ -44,7 +44,7 @@ class Job(ABC, Generic[R]):
     """
 
     label: ClassVar[str]
-    inputs: ClassVar[str]
+    inputs: str
     with_labels: ClassVar[bool] = False
 
     def __init__(self, run: "Run", recipe: R, runtime: Runtime) -> None:
