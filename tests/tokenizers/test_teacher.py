@@ -126,7 +126,7 @@ def test_outputs_that_a_tower_does_not_have_are_explained() -> None:
     ):
         with pytest.raises(MapetError, match=said):
             Teacher(name, (2, 2), pretrained=False, **options)
-    with pytest.raises(MapetError, match="leave these settings out"):
+    with pytest.raises(MapetError, match="remove these settings"):
         open_teacher("pixels", (2, 2), output="norm")
 
 
