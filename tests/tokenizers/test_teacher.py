@@ -121,12 +121,12 @@ def test_outputs_that_a_tower_does_not_have_are_explained() -> None:
     for name, options, said in (
         ("resnet10t", {"output": "head"}, 'resnet10t has no output "head" at stage 4'),
         ("vit_tiny_patch16_224", {"output": "norm", "stage": 3}, 'has no output "norm" at stage 3'),
-        ("vit_small_patch14_dinov2", {"output": "head"}, '"head" of one with a linear head'),
+        ("vit_small_patch14_dinov2", {"output": "head"}, '"head" also a linear head'),
         ("vit_tiny_patch16_224", {"output": "haed"}, 'Did you mean "head"'),
     ):
         with pytest.raises(MapetError, match=said):
             Teacher(name, (2, 2), pretrained=False, **options)
-    with pytest.raises(MapetError, match="leave these settings out"):
+    with pytest.raises(MapetError, match="remove these settings"):
         open_teacher("pixels", (2, 2), output="norm")
 
 

@@ -81,8 +81,8 @@ def test_oblong_pictures_have_their_grid():
         ("quantize.embedding.weight", {}, r"quantize\.embedding\.weight"),
         ("encoder.blocks.0.norm1.bias", {}, r"encoder\.blocks\.0\.norm1\.bias"),
         (None, {"image_size": 96}, "pos_embed"),
-        (None, {"image_size": 50}, "do not tile"),
-        (None, {"heads": 3}, "3 heads"),
+        (None, {"image_size": 50}, "must divide the image size"),
+        (None, {"heads": 3}, "heads must divide the width"),
     ],
 )
 def test_other_weights_and_sizes_are_refused(golden, missing, changes, said):
