@@ -21,7 +21,7 @@ STEPS = {"--epochs": "1", "--batch-size": "8", "--warmup-epochs": "0", "--accele
 KMEANS = {"--teacher": "pixels", "--vocab-size": "8", "--iterations": "2", "--restarts": "1"}
 CPU = {"--accelerator": "cpu"}
 SMALL = {  # options of each verb that are given, or replaced
-    "pretrain": {**VIT, **SQUARE, **STEPS},
+    "pretrain": {**VIT, **SQUARE, **STEPS, **KMEANS},
     "finetune": STEPS,
     "evaluate": CPU,
     "knn": CPU,

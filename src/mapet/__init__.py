@@ -40,6 +40,7 @@ _HOMES = {
     "evaluate": "api.evaluate",
     "export": "api.export",
     "finetune": "api.finetune",
+    "extract_features": "api.features",
     "fit": "engine.fit",
     "fit_tokenizer": "api.fit_tokenizer",
     "import_tokenizer": "api.import_tokenizer",

@@ -12,6 +12,7 @@ from mapet.api.encoders import load_classifier as load_classifier
 from mapet.api.encoders import load_encoder as load_encoder
 from mapet.api.estimate import Estimate as Estimate
 from mapet.api.export import export as export
+from mapet.api.features import extract_features as extract_features
 from mapet.api.quickstart import QuickstartResult
 from mapet.build.objectives import register_objective as register_objective
 from mapet.config.benchmark import BenchmarkSettings
@@ -490,7 +491,11 @@ def inspect_tokenizer(
     **changes: Unpack[_InspectTokenizerSettings],
 ) -> dict[str, Any]: ...
 def pack(
-    data: str | Path, out: str | Path, *, settings: PackSettings | None = None, **changes: Unpack[_PackSettings]
+    data: str | Path | ImageDataset,
+    out: str | Path,
+    *,
+    settings: PackSettings | None = None,
+    **changes: Unpack[_PackSettings],
 ) -> Path: ...
 def pretrain(
     recipe: Recipe | str | Path | None = None,
@@ -565,6 +570,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "export",
+    "extract_features",
     "finetune",
     "fit",
     "fit_tokenizer",

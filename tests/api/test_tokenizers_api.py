@@ -141,7 +141,7 @@ def test_a_script_under_torchrun_calls_one_verb_after_another(images, book, tmp_
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["48", "48"]
     alone = tokenize(images, tmp_path / "alone", tmp_path / "book", image_size=16, patch_size=4)
-    both, keys = TokenStore.open(tmp_path / "tokens"), list(alone.keys())
+    both, keys = TokenStore.open(tmp_path / "tokens"), list(alone.image_ids())
     assert torch.equal(both.gather(keys), alone.gather(keys))
 
 

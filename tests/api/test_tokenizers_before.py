@@ -58,7 +58,7 @@ def test_complete_tokens_stay_as_they_are(images, tokens):
 
 def test_interrupted_tokens_are_continued(images, tokens):
     whole = TokenStore.open(tokens)
-    keys = list(whole.keys())
+    keys = list(whole.image_ids())
     rows = whole.gather(keys)
     with (tokens / "tokens.bin").open("r+b") as file:
         file.truncate(32 * 10 + 5)
@@ -82,7 +82,7 @@ def test_the_same_settings_fit_the_same_codebook(images, tokens, tmp_path):
 
 def test_the_list_of_unreadable_images_is_continued(images, tokens):
     store = TokenStore.open(tokens)
-    ids = [image_id for image_id in list(store.keys()) if image_id != IMAGE]
+    ids = [image_id for image_id in list(store.image_ids()) if image_id != IMAGE]
     kept = store.gather(ids)
     (tokens / "keys.txt").write_text("".join(f"{key}\n" for key in ids))
     (tokens / "tokens.bin").write_bytes(kept.numpy().astype("<u2").tobytes())

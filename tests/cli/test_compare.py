@@ -340,11 +340,11 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         (["--tokens", "TOKENS", "--patch-size", "8"], "grid"),
         (
             ["--tokens", "TOKENS", "--vocab-size", "9"],
-            "--vocab-size only applies when a codebook is fitted; remove it, or remove --tokens",
+            "only applies when a codebook is fitted; remove it, or remove --tokens",
         ),
         (
             ["--tokenizers", "a,b", "--vocab-size", "9"],
-            "--vocab-size only applies when a codebook is fitted; remove it, or remove --tokenizers",
+            "only applies when a codebook is fitted; remove it, or remove --tokenizers",
         ),
         (["--eval-data", "FLAT"], "no labels"),
         (["--devices", "2"], "one device"),

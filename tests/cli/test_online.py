@@ -73,7 +73,7 @@ def test_without_crops_it_is_the_run_with_stored_tokens(images, tokens, tokenize
     assert main(options) == 0
     assert_equal(online, ready)
     assert losses(online) != losses(whole)
-    assert "as they come" in (online / "log.txt").read_text()
+    assert "; online" in (online / "log.txt").read_text()
     assert (online / "inputs.json").read_bytes() == (ready / "inputs.json").read_bytes()
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -137,7 +138,7 @@ def test_a_run_without_a_mark_is_known_by_its_provenance(images, folder, capsys,
         if other is not None:
             (out / "provenance.json").write_text(other)
         before = content(out)
-        refused(capsys, TRAINED[name](images, out, "--overwrite"), "bears no mark", "remove the folder yourself")
+        refused(capsys, TRAINED[name](images, out, "--overwrite"), "has no mark", "remove the folder yourself")
         assert content(out) == before
     (out / "provenance.json").write_text(json.dumps(entries))
     assert main(TRAINED[name](images, out, "--overwrite")) == 0
@@ -146,7 +147,7 @@ def test_a_run_without_a_mark_is_known_by_its_provenance(images, folder, capsys,
 def test_a_tokenizer_of_another_program_stays(images, tmp_path, capsys):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": {"type": "BPE"}}))
     before = content(tmp_path)
-    refused(capsys, fit(images, tmp_path, "--overwrite"), "bears no mark that mapet wrote a tokenizer")
+    refused(capsys, fit(images, tmp_path, "--overwrite"), "has no mark that mapet wrote a tokenizer")
     assert content(tmp_path) == before
 
 
@@ -225,7 +226,7 @@ def test_other_files_in_the_place_of_results_stay(images, made, folder, tmp_path
     refused(capsys, ["knn", run, "--out", tmp_path / "notes.json"], "is not a list of scores")
     refused(capsys, ["tokenizer", "inspect", made / "fit", images, "--out", tmp_path / "look"], "holds codes.png")
     measured = ["bench", *NETWORK, "--objective", "mae", "--rounds", "1", "--skip-memory", "--accelerator", "cpu"]
-    refused(capsys, [*measured, "--out", tmp_path / "bench"], "holds a bench.md")
+    refused(capsys, [*measured, "--out", tmp_path / "bench"], "already has a bench.md")
     for command in (["pack", images], ["tokenize", images, *CODES]):
         refused(capsys, [*command, "--out", tmp_path / "photos"], "is not empty (it holds a.png)")
     refused(capsys, ["compare", "--data", images, "--out", tmp_path / "photos"], "")
@@ -275,7 +276,7 @@ FIRST = {
     "pretrain": "mapet.api.pretrain.pretrain_batches",
     "finetune": "mapet.api.finetune.finetune_batches",
     "vqkd": "mapet.api.train_vqkd.build_distill_batches",
-    "fit": "mapet.cli.tokenizer.fit.fit",
+    "fit": "mapet.api.fit_tokenizer.fit",
 }
 
 
@@ -299,7 +300,7 @@ def test_what_fails_before_the_first_step_leaves_the_earlier_one(images, folder,
 def test_a_first_step_that_is_no_number_leaves_the_earlier_run(images, folder, monkeypatch):
     out = folder("pretrain")
     before = content(out)
-    monkeypatch.setattr("mapet.engine.metrics.math.isfinite", lambda _: False)
+    monkeypatch.setattr("mapet.engine.metrics.math", SimpleNamespace(isfinite=lambda _: False))
     assert main(pretrain(images, out, "--overwrite")) == 2
     assert content(out) == before
 

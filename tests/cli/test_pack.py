@@ -83,8 +83,8 @@ def test_killed_at_any_moment_it_continues(many, begun, tmp_path, capsys):
     refused = capsys.readouterr().err
     assert refused.count("\n") == 1
     assert f"{out} is an incomplete pack" in refused
-    assert f"go on with mapet pack {many} --out {out} --size 16" in refused
-    assert main(refused.split("go on with mapet ")[1].split()) == 0
+    assert f"complete it with mapet pack {many} --out {out} --size 16" in refused
+    assert main(refused.split("complete it with mapet ")[1].split()) == 0
     assert content(out) == content(whole)
     assert "images/s" in capsys.readouterr().out
     assert main(command(many, out)) == 0

@@ -50,8 +50,8 @@ def again(many, whole, out, *options):
 
 def assert_equal(one, other):
     ours, theirs = TokenStore.open(one), TokenStore.open(other)
-    keys = sorted(ours.keys())
-    assert keys == sorted(theirs.keys())
+    keys = sorted(ours.image_ids())
+    assert keys == sorted(theirs.image_ids())
     assert len(keys) == COUNT
     assert torch.equal(ours.gather(keys), theirs.gather(keys))
     assert not list(other.glob("parts*"))
@@ -112,7 +112,7 @@ def test_one_of_two_processes_is_killed(many, whole, tmp_path, victim):
     code, _, said = processes[1 - victim].wait()
     assert processes[victim].wait()[0] == -9
     assert (code, said.count("\n")) == (2, 1), said
-    assert "Another of the 2 processes ended" in said
+    assert "One of the 2 processes ended" in said
     begun = [len(TokenStore.open(out / "parts" / str(rank))) for rank in range(2)]
     assert (begun[victim], begun[1 - victim]) == (40, COUNT // 2)
     if victim:
@@ -157,8 +157,8 @@ def test_two_processes_list_unreadable_images_together(many, whole, tmp_path, ca
     ends = [process.wait() for process in refused]
     assert [code for code, _, _ in ends] == [2, 2]
     errors = sorted(error for _, _, error in ends)
-    assert "3 of 400 images cannot be used" in errors[0]
-    assert "Another of the 2 processes ended" in errors[1]
+    assert "3 of 400 images are unreadable" in errors[0]
+    assert "One of the 2 processes ended" in errors[1]
     finished(pair(tmp_path / "said", *again(mixed, whole, tmp_path / "tokens")))
     assert len(TokenStore.open(tmp_path / "tokens")) == COUNT - 3
     listed = (tmp_path / "tokens" / "unreadable-images.txt").read_text()
@@ -175,7 +175,7 @@ def test_a_repaired_image_leaves_the_list_of_unreadable_ones(many, whole, tmp_pa
     for names in (["003.png", "300.png"], ["300.png"], []):
         capsys.readouterr()
         assert main(again(mixed, whole, out)) == 0
-        assert (f"{len(names)} of 400 images cannot be used: " in capsys.readouterr().out) == bool(names)
+        assert (f"{len(names)} of 400 images are unreadable: " in capsys.readouterr().out) == bool(names)
         ledger = out / "unreadable-images.txt"
         assert sorted(listed(ledger)) == names
         assert ledger.exists() == bool(names)

@@ -142,8 +142,8 @@ def test_unreadable_images_are_listed(images, tmp_path, capsys):
         (["--grid", "2", "4"], "--grid must be two equal numbers >= 1, as all students see square images, got 2 4"),
         (["more"], "mapet tokenizer fit needs one DATA (a folder of images, or cifar10) and one --out FOLDER"),
         (["--teacher", "pixel"], "There is no teacher"),
-        (["--teacher-stage", "3"], "neither stages nor weights"),
-        (["--teacher-output", "norm"], "neither stages nor weights"),
+        (["--teacher-stage", "3"], "no stages, outputs or weights"),
+        (["--teacher-output", "norm"], "no stages, outputs or weights"),
         (["--teacher", "efficientnet_lite0", "--teacher-weights", "absent.pth"], "absent.pth"),
     ],
 )

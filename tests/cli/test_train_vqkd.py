@@ -149,7 +149,7 @@ def test_pixels_can_teach(images, tmp_path):
     [
         (["--teacher", "efficientnet_lite00"], "efficientnet_lite0"),
         (["--teacher-stage", "9"], "no stage 9"),
-        (["--teacher-output", "head"], 'gives no "head" at stage 3'),
+        (["--teacher-output", "head"], 'has no output "head" at stage 3'),
         (["--batch-size", "64"], "--batch-size"),
         (["--lr", "nan"], "--lr must be a finite number, got nan."),
         (["--weight-decay", "inf"], "--weight-decay must be a finite number, got inf."),
@@ -178,7 +178,7 @@ def test_a_folder_in_use_and_other_settings_are_refused(images, whole, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert main(["tokenizer", "train-vqkd", "--resume", str(whole), "--vocab-size", "16"]) == 2
     assert "vocab_size = 32" in capsys.readouterr().err
-    with Run(whole).alone():
+    with Run(whole).lock():
         assert main(["tokenizer", "train-vqkd", "--resume", str(whole)]) == 2
     assert "Another process is training in" in capsys.readouterr().err
     assert Run(whole).metrics.read_bytes() == before

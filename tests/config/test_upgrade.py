@@ -23,7 +23,7 @@ ROWS = [
         "pretrain",
         Recipe,
         {
-            "data": "/data/images",
+            "data": "/tmp/v01/images",
             "max_images": None,
             "model.name": "custom",
             "objective.name": "mapet",
@@ -36,7 +36,7 @@ ROWS = [
             "tokenizer.kmeans_precision": "float32",
         },
     ),
-    ("finetune", FinetuneRecipe, {"init": "/runs/pretrain", "max_images": None, "backbone.name": None}),
+    ("finetune", FinetuneRecipe, {"init": "/tmp/v01/pretrain", "max_images": None, "backbone.name": None}),
     ("vqkd", VQKDRecipe, {"vocab_size": 8, "max_images": None, "batch_size": 12}),
 ]
 

@@ -77,7 +77,7 @@ def test_two_processes_of_a_batch_script_without_srun(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "devices", "nodes", "said"),
     [
-        ({}, 1, 1, "4 processes were started, but devices 1 × num_nodes 1 are 1"),
+        ({}, 1, 1, "started 4 processes, but devices 1 × num_nodes 1 = 1"),
         ({}, 4, 1, "2 nodes with 2 processes each, but num_nodes is 1 and devices 4"),
         ({"NTASKS_PER_NODE": None}, 2, 2, "srun --ntasks-per-node"),
         ({"NNODES": "4"}, 2, 2, "4 nodes"),

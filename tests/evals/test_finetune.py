@@ -143,7 +143,7 @@ def test_what_from_cannot_be(forms, tmp_path):
         t = FinetuneRecipe(init=str(start), backbone=Backbone(**backbone))
         with pytest.raises(MapetError) as error:
             classifier_over(load_start(t).encoder, t, 5)
-        assert said in error.value.option_text
+        assert said in str(error.value)
         assert "\n" not in str(error.value)
 
 

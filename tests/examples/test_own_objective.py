@@ -52,7 +52,7 @@ def test_an_own_objective_from_pretraining_to_export(images, tmp_path, example, 
     assert json.loads((broken.folder / "inputs.json").read_text())["objective"] == names.file_hash(
         f"{example}:RandomGroups"
     )
-    assert main(["show", "--recipe", str(whole.recipe), "--vocabulary", "8"]) == 0
+    assert main(["show", "--recipe", str(whole.recipe), "--vocab-size", "8"]) == 0
     example.write_text(example.read_text() + "\n")
     with pytest.raises(MapetError, match="code of its objective"):
         mapet.resume(tmp_path / "broken")

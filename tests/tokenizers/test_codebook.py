@@ -94,7 +94,7 @@ def test_features_that_are_no_numbers_have_no_tokens() -> None:
     book = fit(MeanColour(), coloured(30, (8, 12)), codes=20)
     images = coloured(2, (8, 12)) / 255
     images[1, 0, 5, 5] = torch.nan
-    with pytest.raises(MapetError, match="not all finite"):
+    with pytest.raises(MapetError, match="hold NaN or Inf"):
         book.encode(images)
 
 
@@ -118,7 +118,7 @@ def test_other_teacher_weights_are_refused_with_both_named(tmp_path: Path) -> No
     book = Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {})
     book.save(tmp_path / "book")
     assert load_tokenizer(tmp_path / "book", teacher_weights=file).hash == book.hash
-    with pytest.raises(MapetError, match=r"file mine.pth: name it with teacher_weights"):
+    with pytest.raises(MapetError, match=r"file mine.pth: give it with teacher_weights"):
         load_tokenizer(tmp_path / "book")
     with pytest.raises(MapetError, match="resnet10t weights") as caught:
         load_tokenizer(tmp_path / "book", teacher_weights=other)
@@ -148,7 +148,7 @@ def test_a_codebook_over_a_run_finds_its_export_wherever_it_is(export: Path, tmp
     book.save(tmp_path / "book")
     assert load_tokenizer(tmp_path / "book").hash == book.hash
     ema_update = export.rename(tmp_path / "elsewhere")
-    with pytest.raises(MapetError, match=f"was in {export}: name its folder with teacher_weights"):
+    with pytest.raises(MapetError, match=f"was in {export}: give its folder with teacher_weights"):
         load_tokenizer(tmp_path / "book")
     assert load_tokenizer(tmp_path / "book", teacher_weights=ema_update).hash == book.hash
 
@@ -168,7 +168,7 @@ def test_damaged_folders_are_explained(teacher: Teacher, tmp_path: Path) -> None
     Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {}).save(folder)
     assert load_tokenizer(folder).vocabulary == 4
     newer = (folder / "tokenizer.json").read_bytes()
-    for content, words in ((older, "do not belong together"), (b"{}", "damaged"), (b"{", "damaged")):
+    for content, words in ((older, "do not match"), (b"{}", "damaged"), (b"{", "damaged")):
         (folder / "tokenizer.json").write_bytes(content)
         with pytest.raises(MapetError, match=words):
             load_tokenizer(folder)
@@ -253,7 +253,7 @@ def test_pictures_of_another_view_are_refused(teacher: Teacher) -> None:
     book = Codebook(teacher, torch.rand(4, teacher.width), "euclidean", {})
     height, width = teacher.view.size
     for images in (torch.rand(1, 3, height // 2, width), torch.zeros(1, 3, height, width, dtype=torch.uint8)):
-        with pytest.raises(MapetError, match="put them into its view"):
+        with pytest.raises(MapetError, match="convert them to its view"):
             book.encode(images)
 
 

@@ -172,7 +172,7 @@ def test_a_run_of_our_own_teaches_by_its_last_block(run: tuple[Path, Encoder]) -
 
 def test_a_run_that_cannot_teach_is_explained(run: tuple[Path, Encoder], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("")
-    with pytest.raises(MapetError, match=f"mapet export {tmp_path} to timm"):
+    with pytest.raises(MapetError, match=f"mapet export {tmp_path} --to timm"):
         Teacher(str(tmp_path), (4, 4))
     broken = shutil.copytree(run[0] / "export" / "timm", tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"{}")

@@ -225,7 +225,7 @@ def test_the_start_is_a_better_codebook_than_chance():
     assert after["commitment"] < before / 3
     assert after["used"] == 24
     assert int(training.usage.sum()) == 64 * 4
-    with pytest.raises(MapetError, match="24 centroids need at least 24 vectors, and there are 20"):
+    with pytest.raises(MapetError, match="24 centroids need at least 24 vectors, got 20"):
         training.start([data["images"][:5]])
 
 

@@ -26,7 +26,7 @@ def uninstalled(monkeypatch):
 
 def test_the_source_folder_tells_that_it_is_one(uninstalled, capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == "mapet from its source folder\n"
+    assert capsys.readouterr().out == "mapet (source folder)\n"
 
 
 def test_what_is_not_installed_has_no_version(uninstalled, tmp_path):

@@ -51,7 +51,7 @@ class Features:
 
 
 def extract_features(
-    encoder: "Encoder", data: str, seed: int, settings: FeatureSettings, pool: str = "avg"
+    encoder: "Encoder", data: str, seed: int = 0, settings: FeatureSettings | None = None, pool: str = "avg"
 ) -> LabelledFeatures:
     """Features of both splits of ``data``; arguments as those of ``Features``.
 
@@ -65,6 +65,7 @@ def extract_features(
     from mapet.engine.distributed import pick_device
     from mapet.evals.features import features
 
+    settings = settings or FeatureSettings()
     splits = train_and_test(data)
     if not splits[0].classes:
         raise MapetError(f"{splits[0].name} has no labels: give --data, a folder with sub-folders, one per class.")

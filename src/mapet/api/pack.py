@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from mapet.data.packing import Packing
 
 
-def pack(data: str | Path, out: str | Path, *, settings: PackSettings | None = None, **changes: Any) -> Path:
+def pack(
+    data: "str | Path | ImageDataset", out: str | Path, *, settings: PackSettings | None = None, **changes: Any
+) -> Path:
     """Pack a dataset into a folder, or continue an interrupted call there; splits go into sub-folders train and test.
 
     Images that cannot be read are listed in ``unreadable-images.txt``.
 
     Args:
-        data: a folder of images, nested in any way, or ``"cifar10"``.
+        data: a folder of images, nested in any way, ``"cifar10"``, or any object with the methods of ``ImageDataset``.
         out: new, empty, or begun by an interrupted call.
         settings: the defaults, without any.
         changes: settings by name, for instance ``form="jpeg"``.
@@ -36,29 +38,38 @@ def pack(data: str | Path, out: str | Path, *, settings: PackSettings | None = N
         MapetError: settings that do not fit, no images, another pack or other files in ``out``, too little room on the
             disk, too many unreadable images, or another process that packs there.
     """
-    from mapet.data.dataset import SPLITS, has_held_out, open_dataset
     from mapet.data.packing import Packing, begin
     from mapet.utils.io import require_free
     from mapet.utils.lock import Lock
 
     s = updated(settings or PackSettings(), **changes)
     packing = Packing(s.form, s.size, s.quality)
-    data, out = absolute_paths("pack", data, out)
-    require_apart(out, data=data)
-    parts = (
-        {out / split: open_dataset(data, split) for split in SPLITS}
-        if has_held_out(data)
-        else {out: open_dataset(data)}
-    )
+    out, parts, command = _opened(data, out, s)
     if out not in parts:  # otherwise begin checks the folder
         require_free(out, [folder.name for folder in parts])
     chosen = {folder: _chosen(source, s) for folder, source in parts.items()}
     with Lock(out, "packing into"):
         for folder, source in parts.items():
-            begin(folder, chosen[folder], packing, {"source": source.name, "command": pack_command(data, out, s)})
+            begin(folder, chosen[folder], packing, {"source": source.name, "command": command})
         for folder, source in chosen.items():
             _pack(folder, source, packing, s)
     return out
+
+
+def _opened(
+    data: "str | Path | ImageDataset", out: str | Path, s: PackSettings
+) -> tuple[Path, "dict[Path, ImageDataset]", str]:
+    """The absolute folder, the datasets by the folders that hold them, and the command that continues the pack."""
+    from mapet.data.dataset import SPLITS, has_held_out, open_dataset
+
+    if not isinstance(data, str | Path):
+        folder = Path(out).expanduser().absolute()
+        return folder, {folder: data}, f"mapet.pack(DATASET, {str(folder)!r})"
+    name, folder = absolute_paths("pack", data, out)
+    require_apart(folder, data=name)
+    whole = {folder: open_dataset(name)}
+    parts = {folder / split: open_dataset(name, split) for split in SPLITS} if has_held_out(name) else whole
+    return folder, parts, pack_command(name, folder, s)
 
 
 def pack_command(data: str | Path, out: str | Path, settings: PackSettings) -> str:

@@ -266,6 +266,6 @@ def check_inputs_unchanged(
 
 
 def _inputs(path: Path) -> dict[str, Any]:
-    """The content of ``inputs.json``, in which version 0.1 called images pictures."""
+    """The content of ``inputs.json``; version 0.1 used another word for images."""
     content: dict[str, Any] = json.loads(path.read_text())
     return {"images" if name == "pictures" else name: value for name, value in content.items()}

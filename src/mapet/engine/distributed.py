@@ -102,7 +102,7 @@ def _environment(devices: int | None = None, num_nodes: int | None = None) -> An
     if count == 1:
         return [LightningEnvironment()]
     if not each:
-        raise MapetError("SLURM does not give the number of processes per node: set ntasks-per-node of srun.")
+        raise MapetError("SLURM does not give the number of processes per node: use srun --ntasks-per-node.")
     nodes = int(os.environ.get("SLURM_NNODES", count // each))
     if devices is not None and (devices, num_nodes) != (each, nodes):
         raise MapetError(

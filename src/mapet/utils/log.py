@@ -5,7 +5,6 @@ attaches one to stdout; in Python, ``logging.basicConfig(level="INFO", format="%
 """
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,15 +12,6 @@ from mapet.utils.process_group import first_process
 
 log = logging.getLogger("mapet")
 log.addFilter(lambda record: first_process())
-
-
-def say(line: str = "") -> None:
-    """Print one line."""
-    print(line, flush=True, file=sys.stdout)
-
-
-def silent(line: str = "") -> None:
-    """Print nothing."""
 
 
 @contextmanager

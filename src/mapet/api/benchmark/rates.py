@@ -36,7 +36,7 @@ class Rates:
         linear: floating-point operations of a block's products with weights.
         attention: floating-point operations of attention in which every row reads every row.
         masked: the same, of the attention of MaPeT.
-        states: values of the row state through all of a block that is no matrix product.
+        states: values of the row state through all of a block except its matrix products.
         scores: values of logits through the loss.
         parameters: parameters through clipping and optimiser.
     """
