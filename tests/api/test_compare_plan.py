@@ -130,13 +130,22 @@ def test_the_dearest_has_one_step_at_least():
     assert [trial.epochs for trial in counted(plan)["compute"][:2]] == [1 / 6, 1 / 6]
 
 
+def test_equal_compute_has_one_share_of_warm_up():
+    plan = planned(budget=("epochs", "compute"), objectives=("mim", "mapet", "cae", "mae"))
+    found = counted(replace(plan, recipe=updated(plan.recipe, warmup_epochs=2.5)))
+    for trial in [*found["epochs"], *found["compute"]]:
+        o = trial.recipe.optimization
+        assert o.warmup_epochs / o.epochs == pytest.approx(0.25)
+    assert all(trial.recipe.optimization.warmup_epochs == 2.5 for trial in found["epochs"])
+
+
 def test_runs_of_two_budgets_are_shared_and_differ_in_epochs_alone():
     found = counted(planned(budget=("epochs", "compute"), seeds=2))
     every = unique([*found["epochs"], *found["compute"]])
     assert len(every) < 20
     assert len({trial.name for trial in every}) == len(every)
     assert differences(found["epochs"]) == []
-    assert differences(every) == ["optimization.epochs"]
+    assert differences(every) == ["optimization.epochs", "optimization.warmup_epochs"]
     varied = counted(planned(vary=("batch-size=8,16",), baselines=("random",)))["epochs"]
     assert differences(varied) == ["optimization.batch_size"]
 

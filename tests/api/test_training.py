@@ -70,7 +70,22 @@ def test_what_a_run_gives(whole):
     assert run.completed == (4 if train is finetune else 6)
     assert [entry["step"] for entry in run.scores] == ([4] if train is finetune else [])
     lines = run.log.read_text()
-    assert all(f"  {name} " in lines for name in ("data", "model", "steps", "done"))
+    assert all(f"  {name} " in lines for name in ("data", "model", "steps", "rate", "done"))
+
+
+def test_the_schedule_is_logged_with_what_does_not_suit_the_run(images, tmp_path):
+    run = pretrain(images, tmp_path / "run", lr=4e-6, warmup_epochs=2, ema_decay=0.9)
+    lines = [line.split("  ", 1)[1] for line in run.log.read_text().splitlines()]
+    assert "rate      warm-up 1 step to 4.00e-06, cosine to 4.00e-06 at step 6" in lines
+    notes = [line for line in lines if line.startswith("note")]
+    assert notes == [
+        "note      --warmup-epochs 2 is not shorter than the run: it is shortened to 1 of 6 steps",
+        "note      --min-lr 1.00e-05 is above the peak 4.00e-06: the rate does not decay; lower --min-lr",
+        "note      the moving average still holds 53% of the initial weights at the end; lower --ema-decay",
+    ]
+    names, *rows = [line.split(",") for line in run.metrics.read_text().splitlines()]
+    rates = [float(row[names.index("lr")]) for row in rows]
+    assert rates == pytest.approx([1e-6, *[4e-6] * 5])
 
 
 def test_the_inputs_of_version_0_1_are_accepted(whole, tmp_path):

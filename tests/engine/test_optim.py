@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from mapet.engine.optim import adamw, cosine, layer_scale
+from mapet.engine.optim import adamw, cosine, initial_share, layer_scale, scheduled
 from mapet.method.encoder import Classifier, Encoder
 from mapet.method.pattern import mapet
 from mapet.method.predict import TokenPrediction
+from toy import Numbers
 
 
 def test_cosine_touches_its_four_values():
@@ -25,6 +26,53 @@ def test_cosine_touches_its_four_values():
 def test_short_runs_have_a_finite_rate(warmup, total):
     lr = cosine(peak=1.0, floor=0.1, start=0.01, warmup=warmup, total=total)
     assert all(math.isfinite(lr(step)) and lr(step) > 0 for step in range(total))
+
+
+def rates(epochs, **settings):
+    """A schedule of ``epochs`` of 5 steps, and its rates."""
+    defaults = {"peak": 1e-3, "floor": 1e-5, "start": 1e-6, "warmup_epochs": 1}
+    found = scheduled(Numbers(steps=5 * epochs), **defaults | settings)
+    return found, [found(step) for step in range(5 * epochs)]
+
+
+def test_a_sane_schedule_is_the_plain_cosine():
+    found, values = rates(8)
+    lr = cosine(peak=1e-3, floor=1e-5, start=1e-6, warmup=5, total=40)
+    assert values == [lr(step) for step in range(40)]
+    assert not found.notes
+    assert str(found) == "warm-up 5 steps to 1.00e-03, cosine to 1.00e-05 at step 40"
+
+
+def test_the_floor_is_at_most_the_peak():
+    found, values = rates(8, peak=5.9e-6)
+    assert max(values) == values[-1] == pytest.approx(5.9e-6)
+    assert found.notes == ("--min-lr 1.00e-05 is above the peak 5.90e-06: the rate does not decay; lower --min-lr",)
+    assert all(value == 5e-7 for value in rates(8, peak=5e-7)[1])  # the warm-up does not begin above the peak
+
+
+@pytest.mark.parametrize(("epochs", "warmup_epochs", "steps"), [(8, 10, 4), (8, 8, 4), (1, 10, 1), (1, 1, 1)])
+def test_a_warm_up_is_shorter_than_the_run(epochs, warmup_epochs, steps):
+    found, values = rates(epochs, warmup_epochs=warmup_epochs)
+    assert values.index(max(values)) == steps
+    assert max(values) == pytest.approx(1e-3)
+    assert values[-1] == pytest.approx(1e-5)
+    assert found.notes == (
+        f"--warmup-epochs {warmup_epochs} is not shorter than the run: "
+        f"it is shortened to {steps} of {5 * epochs} steps",
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_shortest_runs_reach_their_peak(steps):
+    found = scheduled(Numbers(steps=steps), peak=1e-3, floor=1e-5, start=1e-6, warmup_epochs=10)
+    assert max(map(found, range(steps))) == 1e-3
+    assert str(found).startswith("warm-up 1 step to" if steps > 1 else "1.00e-03, cosine to")
+
+
+def test_a_moving_average_that_holds_initial_weights_is_named():
+    assert "93% of the initial weights" in initial_share(0.9999, 750)
+    assert initial_share(0.9999, 50_000) is None
+    assert initial_share(None, 1) is None
 
 
 def test_weight_decay_follows_the_published_rule():

@@ -162,10 +162,13 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
     for number, step in enumerate(step for step in job.stops(batches) if step >= completed):
         if number:
             objective = job.objective(batches, fabric)
+        optim = job.optim(objective, batches)
+        if not number:
+            _log_schedule(optim, batches.steps)
         fit(
             objective,
             FirstSteps(batches, step),
-            job.optim(objective, batches),
+            optim,
             fabric,
             run,
             seed=job.recipe.seed,
@@ -181,6 +184,18 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
         log.info(f"note      {note}")
     if fabric.is_global_zero:
         log.info(f"done      {job.summary(objective, batches)} → {run.folder}")
+
+
+def _log_schedule(optim: "Optim", steps: int) -> None:
+    """The learning rate in words, and notes about settings that a run of so many steps does not suit."""
+    from mapet.engine.optim import Schedule, initial_share
+
+    notes = [initial_share(optim.ema_decay, steps)]
+    if isinstance(optim.lr, Schedule):
+        log.info(f"rate      {optim.lr}")
+        notes = [*optim.lr.notes, *notes]
+    for note in filter(None, notes):
+        log.info(f"note      {note}")
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe,
 
 
 def build_optim(t: FinetuneRecipe, objective: FineTuning, batches: Batches) -> Optim:
-    """AdamW with layer decay, warm-up and cosine decay; a warm-up longer than the run ends with it."""
+    """AdamW with layer decay, warm-up and cosine decay."""
     o = t.optimization
     optimizer = adamw(
         objective,

@@ -43,7 +43,7 @@ def build_objective(recipe: Recipe, vocabulary: int) -> Any:
 
 
 def build_optim(recipe: Recipe, objective: torch.nn.Module, batches: "Batches") -> Optim:
-    """AdamW with warm-up and cosine decay; a warm-up longer than the run ends with it."""
+    """AdamW with warm-up and cosine decay."""
     o = recipe.optimization
     optimizer = adamw(objective, weight_decay=o.weight_decay, betas=o.betas, no_decay=o.no_decay)
     lr = scheduled(batches, peak=recipe.lr, floor=o.min_lr, start=o.warmup_lr, warmup_epochs=o.warmup_epochs)

@@ -70,8 +70,7 @@ def build_optim(t: VQKDRecipe, objective: VQKDTraining, batches: "DistillBatches
     """AdamW with warm-up and cosine decay; the codes are updated after each step."""
     optimizer = adamw(objective, weight_decay=t.weight_decay, betas=t.betas, no_decay=("pos_embed", "cls_token"))
     optimizer.register_step_post_hook(lambda *_: objective.update())
-    floor, first = min(t.min_lr, t.peak), min(t.warmup_lr, t.peak)
-    lr = scheduled(batches, peak=t.peak, floor=floor, start=first, warmup_epochs=t.warmup_epochs)
+    lr = scheduled(batches, peak=t.peak, floor=t.min_lr, start=t.warmup_lr, warmup_epochs=t.warmup_epochs)
     return Optim(optimizer, lr, t.clip_grad)
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from mapet.engine.fit import Batches
 
 
+SHORTENED = 10  # a warm-up that is not shorter than the run becomes this part of it
+MOST_INITIAL = 0.01  # share of initial weights in the final moving average, above which a note is logged
+
+
 @dataclass(frozen=True)
 class Optim:
     """How ``fit`` updates the weights.
@@ -88,12 +92,58 @@ def cosine(*, peak: float, floor: float, start: float, warmup: int, total: int) 
     return lr
 
 
-def scheduled(
-    batches: "Batches", *, peak: float, floor: float, start: float, warmup_epochs: float
-) -> Callable[[int], float]:
-    """``cosine`` over a training stream; a longer warm-up is cut to the stream's length."""
-    warmup = min(batches.steps, round(warmup_epochs * batches.steps_per_epoch))
-    return cosine(peak=peak, floor=floor, start=start, warmup=warmup, total=batches.steps)
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate by step, which can say what it is. The rate is that of ``cosine``.
+
+    Attributes:
+        peak: the largest rate.
+        floor: rate of the last step, at most the peak.
+        start: rate of the first step of the warm-up, at most the peak.
+        warmup: steps of the warm-up, fewer than ``total``.
+        total: steps of the run.
+        notes: what differs from the settings, in words.
+    """
+
+    peak: float
+    floor: float
+    start: float
+    warmup: int
+    total: int
+    notes: tuple[str, ...] = ()
+
+    def __call__(self, step: int) -> float:
+        """The rate of a step, from 0."""
+        settings = {"peak": self.peak, "floor": self.floor, "start": self.start}
+        return cosine(**settings, warmup=self.warmup, total=self.total)(step)
+
+    def __str__(self) -> str:
+        first = f"warm-up {self.warmup:,} step{'s' * (self.warmup != 1)} to " if self.warmup else ""
+        return f"{first}{self.peak:.2e}, cosine to {self(self.total - 1):.2e} at step {self.total:,}"
+
+
+def scheduled(batches: "Batches", *, peak: float, floor: float, start: float, warmup_epochs: float) -> Schedule:
+    """The schedule over a training stream.
+
+    Neither floor nor start exceeds the peak. A warm-up that is not shorter than the run becomes a tenth of it.
+    """
+    total, notes = batches.steps, []
+    warmup = asked = round(warmup_epochs * batches.steps_per_epoch)
+    if asked and asked >= total:
+        warmup = min(max(1, total // SHORTENED), total - 1)
+        now = f"it is shortened to {warmup:,} of {total:,} steps"
+        notes.append(f"--warmup-epochs {warmup_epochs:g} is not shorter than the run: {now}")
+    if floor > peak:
+        notes.append(f"--min-lr {floor:.2e} is above the peak {peak:.2e}: the rate does not decay; lower --min-lr")
+    return Schedule(peak, min(floor, peak), min(start, peak), warmup, total, tuple(notes))
+
+
+def initial_share(decay: float | None, steps: int) -> str | None:
+    """A note where a moving average still holds over 1 % of the initial weights after ``steps``; None otherwise."""
+    share = decay**steps if decay else 0.0
+    if share <= MOST_INITIAL:
+        return None
+    return f"the moving average still holds {share:.0%} of the initial weights at the end; lower --ema-decay"
 
 
 @torch.no_grad()

@@ -87,9 +87,11 @@ class Trial:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of this run."""
-        r = self.variant.recipe
-        return replace(r, seed=r.seed + self.number, optimization=replace(r.optimization, epochs=self.epochs))
+        """The recipe of this run, whose warm-up is the same share of the run under every budget."""
+        r, o = self.variant.recipe, self.variant.recipe.optimization
+        warmup = o.warmup_epochs * (self.epochs / o.epochs)
+        o = replace(o, epochs=self.epochs, warmup_epochs=warmup)
+        return replace(r, seed=r.seed + self.number, optimization=o)
 
     @property
     def name(self) -> str:
