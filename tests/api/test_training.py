@@ -73,6 +73,15 @@ def test_what_a_run_gives(whole):
     assert all(f"  {name} " in lines for name in ("data", "model", "steps", "rate", "done"))
 
 
+@pytest.mark.parametrize("train", TRAINED.values(), ids=TRAINED)
+def test_every_seed_within_the_limit_trains_and_others_make_no_folder(images, tmp_path, train):
+    assert train(images, tmp_path / "largest", seed=2**63 - 1, epochs=1).completed
+    for seed in (-1, 2**63, 2**64):
+        with pytest.raises(MapetError, match=rf"^seed must be >= 0 and < {2**63}, got {seed}\.$"):
+            train(images, tmp_path / "run", seed=seed)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_schedule_is_logged_with_what_does_not_suit_the_run(images, tmp_path):
     run = pretrain(images, tmp_path / "run", lr=4e-6, warmup_epochs=2, ema_decay=0.9)
     lines = [line.split("  ", 1)[1] for line in run.log.read_text().splitlines()]

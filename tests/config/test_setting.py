@@ -6,10 +6,14 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
+from mapet.api.compare.plan import Plan
+from mapet.config.evaluate import EvaluateSettings
 from mapet.config.finetune import Augmentation, Backbone, FinetuneRecipe
 from mapet.config.flat import earlier, paths, updated, with_settings
+from mapet.config.quickstart import QuickstartSettings
 from mapet.config.recipe import Model, Objective, Optimization, Recipe, Runtime, Tokenizer
 from mapet.config.setting import Option, settings
+from mapet.config.verbs import TokenizeSettings
 from mapet.config.vqkd import VQKDRecipe
 from mapet.utils.errors import MapetError
 
@@ -23,6 +27,12 @@ SIZES = "vit_tiny, vit_small, vit_base, vit_large, custom"
         (lambda: Optimization(-1), "--epochs must be > 0, got -1."),
         (lambda: Optimization(epochs="three"), '--epochs must be a number, got "three".'),
         (lambda: Optimization(epochs=float("inf")), "--epochs must be a finite number, got inf."),
+        (lambda: Recipe(seed=-1), f"--seed must be >= 0 and < {2**63}, got -1."),
+        (lambda: VQKDRecipe(seed=2**64), f"--seed must be >= 0 and < {2**63}, got {2**64}."),
+        (lambda: EvaluateSettings(seed=2**63), f"--seed must be >= 0 and < {2**63}, got {2**63}."),
+        (lambda: QuickstartSettings(seed=-1), f"--seed must be >= 0 and < {2**63}, got -1."),
+        (lambda: TokenizeSettings(seed=-1), f"--seed must be >= 0 and < {2**63}, got -1."),
+        (lambda: Plan(recipe=Recipe(seed=2**63 - 1), seeds=2), f"--seed must be >= 0 and < {2**63}, got {2**63}."),
         (lambda: Optimization(batch_size=1.5), "--batch-size must be a whole number, got 1.5."),
         (lambda: Optimization(betas=(0.9, 1.5)), "--betas must be >= 0 and < 1, got 1.5."),
         (lambda: Optimization(betas=(0.9,)), "--betas must be two numbers, got (0.9,)."),

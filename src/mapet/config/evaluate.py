@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mapet.config.recipe import Accelerator
-from mapet.config.setting import Count, Share, settings
+from mapet.config.setting import Count, Seed, Share, settings
 
 Workers = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -74,7 +74,7 @@ class FewshotSettings:
 class EvaluateSettings:
     """How frozen features are evaluated. A setting that none of the protocols reads is refused."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of held-out images, initial weights, batches and draws."""
     features: FeatureSettings = field(default_factory=FeatureSettings)
     pooling: PoolSettings = field(default_factory=PoolSettings)

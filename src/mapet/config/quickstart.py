@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mapet.config.recipe import Accelerator
-from mapet.config.setting import Count, settings
+from mapet.config.setting import Count, Seed, settings
 
 
 @settings
@@ -16,7 +16,7 @@ class QuickstartSettings:
     """Passes over the images; None: sized to the machine."""
     max_images: Count | None = None
     """Images to pre-train on; None: sized to the machine."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed."""
     accelerator: Accelerator = "auto"
     """auto, cpu, cuda or mps."""

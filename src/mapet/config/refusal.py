@@ -106,12 +106,18 @@ def choices(kind: Any) -> Iterator[str]:
         yield from choices(plain(kind))
 
 
+def _number(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
 def _limits(kind: Any) -> Iterator[str]:
     """The limits within a type: "> 0"."""
     if get_origin(kind) is Annotated:
         for extra in get_args(kind)[1:]:
             for limit in getattr(extra, "metadata", ()):
-                yield from (f"{sign} {getattr(limit, name):g}" for name, sign in LIMITS.items() if hasattr(limit, name))
+                yield from (
+                    f"{sign} {_number(getattr(limit, name))}" for name, sign in LIMITS.items() if hasattr(limit, name)
+                )
     for part in get_args(kind):
         if get_origin(part) is not Literal:
             yield from _limits(part)

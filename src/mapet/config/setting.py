@@ -27,6 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[float, float]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mapet.config.setting import Below1, Count, Option, PathText, Rate, settings
+from mapet.config.setting import Below1, Count, Option, PathText, Rate, Seed, settings
 
 Precision = Literal["float32", "bfloat16"]
 Betas = tuple[Below1, Below1]
@@ -50,5 +50,5 @@ class Training:
     """Use only this many images, chosen at random; None: all."""
     precision: Annotated[Precision, Option(common=True)] = "float32"
     """Precision of the training; bfloat16 is mixed precision."""
-    seed: Annotated[int, Option(common=True)] = 0
+    seed: Annotated[Seed, Option(common=True)] = 0
     """Random seed."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from mapet.config.recipe import Accelerator, Model, Recipe, Runtime, Tokenizer
-from mapet.config.setting import Count, Option, PathText, Share, require, settings
+from mapet.config.setting import Count, Option, PathText, Seed, Share, require, settings
 
 BATCH_SIZE = 64  # images that a teacher or a tokenizer sees at a time
 
@@ -26,7 +26,7 @@ class TokenizeSettings:
     """Side of the student's patches in pixels."""
     max_images: Annotated[Count | None, Option(old=("limit",), common=True)] = None
     """Use only this many images, chosen at random; None: all."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of the choice of images and of k-means."""
     batch_size: Count = BATCH_SIZE
     """Images that the tokenizer sees at a time, in each process."""
@@ -96,7 +96,7 @@ class InspectTokenizerSettings:
     """Local file with the teacher's weights, for a codebook that was fitted with such a file."""
     compare_with_teacher_weights: Annotated[PathText | None, Option(old=("against_teacher_weights",))] = None
     """The same for the second tokenizer."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed."""
     accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
     """Device type; auto: the best available."""
@@ -123,7 +123,7 @@ class PackSettings:
     """JPEG quality, 1 to 100; None: 95."""
     max_images: Annotated[Count | None, Option(old=("limit",), common=True)] = None
     """Pack only this many images of each split, chosen at random; None: all."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of the choice by --max-images."""
     workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
     """Processes that decode images; None: one for each core."""

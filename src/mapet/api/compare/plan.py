@@ -45,6 +45,7 @@ class Plan(CompareSettings):
         super().__post_init__()
         if self.tokenizers and (self.recipe.tokens or self.recipe.tokenizer.path):
             raise MapetError("--tokenizers only applies without --tokens and --tokenizer; remove one of them.")
+        replace(self.recipe, seed=self.recipe.seed + self.seeds - 1)  # refuses seeds beyond the limit
 
     @property
     def labelled(self) -> str:
