@@ -2,11 +2,15 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
 
 import mapet
+from mapet.api.kept_runtime import kept
+from mapet.cli import main
+from mapet.config.runtime import Runtime
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
@@ -62,6 +66,51 @@ def test_resume_takes_any_kind_of_run(images, whole, tmp_path, monkeypatch):
     run = mapet.resume(out, accelerator="cpu", save_every=1)
     assert all(torch.equal(tensor, weights(first)[name]) for name, tensor in weights(run).items())
     assert run.metrics.read_bytes() == first.metrics.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def mixed(images, tmp_path_factory):
+    """The images, and two that cannot be read."""
+    folder = shutil.copytree(images, tmp_path_factory.mktemp("mixed") / "images")
+    for name in ("one", "two"):
+        (folder / "along" / f"{name}.png").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("by", ["python", "command"])
+@pytest.mark.parametrize("train", TRAINED.values(), ids=TRAINED)
+def test_a_resume_keeps_the_fraction_of_bad_images(mixed, tmp_path, monkeypatch, train, by):
+    calls, backward, out = [], fit.backward, tmp_path / "run"
+
+    def interrupted(*given, **named):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return backward(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fit, "backward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(mixed, out, epochs=4, batch_size=12, max_bad_fraction=0.2, save_every=1)
+    steps = Run(out).completed
+    verb = {"finetune": "finetune", "train_vqkd": "tokenizer train-vqkd"}.get(train.__name__, "pretrain").split()
+    if by == "command":
+        assert main([*verb, "--resume", str(out), "--accelerator", "cpu"]) == 0
+    else:
+        mapet.resume(out, accelerator="cpu")
+    assert Run(out).completed > steps
+
+
+def test_another_fraction_of_bad_images_is_kept_from_then_on(mixed, tmp_path):
+    run = pretrain(mixed, tmp_path / "run", max_bad_fraction=0.2)
+    assert kept(run.folder) == Runtime(max_bad_fraction=0.2)
+    mapet.resume(run.folder, accelerator="cpu", max_bad_fraction=0.3)
+    assert kept(run.folder) == Runtime(max_bad_fraction=0.3)
+    for damaged in (b"", b"{", b"[]", b"3", b'{"max_bad_fraction": "x"}', b"\xff\xfe", None):
+        file = run.folder / "runtime.json"
+        file.unlink() if damaged is None else file.write_bytes(damaged)
+        assert kept(run.folder) == Runtime()
+    mapet.resume(run.folder, accelerator="cpu", max_bad_fraction=0.1)
 
 
 def test_what_a_run_gives(whole):

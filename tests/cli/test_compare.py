@@ -90,6 +90,20 @@ def test_all_start_alike_and_see_the_same(five):
     assert all(rate == rates[0] for rate in rates)
 
 
+def test_a_resume_keeps_the_fraction_of_bad_images(images, tmp_path, monkeypatch):
+    mixed, out = shutil.copytree(images, tmp_path / "images"), tmp_path / "out"
+    (mixed / "along" / "bad.png").write_bytes(b"")
+    words = ["--objectives", "mae", "--seeds", "1", "--evaluate", "knn", "--epochs", "1", "--warmup-epochs", "0"]
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "_train", interrupted)
+        assert main(arguments(mixed, out, *words, "--max-bad-fraction", "0.2")) == 130
+    assert main(["compare", "--resume", str(out)]) == 0
+
+
+def interrupted(*given):
+    raise KeyboardInterrupt
+
+
 def test_seeds_differ(five):
     weights = [load_checkpoint(Run(five / "runs" / f"mim-2epochs-seed{seed}").last)[1] for seed in (0, 1)]
     assert not torch.equal(weights[0]["model/encoder.pos_embed"], weights[1]["model/encoder.pos_embed"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mapet.api.kept_runtime import kept
 from mapet.api.training import Job, reopened, run_training
 from mapet.config.file import read
 from mapet.config.flat import updated
@@ -26,7 +27,7 @@ def resume(
 
     Args:
         folder: of the run or the comparison.
-        runtime: what must not change the result; None: the defaults.
+        runtime: what must not change the result; None: the defaults, with the ``max_bad_fraction`` of the last time.
         evaluate_every: of a fine-tuning, test after every so many epochs; 0: at the end only.
         settings: of ``runtime``, by the names of the command line's options.
 
@@ -37,7 +38,8 @@ def resume(
         MapetError: nothing that can be resumed, or as the function that began it.
         Stopped: SIGINT or SIGTERM came; ``resume`` continues.
     """
-    folder, runtime = Path(folder).expanduser(), updated(runtime or Runtime(), **settings)
+    folder = Path(folder).expanduser()
+    runtime = updated(runtime or kept(folder), **settings)
     if (folder / COMPARISON).is_file():
         from mapet.api.compare.run import resume as resume_comparison
 

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from mapet.api.kept_runtime import keep
 from mapet.config.file import save
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
@@ -127,6 +128,7 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
         if first_process():
             job.prepare()
             run.write_provenance()
+            keep(runtime, run.folder)
         fabric = stack.enter_context(
             distributed(
                 accelerator=runtime.accelerator,

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from mapet.api.compare.run import compare, require_shared, resume
+from mapet.api.kept_runtime import kept
 from mapet.api.settings import changes
 from mapet.cli.options import joined, parse, positional, take, take_all
 from mapet.config.compare import LISTS, CompareSettings
@@ -38,7 +39,7 @@ def command(arguments: list[str]) -> int:
 
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        runtime = parse(Runtime(), arguments, "compare --resume OUT", ABOUT)
+        runtime = parse(kept(folder), arguments, "compare --resume OUT", ABOUT)
         work, out = partial(resume, folder, runtime), folder
     else:
         word, base, o = _parsed(arguments)

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from mapet.api.finetune import finetune, named_tuning
+from mapet.api.kept_runtime import kept
 from mapet.api.resume import begun_recipe, resume
 from mapet.cli.options import given, require, take
 from mapet.cli.training import again, resumed_options, stoppable
@@ -39,7 +40,7 @@ def command(arguments: list[str]) -> int:
     """Parse, then train or resume."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        default = Options(tuning=begun_recipe(folder, FinetuneRecipe))
+        default = Options(tuning=begun_recipe(folder, FinetuneRecipe), runtime=kept(folder))
         o = resumed_options(folder, default, "tuning", arguments, "finetune", ABOUT)
         train = partial(resume, folder, runtime=o.runtime, evaluate_every=o.evaluate_every)
         return stoppable(train, _again(folder, o), Path(folder))

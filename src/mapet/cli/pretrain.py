@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from mapet.api.kept_runtime import kept
 from mapet.api.pretrain import pretrain
 from mapet.api.resume import begun_recipe, resume
 from mapet.api.settings import named_recipe
@@ -36,7 +37,7 @@ def command(arguments: list[str]) -> int:
     """Parse, then train or resume."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        default = Options(recipe=begun_recipe(folder, Recipe))
+        default = Options(recipe=begun_recipe(folder, Recipe), runtime=kept(folder))
         o = resumed_options(folder, default, "recipe", arguments, "pretrain", ABOUT)
         return stoppable(partial(resume, folder, runtime=o.runtime), again(folder, o.runtime), Path(folder))
     name, arguments = take(arguments, "--recipe")

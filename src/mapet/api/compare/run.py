@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
+from mapet.api.kept_runtime import keep, kept
 from mapet.config.compare import CompareSettings, check_names
 from mapet.config.file import read
 from mapet.config.finetune import FinetuneRecipe
@@ -91,7 +92,8 @@ def resume(folder: str | Path, runtime: Runtime | None = None, **changes: Any) -
     """Resume the comparison in ``folder``; raises as ``compare``."""
     from mapet.api.compare.results_folder import PLAN
 
-    folder, runtime = Path(folder), updated(runtime or Runtime(), **changes)
+    folder = Path(folder)
+    runtime = updated(runtime or kept(folder), **changes)
     if not (folder / PLAN).is_file():
         raise MapetError(f"{folder} is not a comparison: it has no {PLAN}.")
     return _run(read(folder / PLAN, Plan), folder, runtime)
@@ -161,6 +163,7 @@ def _run(plan: Plan, out: Path, runtime: Runtime) -> Comparison:
         if variant.method in plan.objectives:
             validate_pretrain(variant.recipe, runtime)
     with ResultsFolder.opened(out, plan) as results:
+        keep(runtime, out)
         return _complete(results, plan, with_tokens(plan, every, out, runtime), runtime)
 
 

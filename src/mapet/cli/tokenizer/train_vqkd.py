@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from mapet.api.kept_runtime import kept
 from mapet.api.resume import begun_recipe, resume
 from mapet.api.train_vqkd import train_vqkd
 from mapet.cli.options import given, require, take
@@ -36,7 +37,7 @@ def command(arguments: list[str]) -> int:
     """Parse, then train or resume."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        default = Options(training=begun_recipe(folder, VQKDRecipe))
+        default = Options(training=begun_recipe(folder, VQKDRecipe), runtime=kept(folder))
         o = resumed_options(folder, default, "training", arguments, "tokenizer train-vqkd", ABOUT)
         return stoppable(partial(resume, folder, runtime=o.runtime), again(folder, o.runtime, *VERB), Path(folder))
     settings = given(Options(), arguments, "tokenizer train-vqkd", ABOUT)
