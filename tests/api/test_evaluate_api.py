@@ -41,10 +41,11 @@ def options(settings):
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_python_and_the_command_line_give_equal_scores(forms, tmp_path, name):
+def test_python_and_the_command_line_give_equal_scores(forms, images, tmp_path, name):
     run, python, command = forms["run"], tmp_path / "python.json", tmp_path / "command.json"
-    found = evaluate(run, protocols=name, out=python, **CHANGED[name])
-    assert main(["evaluate", str(run), "--protocols", name, "--out", str(command), *options(CHANGED[name])]) == 0
+    found = evaluate(run, images, name, out=python, **CHANGED[name])
+    given = ["--data", str(images), "--protocols", name, "--out", str(command), *options(CHANGED[name])]
+    assert main(["evaluate", str(run), *given]) == 0
     assert json.loads(python.read_text()) == json.loads(command.read_text())
     (entry,) = json.loads(python.read_text())
     assert {what: Score(**entry[what]) for what in found[name]} == found[name]

@@ -225,6 +225,28 @@ def test_other_settings_on_resume_are_refused(whole, capsys):
     assert "optimization.epochs = 5" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [["--out", "other"], ["--overwrite"]])
+def test_options_of_a_new_run_on_resume_are_refused(whole, tmp_path, monkeypatch, capsys, options):
+    monkeypatch.chdir(tmp_path)
+    assert main(["pretrain", "--resume", str(whole), *options]) == 2
+    message = capsys.readouterr().err
+    assert f"{' '.join(options)} does not apply to --resume, which continues" in message
+    assert message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    assert main(["pretrain", "--resume", str(whole), "--out", str(whole)]) == 0
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune random", "tokenizer train-vqkd", "tokenize", "pack"])
+def test_results_among_the_images_are_refused(images, tmp_path, capsys, verb):
+    data = shutil.copytree(images, tmp_path / "data")
+    model = ["--model", "vit_tiny"] if verb.startswith("finetune") else []
+    assert main([*verb.split(), "--data", str(data), "--out", str(data / "along" / "run"), *model]) == 2
+    message = capsys.readouterr().err
+    assert f"--out {data / 'along' / 'run'} is inside --data {data}" in message
+    assert message.count("\n") == 1
+    assert not (data / "along" / "run").exists()
+
+
 def test_a_folder_in_use_is_refused(images, tokens, whole, capsys):
     before = Run(whole).metrics.read_bytes()
     assert main(arguments(images, tokens, whole)) == 2

@@ -14,7 +14,7 @@ from mapet.build.finetune import begin, classifier_over
 from mapet.build.pretrain import build_objective, load_run_encoder
 from mapet.cli import main
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.recipe import Recipe, save
+from mapet.config.recipe import Recipe, load, save
 from mapet.engine.run import Run, prefixed
 from mapet.evals.features import POOLS, UNPOOLED, features
 from mapet.method.encoder import Classifier, Encoder
@@ -45,7 +45,8 @@ def forms(images, tmp_path_factory):
 
 
 def probe(run, verb, *options):
-    return main([verb, "--run", str(run), "--accelerator", "cpu", *options])
+    data = [] if "--data" in options else ["--data", load(Run(run).recipe).data]
+    return main([verb, "--run", str(run), "--accelerator", "cpu", *data, *options])
 
 
 def entries(run):
@@ -123,6 +124,61 @@ def test_a_mistake_is_one_line_and_writes_nothing(run, capsys, options, said):
     assert captured.err.count("\n") == 1
     assert re.search(said, captured.err)
     assert not (run / "scores.json").exists()
+
+
+def years(images, root):
+    """A folder of unlabelled images sorted by year: 30 of 2023, 10 of 2024."""
+    for number, path in enumerate(sorted(Path(images).rglob("*.png"))[:40]):
+        folder = root / ("2024" if number % 4 == 0 else "2023")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("options", [["knn"], ["evaluate", "--protocols", "knn,linear"], ["fewshot", "--shots", "1"]])
+def test_sub_folders_that_nobody_called_classes_are_not_scored(images, tmp_path, capsys, options):
+    data = years(images, tmp_path / "photos")
+    run = in_all_forms(Recipe(data=str(data), model=MODEL), tmp_path)["run"]
+    assert main([options[0], str(run), *options[1:], "--accelerator", "cpu"]) == 2
+    captured = capsys.readouterr()
+    assert f"{run} was trained on {data}, whose sub-folders may not be classes: give --data {data}" in captured.err
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+    assert not (run / "scores.json").exists()
+    assert main([options[0], str(run), *options[1:], "--data", str(data), "--accelerator", "cpu"]) == 0
+
+
+def test_a_split_says_that_sub_folders_are_classes(images, tmp_path, capsys):
+    for split in ("train", "test"):
+        shutil.copytree(images, tmp_path / "data" / split)
+    run = in_all_forms(Recipe(data=str(tmp_path / "data"), model=MODEL), tmp_path)["run"]
+    assert main(["knn", str(run), "--accelerator", "cpu"]) == 0
+    assert "2 classes, guess 50.0 %" in capsys.readouterr().out
+
+
+def test_classes_and_the_accuracy_of_a_guess_are_printed(run, images, tmp_path, capsys):
+    data = tmp_path / "data"
+    for split in ("train", "test"):
+        years(images, data / split)
+    assert main(["knn", str(run), "--data", str(data), "--accelerator", "cpu"]) == 0
+    assert "labels    2 classes, guess 75.0 % (the most frequent)\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [["knn"], ["evaluate", "--protocols", "linear,knn"]])
+def test_more_neighbours_than_images_are_refused(run, capsys, options):
+    assert probe(run, *options, "--k", "31", "--max-images", "30") == 2
+    assert capsys.readouterr().err == "mapet: --k must be <= 30, the number of training images, got 31.\n"
+    assert not (run / "scores.json").exists()
+    assert probe(run, *options, "--k", "30", "--max-images", "30") == 0
+
+
+def test_scores_make_one_folder_at_most(run, tmp_path, capsys):
+    assert probe(run, "knn", "--out", str(tmp_path / "absent" / "new" / "scores.json")) == 2
+    captured = capsys.readouterr()
+    assert f"there is no folder {tmp_path / 'absent'}; make it" in captured.err
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+    assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.parametrize("verb", ["attentive", "fewshot", "linear"])

@@ -10,6 +10,7 @@ from mapet.api.protocols import PROTOCOLS, protocol_names, require_read
 from mapet.api.scores import append, entries, plain
 from mapet.config.evaluate import EvaluateSettings
 from mapet.config.flat import updated
+from mapet.config.recipe import Recipe
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 
@@ -30,7 +31,8 @@ def evaluate(
 
     Args:
         source: FROM: a run or export folder, or a checkpoint file. A classifier is evaluated without its head.
-        data: labelled images: a folder with one sub-folder per class, or ``"cifar10"``; None: those of the run.
+        data: labelled images: a folder with one sub-folder per class, or ``"cifar10"``; None: those of the run, if
+            it is a fine-tuning or they have a split into train and test.
         protocols: names of ``PROTOCOLS``: knn, linear, linear-mae, linear-beit, attentive, fewshot.
         out: JSON file to which the scores are added; None: a run's ``scores.json``, and otherwise no file.
         settings: by default ``EvaluateSettings()``.
@@ -46,9 +48,7 @@ def evaluate(
     names = protocol_names(protocols)
     require_read(names, s)
     start = _subject(source, s)
-    images = str(data or "") or (start.recipe.data if start.recipe else "")
-    if not images:
-        raise MapetError(f"An evaluation needs --data, labelled images: {start.origin} names none.")
+    images = str(data or "") or _own_images(start)
     if file := _scores_file(out, start):
         entries(file)  # refuses a file of something else before the work
     about = {"step": start.step, "data": None if data is None else str(data), "limit": s.features.max_images}
@@ -56,6 +56,8 @@ def evaluate(
     found: dict[str, dict[str, Score]] = {}
     for pool in dict.fromkeys(PROTOCOLS[name].pool_of(s) for name in names):
         _log_features(start, images, pool, features(pool), first=not found)
+        if "knn" in names:
+            _require_enough(s.knn.k, len(features(pool).train[0]))
         for name in (name for name in names if PROTOCOLS[name].pool_of(s) == pool):
             found[name] = PROTOCOLS[name].measure(features, s)
             if file:
@@ -73,11 +75,45 @@ def _subject(source: str | Path, s: EvaluateSettings) -> LoadedEncoder:
     return start
 
 
+def _own_images(start: LoadedEncoder) -> str:
+    """The images of the run that is evaluated, if their labels are classes for certain.
+
+    Raises:
+        MapetError: not a run, or a pre-training on a folder without a split, whose sub-folders may be anything.
+    """
+    from mapet.data.dataset import has_held_out
+
+    if start.run is None or start.recipe is None:
+        raise MapetError(f"An evaluation needs --data, labelled images: {start.origin} names none.")
+    images = start.recipe.data
+    if isinstance(start.recipe, Recipe) and Path(images).is_dir() and not has_held_out(images):
+        raise MapetError(
+            f"{start.run.folder} was trained on {images}, whose sub-folders may not be classes: "
+            f"give --data {images} if they are, or other labelled images."
+        )
+    return images
+
+
+def _require_enough(k: int, images: int) -> None:
+    """Refuse more neighbours than there are."""
+    if k > images:
+        raise MapetError(f"--k must be <= {images}, the number of training images, got {k}.")
+
+
 def _scores_file(out: str | Path | None, start: LoadedEncoder) -> Path | None:
     """The file of the scores; without ``out`` nothing is written next to an export or a checkpoint file."""
     if out is not None:
-        return Path(out).expanduser()
+        file = Path(out).expanduser()
+        if not (above := file.absolute().parent.parent).is_dir():
+            raise MapetError(f"--out {out} cannot be written: there is no folder {above}; make it, or give another.")
+        return file
     return start.run.folder / "scores.json" if start.run else None
+
+
+def _guess(found: LabelledFeatures) -> float:
+    """The accuracy on the test images of always naming the most frequent class of the training images."""
+    most = found.train[1].bincount(minlength=found.classes).argmax()
+    return float((found.test[1] == most).float().mean())
 
 
 def _log_features(start: LoadedEncoder, data: str, pool: str, found: LabelledFeatures, *, first: bool) -> None:
@@ -87,6 +123,7 @@ def _log_features(start: LoadedEncoder, data: str, pool: str, found: LabelledFea
     if first:
         counts = f"{len(x_train):,} training, {len(found.test[0]):,} test images"
         log.info(f"encoder   {start.origin}; {data}: {counts}")
+        log.info(f"labels    {found.classes} classes, guess {100 * _guess(found):.1f} % (the most frequent)")
     if x_train.ndim == 2:
         log.info(f"features  {x_train.shape[1]} wide, of effective rank {effective_rank(x_train):.1f}")
     else:

@@ -29,10 +29,10 @@ def entries(path: Path) -> list[dict[str, Any]]:
 
 
 def write(path: Path, scores: Sequence[Mapping[str, Any]]) -> None:
-    """Replace the entries of a file; its folder is made if need be."""
+    """Replace the entries of a file; its folder is made if need be, but not the one above."""
     from mapet.utils.io import replace_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     replace_file(path, json.dumps(scores, indent=1) + "\n")
 
 

@@ -19,7 +19,7 @@ class Source:
     run: str = ""
     """FROM: a run or export folder, or an official-format checkpoint; may come first, without --run."""
     data: str | None = None
-    """Labelled images: a folder with one sub-folder per class, or cifar10; None: those that a run was trained on."""
+    """Labelled images: a folder with one sub-folder per class, or cifar10; None: a run's, if they have a split."""
     out: str | None = None
     """JSON file to which the scores are added; None: a run's scores.json, and otherwise no file."""
 

@@ -9,6 +9,7 @@ from mapet.api.settings import require_unchanged
 from mapet.api.training import RestoredEarlierRun
 from mapet.cli.options import changed, parse
 from mapet.config.recipe import Runtime
+from mapet.utils.errors import MapetError
 
 
 def stoppable(train: Callable[[], object], again: str, folder: Path | None = None) -> int:
@@ -42,8 +43,12 @@ def resumed_options(folder: str, default: Any, name: str, arguments: list[str], 
     """The options to resume with; settings of the recipe, the field ``name``, must be those of the run.
 
     Raises:
-        MapetError: another setting.
+        MapetError: another setting, or an option that only a new run has.
     """
     options = parse(default, arguments, verb, about)
+    if options.out and Path(options.out).expanduser().resolve() != Path(folder).expanduser().resolve():
+        raise MapetError(f"--out {options.out} does not apply to --resume, which continues in {folder}; remove it.")
+    if options.overwrite:
+        raise MapetError(f"--overwrite does not apply to --resume, which continues the run in {folder}; remove it.")
     require_unchanged(folder, getattr(default, name), getattr(options, name))
     return options

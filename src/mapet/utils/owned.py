@@ -220,7 +220,7 @@ def drop(folder: Path) -> None:
 
 
 def require_apart(out: str | Path, **inputs: str | Path | None) -> None:
-    """Refuse an output folder that is, or contains, an input.
+    """Refuse an output folder that is, or contains, an input, or that lies among the images of one.
 
     Args:
         out: output folder.
@@ -238,16 +238,18 @@ def require_apart(out: str | Path, **inputs: str | Path | None) -> None:
             where = "is" if folder == resolved else "lies in"
             option = name if name.isupper() else f"--{name.replace('_', '-')}"
             raise MapetError(f"{option} {given} {where} --out {out}, which is to be written: give another --out.")
+        if name in ("data", "eval_data"):
+            require_outside(Path(out), str(path))
 
 
 def require_outside(out: Path, data: str | None) -> None:
-    """Refuse an output folder inside the folder of images ``data``, where its figures would count as images.
+    """Refuse an output folder inside the folder of images ``data``, where its files would be among them.
 
     Raises:
         MapetError: with both folders.
     """
     if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise MapetError(f"{out} is inside {data}, where its figures would count as images: give another --out.")
+        raise MapetError(f"--out {out} is inside --data {data}, where it would be among images: give another --out.")
 
 
 def _listed(path: Path, tree: Tree) -> Tree | None:
