@@ -2,6 +2,7 @@
 
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapet.data.image import KINDS, UnreadableImage, read_image
+from mapet.data.image import KINDS, UnreadableImage, image_suffixes, read_image
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
@@ -32,18 +33,56 @@ def pixels(path: Path) -> list[list[tuple[int, int, int]]]:
         (np.uint8, [0, 7, 128, 255], [0, 7, 128, 255]),
         (np.uint16, [0, 257, 257 * 128, 65535], [0, 1, 128, 255]),
         (np.int32, [0, 257, 257 * 128, 65535], [0, 1, 128, 255]),
-        (np.int32, [-1000, 0, 1550, 1_550_000], [0, 0, 0, 255]),
-        (np.int32, [0, 51 * 10_000, 102 * 10_000, 255 * 10_000], [0, 51, 102, 255]),
+        (np.uint16, [0, 100, 200, 4095], [0, 0, 1, 16]),
+        (np.int32, [0, 7, 128, 255], [0, 7, 128, 255]),
+        (np.int32, [0, 7, 128, 256], [0, 0, 0, 1]),
+        (np.int32, [100] * 4, [100] * 4),
         (np.float32, [0.0, 0.2, 0.6, 1.0], [0, 51, 153, 255]),
-        (np.float32, [-1.0, -0.6, 0.0, 1.0], [0, 51, 128, 255]),
-        (np.float32, [0.0, 102.0, 255.0, 510.0], [0, 51, 128, 255]),
+        (np.float32, [0.0, 0.2, 101.6, 255.0], [0, 0, 102, 255]),
+        (np.float32, [0.0, 257.0, 65535.0, 65278.0], [0, 1, 255, 254]),
+        (np.float32, [0.0] * 4, [0] * 4),
+        (np.float32, [100.0] * 4, [100] * 4),
     ],
 )
-def test_grey_values_are_scaled_and_never_clipped(
+def test_grey_values_follow_one_rule_per_mode(
     tmp_path: Path, dtype: type, stored: list[float], shown: list[int]
 ) -> None:
     path = saved(tmp_path / "grey.tiff", Image.fromarray(np.array([stored], dtype=dtype)))
+    warnings.simplefilter("error")
     assert pixels(path) == [[(value, value, value) for value in shown]]
+
+
+@pytest.mark.parametrize("stored", [[-3.0], [-0.1, 1.0], [70_000.0], [0.0, np.inf], [np.nan] * 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_values_outside_every_range_are_unreadable(tmp_path: Path, dtype: type, stored: list[float]) -> None:
+    if dtype is np.int32 and not all(map(float.is_integer, stored)):
+        pytest.skip("no integers")
+    path = saved(tmp_path / "grey.tiff", Image.fromarray(np.array([stored], dtype=dtype)))
+    with pytest.raises(UnreadableImage, match="0 … 65535"):
+        read_image(path)
+
+
+def test_a_dark_16_bit_pgm_is_not_read_as_8_bits(tmp_path: Path) -> None:
+    path = saved(tmp_path / "dark.pgm", Image.fromarray(np.array([[0, 200, 255]], np.uint16)))
+    assert pixels(path) == [[(0, 0, 0), (1, 1, 1), (1, 1, 1)]]
+
+
+def test_a_transparent_16_bit_grey_is_white(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1000, 1001, 65535]], np.uint16))
+    path = saved(tmp_path / "clear.png", image, transparency=1000)
+    assert pixels(path) == [[(0, 0, 0), WHITE, (4, 4, 4), WHITE]]
+
+
+def test_strips_give_the_same_pixels_and_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (700, 500)).astype(np.uint16)
+    path = saved(tmp_path / "deep.png", Image.fromarray(values))
+    monkeypatch.setattr("mapet.data.image.STRIP", 3 * 500)
+    tracemalloc.start()
+    image = read_image(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(np.asarray(image)[..., 1], np.rint(values * (255 / 65535)))
+    assert peak < 3 * values.size  # of numpy; 8 bytes a pixel and more when converted at once
 
 
 @pytest.mark.parametrize("suffix", ["png", "pgm", "tiff"])
@@ -125,6 +164,25 @@ def test_every_kind_is_read_under_any_name_and_a_cut_file_is_bad(tmp_path: Path,
             read_image(path)
 
 
+@pytest.mark.parametrize("suffix", ["avif", "jfif", "jpe", "jp2", "tga", "ico", "pcx", "qoi"])
+def test_all_that_pillow_decodes_is_read(tmp_path: Path, suffix: str) -> None:
+    if f".{suffix}" not in image_suffixes():
+        pytest.skip("not in this Pillow")
+    image = saved(tmp_path / f"red.{suffix}", Image.new("RGB", (32, 32), (250, 0, 0)))
+    assert np.allclose(np.asarray(read_image(image)), (250, 0, 0), atol=9)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".mpg", ".eps", ".pdf", ".grib", ".wmf", ".heic"])
+def test_what_pillow_only_names_is_not_an_image(suffix: str) -> None:
+    assert suffix not in image_suffixes()
+
+
+def test_postscript_is_never_handed_to_another_program(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.eps", Image.new("RGB", (4, 4)))
+    with pytest.raises(UnreadableImage, match="not an image"):
+        read_image(path.rename(tmp_path / "x.jpg"))
+
+
 def test_the_kinds_are_those_that_pil_knows() -> None:
     Image.init()
     assert set(KINDS) <= set(Image.OPEN)
@@ -147,7 +205,7 @@ def test_zero_bytes(tmp_path: Path) -> None:
 
 def test_values_that_are_not_numbers(tmp_path: Path) -> None:
     path = saved(tmp_path / "nan.tiff", Image.fromarray(np.array([[0.5, np.nan]], dtype=np.float32)))
-    with pytest.raises(UnreadableImage, match="not finite"):
+    with pytest.raises(UnreadableImage, match="not finite numbers"):
         read_image(path)
 
 

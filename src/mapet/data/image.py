@@ -1,9 +1,25 @@
-"""Decodes an image file of any kind and mode to RGB, or gives a short reason why it cannot."""
+"""Decodes an image file of any kind and mode to RGB, or gives a short reason why it cannot.
+
+Each mode of Pillow has one rule, which looks at no other image and never stretches values:
+
+| mode | values | 8-bit value |
+|---|---|---|
+| 1, L, P, RGB, CMYK, YCbCr, LAB, HSV | 8 bits | as Pillow converts it to RGB |
+| with alpha, or a transparent colour | 8 bits | composited over white |
+| I;16, I;16B, and I of PNG and PPM files | 0 … 65535 | value / 257; a transparent grey is white |
+| I (int32) | 0 … 255, otherwise 0 … 65535 | value, otherwise value / 257 |
+| F (float) | 0 … 1, otherwise 0 … 255, otherwise 0 … 65535 | value x 255, otherwise value, otherwise value / 257 |
+
+The first range that holds all values of the image applies. Values outside the last one, and values that are not
+numbers, make an image unreadable.
+"""
 
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -13,8 +29,11 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")  # the usual ones
+KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # tried first
+# Kinds that Pillow only identifies, or decodes with other programs.
+REFUSED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+STRIP = 1 << 20  # pixels of a deep image that are converted at a time
 MAX_PIXELS = (1 << 30) // 4 // 3  # a quarter of a GiB of RGB; larger images count as decompression bombs
 
 
@@ -54,20 +73,58 @@ def _as_unreadable() -> Iterator[None]:
         raise UnreadableImage(f"damaged: {str(error) or type(error).__name__}") from error
 
 
-def to_rgb(image: "Image.Image") -> "Image.Image":
-    """Convert any PIL mode to RGB; grey values keep their full range, transparency becomes white.
-
-    16-bit values are divided by 257 and floats in [0, 1] multiplied by 255; values outside these ranges are scaled from
-    the image's minimum and maximum to 0 … 255.
-    """
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The suffixes, in lower case with the dot, of all files that the installed Pillow decodes by itself."""
     from PIL import Image
 
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    known = Image.registered_extensions().items()
+    return frozenset(SUFFIXES) | {suffix for suffix, kind in known if kind in Image.OPEN and kind not in REFUSED}
+
+
+def is_image(path: str) -> bool:
+    """Whether a file starts like an image, whatever its name; no pixels are decoded."""
+    try:
+        with open(path, "rb") as file:
+            _opened(file, "")
+    except Exception:  # a decoder may raise anything
+        return False
+    return True
+
+
+def to_rgb(image: "Image.Image") -> "Image.Image":
+    """Convert any PIL mode to RGB, by the rules of the module."""
+    from PIL import Image
+
+    if is_deep(image):
+        return _eight_bits(image).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def is_deep(image: "Image.Image") -> bool:
+    """Whether the image holds grey values of more than 8 bits."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def value_range(image: "Image.Image") -> tuple[float, float, float]:
+    """The lowest and highest value of a deep image, and the upper end of the range that its rule assumes.
+
+    Raises:
+        UnreadableImage: values that are not numbers, or outside the widest range.
+    """
+    lows, highs = zip(*((float(part.min()), float(part.max())) for _, part in _strips(image)), strict=True)
+    low, high = float(np.min(lows)), float(np.max(highs))
+    if not np.isfinite(high - low):
+        raise UnreadableImage("holds values that are not finite numbers: give values in 0 … 65535")
+    if low < 0 or high > 65535:
+        raise UnreadableImage(f"holds values {low:g} … {high:g}, outside 0 … 65535: convert it to 8 or 16 bits")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return low, high, 65535
+    ends = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    return low, high, next(end for end in ends if high <= end)
 
 
 def _check_file(status: os.stat_result) -> None:
@@ -82,32 +139,53 @@ def _decoded(file: BinaryIO, name: str) -> "Image.Image":
 
     image = _opened(file, name)
     if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImage(f"decompression bomb: {image.width} x {image.height} pixels")
+        raise UnreadableImage(f"decompression bomb: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
     image.load()
-    return to_rgb(ImageOps.exif_transpose(image))
+    ImageOps.exif_transpose(image, in_place=True)
+    return to_rgb(image)
 
 
 def _opened(file: BinaryIO, name: str) -> "Image.Image":
-    """``Image.open`` for ``KINDS`` only, without its warning about size, which only global state could silence."""
+    """``Image.open`` by content, without its warning about size, which only global state could silence.
+
+    Kinds whose content has no mark, such as TGA, are opened by the suffix of ``name``.
+    """
     from PIL import Image
 
     Image.init()
     prefix = file.read(16)
-    file.seek(0)
-    for kind in KINDS:
+    named = Image.registered_extensions().get(os.path.splitext(name)[1].lower())
+    for kind in dict.fromkeys((*KINDS, *Image.ID)):
         factory, accepts = Image.OPEN[kind]
-        if accepts is not None and accepts(prefix) is True:
+        fits = kind == named if accepts is None else accepts(prefix)
+        if kind in REFUSED or not fits or isinstance(fits, str):  # a string says why Pillow lacks the decoder
+            continue
+        file.seek(0)
+        try:
             return factory(file, name)
+        except (SyntaxError, IndexError, TypeError, struct.error):  # as Pillow: another kind with a similar start
+            if kind in KINDS:
+                raise
     raise UnreadableImage("not an image of a known kind")
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Scale grey values (H, W) of any number type to uint8, without clipping."""
-    grey = values.astype(np.float64)
-    low, high = grey.min(), grey.max()
-    if not np.isfinite(high - low):
-        raise UnreadableImage("holds values that are not finite numbers")
-    full = 1.0 if values.dtype.kind == "f" else 65535.0
-    if low < 0 or high > full:
-        grey, full = grey - low, high - low
-    return np.rint(grey * (255.0 / full)).astype(np.uint8)
+def _strips(image: "Image.Image") -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of an image a few at a time, each with the index of its first one."""
+    rows = max(1, STRIP // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+
+
+def _eight_bits(image: "Image.Image") -> "Image.Image":
+    """A deep image in mode L; strips bound the memory that the conversion takes."""
+    from PIL import Image
+
+    scale = 255.0 / value_range(image)[2]
+    clear = image.info.get("transparency")
+    grey = np.empty((image.height, image.width), np.uint8)
+    for top, part in _strips(image):
+        shown = grey[top : top + len(part)]
+        shown[:] = np.rint(part.astype(np.float64) * scale)
+        if isinstance(clear, int):
+            shown[part == clear] = 255
+    return Image.fromarray(grey)
