@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapet.data.dataset import ImageDataset, Subset, open_dataset, split_held_out, train_and_test
+from mapet.data.dataset import ImageDataset, Subset, open_dataset, require_labels, split_held_out, train_and_test
 from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
 
@@ -102,6 +102,102 @@ def test_splits_whose_classes_differ_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MapetError) as stop:
         open_dataset(str(tmp_path), "test")
     assert "missing b, unknown c" in one_line(stop)
+
+
+def noted(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("note")]
+
+
+def test_all_that_pillow_decodes_is_found_and_the_rest_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="mapet")
+    fill(tmp_path, ["a/1.jfif", "a/2.TGA", "a/plain", "b/scan.001", "b/3.jp2", "b/4.jpg"])
+    for name in ["a/1.heic", "a/2.heic", "b/x.mp4", "b/README", "c/y.heic", ".hidden", "recipe.yaml", "c/.z.mp4"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("Python and other words")
+    os.mkfifo(tmp_path / "a/pipe")
+    for _ in range(2):
+        source = open_dataset(str(tmp_path))
+    assert keys(source) == ["a/1.jfif", "a/2.TGA", "a/plain", "b/3.jp2", "b/4.jpg", "b/scan.001"]
+    assert noted(caplog) == [
+        f"note      folder {tmp_path}: 6 files left alone: 3 .heic, 2 without suffix, 1 .mp4; "
+        "no image in the sub-folder c"
+    ]
+
+
+def test_files_with_a_known_suffix_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, ["a.png", "b.avif", "c.txt"])
+    monkeypatch.setattr("mapet.data.listing.is_image", lambda path: pytest.fail(f"{path} was opened"))
+    assert keys(open_dataset(str(tmp_path))) == ["a.png", "b.avif"]
+
+
+def test_a_folder_of_mapet_is_left_alone_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="mapet")
+    fill(tmp_path, ["a/1.png", "b/2.png"])
+    (tmp_path / "tokens").mkdir()
+    for name in ("store.json", "tokens.bin", "keys.txt", "unreadable-images.txt"):
+        (tmp_path / "tokens" / name).touch()
+    source = open_dataset(str(tmp_path))
+    require_labels(source)
+    assert not noted(caplog)
+
+
+def test_many_kinds_of_files_make_a_short_line(tmp_path: Path) -> None:
+    for n in range(9):
+        (tmp_path / f"{n}.x{n}").touch()
+    with pytest.raises(MapetError, match=r"9 files left alone: 1 \.x0, 1 \.x1, 1 \.x2, 1 \.x3, 5 others"):
+        open_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "why"), [("c/1.heic", "1 file left alone: 1 .heic"), ("c", "it is empty")])
+def test_a_class_folder_without_an_image_is_named(tmp_path: Path, name: str, why: str) -> None:
+    fill(tmp_path, ["a/1.png", "b/2.png"])
+    (tmp_path / "c").mkdir()
+    if name != "c":
+        (tmp_path / name).touch()
+    source = open_dataset(str(tmp_path))
+    with pytest.raises(MapetError) as stop:
+        require_labels(Subset(source, [0, 1]))
+    assert f"no usable image in its class folder c ({why}): convert" in one_line(stop)
+
+
+def test_a_stray_image_that_takes_the_labels_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, ["d/a/1.png", "d/b/2.png", "d/contact-sheet.jpg"])
+    with pytest.raises(MapetError) as stop:
+        require_labels(*train_and_test(str(tmp_path / "d"), 0.5, seed=2), option="--eval-data")
+    assert "has no labels, as contact-sheet.jpg lies next to its sub-folders: move that away, or give" in one_line(stop)
+    fill(tmp_path / "flat", ["1.png"])
+    with pytest.raises(MapetError, match="has no labels: give data, a folder with one sub-folder per class"):
+        require_labels(open_dataset(str(tmp_path / "flat")))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_stray_image_of_one_split_is_named(tmp_path: Path, split: str) -> None:
+    fill(tmp_path, ["train/a/1.png", "train/b/2.png", "test/a/1.png", "test/b/2.png", f"{split}/stray.png"])
+    with pytest.raises(MapetError) as stop:
+        open_dataset(str(tmp_path), "test")
+    assert f"{tmp_path / split} has no labels, as stray.png lies next to its sub-folders" in one_line(stop)
+
+
+@pytest.mark.parametrize("present", [["a", "c"], ["c"]])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_test_split_may_lack_a_class(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, present: list[str], empty: bool
+) -> None:
+    caplog.set_level("INFO", logger="mapet")
+    fill(tmp_path, [f"train/{name}/1.png" for name in "abc"] + [f"test/{name}/2.png" for name in present])
+    if empty:
+        (tmp_path / "test/b").mkdir()
+    train, test = train_and_test(str(tmp_path))
+    require_labels(train, test)
+    assert test.classes == train.classes == ("a", "b", "c")
+    assert labels(test) == [train.classes.index(name) for name in present]
+    assert any(f"{tmp_path / 'test'} has no images of " in line and "scores are over" in line for line in noted(caplog))
+    (tmp_path / "test/b").mkdir(exist_ok=True)
+    (tmp_path / "test/b/x.heic").touch()
+    with pytest.raises(MapetError, match="no usable image in its class folder b"):
+        require_labels(*train_and_test(str(tmp_path)))
 
 
 def test_a_folder_without_splits_has_no_test_split(tmp_path: Path) -> None:

@@ -60,15 +60,14 @@ def extract_features(
             ``settings.cache_gib``.
     """
     from mapet.build.batches import chosen
-    from mapet.data.dataset import train_and_test
+    from mapet.data.dataset import require_labels, train_and_test
     from mapet.data.unreadable import UnreadableImages
     from mapet.engine.distributed import pick_device
     from mapet.evals.features import features
 
     settings = settings or FeatureSettings()
     splits = train_and_test(data)
-    if not splits[0].classes:
-        raise MapetError(f"{splits[0].name} has no labels: give --data, a folder with sub-folders, one per class.")
+    require_labels(*splits)
     selected = [chosen(splits[0], settings.max_images, seed), chosen(splits[1], None, seed)]
     count = sum(map(len, selected))
     if (needed := features_gib(encoder, pool, count)) > settings.cache_gib:

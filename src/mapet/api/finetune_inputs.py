@@ -35,15 +35,14 @@ def validate(t: FinetuneRecipe, runtime: Runtime) -> "tuple[Classifier, dict[str
         MapetError: one that does not exist or does not fit.
     """
     from mapet.build.finetune import classifier_over
-    from mapet.data.dataset import train_and_test
+    from mapet.data.dataset import require_labels, train_and_test
     from mapet.data.decode import require_shown
     from mapet.data.policy import Centre, transform
     from mapet.engine.distributed import pick_device
     from mapet.utils.view import CenterCropResize
 
     source, tests = train_and_test(t.data)
-    if not source.classes:
-        raise MapetError(f"{source.name} has no labels: give --data, a folder with sub-folders, one per class.")
+    require_labels(source, tests)
     batch = t.optimization.batch_size
     require_batch(source, t.max_images, batch)
     processes = runtime.processes

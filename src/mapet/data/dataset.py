@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mapet.data.cifar import Cifar10
-from mapet.data.folder import first_with_same_classes, held_out_names, no_held_out_text, open_folder
+from mapet.data.folder import Folder, first_with_same_classes, held_out_names, no_held_out_text, open_folder
 from mapet.data.packed import open_pack, packed_splits
 from mapet.utils.errors import MapetError, nearest
 
@@ -123,6 +123,22 @@ def base_dataset(source: ImageDataset, indices: Sequence[int]) -> tuple[ImageDat
         indices = [source.indices[index] for index in indices]
         source = source.source
     return source, indices
+
+
+def require_labels(train: ImageDataset, test: ImageDataset | None = None, option: str = "--data") -> None:
+    """Require labels, and images in each class folder; a test split may lack a class.
+
+    Raises:
+        MapetError: names the folder, or the image that lies next to the class folders.
+    """
+    bases = [base_dataset(source, ())[0] for source in (train, test) if source is not None]
+    if not train.classes:
+        why = bases[0].stray() if isinstance(bases[0], Folder) else ""
+        reason = f", {why}, or" if why else ":"
+        raise MapetError(f"{train.name} has no labels{reason} give {option}, a folder with one sub-folder per class.")
+    for split, base in enumerate(bases):
+        if isinstance(base, Folder):
+            base.require_filled(all_classes=split == 0)
 
 
 def split_held_out(source: ImageDataset, share: float = 0.2, seed: int = 0) -> tuple[Subset, Subset]:

@@ -2,13 +2,15 @@
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mapet.data.image import SUFFIXES, read_image
+from mapet.data.listing import Listing
 from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
+from mapet.utils.log import log
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,10 +19,11 @@ HELD_OUT_NAMES = ("test", "val", "validation")
 
 
 class Folder:
-    """All images below ``root/part``, sorted by their path below ``root``; hidden files and folders are skipped.
+    """All images below ``root/part`` as ``Listing`` finds them, sorted by their path below ``root``.
 
     Symbolic links are followed, except into a folder that contains them. The images are labelled if ``root/part`` has
-    images in at least two sub-folders and none at the top level: ``classes`` are the sub-folders' names.
+    images in at least two sub-folders and none at the top level: ``classes`` are the sub-folders' names. Other files
+    are left alone, which ``note`` says.
 
     Raises:
         MapetError: no images, or a folder that cannot be listed.
@@ -31,12 +34,17 @@ class Folder:
         top = self.root / part
         self.name = f"folder {top}"
         prefix = f"{part}/" if part else ""
-        self._paths = PackedStrings(sorted(_images(str(top), prefix, frozenset())))
+        self._files = Listing(str(top), prefix)
+        self._paths, self._files.images = PackedStrings(sorted(self._files.images)), []
         if not len(self._paths):
-            endings = " ".join(SUFFIXES)
-            raise MapetError(f"The folder {top} and its sub-folders hold no images (files ending in {endings}).")
+            left = f"; {self._files.left_alone()}" if self._files.left else ""
+            raise MapetError(
+                f"The folder {top} and its sub-folders hold no images (files ending in {' '.join(SUFFIXES)} and others "
+                f"that Pillow decodes){left}: give another folder, or convert the files to JPEG or PNG."
+            )
         self._start = len(prefix)
-        self.classes = self._find_classes()
+        self.tops = tuple(sorted({self._top(path) for path in self._paths}))
+        self.classes = self.tops if len(self.tops) > 1 and "" not in self.tops else ()
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -54,9 +62,34 @@ class Folder:
         """The image in RGB; raises ``UnreadableImage``."""
         return read_image(self.root / self._paths[i])
 
-    def _find_classes(self) -> tuple[str, ...]:
-        tops = sorted({self._top(path) for path in self._paths})
-        return tuple(tops) if len(tops) > 1 and "" not in tops else ()
+    def note(self) -> str:
+        """Which files are left alone, and which sub-folders hold no image; empty if there are none."""
+        folders = f"no image in the sub-folder {_few(self._empty())}" if self._empty() else ""
+        return "; ".join(filter(None, [self._files.left_alone(), folders]))
+
+    def stray(self) -> str:
+        """Why there are no labels, if images next to the sub-folders are the reason; empty otherwise."""
+        loose = [path[self._start :] for path in self._paths if not self._top(path)] if len(self.tops) > 1 else []
+        if not loose:
+            return ""
+        return f"as {_few(loose)} {'lies' if len(loose) == 1 else 'lie'} next to its sub-folders: move that away"
+
+    def require_filled(self, *, all_classes: bool) -> None:
+        """Require an image in each class folder that holds other files, or with ``all_classes`` in each.
+
+        Raises:
+            MapetError: names the folder and the files in it.
+        """
+        for child in self._empty() if self.classes else []:
+            if all_classes or child in self._files.left:
+                left = self._files.left_alone(child) or "it is empty"
+                raise MapetError(
+                    f"{self.name} has no usable image in its class folder {child} ({left}): convert the files to JPEG "
+                    "or PNG, add images, or move that folder away."
+                )
+
+    def _empty(self) -> list[str]:
+        return [child for child in self._files.folders if child not in self.tops]
 
     def _top(self, path: str) -> str:
         return path[self._start :].rpartition("/")[0].partition("/")[0]
@@ -66,18 +99,46 @@ def open_folder(root: Path, split: str) -> Folder:
     """A folder's "train" or "test" images.
 
     If ``root`` has sub-folders ``train`` and one of ``test``, ``val`` or ``validation``, these are the splits, and
-    their names are part of the image ids; the held-out split is the first of the three with the classes of ``train``.
-    Otherwise "train" is the whole folder.
+    their names are part of the image ids; the held-out split is the first of the three with the classes of ``train``,
+    otherwise the first with some of them. Otherwise "train" is the whole folder. Files left alone are logged once.
 
     Raises:
-        MapetError: a folder without splits has no "test", or no held-out split has the classes of ``train``.
+        MapetError: a folder without splits has no "test", or no held-out split has classes of ``train`` only.
     """
     held_out = held_out_names(root)
     if split == "train":
-        return Folder(root, "train" if held_out else "")
+        return _noted(Folder(root, "train" if held_out else ""))
     if not held_out:
         raise MapetError(no_held_out_text(root))
-    return first_with_same_classes(Folder(root, "train"), [Folder(root, name) for name in held_out])
+    return _noted(_held_out(Folder(root, "train"), [Folder(root, name) for name in held_out]))
+
+
+def _held_out(train: Folder, others: list[Folder]) -> Folder:
+    """The first of ``others`` with the classes of ``train``, or with some of them: it gets the labels of all."""
+    if any(other.classes == train.classes for other in others):
+        return first_with_same_classes(train, others)
+    for other in others:
+        if train.classes and set(other.tops) <= set(train.classes):
+            missing = [name for name in train.classes if name not in other.tops]
+            _log_once(f"{other.name} has no images of {_few(missing)}: scores are over the images of the other classes")
+            other.classes = train.classes
+            return other
+    for folder in (train, *others):
+        if why := folder.stray():
+            raise MapetError(f"{folder.name} has no labels, {why}.")
+    return first_with_same_classes(train, others)
+
+
+def _noted(folder: Folder) -> Folder:
+    if note := folder.note():
+        _log_once(f"{folder.name}: {note}")
+    return folder
+
+
+@cache
+def _log_once(note: str) -> None:
+    """Log a note, once per process: a verb may open a folder several times."""
+    log.info(f"note      {note}")
 
 
 def held_out_names(root: Path) -> list[str]:
@@ -128,27 +189,6 @@ def first_with_same_classes(train: HasClasses, others: list[C]) -> C:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
-
-
-def _images(folder: str, prefix: str, parents: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Paths of the images below ``folder``, each after ``prefix``; ``parents`` are (device, inode) of its parents."""
-    try:
-        status = os.stat(folder)
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise MapetError(
-            f"The folder {folder} cannot be listed ({error.strerror}): fix its permissions or move it away."
-        ) from error
-    inside = parents | {(status.st_dev, status.st_ino)}
-    if inside == parents:  # a link to a parent
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from _images(entry.path, f"{prefix}{entry.name}/", inside)
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield prefix + entry.name
 
 
 def _printable(letter: str) -> str:

@@ -24,9 +24,10 @@ def validate(plan: Plan, runtime: Runtime) -> None:
     Raises:
         MapetError: images without labels, too few images of a class, or fine-tuning settings that do not fit.
     """
-    from mapet.data.dataset import train_and_test
+    from mapet.data.dataset import require_labels, train_and_test
 
     train, test = train_and_test(plan.labelled)
+    require_labels(train, test, "--eval-data")
     _labels(plan, train)
     _room(plan, min(len(train), plan.eval_limit or len(train)) + len(test))
     if "finetune" in plan.measures:
@@ -39,8 +40,6 @@ def _labels(plan: Plan, source: "ImageDataset") -> None:
     from mapet.build.batches import chosen
     from mapet.evals.fewshot import SHOTS
 
-    if not source.classes:
-        raise MapetError(f"{source.name} has no labels: give --eval-data, a folder with one sub-folder per class.")
     if len(source.classes) < 2:
         raise MapetError(f"{source.name} has only one class: give other --eval-data.")
     indices = chosen(source, plan.eval_limit, plan.recipe.seed)
