@@ -143,6 +143,23 @@ def test_a_folder_of_mapet_is_left_alone_in_silence(tmp_path: Path, caplog: pyte
     assert not noted(caplog)
 
 
+@pytest.mark.parametrize(("highest", "said"), [(4095, True), (65535, False)])
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_twelve_bits_in_sixteen_are_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, highest: int, said: bool
+) -> None:
+    caplog.set_level("INFO", logger="mapet")
+    fill(tmp_path, ["0.jpg", "1.png"])
+    for n in range(30):
+        values = np.linspace(0, highest // (1 + n % 2), 64).reshape(8, 8).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / f"x{n:02}.{suffix}")
+    for _ in range(2):
+        open_dataset(str(tmp_path))
+    assert len(noted(caplog)) == said
+    if said:
+        assert "at most 4095 of 0 … 65535 (x" in noted(caplog)[0]
+
+
 def test_many_kinds_of_files_make_a_short_line(tmp_path: Path) -> None:
     for n in range(9):
         (tmp_path / f"{n}.x{n}").touch()
@@ -193,7 +210,9 @@ def test_a_test_split_may_lack_a_class(
     require_labels(train, test)
     assert test.classes == train.classes == ("a", "b", "c")
     assert labels(test) == [train.classes.index(name) for name in present]
-    assert any(f"{tmp_path / 'test'} has no images of " in line and "scores are over" in line for line in noted(caplog))
+    assert len(noted(caplog)) == 1
+    assert f"{tmp_path / 'test'} has no images of " in noted(caplog)[0]
+    assert "scores are over" in noted(caplog)[0]
     (tmp_path / "test/b").mkdir(exist_ok=True)
     (tmp_path / "test/b/x.heic").touch()
     with pytest.raises(MapetError, match="no usable image in its class folder b"):

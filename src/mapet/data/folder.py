@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mapet.data.image import SUFFIXES, read_image
+from mapet.data.image import SUFFIXES, deep_range, read_image
 from mapet.data.listing import Listing
 from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
@@ -15,6 +15,8 @@ from mapet.utils.log import log
 if TYPE_CHECKING:
     from PIL import Image
 
+SHALLOW = (".jpg", ".jpeg", ".webp", ".gif", ".bmp")  # hold 8 bits
+SAMPLE = 20  # images whose range of values is checked
 HELD_OUT_NAMES = ("test", "val", "validation")
 
 
@@ -64,7 +66,8 @@ class Folder:
 
     def note(self) -> str:
         """Which files are left alone, and which sub-folders hold no image; empty if there are none."""
-        folders = f"no image in the sub-folder {_few(self._empty())}" if self._empty() else ""
+        empty = [child for child in self._empty() if child not in self.classes]
+        folders = f"no image in the sub-folder {_few(empty)}" if empty else ""
         return "; ".join(filter(None, [self._files.left_alone(), folders]))
 
     def stray(self) -> str:
@@ -73,6 +76,19 @@ class Folder:
         if not loose:
             return ""
         return f"as {_few(loose)} {'lies' if len(loose) == 1 else 'lie'} next to its sub-folders: move that away"
+
+    def depth_note(self) -> str:
+        """Whether images of more than 8 bits use less than a tenth of their range, by a sample; empty if not."""
+        sample = [self._paths[i] for i in range(0, len(self), -(-len(self) // SAMPLE))]
+        sample = [path for path in sample if not path.lower().endswith(SHALLOW)]
+        found = [(*values, path) for path in sample if (values := deep_range(self.root / path))]
+        if not found or any(high >= end / 10 for high, end, _ in found):
+            return ""
+        high, end, path = max(found)
+        return (
+            f"images of more than 8 bits use few of their values, in a sample of {len(found)} at most {high:g} of "
+            f"0 … {end:g} ({path}), so most grey levels are lost: scale them to the whole range first"
+        )
 
     def require_filled(self, *, all_classes: bool) -> None:
         """Require an image in each class folder that holds other files, or with ``all_classes`` in each.
@@ -130,9 +146,15 @@ def _held_out(train: Folder, others: list[Folder]) -> Folder:
 
 
 def _noted(folder: Folder) -> Folder:
-    if note := folder.note():
+    """The folder, after its notes are logged; its values are checked once per process."""
+    notes = [folder.note()] if folder.name in _checked else [folder.note(), folder.depth_note()]
+    _checked.add(folder.name)
+    for note in filter(None, notes):
         _log_once(f"{folder.name}: {note}")
     return folder
+
+
+_checked: set[str] = set()
 
 
 @cache

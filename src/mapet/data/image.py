@@ -18,7 +18,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -125,6 +125,17 @@ def value_range(image: "Image.Image") -> tuple[float, float, float]:
         return low, high, 65535
     ends = (1, 255, 65535) if image.mode == "F" else (255, 65535)
     return low, high, next(end for end in ends if high <= end)
+
+
+def deep_range(path: Path) -> tuple[float, float] | None:
+    """The highest value of a deep image file and the end of its range; None for other files, which are not decoded."""
+    with suppress(UnreadableImage), _as_unreadable():
+        _check_file(path.stat())
+        with path.open("rb") as file:
+            image = _opened(file, str(path))
+            if is_deep(image) and image.width * image.height <= MAX_PIXELS:
+                return value_range(image)[1:]
+    return None
 
 
 def _check_file(status: os.stat_result) -> None:
