@@ -4,6 +4,7 @@ from torch import Tensor
 
 from mapet.tokenizers import assign as nearest
 from mapet.tokenizers.assign import assign
+from mapet.tokenizers.kmeans import kmeans
 from mapet.utils.errors import MapetError
 
 
@@ -66,6 +67,42 @@ def test_fewer_digits_change_less_than_one_assignment_in_a_thousand(width: int, 
     assert changed() < 0.001
     monkeypatch.setattr(nearest, "CANDIDATES", 1)
     assert changed() > 0.001
+
+
+def wrong(vectors: Tensor, centroids: Tensor, precision: str = "float32") -> int:
+    """Vectors whose centroid is not the nearest in float64; an exact tie is not wrong."""
+    labels = assign(vectors, centroids, precision=precision)[0]
+    every = (vectors.double()[:, None] - centroids.double()).square().sum(2)
+    return int((every.gather(1, labels[:, None])[:, 0] > every.min(1).values).sum())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e4, 1e6])
+@pytest.mark.parametrize("far", [1e4, 1e6, 1e8])
+def test_a_far_centroid_does_not_cost_the_others_their_digits(far: float, offset: float, precision: str) -> None:
+    vectors, centroids = noise(2000, 16) + offset, noise(64, 16, seed=5) + offset
+    centroids[7] = far
+    assert wrong(vectors, centroids, precision) == 0
+
+
+@pytest.mark.parametrize("codes", [2, 3, 20, 64])
+@pytest.mark.parametrize("far", [1e2, 1e3, 1e4, 1e6])
+def test_two_groups_far_apart_keep_their_digits(far: float, codes: int) -> None:
+    """No origin is near all centroids."""
+    vectors, centroids = noise(2000, 16), noise(codes, 16, seed=5)
+    vectors[::3] += far
+    centroids[::2] += far
+    assert wrong(vectors, centroids) == 0
+
+
+def test_outliers_of_kmeans() -> None:
+    """Of a tight group and a far vector, k-means gives the far one a centroid and divides the group as before."""
+    vectors, first = noise(500, 8), noise(6, 8, seed=5)
+    outlier, far = torch.full((1, 8), 1e6), torch.full((1, 8), 1e6)
+    plain = kmeans(vectors, first, iterations=5)
+    found = kmeans(torch.cat([vectors, outlier]), torch.cat([first, far]), iterations=5)
+    torch.testing.assert_close(found.centroids[:-1], plain.centroids)
+    assert torch.equal(found.counts[:-1], plain.counts)
 
 
 def test_the_global_setting_of_products_comes_back() -> None:

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from mapet.utils.errors import MapetError, nearest
+from mapet.utils.rng import exact
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 CELLS = {"cpu": 1 << 24, "cuda": 1 << 28}  # distances in memory at once: 64 MiB of float32, or 1 GiB on a GPU
+FAR = 32  # times the median distance from the mean: a centroid farther out must not move the origin
+TIES = 1e-3  # relative error of a squared distance from which on float32 scores are compared again in float64
 CANDIDATES = 3  # of a low-precision product, compared again in float32: fewer than 1 token in 1,000 differs
 
 
@@ -39,18 +42,24 @@ def assign(
 class Nearest:
     """``assign`` for many sets of vectors and the same centroids.
 
-    Centroids are ranked by a matrix product after both sides are centred by the centroids' mean, so that a large common
-    offset does not cost precision. A product in less than float32 selects three candidates, which are compared by their
-    float32 distances; it accumulates in float32.
+    Centroids are ranked by a matrix product after both sides are centred by the centroids' mean, or by their median if
+    some centroid is far out, so that neither a large common offset nor an outlier costs precision. Where vectors are
+    much farther from that origin than from their centroid, those that float32 cannot tell apart are compared in
+    float64. A product in less than float32 selects three candidates, which are compared by their float32 distances; it
+    accumulates in float32.
     """
 
     def __init__(self, centroids: Tensor, chunk: int | None = None, precision: str = "float32") -> None:
         if precision not in PRECISIONS:
             raise MapetError(f'There is no precision "{precision}".{nearest(precision, PRECISIONS)}')
         self.precision, self.candidates = precision, 1 if precision == "float32" else CANDIDATES
-        self.mean = centroids.mean(dim=0)
-        self.centred = centroids - self.mean
+        self.centroids, self.origin = centroids, centroids.mean(dim=0)
+        self.centred = centroids - self.origin
         self.bias = self.centred.square().sum(dim=1) / 2
+        if self.bias.max() > FAR**2 * self.bias.median():
+            self.origin = centroids.median(dim=0).values
+            self.centred = centroids - self.origin
+            self.bias = self.centred.square().sum(dim=1) / 2
         self.factor = self.centred.bfloat16() if precision == "bfloat16" else self.centred
         self.fused = precision == "float32"  # the bias is one more channel of the product
         if self.fused:
@@ -92,9 +101,11 @@ class Nearest:
         buffers = self._buffers.pop()
         try:
             factors, scores = (buffer[: len(vectors)] for buffer in buffers)
-            centred = torch.sub(vectors, self.mean, out=factors[:, : len(self.mean)])
+            centred = torch.sub(vectors, self.origin, out=factors[:, : len(self.origin)])
             scores = self._product(factors, scores)
-            return self._select(centred, scores if self.fused else scores.sub_(self.bias))
+            if not self.fused:
+                return self._select(centred, scores.sub_(self.bias))
+            return self._compared_again(vectors, centred, scores, *self._select(centred, scores))
         finally:
             self._buffers.append(buffers)
 
@@ -125,6 +136,30 @@ class Nearest:
             labels, squared = torch.where(other < squared, best, labels), torch.minimum(other, squared)
         return labels, squared
 
+    def _compared_again(
+        self, vectors: Tensor, centred: Tensor, scores: Tensor, labels: Tensor, squared: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Labels and squared distances after a comparison in float64 of the scores that rounding may have swapped.
+
+        A nearer centroid is at most as far from the origin as the vector is, plus its distance to the one selected.
+        """
+        reach = torch.linalg.vector_norm(centred, dim=1) + squared.sqrt()
+        error = 2 * torch.finfo(torch.float32).eps * (centred.shape[1] ** 0.5 + 4) * reach.square()
+        rows = ((error > TIES * squared) & (squared > 0)).nonzero().flatten()
+        if not len(rows):
+            return labels, squared
+        least = scores[rows].amax(dim=1) - error[rows]
+        device = exact(vectors.device)
+        row, code = ((scores[rows] >= least[:, None]).to(device)).nonzero(as_tuple=True)
+        distance = _in_float64(vectors[rows].to(device), self.centroids.to(device), row, code)
+        smallest = distance.new_full((len(rows),), torch.inf).scatter_reduce(0, row, distance, "amin")
+        hit = distance == smallest[row]
+        best = row.new_full((len(rows),), len(self.centroids)).scatter_reduce(0, row[hit], code[hit], "amin")
+        best, smallest = best.to(labels.device), smallest.float().to(squared.device)
+        swapped = best != labels[rows]
+        labels[rows[swapped]], squared[rows[swapped]] = best[swapped], smallest[swapped]
+        return labels, squared
+
     def _squared(self, centred: Tensor, labels: Tensor) -> Tensor:
         """Squared distances (n,), from the differences."""
         size = max(1, CELLS.get(centred.device.type, CELLS["cpu"]) // (16 * centred.shape[1]))
@@ -133,6 +168,12 @@ class Nearest:
             for rows in slices(len(centred), size)
         ]
         return torch.cat(norms).square()
+
+
+def _in_float64(vectors: Tensor, centroids: Tensor, row: Tensor, code: Tensor) -> Tensor:
+    """Squared distances (P,) float64 of P pairs, from the differences."""
+    parts = slices(len(row), max(1, CELLS["cpu"] // (16 * vectors.shape[1])))
+    return torch.cat([(vectors[row[p]].double() - centroids[code[p]].double()).square().sum(dim=1) for p in parts])
 
 
 def slices(length: int, size: int) -> list[slice]:
