@@ -138,8 +138,11 @@ class Pretraining(Job[Recipe]):
         return f"loss {recent['loss']:.3f}{self._accuracy(recent, '  tokens')}"
 
     def summary(self, objective: "nn.Module", batches: "PretrainBatches") -> str:
-        """The last row of the metrics."""
-        names, *_, last = self.run.metrics.read_text().splitlines()
+        """The last step that had images."""
+        names, *lines = self.run.metrics.read_text().splitlines()
+        last = next((line for line in reversed(lines) if not line.endswith(",")), None)
+        if last is None:
+            return "no step had a readable image"
         row = dict(zip(names.split(","), map(float, last.split(",")), strict=True))
         return f"step {row['step']:.0f}, loss {row['loss']:.3f}{self._accuracy(row, ', token accuracy')}"
 

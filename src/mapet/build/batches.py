@@ -1,6 +1,6 @@
 """The pre-training stream: pixels, tokens of the same view, an order and a seed for each image."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -113,6 +113,12 @@ class FirstSteps:
         """The batches from step ``start`` on."""
         return (batch for _, batch in zip(range(start, self.steps), self.stream(start), strict=False))
 
+    def __getattr__(self, name: str) -> Any:
+        """``filler``, if the stream has it."""
+        if name != "filler":
+            raise AttributeError(name)
+        return self.stream.filler
+
 
 def random_crops(recipe: Recipe) -> Crops | None:
     """The recipe's random crops and flips; None for the centre crop of each image."""
@@ -151,7 +157,7 @@ class Stored:
     def __init__(self, store: TokenStore, source: ImageDataset, indices: Tensor) -> None:
         self.store, self.vocabulary, self.tokenizer = store, store.vocabulary, store.tokenizer
         self.rows = np.full(len(source), -1)
-        self.rows[indices] = store.rows([source.image_id(i) for i in indices.tolist()])
+        self.rows[indices.numpy()] = store.rows([source.image_id(i) for i in indices.tolist()])
 
     def __call__(self, batch: Batch) -> Tensor:
         """The tokens of the images at ``batch.index``, whatever the batch shows of them."""
@@ -162,7 +168,7 @@ class Stored:
         return self._at(shuffled.indices[:10_000])
 
     def _at(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(self.store.tokens[self.rows[indices]].astype(np.int64))
+        return torch.from_numpy(self.store.tokens[self.rows[indices.numpy()]].astype(np.int64))
 
 
 class Online:
@@ -231,6 +237,11 @@ class PretrainBatches(Stream):
             "order": to_device(order, self.device),
             "seed": to_device(random_bits(recipe.seed, SEED, batch.epoch, batch.index), exact(self.device)),
         }
+
+    def filler(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A black image with tokens 0 in raster sequence, for a process without images."""
+        filler = {name: tensor.new_zeros(1, *tensor.shape[1:]) for name, tensor in batch.items()}
+        return {**filler, "order": torch.arange(batch["order"].shape[1], device=self.device)[None]}
 
     def most_frequent(self) -> float | None:
         """The accuracy of always guessing the most frequent token, over a sample of the images; None without tokens."""

@@ -187,11 +187,11 @@ class Mixing:
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Mix images (B, 3, H, W) in place; returns them and targets (B, classes) that sum to 1.
 
-        If unreadable images make B odd, the last image is dropped.
+        If unreadable images make B odd, the last image is dropped; a single one is kept, unmixed.
         """
         from timm.data.mixup import Mixup, mixup_target
 
-        if not (self.prob and (self.mixup or self.cutmix)):
+        if len(images) < 2 or not (self.prob and (self.mixup or self.cutmix)):
             return images, mixup_target(labels, self.classes, smoothing=self.smoothing)
         mix = Mixup(
             self.mixup,

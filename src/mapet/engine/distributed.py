@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from mapet.engine.memory import keep_freed
 from mapet.utils.errors import MapetError
@@ -229,3 +230,16 @@ def all_reduce_max(fabric: "Fabric", step: int, *numbers: int) -> list[int]:
     largest = torch.tensor(numbers, device=fabric.device)
     torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
     return largest.tolist()
+
+
+def image_weight(fabric: "Fabric", images: int) -> Tensor | float | None:
+    """This process's number of images over the mean of all processes; exactly 1 if they have equal numbers.
+
+    Processes average their gradients, so a loss times this weight counts each image of the step once. A process without
+    images has weight 0. None if no process has any; all processes then agree.
+    """
+    if fabric.world_size == 1:
+        return 1.0 if images else None
+    total = torch.full((), float(images), device=fabric.device)
+    torch.distributed.all_reduce(total)
+    return images * fabric.world_size / total if images or total.item() else None

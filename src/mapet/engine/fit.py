@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mapet.engine.checkpoint import Checkpoint
-from mapet.engine.distributed import Stopped, all_reduce_max, interruptible
+from mapet.engine.distributed import Stopped, all_reduce_max, image_weight, interruptible
 from mapet.engine.metrics import MetricsLogger
 from mapet.engine.optim import Optim, average
 from mapet.engine.progress import Meter
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SALT = 5  # separates the generator's seeds from other draws with the same seed
 SAVE_SECONDS = 600.0  # at most between two checkpoints, however long an epoch is
+Filler = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]  # an empty batch → one valid image of any content
 
 
 class Batches(Protocol):
@@ -64,9 +65,14 @@ def fit(
 ) -> Run:
     """Train ``objective`` in place, from the run's last checkpoint if it has one, to the end of ``batches``.
 
+    A step's loss and gradients are means over its readable images, whichever process has them. A step without any
+    changes no weight: its row of the metrics has empty cells.
+
     Args:
-        objective: ``forward(**batch) -> {"loss": scalar, ...}``.
-        batches: training stream.
+        objective: ``forward(**batch) -> {"loss": scalar, ...}``. If it has a method ``discard_last``, that is called
+            after a forward pass of a filler: inputs of weight 0 that are not among the step's images.
+        batches: training stream. Its method ``filler``, if it has one, makes a valid image for a process that has none
+            in a step; without it that is all zeros.
         optim: optimiser, learning rate, clipping, averaging.
         fabric: a launched Fabric: device, precision, processes.
         run: folder of metrics and checkpoints.
@@ -86,6 +92,7 @@ def fit(
     ema = {name: p.detach().clone() for name, p in trained.named_parameters()} if optim.ema_decay else {}
     start = _restore(trained, optim.optimizer, ema, run)
     metrics = MetricsLogger(run, fabric, batches.steps_per_epoch, start)
+    filler: Filler = getattr(batches, "filler", zeros)
     saved = time.monotonic()
 
     def save(step: int) -> None:
@@ -107,12 +114,16 @@ def fit(
         for step, batch in enumerate(metrics.timed(batches(start)), start + 1):
             torch.manual_seed(int(random_bits(seed, SALT, step, fabric.global_rank)))
             lr = _set_lr(optimizer, optim.lr(step - 1))
-            values = backward(fabric, model, batch, accumulate, even=trained is not objective)
-            values["grad_norm"] = clip(fabric, model, optimizer, optim.clip_grad)
-            metrics.record(step, lr, values, images=len(next(iter(batch.values()))))
-            optimizer.step()
-            optimizer.zero_grad()
-            if optim.ema_decay:
+            images = len(next(iter(batch.values())))
+            weight = image_weight(fabric, images)
+            if weight is None:
+                metrics.skip(step, lr, metrics.names or [*_names(model, filler(batch)), "grad_norm"])
+            else:
+                values = backward(fabric, model, batch, accumulate, weight, trained is not objective, filler)
+                values["grad_norm"] = clip(fabric, model, optimizer, optim.clip_grad)
+                metrics.record(step, lr, values, images=images)
+                optimizer.step()
+                optimizer.zero_grad()
                 average(ema, trained, optim.ema_decay)
             number, late = all_reduce_max(fabric, step, signalled(), time.monotonic() - saved > SAVE_SECONDS)
             if number or late or step % (save_every or batches.steps_per_epoch) == 0 or step == batches.steps:
@@ -126,35 +137,60 @@ def fit(
     return run
 
 
+def zeros(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch of one image, all of whose tensors are 0."""
+    return {name: tensor.new_zeros(1, *tensor.shape[1:]) for name, tensor in batch.items()}
+
+
 def backward(
-    fabric: "Fabric", model: Any, batch: Mapping[str, Tensor], accumulate: int, even: bool = False
+    fabric: "Fabric",
+    model: Any,
+    batch: Mapping[str, Tensor],
+    accumulate: int,
+    weight: Tensor | float = 1.0,
+    even: bool = False,
+    filler: Filler = zeros,
 ) -> dict[str, Tensor]:
-    """Accumulate the gradients of the batch's mean loss over ``accumulate`` micro-batches.
+    """Accumulate the gradients of the batch's mean loss times ``weight`` over ``accumulate`` micro-batches.
 
     A batch with unreadable images may have fewer micro-batches. With ``even`` it still makes ``accumulate`` passes, as
-    FSDP2 gathers weights on all processes together: an empty micro-batch is the first image with weight 0.
+    FSDP2 gathers weights on all processes together: an empty micro-batch is the first image with weight 0. For an empty
+    batch it is the ``filler``, as all processes reduce their gradients together.
 
     Returns:
-        The objective's scalars, averaged over the batch.
-
-    Raises:
-        MapetError: the batch is empty.
+        The objective's scalars, averaged over the batch, times ``weight``.
     """
     size = len(next(iter(batch.values())))
-    if not size:
-        raise MapetError("All images of a step are unreadable: see unreadable-images.txt in the run's folder.")
-    parts = accumulate if even else min(accumulate, size)
+    parts = accumulate if even else max(1, min(accumulate, size))
     pieces = zip(*(tensor.tensor_split(parts) for tensor in batch.values()), strict=True)
+    spare = {name: tensor[:1] for name, tensor in batch.items()} if size else filler(batch)
     total: dict[str, Tensor] = {}
     for number, piece in enumerate(pieces, 1):
-        share = len(piece[0]) / size
-        inputs = piece if share else [tensor[:1] for tensor in batch.values()]
+        share = len(piece[0]) / max(1, size)
+        inputs = dict(zip(batch, piece, strict=True)) if share else spare
         with fabric.no_backward_sync(model, enabled=number < parts):
-            scalars = model(**dict(zip(batch, inputs, strict=True)))
-            fabric.backward(scalars["loss"] * share)
+            scalars = model(**inputs)
+            fabric.backward(scalars["loss"] * share * weight)
+        if not share:
+            _discard_last(model)
         for name, scalar in scalars.items():
             total[name] = total.get(name, torch.zeros_like(scalar.detach())) + scalar.detach() * share
-    return total
+    return {name: scalar * weight for name, scalar in total.items()}
+
+
+def _discard_last(model: Any) -> None:
+    """Let an objective forget what it noted of a filler."""
+    for module in model.modules():
+        if hasattr(module, "discard_last"):
+            module.discard_last()
+
+
+@torch.no_grad()
+def _names(model: Any, filler: Mapping[str, Tensor]) -> list[str]:
+    """The names of the objective's scalars, for a run whose first steps have no images."""
+    names = list(model(**filler))
+    _discard_last(model)
+    return names
 
 
 def clip(fabric: "Fabric", model: Any, optimizer: Any, limit: float | None) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from mapet.engine.run import Run
 from mapet.utils.errors import MapetError
+from mapet.utils.log import log
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 T = TypeVar("T")
+Row = dict[str, float | None]  # one step; None: the step was skipped
 DELAY = 10  # steps whose metrics stay on an accelerator, so that a step does not wait for them
 WINDOW = 50  # steps that ``recent`` averages
 
@@ -31,12 +33,13 @@ class MetricsLogger:
     def __init__(self, run: Run, fabric: "Fabric", steps_per_epoch: int, start: int) -> None:
         self.run, self.fabric, self.steps_per_epoch, self.good = run, fabric, steps_per_epoch, start
         self.names: list[str] = []
-        self.pending: list[tuple[int, float, Tensor]] = []
+        self.pending: list[tuple[int, float, Tensor | None]] = []
         self.rows: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self.delay = 1 if fabric.device.type == "cpu" else DELAY
         self.images, self.waited, self.since = 0, 0.0, time.monotonic()
         self.started = self.since - run.seconds(start)
         self.writer: Any = None
+        self.skipped = 0
 
     def __enter__(self) -> Self:
         if self.fabric.is_global_zero:
@@ -51,6 +54,8 @@ class MetricsLogger:
     ) -> None:
         if self.writer:
             self.writer.close()
+        if self.skipped:
+            log.info(f"skipped   {self.skipped:,} steps, none of whose images could be read")
 
     def timed(self, batches: Iterator[T]) -> Iterator[T]:
         """The same batches; counts the time that the step waits for them."""
@@ -72,6 +77,12 @@ class MetricsLogger:
         if len(self.pending) >= self.delay:
             self.flush()
 
+    def skip(self, step: int, lr: float, names: Iterable[str]) -> None:
+        """Add a step without images: a row whose scalars are empty."""
+        self.names = list(names)
+        self.pending.append((step, lr, None))
+        self.skipped += 1
+
     def flush(self) -> None:
         """Write the pending rows.
 
@@ -80,11 +91,11 @@ class MetricsLogger:
         """
         if not self.pending:
             return
-        steps, rates, values = zip(*self.pending, strict=True)
-        self.pending = []
-        table = self.fabric.all_reduce(torch.stack(values), reduce_op="mean")
-        rows = [self._row(*entry) for entry in zip(steps, rates, table.tolist(), strict=True)]
-        bad = next((row for row in rows if not all(map(math.isfinite, row.values()))), None)
+        pending, self.pending = self.pending, []
+        known = [values for _, _, values in pending if values is not None]
+        table = iter(self.fabric.all_reduce(torch.stack(known), reduce_op="mean").tolist() if known else [])
+        rows = [self._row(step, lr, None if values is None else next(table)) for step, lr, values in pending]
+        bad = next((row for row in rows if not all(math.isfinite(value or 0) for value in row.values())), None)
         self._write(rows[: rows.index(bad)] if bad else rows)
         if bad:
             self._abort(bad)
@@ -105,23 +116,26 @@ class MetricsLogger:
         if self.fabric.is_global_zero:
             self.run.note_seconds(step, time.monotonic() - self.started)
 
-    def _row(self, step: int, lr: float, values: list[float]) -> dict[str, float]:
+    def _row(self, step: int, lr: float, values: list[float] | None) -> Row:
         epoch = 1 + (step - 1) // self.steps_per_epoch
-        return {"step": step, "epoch": epoch, "lr": lr, **dict(zip(self.names, values, strict=True))}
+        scalars = dict.fromkeys(self.names) if values is None else dict(zip(self.names, values, strict=True))
+        return {"step": step, "epoch": epoch, "lr": lr, **scalars}
 
-    def _write(self, rows: list[dict[str, float]]) -> None:
-        self.rows.extend(rows)
+    def _write(self, rows: list[Row]) -> None:
+        complete = ({name: value for name, value in row.items() if value is not None} for row in rows)
+        self.rows.extend(row for row in complete if self.names[0] in row)
         if rows and self.fabric.is_global_zero:
             self.run.append_metrics(rows)
             for row in rows:
                 for name in ("lr", *self.names):
-                    self.writer.add_scalar(name, row[name], row["step"])
+                    if row[name] is not None:
+                        self.writer.add_scalar(name, row[name], row["step"])
 
-    def _abort(self, row: dict[str, float]) -> None:
-        values = ", ".join(f"{name} {row[name]}" for name in self.names if not math.isfinite(row[name]))
+    def _abort(self, row: Row) -> None:
+        values = ", ".join(f"{name} {row[name]}" for name in self.names if not math.isfinite(row[name] or 0))
         saved = self.run.checkpoint
         kept = f"The checkpoint of step {saved.step} is kept: {saved.path}." if saved else "No checkpoint exists yet."
         raise MapetError(
-            f"Training stopped at step {int(row['step'])}: {values}. {kept} "
+            f"Training stopped at step {row['step']}: {values}. {kept} "
             "Try a lower --lr, more --warmup-epochs or --precision float32."
         )

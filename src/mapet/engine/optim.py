@@ -147,7 +147,9 @@ def initial_share(decay: float | None, steps: int) -> str | None:
 
 
 @torch.no_grad()
-def average(ema: dict[str, Tensor], module: nn.Module, decay: float) -> None:
-    """One step of the moving average, in place: ema ← decay · ema + (1 − decay) · weights."""
+def average(ema: dict[str, Tensor], module: nn.Module, decay: float | None) -> None:
+    """One step of the moving average, in place: ema ← decay · ema + (1 − decay) · weights; nothing without a decay."""
+    if decay is None:
+        return
     weights = dict(module.named_parameters())
     torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - decay)

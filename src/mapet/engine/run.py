@@ -213,8 +213,11 @@ class Run:
         noted = json.loads(path.read_text()) if path.is_file() else {"step": 1, "seconds": 0.0}
         return float(noted["seconds"] * step / noted["step"])
 
-    def append_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Append one line per row to ``metrics.csv``. The first call writes a header and deletes a run moved aside."""
+    def append_metrics(self, rows: Sequence[Mapping[str, float | None]]) -> None:
+        """Append one line per row to ``metrics.csv``, with empty cells for None.
+
+        The first call writes a header and deletes a run moved aside.
+        """
         fresh = not self.metrics.is_file() or not self.metrics.stat().st_size
         with self.metrics.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -143,6 +143,10 @@ class VQKDTraining(nn.Module):
         loss = 1 - cosine + self.commitment * commitment
         return {"loss": loss, "cosine": cosine, "commitment": commitment, **self._health()}
 
+    def discard_last(self) -> None:
+        """Leave the last forward pass out of the next ``update``; processes without images still take part in it."""
+        self._seen[-1:] = [(unit[:0], tokens[:0], index[:0]) for unit, tokens, index in self._seen[-1:]]
+
     def decode(self, quantized: Tensor) -> Tensor:
         """Codes (B, L, C) to predicted features of the teacher, (B, L, F)."""
         code_map = quantized.transpose(1, 2).reshape(len(quantized), -1, *self.network.grid)
