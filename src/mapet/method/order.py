@@ -54,9 +54,9 @@ def raster(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) ->
 def blockwise(grid: Grid, num_masked: int, seed: int, epoch: int, index: Tensor) -> Tensor:
     """Mask rectangles, as BEiT does (Bao et al., arXiv 2106.08254, algorithm 1); arguments as in ``uniform``.
 
-    Rectangles of at least 16 patches and log-uniform aspect ratio are masked while they fit into ``num_masked``; single
-    patches fill the rest, so exactly ``num_masked`` patches come last, in a uniformly random sequence. Rectangles are
-    found on the CPU: with ``index`` on a GPU, the call synchronises.
+    Rectangles of at least 16 patches and log-uniform aspect ratio, less high and less wide than the grid, are masked
+    while they fit into ``num_masked``; single patches fill the rest, so exactly ``num_masked`` patches come last, in a
+    uniformly random sequence. Rectangles are found on the CPU: with ``index`` on a GPU, the call synchronises.
     """
     is_covered = _rectangles(grid, num_masked, seed, epoch, index)
     shuffled = _bits(grid, seed, epoch, index).argsort(dim=1, stable=True)
@@ -120,7 +120,7 @@ def _covered(grid: Grid, num_masked: int, attempts: Iterable[Sequence[int]]) -> 
         area = low + (for_area * (high - low + 1) >> 32)
         height, width = sides[min(max(area, 1), len(sides) - 1)][for_aspect * ASPECTS >> 32]
         rejected += 1
-        if height > rows or width > columns:
+        if height >= rows or width >= columns:  # as in BEiT's code: no bar across the whole grid
             continue
         top, start = for_top * (rows - height + 1) >> 32, for_start * (columns - width + 1) >> 32
         block = _top_left(height, width, columns) << (top * columns + start)
