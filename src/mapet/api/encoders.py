@@ -79,7 +79,8 @@ def load_from(source: str | Path, *, num_heads: int | None = None) -> LoadedEnco
     Args:
         source: a folder of a run (pre-training or fine-tuning), a folder that ``export`` wrote, or a checkpoint file
             of MaPeT, MAE, BEiT or CAE, or of plain timm names.
-        num_heads: attention heads of a checkpoint file, which does not store them; None: width / 64.
+        num_heads: attention heads of a checkpoint file, which does not store them; None assumes them, and
+            ``origin`` says so.
 
     Raises:
         MapetError: none of these, not readable, or ``num_heads`` for a folder, which stores its own.
@@ -170,6 +171,7 @@ def _from_run(path: Path) -> LoadedEncoder:
 
 
 def _from_file(path: Path, num_heads: int | None) -> LoadedEncoder:
-    from mapet.interop.checkpoint import load_checkpoint_encoder
+    from mapet.interop.checkpoint import open_checkpoint
 
-    return LoadedEncoder(load_checkpoint_encoder(path, heads=num_heads), f"the checkpoint {path}")
+    encoder, assumed = open_checkpoint(path, heads=num_heads)
+    return LoadedEncoder(encoder, f"the checkpoint {path}, {', '.join(assumed)}")
