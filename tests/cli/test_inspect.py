@@ -214,7 +214,7 @@ def test_images_where_the_figures_would_go_are_left_alone(root, inspect, undrawn
     before = image.read_bytes()
     for data, out, said in (
         ("labelled", "photos", "is not empty"),
-        ("labelled", "labelled/look", "where its figures would become images"),
+        ("labelled", "labelled/look", "where it would be among images"),
     ):
         code, _, error = inspect("book", data, "--out", out)
         assert (code, error.count("\n")) == (2, 1)

@@ -56,8 +56,7 @@ def evaluate(
     found: dict[str, dict[str, Score]] = {}
     for pool in dict.fromkeys(PROTOCOLS[name].pool_of(s) for name in names):
         _log_features(start, images, pool, features(pool), first=not found)
-        if "knn" in names:
-            _require_enough(s.knn.k, len(features(pool).train[0]))
+        _require_enough(s.knn.k if "knn" in names else 0, len(features(pool).train[0]))
         for name in (name for name in names if PROTOCOLS[name].pool_of(s) == pool):
             found[name] = PROTOCOLS[name].measure(features, s)
             if file:

@@ -241,8 +241,6 @@ def _require_figures_folder(out: Path, folder: Path, data: str) -> None:
     require_apart(out, FOLDER=folder, data=data)
     if not _inspected(out):
         require_free(out)
-    if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise MapetError(f"{out} lies in {data}, where its figures would become images: choose another --out.")
 
 
 def _inspected(out: Path) -> bool:
