@@ -114,7 +114,12 @@ def test_kept_checkpoints(tmp_path):
     run = Run.create(tmp_path / "run")
     train(run, save_every=8)
     names = sorted(path.name for path in run.last.parent.iterdir())
-    assert names == ["last.safetensors", "step-00000008.safetensors", "step-00000016.safetensors"]
+    assert names == [
+        "last.safetensors",
+        "previous.safetensors",
+        "step-00000008.safetensors",
+        "step-00000016.safetensors",
+    ]
     assert load_checkpoint(run.last)[0] == 20
 
 

@@ -12,7 +12,7 @@ from mapet.api.kept_runtime import keep
 from mapet.config.file import save
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
-from mapet.utils.io import replace_file
+from mapet.utils.io import load_json, replace_file
 from mapet.utils.log import log
 from mapet.utils.owned import RUN, is_aside, put_back
 
@@ -121,9 +121,12 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
     with ExitStack() as stack:
         if first_process():
             stack.enter_context(run.lock())
+            run.clean()
             stack.enter_context(_restored_on_failure(run))
             if new:
                 save(job.recipe, Run.create(run.folder, overwrite=overwrite).recipe)
+            else:
+                _require_checkpoint(run)
         stack.enter_context(run.logging())
         if first_process():
             job.prepare()
@@ -198,6 +201,16 @@ def _log_schedule(optim: "Optim", steps: int) -> None:
         notes = [*optim.lr.notes, *notes]
     for note in filter(None, notes):
         log.info(f"note      {note}")
+
+
+def _require_checkpoint(run: "Run") -> None:
+    """Refuse to resume a run whose checkpoints were deleted: it would start again and lose its metrics."""
+    noted = (run.folder / "seconds.json").is_file()  # written after each checkpoint
+    if noted and run.metrics.is_file() and not run.last.exists():
+        raise MapetError(
+            f"{run.folder} has metrics but no checkpoint any more: restore {run.last}, or begin the run again with "
+            "--overwrite."
+        )
 
 
 @contextmanager
@@ -284,5 +297,10 @@ def check_inputs_unchanged(
 
 def _inputs(path: Path) -> dict[str, Any]:
     """The content of ``inputs.json``; version 0.1 used another word for images."""
-    content: dict[str, Any] = json.loads(path.read_text())
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise MapetError(
+            f"{path} is damaged, so nothing shows that the inputs are those of the run: restore it, or delete it "
+            "to resume without this check."
+        )
     return {"images" if name == "pictures" else name: value for name, value in content.items()}

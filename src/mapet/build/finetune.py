@@ -15,14 +15,15 @@ from mapet.data.decode import Batch
 from mapet.data.device import to_device
 from mapet.data.loader import Shuffled, Stream
 from mapet.data.policy import Erasing, Mixing
+from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.fit import Batches
 from mapet.engine.optim import Optim, adamw, layer_scale, scheduled
-from mapet.engine.run import Run, load_checkpoint, parts, prefixed
+from mapet.engine.run import Run, parts, prefixed
 from mapet.evals.finetune import FineTuning
 from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier, Encoder
 from mapet.utils.errors import MapetError
-from mapet.utils.io import replace_file
+from mapet.utils.io import read_json, replace_file
 from mapet.utils.rng import exact, random_bits
 
 SEED = 0xF17E  # salt
@@ -109,8 +110,11 @@ def shaped(run: Run) -> tuple[Classifier, dict[str, Any]]:
     """
     if not run.classifier.is_file():
         raise MapetError(f"{run.folder} holds no fine-tuning: there is no {run.classifier.name} in it.")
-    content = json.loads(run.classifier.read_text())
-    return Classifier(**content["model"]), content
+    content = read_json(run.classifier, "a fine-tuning")
+    try:
+        return Classifier(**content["model"]), content
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MapetError(f"{run.classifier} is damaged ({error}): restore it, or fine-tune again.") from error
 
 
 def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe, int]:
@@ -125,12 +129,13 @@ def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe,
     classifier, _ = shaped(run)
     if not run.last.exists():
         raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
-    step, tensors = load_checkpoint(run.last)
+    found = Checkpoint(run.last)
+    tensors = {name: found.read_finite(name) for name in found.shapes if not name.startswith("optimizer/")}
     try:
         FineTuning(classifier).load_state_dict({**parts(tensors, "model"), **parts(tensors, "ema")})
     except RuntimeError as error:
         raise MapetError(f"{run.last} does not fit {run.classifier}: was one of them changed by hand?") from error
-    return classifier.eval(), read(run.recipe, FinetuneRecipe), step
+    return classifier.eval(), read(run.recipe, FinetuneRecipe), found.step
 
 
 def build_optim(t: FinetuneRecipe, objective: FineTuning, batches: Batches) -> Optim:

@@ -73,7 +73,7 @@ def encoder_at(checkpoint: Path, recipe: Recipe) -> tuple[Encoder, int]:
     found, encoder = Checkpoint(checkpoint), build_encoder(recipe)
     names = [name for kind in ("model", "ema") for name in found.shapes if name.startswith(f"{kind}/encoder.")]
     try:
-        encoder.load_state_dict({name.split("/encoder.")[1]: found.read(name) for name in names})
+        encoder.load_state_dict({name.split("/encoder.")[1]: found.read_finite(name) for name in names})
     except RuntimeError as error:
         raise MapetError(f"{checkpoint} does not fit its run's recipe.yaml: was that changed by hand?") from error
     return encoder.eval(), found.step

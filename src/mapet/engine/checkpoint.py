@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mapet.utils.errors import MapetError
-from mapet.utils.io import replace_file
+from mapet.utils.fingerprint import KEY, fingerprint
+from mapet.utils.io import FULL, replace_file, sync
 
-FORMAT = "mapet-checkpoint-1"
+FORMAT, UNVERIFIED = "mapet-checkpoint-2", "mapet-checkpoint-1"  # the second, of version 0.1, has no fingerprint
 INDEX = "index.json"
 
 
@@ -39,15 +40,14 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pieces: dict[str, list[tuple[Any, list[int]]]] = {}
+        self._files: list[tuple[Any, str | None]] = []
         try:
             step, files = _index(path) if path.is_dir() else (None, [path])
             for file in files:
                 step = self._open(file, step)
             self.step = int(step or 0)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise MapetError(
-                f"{path} is not a readable checkpoint ({error}): restore it, or start the run again."
-            ) from error
+            raise _unreadable(path, error) from error
         self.shapes = {name: _full_shape([shape for _, shape in pieces]) for name, pieces in self._pieces.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
@@ -65,14 +65,42 @@ class Checkpoint:
         """All tensors by name."""
         return {name: self.read(name) for name in self.shapes}
 
+    def verify(self) -> None:
+        """Compare the content with the fingerprints; the checkpoints of version 0.1 have none.
+
+        Raises:
+            MapetError: the content was changed.
+        """
+        for file, expected in self._files:
+            try:
+                found = expected and fingerprint(file.keys(), file.get_tensor, self.step)
+            except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+                raise _unreadable(self.path, error) from error
+            if found != expected:
+                raise _unreadable(self.path, "its content does not match its fingerprint")
+
+    def read_finite(self, name: str) -> Tensor:
+        """A whole tensor of weights.
+
+        Raises:
+            MapetError: it has values that are NaN or infinite.
+        """
+        tensor = self.read(name)
+        if not torch.isfinite(tensor).all():
+            raise MapetError(
+                f"{self.path} is damaged: {name} has values that are NaN or infinite. Restore it, or train again."
+            )
+        return tensor
+
     def _open(self, path: Path, step: int | None) -> int:
         """Add the tensors of one file. Returns its step, which must equal ``step`` unless that is None."""
         file: Any = safe_open(path, "pt")
         metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in (FORMAT, UNVERIFIED):
             raise MapetError(f"{path} is a safetensors file but not a checkpoint of a run: give the run's folder.")
         if step not in (None, int(metadata["step"])):
             raise ValueError(f"{path.name} has step {metadata['step']}, the index has step {step}")
+        self._files.append((file, metadata[KEY] if metadata["format"] == FORMAT else None))
         for name in file.keys():  # noqa: SIM118
             self._pieces.setdefault(name, []).append((file, file.get_slice(name).get_shape()))
         return int(metadata["step"])
@@ -83,18 +111,55 @@ def exists(path: Path) -> bool:
     return path.is_file() or (path / INDEX).is_file()
 
 
-def write_file(path: Path, step: int, tensors: Mapping[str, Tensor], copies: tuple[Path, ...] = ()) -> None:
-    """Write one safetensors file atomically, after its ``copies``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, metadata = path.with_suffix(".partial"), {"format": FORMAT, "step": str(step)}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    for copy in copies:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(partial, copy.with_suffix(".partial"))
-        os.replace(copy.with_suffix(".partial"), copy)
-    os.replace(partial, path)
+def write_file(path: Path, step: int, tensors: Mapping[str, Tensor], copies: tuple[Path, ...] = ()) -> Path:
+    """Write one safetensors file next to ``path``, after its ``copies``, and flush it to the disk.
+
+    Returns:
+        The complete file, which is to be renamed to ``path``.
+
+    Raises:
+        MapetError: it cannot be written; partial files are deleted.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(partial, step, tensors)
+        for copy in copies:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(partial, copy.with_suffix(".partial"))
+            sync(copy.with_suffix(".partial"))
+            os.replace(copy.with_suffix(".partial"), copy)
+            sync(copy.parent)
+    except (OSError, SafetensorError) as error:
+        for folder in {path.parent, *(copy.parent for copy in copies)}:
+            clean(folder)
+        reason = "the disk is full" if "os error 28" in str(error) or getattr(error, "errno", None) in FULL else error
+        raise MapetError(
+            f"The checkpoint {path} could not be written: {reason}. Free some space, then continue with --resume; "
+            "the checkpoint before is kept."
+        ) from error
+    return partial
+
+
+def clean(folder: Path) -> None:
+    """Delete what a kill or a full disk leaves of checkpoints that were being written."""
+    for path in (*folder.glob("*.partial"), *folder.glob(".tmp??????")):  # the second are those of safetensors
+        if path.is_file() and not path.is_symlink():
+            path.unlink()
+
+
+def _write(path: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "step": str(step), KEY: fingerprint(content, content.__getitem__, step)}
+    path.write_bytes(b"")
+    mode = path.stat().st_mode  # that of other files, where safetensors makes its own private
+    save_file(content, path, metadata)
+    path.chmod(mode & 0o777)
+    sync(path)
+
+
+def _unreadable(path: Path, reason: object) -> MapetError:
+    return MapetError(f"{path} is not a readable checkpoint ({reason}): restore it, or start the run again.")
 
 
 def write_parts(
@@ -120,7 +185,9 @@ def write_parts(
     """
     names = [f"{step:08d}-{number:05d}-of-{count:05d}.safetensors" for number in range(count)]
     filled = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
-    write_file(folder / names[rank], step, filled, tuple(copy / names[rank] for copy in copies))
+    own = folder / names[rank]
+    os.replace(write_file(own, step, filled, tuple(copy / names[rank] for copy in copies)), own)
+    sync(folder)
     barrier()
     if rank:
         return
@@ -139,7 +206,7 @@ def remove(path: Path) -> None:
 
 def _index(folder: Path) -> tuple[int | None, list[Path]]:
     content = json.loads((folder / INDEX).read_text())
-    if content["format"] != FORMAT:
+    if content["format"] not in (FORMAT, UNVERIFIED):
         raise ValueError(f"unknown format {content['format']}")
     return content["step"], [folder / name for name in content["files"]]
 

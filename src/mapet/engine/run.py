@@ -6,7 +6,8 @@ metrics.csv             one row per step; byte-identical for resumed and uninter
 tensorboard/            the same metrics for TensorBoard
 log.txt                 log messages with the time
 seconds.json            training time up to the last checkpoint
-checkpoints/            last.safetensors, and step-*.safetensors with --save-every; folders if the weights are sharded
+checkpoints/            last.safetensors, the one before as previous.safetensors, and step-*.safetensors with
+                        --save-every; folders if the weights are sharded
 runtime.json            settings of the machine that a resume takes over: --max-bad-fraction
 classifier.json         fine-tuning only: shape of the classifier, and class names
 unreadable-images.txt   images that could not be read, with the reason; absent if there are none
@@ -21,16 +22,17 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mapet.engine.checkpoint import Checkpoint, exists, remove, write_file, write_parts
+from mapet.engine.checkpoint import INDEX, Checkpoint, clean, exists, remove, write_file, write_parts
+from mapet.engine.generations import LAST, newest, rotate, trust
 from mapet.utils.errors import MapetError
-from mapet.utils.io import replace_file
+from mapet.utils.io import load_json, replace_file, sync, writing
 from mapet.utils.lock import LOCK, Lock
 from mapet.utils.log import log
 from mapet.utils.owned import (
@@ -41,6 +43,7 @@ from mapet.utils.owned import (
     RUNS,
     drop,
     is_aside,
+    is_listed,
     is_marked,
     mark,
     put_aside,
@@ -122,7 +125,8 @@ class Run:
     def write_provenance(self) -> None:
         """Append command line, time, versions and machine to ``provenance.json``."""
         path = self.folder / "provenance.json"
-        earlier = json.loads(path.read_text()) if path.is_file() else []
+        found = load_json(path)
+        earlier = found if isinstance(found, list) else []
         entry = {
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -136,7 +140,7 @@ class Run:
 
     def write_log(self, line: str) -> None:
         """Append one line with the time to ``log.txt``."""
-        with self.log.open("a") as file:
+        with writing(self.log), self.log.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     @contextmanager
@@ -156,16 +160,26 @@ class Run:
 
     @property
     def last(self) -> Path:
-        """The last checkpoint: ``last.safetensors``, or the folder ``last``; the former if neither exists."""
-        one, parts = self.checkpoints / "last.safetensors", self.checkpoints / "last"
-        found = [path for path in (one, parts) if exists(path)]
-        return max(found, key=lambda path: Checkpoint(path).step) if len(found) > 1 else (found or [one])[0]
+        """The last checkpoint, a file or folder; after damage the newest valid one. It exists if any was written.
+
+        Raises:
+            MapetError: all checkpoints are damaged.
+        """
+        return newest(self.checkpoints)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], *, keep: bool = False) -> None:
-        """Write ``last.safetensors`` atomically, and with ``keep`` also ``step-….safetensors``."""
-        kept = self.checkpoints / f"step-{step:08d}.safetensors"
+        """Write ``last.safetensors`` atomically, and with ``keep`` also ``step-….safetensors``.
+
+        The one before becomes ``previous.safetensors``.
+        """
+        kept, last = self.checkpoints / f"step-{step:08d}.safetensors", self.checkpoints / LAST
+        self._sync_metrics()
         # The copy comes first: a killed run resumes from ``last`` and would not write the copy of this step again.
-        write_file(self.checkpoints / "last.safetensors", step, tensors, (kept,) if keep else ())
+        written = write_file(last, step, tensors, (kept,) if keep else ())
+        rotate(self.checkpoints)
+        os.replace(written, last)
+        sync(self.checkpoints)
+        trust(last)
         remove(self.checkpoints / "last")
 
     def save_parts(
@@ -181,16 +195,30 @@ class Run:
         """As ``save``, but folders into which each process writes its rows; arguments as ``write_parts``."""
         kept = self.checkpoints / f"step-{step:08d}"
         last, copies = self.checkpoints / "last", (kept,) if keep else ()
+        if rank == 0:
+            self._sync_metrics()
         write_parts(last, step, tensors, rank=rank, count=count, barrier=barrier, copies=copies)
         if rank == 0:
-            remove(self.checkpoints / "last.safetensors")
+            remove(self.checkpoints / LAST)
+
+    def _sync_metrics(self) -> None:
+        if self.metrics.is_file():
+            sync(self.metrics)
+
+    def clean(self) -> None:
+        """Delete the partial files that a kill or a full disk left; the caller holds the lock."""
+        for path in self.folder.glob("*.part"):
+            if path.is_file() and is_listed(path, RUN):
+                path.unlink()
+        for folder in (self.checkpoints, *self.checkpoints.glob("*/")):
+            clean(folder)
+            (folder / f"{INDEX}.part").unlink(missing_ok=True)
 
     @property
     def scores(self) -> list[dict[str, Any]]:
-        """The entries of ``scores.json``, one for each evaluation; none where there is no such file."""
-        path = self.folder / "scores.json"
-        found: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
-        return found
+        """The entries of ``scores.json``, one for each evaluation; none without a valid file."""
+        found = load_json(self.folder / "scores.json")
+        return found if isinstance(found, list) else []
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -209,9 +237,10 @@ class Run:
 
     def seconds(self, step: int) -> float:
         """Training time of the steps up to ``step``, in proportion to the last stored time; 0 if there is none."""
-        path = self.folder / "seconds.json"
-        noted = json.loads(path.read_text()) if path.is_file() else {"step": 1, "seconds": 0.0}
-        return float(noted["seconds"] * step / noted["step"])
+        noted = load_json(self.folder / "seconds.json")
+        with suppress(TypeError, KeyError, ValueError, ZeroDivisionError):  # absent or damaged
+            return float(noted["seconds"] * step / noted["step"])
+        return 0.0
 
     def append_metrics(self, rows: Sequence[Mapping[str, float | None]]) -> None:
         """Append one line per row to ``metrics.csv``, with empty cells for None.
@@ -219,7 +248,7 @@ class Run:
         The first call writes a header and deletes a run moved aside.
         """
         fresh = not self.metrics.is_file() or not self.metrics.stat().st_size
-        with self.metrics.open("a", newline="") as file:
+        with writing(self.metrics), self.metrics.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             if fresh:
                 writer.writeheader()

@@ -1,28 +1,82 @@
 """Atomic and append-only file writing, and JSON reading with errors for the user."""
 
+import errno
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from mapet.utils.errors import MapetError
 from mapet.utils.lock import LOCK
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in errors of writing it.
+
+    Raises:
+        MapetError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise MapetError(
+                f"{path} could not be written: the disk is full. Free some space, then run the same command again, "
+                "or with --resume what was begun."
+            ) from error
+        error.filename = error.filename or str(path)
+        raise
+
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """Write a file atomically: a reader, or a kill at any moment, finds the old content or the new one."""
+    """Write a file atomically: a reader, or a kill at any moment, finds the old content or the new one.
+
+    Raises:
+        MapetError: the disk is full; the old content stays.
+    """
     part = path.with_name(path.name + ".part")
+    try:
+        with writing(path):
+            _replace(path, part, content)
+    except MapetError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _replace(path: Path, part: Path, content: bytes | str) -> None:
     with part.open("wb") as file:
         file.write(content if isinstance(content, bytes) else content.encode())
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk; some file systems cannot do that for folders."""
+    with suppress(PermissionError) if path.is_dir() else nullcontext():
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def load_json(path: Path) -> Any:
+    """The content of a JSON file; None if there is no file, or an unreadable or damaged one."""
+    with suppress(OSError, ValueError, RecursionError):
+        return json.loads(path.read_bytes())
+    return None
 
 
 def write_from(path: Path, start: int, content: bytes) -> None:
     """Truncate the file to ``start`` bytes, append ``content``, and flush it to the disk."""
-    with path.open("r+b" if path.exists() else "wb") as file:
+    with writing(path), path.open("r+b" if path.exists() else "wb") as file:
         file.truncate(start)
         file.seek(start)
         file.write(content)

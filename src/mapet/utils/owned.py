@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mapet.utils.errors import MapetError
-from mapet.utils.io import replace_file
+from mapet.utils.io import load_json, replace_file
 from mapet.utils.lock import LOCK
 from mapet.utils.versions import versions
 
@@ -55,8 +55,8 @@ _TOKENS: Tree = {
     r"tokenizer\.tokenizer\.part": PAIR,
 }
 _CHECKPOINTS: Tree = {
-    r"(last|step-\d+)\.(safetensors|partial)": None,
-    r"last|step-\d+": {r"\d+-\d+-of-\d+\.(safetensors|partial)": None, **_files("index.json")},
+    r"(last|previous|step-\d+)\.(safetensors|partial)|\.tmp\w{6}": None,
+    r"last|step-\d+": {r"\d+-\d+-of-\d+\.(safetensors|partial)|\.tmp\w{6}": None, **_files("index.json")},
 }
 RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
@@ -76,7 +76,7 @@ QUICKSTART: Tree = {**RUN, **_files("quickstart.json", "loss.png", "codes.png", 
 
 def is_run(folder: Path) -> bool:
     """Whether the folder is a run: by its mark, or in version 0.1 by a provenance that only mapet writes."""
-    entries = _json(folder / "provenance.json")
+    entries = load_json(folder / "provenance.json")
     first = entries[0] if isinstance(entries, list) and entries else None
     unmarked = isinstance(first, dict) and first.keys() == PROVENANCE and "mapet" in first["versions"]
     return is_marked(folder, A_RUN) or (unmarked and (folder / "recipe.yaml").is_file())
@@ -252,6 +252,11 @@ def require_outside(out: Path, data: str | None) -> None:
         raise MapetError(f"--out {out} is inside --data {data}, where it would be among images: give another --out.")
 
 
+def is_listed(path: Path, tree: Tree) -> bool:
+    """Whether the tree lists the file or folder."""
+    return _listed(path, tree) is not None
+
+
 def _listed(path: Path, tree: Tree) -> Tree | None:
     """The tree of a listed folder, an empty one for a listed file; None for an entry that is not listed."""
     if path.is_symlink() or not (path.is_dir() or path.is_file()):
@@ -271,15 +276,8 @@ def _clear(folder: Path, tree: Tree) -> None:
             path.unlink()
 
 
-def _json(path: Path) -> Any:
-    """The content of a JSON file; None if it is unreadable."""
-    with suppress(OSError, ValueError):
-        return json.loads(path.read_bytes())
-    return None
-
-
 def _object(path: Path) -> dict[str, Any]:
-    found = _json(path)
+    found = load_json(path)
     return found if isinstance(found, dict) else {}
 
 

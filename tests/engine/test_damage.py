@@ -1,0 +1,208 @@
+"""Damaged and missing files of a run folder, a full disk, and what kills leave."""
+
+import json
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+
+from mapet.engine import checkpoint as files
+from mapet.engine.fit import fit
+from mapet.engine.run import Run, load_checkpoint
+from mapet.utils.errors import MapetError
+from toy import Numbers, Toy, optim
+
+
+def train(run, steps=20, save_every=0):
+    toy = Toy()
+    fit(toy, Numbers(steps), optim(toy), Fabric(accelerator="cpu", devices=1), run, seed=7, save_every=save_every)
+    return torch.cat([parameter.detach().flatten() for parameter in toy.parameters()])
+
+
+def flip(path, position=-9, bit=4):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(bytes(content))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.create(tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path, run, damage, caplog):
+    whole = Run.create(tmp_path / "whole")
+    straight = train(whole)
+    train(run, 15)
+    assert run.completed == 15
+    damage(run.checkpoints / "last.safetensors")
+    with caplog.at_level(logging.INFO, "mapet"):
+        assert run.completed == 10
+        assert run.last.name == "previous.safetensors"
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "last.safetensors is" in line
+    assert "previous.safetensors of step 10 is used instead" in line
+    assert torch.equal(straight, train(run))
+    assert whole.metrics.read_bytes() == run.metrics.read_bytes()
+    assert run.last.name == "last.safetensors"
+
+
+def test_the_newest_valid_checkpoint_is_used(run):
+    train(run, save_every=6)
+    flip(run.checkpoints / "last.safetensors")
+    assert run.last.name == "previous.safetensors"
+    flip(run.checkpoints / "previous.safetensors")
+    assert run.last.name == "step-00000018.safetensors"
+    flip(run.checkpoints / "step-00000018.safetensors")
+    assert run.completed == 12
+    for path in run.checkpoints.glob("step*"):
+        cut(path)
+    with pytest.raises(MapetError, match=r"last.safetensors is not a readable checkpoint"):
+        train(run)
+
+
+def test_a_damaged_checkpoint_never_replaces_the_valid_one_before(run):
+    train(run, 10)
+    flip(run.checkpoints / "last.safetensors")
+    assert run.completed == 5
+    run.save(6, load_checkpoint(run.last)[1])
+    assert load_checkpoint(run.checkpoints / "previous.safetensors")[0] == 5
+    assert run.completed == 6
+
+
+def test_every_flipped_bit_is_noticed(run, tmp_path):
+    run.save(3, {"model/x": torch.arange(6.0), "y": torch.tensor(2, dtype=torch.bfloat16)})
+    content = run.last.read_bytes()
+    path = tmp_path / "one.safetensors"
+    for position in range(len(content)):
+        for bit in (0, 1, 6):
+            path.write_bytes(content)
+            flip(path, position, bit)
+            try:
+                found = files.Checkpoint(path)
+                found.verify()
+            except MapetError:
+                continue
+            tensors = found.read_all()
+            assert found.step == 3
+            assert torch.equal(tensors["model/x"], torch.arange(6.0))
+            assert tensors["y"] == 2
+
+
+def test_a_checkpoint_of_version_0_1_is_read(run):
+    run.checkpoints.mkdir()
+    metadata = {"format": "mapet-checkpoint-1", "step": "4"}
+    save_file({"x": torch.ones(2)}, run.checkpoints / "last.safetensors", metadata)
+    assert run.completed == 4
+    assert torch.equal(load_checkpoint(run.last)[1]["x"], torch.ones(2))
+
+
+def test_values_that_are_not_finite_are_named(run):
+    run.save(1, {"model/encoder.norm.weight": torch.tensor([1.0, float("nan")])})
+    with pytest.raises(MapetError, match=r"last.safetensors is damaged: model/encoder.norm.weight has values"):
+        files.Checkpoint(run.last).read_finite("model/encoder.norm.weight")
+
+
+def test_what_a_kill_leaves_is_deleted_and_nothing_else(run):
+    train(run, 5)
+    left = [run.checkpoints / ".tmpAb12Cd", run.checkpoints / "last.partial", run.folder / "seconds.json.part"]
+    foreign = [run.folder / "thesis.part", run.checkpoints / ".tmpfiles-of-mine"]
+    for path in (*left, *foreign):
+        path.write_text("x")
+    run.clean()
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in foreign)
+
+
+def test_all_files_have_the_same_permissions(run):
+    train(run, 10, save_every=5)
+    paths = [path for path in run.folder.rglob("*") if path.is_file()]
+    expected = 0o666 & ~_umask()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {expected}
+
+
+def _umask():
+    os.umask(found := os.umask(0))
+    return found
+
+
+@pytest.mark.parametrize("content", [b"", b'{"step": 1', b"\xff\xfe", b"[]", b"null", b'{"step": 0, "seconds": 1}'])
+def test_damaged_side_files_do_not_stop_a_run(run, content):
+    train(run, 10)
+    for name in ("seconds.json", "provenance.json", "scores.json"):
+        (run.folder / name).write_bytes(content)
+    run.write_provenance()
+    assert len(json.loads((run.folder / "provenance.json").read_text())) == 1
+    assert not run.scores or content == b'{"step": 0, "seconds": 1}'
+    train(run, 20)
+    assert run.completed == 20
+
+
+FULL = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    import torch
+    from test_damage import Run, MapetError, train
+    run = Run.create({folder!r} + "/run")
+    train(run, 5)
+    room = open({folder!r} + "/filler", "wb")
+    try:
+        while room.write(bytes(4096)):
+            room.flush()
+    except OSError:
+        pass
+    try:
+        {act}
+    except MapetError as error:
+        print(error.option_text)
+    print(sorted(path.name for path in run.checkpoints.iterdir()), run.completed)
+"""
+
+
+def on_full_disk(folder, act):
+    """Output lines of a script whose disk, of 1 MiB, gets full after step 5."""
+    tests = os.path.dirname(__file__)
+    script = textwrap.dedent(FULL).format(tests=tests, folder=str(folder), act=act)
+    path = os.pathsep.join([*filter(None, sys.path), os.path.dirname(tests)])
+    user = [] if os.getuid() == 0 else ["-Ur"]
+    mount = f'mount -t tmpfs -o size=1m tmpfs {folder} || exit 77; exec {sys.executable} -c "$SCRIPT"'
+    if not shutil.which("unshare") or subprocess.run(["unshare", *user, "-m", "true"], check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    done = subprocess.run(
+        ["unshare", *user, "-m", "sh", "-c", mount],
+        env={**os.environ, "PYTHONPATH": path, "SCRIPT": script},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77:
+        pytest.skip("no file system can be mounted here")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_full_disk_at_a_checkpoint_is_one_line(tmp_path):
+    act = 'run.save(6, {"x": torch.zeros(1000000)})'
+    line, left = on_full_disk(tmp_path, act)
+    assert "last.safetensors could not be written: the disk is full. Free some space" in line
+    assert left == "['last.safetensors'] 5"
+
+
+def test_a_full_disk_in_training_is_one_line(tmp_path):
+    line, left = on_full_disk(tmp_path, "train(run, 20)")
+    assert "could not be written: the disk is full. Free some space" in line
+    assert left == "['last.safetensors'] 5"
