@@ -206,3 +206,50 @@ def test_a_full_disk_in_training_is_one_line(tmp_path):
     line, left = on_full_disk(tmp_path, "train(run, 20)")
     assert "could not be written: the disk is full. Free some space" in line
     assert left == "['last.safetensors'] 5"
+
+
+def test_scores_that_cannot_be_saved_are_a_note(tmp_path, monkeypatch, caplog):
+    from mapet.api import evaluate
+
+    def read_only(path, entry):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(evaluate, "append", read_only)
+    with caplog.at_level(logging.INFO, "mapet"):
+        assert evaluate._saved(tmp_path / "scores.json", {}) is None
+    assert "could not be saved" in caplog.text
+    assert "Read-only file system" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b'[{"proto', b"\xff", b"{}"])
+def test_damaged_scores_do_not_end_a_fine_tuning(run, content):
+    from mapet.api.finetune_inputs import record
+
+    (run.folder / "scores.json").write_bytes(content)
+    record(run, {"protocol": "finetune", "step": 3, "data": "x"}, {})
+    record(run, {"protocol": "finetune", "step": 3, "data": "x"}, {})
+    assert run.scores == [{"protocol": "finetune", "step": 3, "data": "x"}]
+
+
+def test_metrics_without_a_checkpoint_are_refused(run):
+    from mapet.api.training import _require_checkpoint
+
+    _require_checkpoint(run)
+    train(run, 5)
+    _require_checkpoint(run)
+    (run.checkpoints / "last.safetensors").unlink()
+    with pytest.raises(MapetError, match="has metrics but no checkpoint any more"):
+        _require_checkpoint(run)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]"])
+def test_damaged_inputs_and_classifiers_are_one_line(run, content):
+    from mapet.api.training import _inputs
+    from mapet.build.finetune import shaped
+
+    for name in ("inputs.json", "classifier.json"):
+        (run.folder / name).write_bytes(content)
+    with pytest.raises(MapetError, match=r"inputs.json is damaged"):
+        _inputs(run.folder / "inputs.json")
+    with pytest.raises(MapetError, match=r"classifier.json is damaged"):
+        shaped(run)

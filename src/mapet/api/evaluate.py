@@ -1,6 +1,6 @@
 """Evaluate a frozen encoder on labelled images: k-NN, linear and attentive probes, few-shot classification."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ def evaluate(
             found[name] = PROTOCOLS[name].measure(features, s)
             if file:
                 text = PROTOCOLS[name].describe(s)
-                append(file, {"from": start.origin, "protocol": text, **about, **plain(found[name])})
+                file = _saved(file, {"from": start.origin, "protocol": text, **about, **plain(found[name])})
     return {name: found[name] for name in names}
 
 
@@ -113,6 +113,16 @@ def _guess(found: LabelledFeatures) -> float:
     """The accuracy on the test images of always naming the most frequent class of the training images."""
     most = found.train[1].bincount(minlength=found.classes).argmax()
     return float((found.test[1] == most).float().mean())
+
+
+def _saved(file: Path, entry: Mapping[str, Any]) -> Path | None:
+    """Add an entry to the file of the scores. Returns the file; None, with a note in the log, if it is not writable."""
+    try:
+        append(file, entry)
+    except OSError as error:
+        log.info(f"note      the scores could not be saved in {file}: {error.strerror or error}")
+        return None
+    return file
 
 
 def _log_features(start: LoadedEncoder, data: str, pool: str, found: LabelledFeatures, *, first: bool) -> None:

@@ -10,6 +10,7 @@ from mapet.api.training import require_batch
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
+from mapet.utils.log import log
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -141,5 +142,10 @@ def _tests(
 def record(run: "Run", about: Mapping[str, Any], scores: "Mapping[str, Score]") -> None:
     """Add the scores to the run's ``scores.json``; those of the same protocol, step and data are replaced."""
     out, same = run.folder / "scores.json", ("protocol", "step", "data")
-    kept = [entry for entry in entries(out) if any(entry[name] != about[name] for name in same)]
+    try:
+        earlier = entries(out)
+    except MapetError:
+        log.info(f"note      {out} was damaged and is begun anew")
+        earlier = []
+    kept = [entry for entry in earlier if any(entry.get(name) != about[name] for name in same)]
     write(out, [*kept, {**about, **{name: asdict(score) for name, score in scores.items()}}])

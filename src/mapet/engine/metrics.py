@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -53,7 +54,8 @@ class MetricsLogger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.writer:
-            self.writer.close()
+            with suppress(OSError):
+                self.writer.close()
         if self.skipped:
             log.info(f"skipped   {self.skipped:,} steps, none of whose images could be read")
 
@@ -126,10 +128,14 @@ class MetricsLogger:
         self.rows.extend(row for row in complete if self.names[0] in row)
         if rows and self.fabric.is_global_zero:
             self.run.append_metrics(rows)
-            for row in rows:
-                for name in ("lr", *self.names):
-                    if row[name] is not None:
-                        self.writer.add_scalar(name, row[name], row["step"])
+            try:
+                for row in rows if self.writer else ():
+                    for name in ("lr", *self.names):
+                        if row[name] is not None:
+                            self.writer.add_scalar(name, row[name], row["step"])
+            except OSError as error:  # as a full disk, met in its thread
+                log.info(f"note      tensorboard/ is not written any more ({error}); metrics.csv is")
+                self.writer = None
 
     def _abort(self, row: Row) -> None:
         values = ", ".join(f"{name} {row[name]}" for name in self.names if not math.isfinite(row[name] or 0))
