@@ -37,7 +37,7 @@ GROUPS = {
     "Data and tokens": ("pack", "tokenizer", "tokenize"),
     "Training": ("quickstart", "pretrain", "finetune", "compare"),
     "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot"),
-    "Tools": ("export", "bench", "show", "list"),
+    "Tools": ("export", "bench", "show", "list", "check"),
 }
 
 VERBS = {
@@ -145,6 +145,13 @@ VERBS = {
         "list WHAT",
         {"WHAT": "what"},
         example="mapet list recipes",
+    ),
+    "check": Verb(
+        "verify all files of a folder that mapet wrote",
+        "check FOLDER",
+        {"FOLDER": "folder"},
+        "folder",
+        "mapet check runs/first",
     ),
     "tokenizer fit": Verb(
         "k-means over a frozen teacher's features (with CLIP: k-CLIP)",
