@@ -15,6 +15,7 @@ from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
 from mapet.interop.timm import load_export
 from mapet.tokenizers.tokenizer import load_tokenizer
+from mapet.utils import owned
 from mapet.utils.errors import MapetError
 from mapet.utils.owned import ASIDE
 from processes import Forked, stopping
@@ -223,7 +224,7 @@ def test_other_files_in_the_place_of_results_stay(images, made, folder, tmp_path
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(THESIS)
     before = content(tmp_path)
-    refused(capsys, ["knn", run, "--out", tmp_path / "notes.json"], "is not a list of scores")
+    refused(capsys, ["knn", run, "--data", images, "--out", tmp_path / "notes.json"], "is not a list of scores")
     refused(capsys, ["tokenizer", "inspect", made / "fit", images, "--out", tmp_path / "look"], "holds codes.png")
     measured = ["bench", *NETWORK, "--objective", "mae", "--rounds", "1", "--skip-memory", "--accelerator", "cpu"]
     refused(capsys, [*measured, "--out", tmp_path / "bench"], "already has a bench.md")
@@ -335,7 +336,7 @@ def test_a_kill_before_the_first_step_loses_nothing(images, folder, tmp_path, ca
 def test_a_kill_while_the_earlier_run_is_deleted(images, folder, tmp_path):
     out = folder("pretrain")
     command = pretrain(images, out, "--seed", "1", "--overwrite")
-    process = Forked(tmp_path, work=stopping(Path, "unlink", 1, partial(main, command)))
+    process = Forked(tmp_path, work=stopping(owned, "_clear", 1, partial(main, command)))
     process.wait_for_stop()
     process.kill()
     process.wait()

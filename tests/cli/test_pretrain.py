@@ -198,7 +198,7 @@ def test_sharded_over_two_nodes_stopped_and_gone_on_with_by_one_process(images, 
     assert all("--strategy fsdp --micro-batch-size 1" in said for _, said, _ in ends)
     assert "steps of 8 = 4 devices × 2 parts × 1, lr 1.00e-03" in Run(out).log.read_text()
     assert len(list(Run(out).last.glob("*-of-00004.safetensors"))) == 4
-    assert main(["knn", "--run", str(out)]) == 0
+    assert main(["knn", "--run", str(out), "--data", str(images)]) == 0
     assert main(["export", str(out), "--to", "timm", "--out", str(tmp_path / "export")]) == 0
     assert json.loads((out / "scores.json").read_text())[0]["step"] == Run(out).completed < 30
     assert main(["pretrain", "--resume", str(out), "--micro-batch-size", "3"]) == 0
@@ -332,11 +332,11 @@ def test_too_few_images_for_a_batch(images, tokens, tmp_path, capsys):
     assert "--batch-size" in message
 
 
-def test_probes_and_export_of_a_run(whole, tmp_path, capsys):
+def test_probes_and_export_of_a_run(whole, images, tmp_path, capsys):
     import timm
 
     for options in (["knn"], ["linear"], ["linear", "--random"]):
-        assert main([options[0], "--run", str(whole), *options[1:]]) == 0
+        assert main([options[0], "--run", str(whole), "--data", str(images), *options[1:]]) == 0
     text = capsys.readouterr().out
     assert text.count("top1") == 3
     scores = json.loads((whole / "scores.json").read_text())
@@ -346,8 +346,8 @@ def test_probes_and_export_of_a_run(whole, tmp_path, capsys):
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
     from mapet.build.pretrain import load_run_encoder
 
-    images = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(model.forward_features(images), load_run_encoder(whole)[0](images), atol=1e-5, rtol=0)
+    pixels = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(model.forward_features(pixels), load_run_encoder(whole)[0](pixels), atol=1e-5, rtol=0)
 
 
 def test_unlabelled_images_cannot_be_probed(images, whole, tmp_path, capsys):

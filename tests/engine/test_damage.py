@@ -244,7 +244,7 @@ def test_metrics_without_a_checkpoint_are_refused(run):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]"])
 def test_damaged_inputs_and_classifiers_are_one_line(run, content):
-    from mapet.api.training import _inputs
+    from mapet.api.inputs import _inputs
     from mapet.build.finetune import shaped
 
     for name in ("inputs.json", "classifier.json"):

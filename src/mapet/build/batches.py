@@ -157,7 +157,7 @@ class Stored:
     def __init__(self, store: TokenStore, source: ImageDataset, indices: Tensor) -> None:
         self.store, self.vocabulary, self.tokenizer = store, store.vocabulary, store.tokenizer
         self.rows = np.full(len(source), -1)
-        self.rows[indices.numpy()] = store.rows([source.image_id(i) for i in indices.tolist()])
+        self.rows[np.asarray(indices)] = store.rows([source.image_id(i) for i in indices.tolist()])
 
     def __call__(self, batch: Batch) -> Tensor:
         """The tokens of the images at ``batch.index``, whatever the batch shows of them."""
@@ -168,7 +168,7 @@ class Stored:
         return self._at(shuffled.indices[:10_000])
 
     def _at(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(self.store.tokens[self.rows[indices.numpy()]].astype(np.int64))
+        return torch.from_numpy(self.store.tokens[self.rows[np.asarray(indices)]].astype(np.int64))
 
 
 class Online:
