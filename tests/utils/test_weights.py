@@ -8,6 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -38,6 +39,11 @@ def same(found: dict[str, torch.Tensor]) -> bool:
         {"model": STATE, "optimizer": {"lr": 0.1}, "args": argparse.Namespace(lr=0.1)},
         {f"module._orig_mod.{name}": tensor for name, tensor in STATE.items()},
         {"model": STATE, "model_ema": OTHER},
+        {"teacher": STATE, "student": OTHER},
+        {"backbone": STATE},
+        {f"_fsdp_wrapped_module.{name.replace('.', '._checkpoint_wrapped_module.')}": STATE[name] for name in STATE},
+        {"model": STATE, "best": np.float64(71.2), "step": np.int64(3), "flag": np.bool_(True), "curve": np.ones(3)},
+        {"model": STATE, "args": argparse.Namespace(out=Path("run")), "names": np.array(["a", "b"])},
     ],
 )
 @OLD
@@ -91,7 +97,32 @@ def test_a_pickled_module_is_not_opened(tmp_path, absent, old):
     assert "\n" not in said
     assert "more than tensors (dall_e.encoder.Encoder)" in said
     assert "torch.load('encoder.pkl', weights_only=False)" in said
-    assert "save_file(module.state_dict()" in said
+    assert "content.state_dict() of a module, or the part of a dict" in said
+
+
+def test_a_name_that_only_ends_like_a_wrapper_stays(tmp_path):
+    names = {"submodule.weight": torch.ones(1), "head.module_list.0": torch.ones(1)}
+    assert read_weights(write(tmp_path / "some.pth", names)).keys() == names.keys()
+
+
+class Recorder:
+    """Would be built by an unpickler that trusts what stands beside the weights."""
+
+    built = 0
+
+    def __init__(self) -> None:
+        Recorder.built += 1
+
+    def __reduce__(self):
+        return Recorder, ()
+
+
+def test_unknown_objects_beside_the_weights_are_refused(tmp_path):
+    path = write(tmp_path / "some.pth", {"model": STATE, "logger": Recorder()})
+    before = Recorder.built
+    with pytest.raises(MapetError, match="Recorder"):
+        read_weights(path)
+    assert Recorder.built == before
 
 
 class Malicious:

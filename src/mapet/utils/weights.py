@@ -14,24 +14,37 @@ from torch import Tensor, nn
 from mapet.utils.errors import MapetError
 
 WANTED = "a .safetensors file or a PyTorch file that holds a state dict and nothing else"
-SAVE = "safetensors.torch.save_file(module.state_dict(), FILE)"
-WRAPPED = r"^((module|_orig_mod)\.)+"  # prefixes of DistributedDataParallel and torch.compile
+WRAPPERS = "module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module"  # data parallel, compiled, recomputed
+WRAPPED = rf"(?<![^.])(?:(?:{WRAPPERS})\.)+"
+NESTS = ("state_dict", "model", "teacher", "student", "backbone")  # where trainers keep weights, the first one found
 
 
 class Placeholder:
-    """Replaces a class that a checkpoint only names."""
+    """Replaces a class or function that a checkpoint names outside its weights: nothing of it is built or called."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
 
 
-ALLOWED: list[Any] = [
-    argparse.Namespace,  # a trainer's arguments
-    (Placeholder, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),  # in Lightning's older checkpoints
+NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
+PATHS = [f"pathlib.{local}{kind}Path" for local in ("", "_local.") for kind in ("Posix", "Windows", "PurePosix")]
+IGNORED = [
+    *("numpy.dtype", "numpy.ndarray", *NUMPY),  # a best score, curves
+    *PATHS,
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",  # in Lightning's older checkpoints
 ]
+ALLOWED: list[Any] = [argparse.Namespace, *((Placeholder, name) for name in IGNORED)]
 
 
 def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
-    """Read a state dict, or the one that a checkpoint holds under ``state_dict`` or ``model``, on the CPU.
+    """Read a state dict, or the one that a checkpoint holds under one of ``NESTS``, on the CPU.
 
     PyTorch files are read with ``weights_only=True``, which builds tensors and plain containers and runs no code.
+    Scores and curves of NumPy, paths and a trainer's arguments beside the weights are passed over. The names that
+    wrappers of modules add (``module.``, ``_orig_mod.`` …) are taken off wherever they stand.
 
     Args:
         path: a ``.safetensors`` file, or a PyTorch file with any other suffix.
@@ -46,7 +59,7 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
         content = _content(path)
     except Exception as error:
         raise MapetError(f"{path} cannot be read as weights: it is {_kind(path, error)}") from None
-    keys = ("state_dict_ema", "model_ema") * ema + ("state_dict", "model")
+    keys = ("state_dict_ema", "model_ema") * ema + NESTS
     nested = content if isinstance(content, Mapping) else {}
     state = next((nested[key] for key in keys if isinstance(nested.get(key), Mapping)), nested)
     if not state or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
@@ -128,8 +141,9 @@ def _kind(path: Path, error: Exception) -> str:
     if found := re.search(r"\bGLOBAL (\S+)", str(error)):
         return (
             f"a pickle of more than tensors ({found[1]}), and loading it could run any code. If you trust it, "
-            f"convert it: module = torch.load({path.name!r}, weights_only=False), with the package that made it "
-            f"installed; then {SAVE}."
+            f"convert it: content = torch.load({path.name!r}, weights_only=False), with the package that made it "
+            "installed; then safetensors.torch.save_file(STATE, FILE), where STATE is content.state_dict() of a "
+            "module, or the part of a dict that holds the weights, such as content['model']."
         )
     with path.open("rb") as file:
         start = file.read(4)
