@@ -238,7 +238,7 @@ def test_a_gif_bomb_within_a_small_frame_header(tmp_path: Path) -> None:
         read_image(path)
 
 
-def test_vanished_pictures_folders_and_pipes(tmp_path: Path) -> None:
+def test_vanished_images_folders_and_pipes(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match="unreadable: No such file"):
         read_image(tmp_path / "gone.jpg")
     with pytest.raises(UnreadableImage, match="not a regular file"):

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.api.images import absolute_paths
+from mapet.api.images import absolute, absolute_paths
 from mapet.config.flat import updated
 from mapet.config.setting import flag
 from mapet.config.verbs import PackSettings
@@ -63,7 +63,7 @@ def _opened(
     from mapet.data.dataset import SPLITS, has_held_out, open_dataset
 
     if not isinstance(data, str | Path):
-        folder = Path(out).expanduser().absolute()
+        folder = absolute(out)
         return folder, {folder: data}, f"mapet.pack(DATASET, {str(folder)!r})"
     name, folder = absolute_paths("pack", data, out)
     require_apart(folder, data=name)

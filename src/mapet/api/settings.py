@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mapet.api import images
 from mapet.config.file import read
 from mapet.config.flat import diff, paths, updated
 from mapet.config.recipe import Recipe
@@ -61,7 +62,7 @@ def changes(before: Any, after: Any) -> dict[str, Any]:
 
 def absolute(path: P, *words: str) -> P:
     """The path made absolute; None, an empty path and ``words``, which are not paths, stay."""
-    return str(Path(path).expanduser().absolute()) if path and path not in words else path
+    return str(images.absolute(path)) if path and path not in words else path
 
 
 def require_given(**needed: tuple[object, str]) -> None:

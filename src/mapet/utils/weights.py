@@ -43,7 +43,7 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """Read a state dict, or the one that a checkpoint holds under one of ``NESTS``, on the CPU.
 
     PyTorch files are read with ``weights_only=True``, which builds tensors and plain containers and runs no code.
-    Scores and curves of NumPy, paths and a trainer's arguments beside the weights are passed over. The names that
+    Scores and curves of NumPy, paths and a trainer's arguments beside the weights are ignored. The names that
     wrappers of modules add (``module.``, ``_orig_mod.`` …) are taken off wherever they stand.
 
     Args:

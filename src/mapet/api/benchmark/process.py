@@ -68,7 +68,7 @@ def run(job: Job, threads: int | None = None) -> dict[str, Any]:
     """What the job found.
 
     Raises:
-        MapetError: its process failed, with the error that it told, or took too long.
+        MapetError: its process failed, with the error that it printed, or took too long.
     """
     with tempfile.TemporaryDirectory(prefix="mapet-bench-") as folder:
         path = Path(folder) / "job.yaml"

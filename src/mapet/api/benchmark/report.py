@@ -121,9 +121,7 @@ def line(row: Row, rows: Sequence[Row]) -> str:
         f"{row.images_per_second:.4g}",
         f"{1e3 * row.seconds:.1f}",
         f"{1e3 * row.passes_seconds:.1f}",
-        _cell(row.memory, lambda n: f"{n / 2**30:.2f}"),
-        _cell(row.flops, lambda n: f"{n / 1e12:.4g}"),
-        _cell(row.share, lambda n: f"{n:.1%}"),
+        *_costs(row),
         _cell(row.waiting, lambda n: f"{n:.1%}"),
         _cell(ratio, lambda n: f"{n:.2f}"),
     ]
@@ -203,14 +201,21 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
         f"{row.images_per_second:.4g}",
         f"{1e3 * row.seconds:.1f} ({1e3 * min(row.step):.1f} … {1e3 * max(row.step):.1f})",
         f"{1e3 * row.passes_seconds:.1f}",
-        _cell(row.memory, lambda n: f"{n / 2**30:.2f}"),
-        _cell(row.flops, lambda n: f"{n / 1e12:.4g}"),
-        _cell(row.share, lambda n: f"{n:.1%}"),
+        *_costs(row),
         _cell(row.passes_share, lambda n: f"{n:.1%}"),
         _cell(row.loading, lambda n: f"{row.batch / n:.4g}"),
         _cell(row.waiting, lambda n: f"{n:.1%}"),
         _cell(ratio, lambda n: f"**{n:.2f}**") + brackets,
         _cell(row.predicted_ratio, lambda n: f"{n:.2f}"),
+    )
+
+
+def _costs(row: Row) -> tuple[str, str, str]:
+    """Memory in GiB, TFLOP/s, and their share of the peak."""
+    return (
+        _cell(row.memory, lambda n: f"{n / 2**30:.2f}"),
+        _cell(row.flops, lambda n: f"{n / 1e12:.4g}"),
+        _cell(row.share, lambda n: f"{n:.1%}"),
     )
 
 
