@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mapet.method.encoder import SIZES, Classifier, Encoder
+from mapet.method.windows import Visible
 from method_oracle import PATTERNS, plain_block, shaken
 
 TIMM = {
@@ -61,7 +62,7 @@ def test_run_equals_all_rows_computed_and_sliced(name):
     for block in encoder.blocks:
         plain = plain_block(block, plain, pattern.visible)
     plain, count = encoder.norm(plain), len(pattern.predict)
-    readable = pattern.visible[:, : pattern.keys]
+    readable = Visible(pattern.visible[:, : pattern.keys])
     torch.testing.assert_close(encoder.run(rows, readable), plain, atol=1e-10, rtol=0)
     torch.testing.assert_close(encoder.run(rows, readable, count), plain[:, -count:], atol=1e-10, rtol=0)
     torch.testing.assert_close(
@@ -74,7 +75,7 @@ def test_unread_rows_influence_only_themselves(name):
     pattern = PATTERNS[name]
     encoder = shaken(Encoder(**TINY))
     rows = torch.randn(1, pattern.rows, 24)
-    readable = pattern.visible[:, : pattern.keys]
+    readable = Visible(pattern.visible[:, : pattern.keys])
     before = encoder.run(rows, readable)
     other = rows.clone()
     other[:, -1] += torch.randn(24)
@@ -91,9 +92,12 @@ def test_permuted_rows_give_permuted_outputs(masked):
     permutation = torch.randperm(11, generator=generator)
     visible = (torch.rand(11, 11, generator=generator) < 0.5) | torch.eye(11, dtype=torch.bool) if masked else None
     shuffled = visible[permutation][:, permutation] if masked else None
-    straight = encoder.run(rows, visible)
+    straight = encoder.run(rows, Visible(visible) if masked else None)
     torch.testing.assert_close(
-        encoder.run(rows[:, permutation], shuffled), straight[:, permutation], atol=1e-10, rtol=0
+        encoder.run(rows[:, permutation], Visible(shuffled) if masked else None),
+        straight[:, permutation],
+        atol=1e-10,
+        rtol=0,
     )
     assert not torch.allclose(straight[:, permutation], straight, atol=1e-2)
 

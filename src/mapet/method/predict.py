@@ -14,6 +14,7 @@ from mapet.method.cross_entropy import chunked_cross_entropy
 from mapet.method.encoder import Encoder, init_linear
 from mapet.method.order import gather_rows
 from mapet.method.pattern import Pattern
+from mapet.method.windows import Visible
 
 
 class TokenPrediction(Counted, nn.Module):
@@ -30,7 +31,6 @@ class TokenPrediction(Counted, nn.Module):
 
     position_in_order: Tensor
     is_masked: Tensor
-    visible: Tensor | None
 
     def __init__(self, encoder: Encoder, pattern: Pattern, vocabulary: int) -> None:
         super().__init__()
@@ -41,11 +41,10 @@ class TokenPrediction(Counted, nn.Module):
         self.head = nn.Linear(encoder.embed_dim, vocabulary)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         init_linear(self.head)
-        visible = pattern.visible[:, : pattern.keys]
         self.register_buffer("position_in_order", pattern.position_in_order, persistent=False)
         self.register_buffer("is_masked", pattern.is_masked[:, None], persistent=False)
-        # Without a mask, scaled_dot_product_attention can use its fastest kernels.
-        self.register_buffer("visible", None if pattern.visible.all() else visible, persistent=False)
+        # Without a mask, attention can use its fastest kernels.
+        self.visible = None if pattern.visible.all() else Visible(pattern.visible[:, : pattern.keys])
 
     @property
     def vocabulary(self) -> int:
