@@ -16,7 +16,8 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 CELLS = {"cpu": 1 << 24, "cuda": 1 << 28}  # distances in memory at once: 64 MiB of float32, or 1 GiB on a GPU
 FAR = 32  # times the median distance from the mean: a centroid farther out must not move the origin
 TIES = 1e-3  # relative error of a squared distance from which on float32 scores are compared again in float64
-CANDIDATES = 3  # of a low-precision product, compared again in float32: fewer than 1 token in 1,000 differs
+ROUNDOFF = {"tf32": 2.0**-11, "bfloat16": 2.0**-9}  # largest relative error of a factor
+DEVIATIONS = 6  # of the error of a low-precision score: scores that differ by less are compared again in float64
 
 
 def assign(
@@ -45,14 +46,13 @@ class Nearest:
     Centroids are ranked by a matrix product after both sides are centred by the centroids' mean, or by their median if
     some centroid is far out, so that neither a large common offset nor an outlier costs precision. Where vectors are
     much farther from that origin than from their centroid, those that float32 cannot tell apart are compared in
-    float64. A product in less than float32 selects three candidates, which are compared by their float32 distances; it
-    accumulates in float32.
+    float64, and so are all that a product in less than float32 cannot tell apart. Products accumulate in float32.
     """
 
     def __init__(self, centroids: Tensor, chunk: int | None = None, precision: str = "float32") -> None:
         if precision not in PRECISIONS:
             raise MapetError(f'There is no precision "{precision}".{nearest(precision, PRECISIONS)}')
-        self.precision, self.candidates = precision, 1 if precision == "float32" else CANDIDATES
+        self.precision = precision
         self.centroids, self.origin = centroids, centroids.mean(dim=0)
         self.centred = centroids - self.origin
         self.bias = self.centred.square().sum(dim=1) / 2
@@ -60,7 +60,9 @@ class Nearest:
             self.origin = centroids.median(dim=0).values
             self.centred = centroids - self.origin
             self.bias = self.centred.square().sum(dim=1) / 2
-        self.factor = self.centred.bfloat16() if precision == "bfloat16" else self.centred
+        self.largest = self.centred.square().amax(dim=0)
+        rounded = precision == "bfloat16" and centroids.is_cuda
+        self.factor = self.centred.bfloat16() if rounded else self.centred
         self.fused = precision == "float32"  # the bias is one more channel of the product
         if self.fused:
             self.factor = torch.cat([self.centred, -self.bias[:, None]], dim=1)
@@ -104,51 +106,52 @@ class Nearest:
             centred = torch.sub(vectors, self.origin, out=factors[:, : len(self.origin)])
             scores = self._product(factors, scores)
             if not self.fused:
-                return self._select(centred, scores.sub_(self.bias))
-            return self._compared_again(vectors, centred, scores, *self._select(centred, scores))
+                scores.sub_(self.bias)
+            labels = _argmax(scores)
+            squared = self._squared(centred, labels)
+            rows, error = self._near_ties(centred, scores, labels, squared)
+            return self._compared_again(vectors, scores, labels, squared, rows, error[rows])
         finally:
             self._buffers.append(buffers)
 
     def _product(self, centred: Tensor, out: Tensor) -> Tensor:
-        """centred · factorᵀ: (n, k) float32. With bfloat16, a CPU only rounds the factors.
+        """centred · factorᵀ: (n, k) float32.
 
         NumPy's product was 10 % faster than torch's on the CPUs that were tried, and on none slower.
         """
         factor = self.factor
         if self.precision == "bfloat16" and centred.is_cuda:
             return torch.mm(centred.bfloat16(), factor.T, out_dtype=torch.float32)
-        if self.precision == "bfloat16":
-            centred, factor = centred.bfloat16().float(), factor.float()
-        if centred.device.type != "cpu":
+        if centred.device.type != "cpu" or self.precision == "bfloat16":
             return torch.mm(centred, factor.T, out=out)
         with np.errstate(all="ignore"):  # NaN and Inf propagate
             np.matmul(centred.numpy(), factor.numpy().T, out=out.numpy())
         return out
 
-    def _select(self, centred: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest (n,) of the candidates with the highest scores, and its squared distance; changes ``scores``."""
-        labels = best = _argmax(scores)
-        squared = self._squared(centred, labels)
-        for _ in range(min(self.candidates, len(self.centred)) - 1):
-            scores.scatter_(1, best[:, None], -torch.inf)
-            best = _argmax(scores)
-            other = self._squared(centred, best)
-            labels, squared = torch.where(other < squared, best, labels), torch.minimum(other, squared)
-        return labels, squared
-
-    def _compared_again(
-        self, vectors: Tensor, centred: Tensor, scores: Tensor, labels: Tensor, squared: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Labels and squared distances after a comparison in float64 of the scores that rounding may have swapped.
+    def _near_ties(self, centred: Tensor, scores: Tensor, labels: Tensor, squared: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows whose best scores differ by less than twice their error, and that for all n rows.
 
         A nearer centroid is at most as far from the origin as the vector is, plus its distance to the one selected.
         """
         reach = torch.linalg.vector_norm(centred, dim=1) + squared.sqrt()
         error = 2 * torch.finfo(torch.float32).eps * (centred.shape[1] ** 0.5 + 4) * reach.square()
-        rows = ((error > TIES * squared) & (squared > 0)).nonzero().flatten()
+        if self.fused:
+            return ((error > TIES * squared) & (squared > 0)).nonzero().flatten(), error
+        # Each factor's relative error is uniform up to the roundoff; the errors of a score's terms add up as a walk.
+        walk = DEVIATIONS * (2 / 3 * (centred.square() @ self.largest)).sqrt()
+        error += 2 * ROUNDOFF[self.precision] * torch.minimum(walk, 2 * reach.square())
+        best = scores.gather(1, labels[:, None])
+        second = scores.scatter_(1, labels[:, None], -torch.inf).amax(dim=1)
+        scores.scatter_(1, labels[:, None], best)
+        return (second >= best[:, 0] - error).nonzero().flatten(), error
+
+    def _compared_again(
+        self, vectors: Tensor, scores: Tensor, labels: Tensor, squared: Tensor, rows: Tensor, error: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Labels and squared distances after a comparison in float64 of the scores that ``rows`` may have swapped."""
         if not len(rows):
             return labels, squared
-        least = scores[rows].amax(dim=1) - error[rows]
+        least = scores[rows].amax(dim=1) - error
         device = exact(vectors.device)
         row, code = ((scores[rows] >= least[:, None]).to(device)).nonzero(as_tuple=True)
         distance = _in_float64(vectors[rows].to(device), self.centroids.to(device), row, code)
@@ -207,11 +210,15 @@ def _parallel_map(threads: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
 @contextmanager
 def _matmul_precision(precision: str) -> Iterator[None]:
-    """Allow or forbid TF32 for CUDA's float32 products; restores the setting afterwards."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    """Allow or forbid products of float32 in TF32 on CUDA, in bfloat16 on a CPU; restores the settings afterwards.
+
+    A CPU without instructions for bfloat16 computes in float32.
+    """
+    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = cuda.fp32_precision, cpu.fp32_precision
+    cuda.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    cpu.fp32_precision = "bf16" if precision == "bfloat16" else "ieee"
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        cuda.fp32_precision, cpu.fp32_precision = before
