@@ -80,6 +80,7 @@ class _Recipe(TypedDict, total=False):
     precision: Literal["float32", "bfloat16"]
     seed: int
     tokens: str | PathLike[str] | None
+    init: str | PathLike[str]
     scale: tuple[float, float] | None
     ratio: tuple[float, float]
     hflip: float

@@ -21,7 +21,7 @@ from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier
 
 # What no publication fixes. The published runs are in mixed float16.
-OURS = {"data": "", "tokens": None, "max_images": None, "precision": "bfloat16", "seed": 0}
+OURS = {"data": "", "init": "", "tokens": None, "max_images": None, "precision": "bfloat16", "seed": 0}
 
 MAPET_BASE = {
     "scale": None,  # the published crop of scale 1 and ratio 1 is the whole centred square

@@ -129,7 +129,7 @@ def test_a_published_classifier_keeps_its_head():
 def test_what_from_cannot_be(forms, tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     (tmp_path / "empty").mkdir()
-    fits_none = "a run, an export folder or an official-format checkpoint, or random"
+    fits_none = "a run, an export folder, an official-format checkpoint or a timm model, or random"
     for start, backbone, said in (
         (tmp_path / "absent", {}, f"does not exist: give {fits_none}"),
         (tmp_path / "empty", {}, f"holds neither a run nor an export: give {fits_none}"),

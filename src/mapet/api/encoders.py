@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mapet.engine.run import Run
     from mapet.method.encoder import Classifier, Encoder
 
-KINDS = "a run, an export folder or an official-format checkpoint"
+KINDS = "a run, an export folder, an official-format checkpoint or a timm model"
 ARCHITECTURE = ("model", "embed_dim", "depth", "patch_size", "init_values", "pos_embed")  # settings for FROM = random
 
 
@@ -78,7 +78,8 @@ def load_from(source: str | Path, *, num_heads: int | None = None) -> LoadedEnco
 
     Args:
         source: a folder of a run (pre-training or fine-tuning), a folder that ``export`` wrote, or a checkpoint file
-            of MaPeT, MAE, BEiT or CAE, or of plain timm names.
+            of MaPeT, MAE, BEiT or CAE, or of plain timm names; a folder of transformers' ViT or ViT-MAE; or the name
+            of a vision transformer that timm publishes.
         num_heads: attention heads of a checkpoint file, which does not store them; None assumes them, and
             ``origin`` says so.
 
@@ -98,10 +99,16 @@ def _load(source: str | Path, num_heads: int | None, kinds: str) -> LoadedEncode
         return _from_file(path, num_heads)
     if (path / "recipe.yaml").is_file():
         return _from_run(path)
-    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+    from mapet.interop.published import is_hugging_face, is_timm_name, load_hugging_face, load_published
+
+    if not is_hugging_face(path) and (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         from mapet.interop.timm import load_export
 
         return LoadedEncoder(load_export(path), f"the export {path}")
+    if path.is_dir() and is_hugging_face(path):
+        return LoadedEncoder(load_hugging_face(path), f"transformers' model in {path}")
+    if not path.exists() and is_timm_name(str(source)):
+        return LoadedEncoder(load_published(str(source)), f"timm's {source}")
     reason = "holds neither a run nor an export" if path.is_dir() else "does not exist"
     raise MapetError(f"FROM = {source} {reason}: give {kinds}.")
 

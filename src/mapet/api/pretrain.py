@@ -1,9 +1,12 @@
 """Pre-train an encoder on unlabelled images."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mapet.api.encoders import LoadedEncoder
+from mapet.api.initial import begin_from, load_init
 from mapet.api.pretrain_inputs import prepare_tokens, pretrain_batches, validate
 from mapet.api.settings import absolute, combined, named_recipe, require_given
 from mapet.api.tokenize import require_one_way
@@ -57,6 +60,7 @@ def pretrain(
     assert out is not None
     require_apart(out, recipe=recipe if isinstance(recipe, str | Path) and Path(recipe).is_file() else None)
     require_apart(out, data=wanted.data, tokens=wanted.tokens, tokenizer=t.path)
+    require_apart(out, init=wanted.init)
     require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
     require_one_way(t, given.tokenizer, tokens=wanted.tokens, tokenizer=t.path)
     return run_training(Pretraining(Run(out), anchored(wanted), runtime), new=True, overwrite=overwrite)
@@ -69,6 +73,7 @@ def anchored(recipe: Recipe) -> Recipe:
         recipe,
         data=absolute(recipe.data, "cifar10"),
         tokens=absolute(recipe.tokens),
+        init=absolute(recipe.init) if recipe.init and os.path.lexists(Path(recipe.init).expanduser()) else recipe.init,
         tokenizer=absolute(t.path),
         teacher_weights=absolute(t.teacher_weights),
         objective=absolute_name(recipe.objective.name),
@@ -82,6 +87,7 @@ class Pretraining(Job[Recipe]):
 
     def __init__(self, run: "Run", recipe: Recipe, runtime: Runtime) -> None:
         super().__init__(run, recipe, runtime)
+        self.first: LoadedEncoder | None = None
         own = is_own(recipe.objective.name)
         self.inputs = "images, tokens or code of its objective" if own else "images or tokens"
 
@@ -91,11 +97,13 @@ class Pretraining(Job[Recipe]):
         return self.recipe.optimization.epochs, self.recipe.optimization.batch_size, self.recipe.lr
 
     def validate(self, *, new: bool) -> None:
-        """Check images, tokens, tokenizer and device of a new run, on rank 0."""
+        """Check images, tokens, tokenizer, device and FROM of a new run, on rank 0."""
         from mapet.utils.process_group import first_process
 
         if new and first_process():
             validate(self.recipe, self.runtime)
+        if self.recipe.init and first_process() and (new or not self.run.last.exists()):
+            self.first = load_init(self.recipe)
 
     def prepare(self) -> None:
         """Make what the recipe does not name: tokens, or with random crops a tokenizer."""
@@ -126,6 +134,11 @@ class Pretraining(Job[Recipe]):
         predicted = f"{r.num_masked} of {r.grid[0] * r.grid[1]} patches predicted, {rows}"
         name = short_name(r.objective.name)
         return {"model": f"{r.model.name}, {millions:.1f} M parameters; {name}: {predicted}"}
+
+    def initialize(self, objective: "nn.Module", batches: "PretrainBatches") -> None:
+        """Copy the weights of FROM."""
+        if self.first is not None:
+            begin_from(self.first, objective, self.recipe, self.run, batches.tokens.tokenizer)
 
     def optim(self, objective: "nn.Module", batches: "PretrainBatches") -> "Optim":
         """AdamW."""

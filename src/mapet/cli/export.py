@@ -11,7 +11,7 @@ class Options:
     """Options of ``mapet export``."""
 
     run: str = ""
-    """FROM: a run or export folder, or an official-format checkpoint; may come first, without --run."""
+    """FROM: a run or export folder, an official-format checkpoint, or a timm model; may come first, without --run."""
     to: str = "timm"
     """Library to write for: timm."""
     out: str | None = None

@@ -15,7 +15,7 @@ from mapet.config.runtime import Runtime
 
 ABOUT = """Train a classifier on labelled images, starting from FROM.
 
-FROM is a run, an export folder, an official-format checkpoint, or random.
+FROM is a run, an export folder, an official-format checkpoint, a timm model, or random.
 
 --recipe NAME (or FILE.yaml) sets the defaults of all other options.
 

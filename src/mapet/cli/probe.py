@@ -17,7 +17,7 @@ class Source:
     """What is evaluated, on which images, and where the scores are kept."""
 
     run: str = ""
-    """FROM: a run or export folder, or an official-format checkpoint; may come first, without --run."""
+    """FROM: a run or export folder, an official-format checkpoint, or a timm model; may come first, without --run."""
     data: str | None = None
     """Labelled images: a folder with one sub-folder per class, or cifar10; None: a run's, if they have a split."""
     out: str | None = None

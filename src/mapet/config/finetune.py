@@ -88,7 +88,7 @@ class FinetuneRecipe(Training):
     """
 
     init: Annotated[PathText, Option(old=("start",), common=True)] = ""
-    """FROM: a run or export folder, an official-format checkpoint, or random; may come first, without --init."""
+    """FROM: a run, an export, an official-format checkpoint, a timm model or random; may come first, without --init."""
     data: Annotated[PathText, Option(common=True)] = ""
     """Labelled images: a folder with one subfolder per class, or cifar10."""
     fresh_head: bool = False

@@ -183,6 +183,8 @@ class Recipe(Training):
 
     tokens: Annotated[PathText | None, Option(common=True)] = None
     """Folder written by mapet tokenize; None: make tokens in the run's folder, with the tokenizer settings."""
+    init: Annotated[PathText, Option(common=True)] = ""
+    """Start from the weights of FROM: a run, an export, a checkpoint file, a timm name; positions are interpolated."""
     scale: Interval | None = None
     """Area of random resized crops, as fractions of the image; None: the whole centred square, no crops."""
     ratio: Interval = (3 / 4, 4 / 3)
