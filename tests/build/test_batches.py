@@ -15,6 +15,7 @@ from mapet.data.decode import Batch
 from mapet.data.loader import Shuffled, in_order
 from mapet.data.unreadable import UnreadableImages
 from mapet.tokenizers.codebook import Codebook
+from mapet.tokenizers.information import position_guess
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.teacher import Teacher
 from mapet.utils.errors import MapetError
@@ -142,7 +143,7 @@ def test_batches_workers_processes_and_interruption_change_no_crop_and_no_token(
     assert len({tuple(tokens) for tokens, _ in whole.values()}) == len(whole) == 96
     for options in ({"batch_size": 4}, {"batch_size": 48}, {"workers": 2}):
         assert by_picture(online(source, recipe, tokenizer, crops=CROPS, **options)) == whole
-    ranks = [by_picture(online(source, recipe, tokenizer, crops=CROPS, rank=rank, world=3)) for rank in range(3)]
+    ranks = [by_picture(online(source, recipe, tokenizer, crops=CROPS, rank=rank, world_size=3)) for rank in range(3)]
     assert {**ranks[0], **ranks[1], **ranks[2]} == whole
     later = by_picture(online(source, recipe, tokenizer, crops=CROPS), start=5)
     assert later == {key: whole[key] for key in later}
@@ -172,14 +173,15 @@ def test_colours_are_jittered_for_the_student_alone(source):
         assert not torch.allclose(ours["images"], theirs["images"], atol=0.1)
 
 
-def test_chance_is_that_of_the_most_frequent_token(source, tmp_path):
+def test_the_guess_does_not_depend_on_batches_or_processes(source, tmp_path):
     recipe, tokenizer = recipe_for(4), Patches(CenterCropResize((24, 24)), (4, 4))
-    feeds = [online(source, recipe, tokenizer, batch_size=n, rank=r, world=r + 1) for n, r in ((12, 0), (48, 1))]
+    feeds = [online(source, recipe, tokenizer, batch_size=n, rank=r, world_size=r + 1) for n, r in ((12, 0), (48, 1))]
     feeds.append(PretrainBatches(recipe, stream(source, recipe), stored(source, tokenizer, tmp_path), CPU))
-    counts = torch.cat([batch["tokens"].flatten() for batch in list(feeds[2](0))[:4]]).bincount()
-    assert [pretrain_batches.most_frequent() for pretrain_batches in feeds] == [float(counts.max() / counts.sum())] * 3
-    cropped = [online(source, recipe, tokenizer, crops=CROPS, batch_size=n).most_frequent() for n in (12, 48)]
-    assert cropped[0] == cropped[1] != feeds[0].most_frequent()
+    tokens = torch.from_numpy(feeds[2].tokens.store.tokens[:].astype(np.int64))
+    assert {feed.guess() for feed in feeds[:2]} == {feeds[0].guess()}
+    assert feeds[2].guess() == position_guess(tokens)
+    cropped = [online(source, recipe, tokenizer, crops=CROPS, batch_size=n).guess() for n in (12, 48)]
+    assert cropped[0] == cropped[1] != feeds[0].guess()
 
 
 def test_a_batch_without_an_image_has_no_tokens(codebook):

@@ -75,7 +75,9 @@ def test_everything_is_printed_and_saved(root, inspect):
     assert code == 0
     assert len(lines) <= 20
     assert all(len(line) <= 80 for line in lines[2:-1])  # paths may be long
-    topics = "tokenizer images codes perplexity most distortion a_token all_tokens _ _ agreement healthy saved"
+    topics = (
+        "tokenizer images codes perplexity most distortion position _ a_token all_tokens _ _ agreement healthy saved"
+    )
     assert [line[:12].strip() for line in lines] == [word.replace("_", " ").strip() for word in topics.split()]
     out = root / "book" / "inspect"
     assert sorted(path.name for path in out.iterdir()) == sorted(["inspect.json", *FIGURES])

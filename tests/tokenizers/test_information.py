@@ -8,7 +8,16 @@ from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
 from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
-from mapet.tokenizers.information import agreement, bag_guesses, entropy, mutual_information, naive_bayes
+from mapet.tokenizers.information import (
+    HELD_OUT,
+    agreement,
+    bag_guesses,
+    entropy,
+    mutual_information,
+    naive_bayes,
+    position_guess,
+)
+from mapet.utils.rng import random_bits
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -130,3 +139,32 @@ def test_what_is_held_out_is_not_learned_from() -> None:
     found, true, guess = bag_guesses(tokens, labels, 1000)
     assert (found == true).float().mean() < 0.3
     assert guess < 0.3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_guess_by_position_equals_a_slow_reference(seed: int) -> None:
+    tokens = torch.randint(6, (40, 5), generator=chance(seed)) + torch.randint(3, (5,), generator=chance(9))
+    order = random_bits(seed, HELD_OUT, torch.arange(40)).argsort().tolist()
+    held, kept = order[:8], order[8:]
+    hits = plain = 0
+    for position in range(5):
+        seen = [int(tokens[image, position]) for image in kept]
+        most = max(sorted(set(seen)), key=seen.count)
+        every = [int(token) for image in kept for token in tokens[image]]
+        hits += sum(int(tokens[image, position]) == most for image in held)
+        plain += sum(int(tokens[image, position]) == max(sorted(set(every)), key=every.count) for image in held)
+    found = position_guess(tokens, seed)
+    assert found.accuracy == pytest.approx(hits / 40)
+    assert found.constant == pytest.approx(plain / 40)
+    assert found.best == max(found.accuracy, found.constant)
+
+
+def test_tokens_that_are_their_position_and_tokens_that_know_nothing_of_it() -> None:
+    known_places = position_guess(torch.arange(8).expand(50, -1))
+    assert known_places.accuracy == 1
+    assert known_places.bits == pytest.approx(3, abs=0.2)
+    assert known_places.entropy == pytest.approx(3)
+    free = position_guess(torch.randint(8, (2000, 8), generator=chance()))
+    assert free.bits < 0.01
+    assert free.accuracy < 0.2
+    assert position_guess(torch.randint(3, (2, 4), generator=chance())).entropy > 0

@@ -78,8 +78,8 @@ def extract_features(
     found = []
     for source, indices in zip(splits, selected, strict=True):
         bad = UnreadableImages(len(indices), settings.max_bad_fraction)
-        batches = _batches(source, indices, encoder, settings, bad)
-        found.append(features(encoder, batches, pool=pool, device=pick_device(settings.accelerator)))
+        parts = batches(source, indices, encoder, settings, bad)
+        found.append(features(encoder, parts, pool=pool, device=pick_device(settings.accelerator)))
         if note := bad.note():
             log.info(f"note      {note}")
     return LabelledFeatures(found[0], found[1], len(splits[0].classes))
@@ -92,7 +92,7 @@ def features_gib(encoder: "Encoder", pool: str, images: int) -> float:
     return images * unpooled.get(pool, 4 * width * len(pool.split("+"))) / 2**30
 
 
-def _batches(
+def batches(
     source: "ImageDataset", indices: "Tensor", encoder: "Encoder", settings: FeatureSettings, bad: "UnreadableImages"
 ) -> "Iterator[tuple[Tensor, Tensor]]":
     """Normalised images (B, 3, H, W) and labels (B,), in the order of ``indices``."""

@@ -55,7 +55,7 @@ def finetune(
     """
     from mapet.engine.run import Run
 
-    t, runtime = combined(named_tuning(recipe), runtime, settings)
+    t, runtime = combined(named_tuning(recipe), runtime or Runtime(), settings)
     t = replace(t, init=str(source or t.init), data=str(data or t.data))
     require_given(
         FROM=(t.init, "a run, an export folder, a checkpoint, or random"),

@@ -146,6 +146,7 @@ def _findings(
     found: dict[str, Any] = {"tokenizer": about, "data": source.name, "seed": s.seed}
     found |= report.health_findings(Health.of(seen.tokens, tokenizer.vocabulary))
     found |= report.distortion_findings(seen.distortion)
+    found |= report.position_findings(seen.tokens, s.seed)
     if source.classes:
         labels = torch.tensor([source.label(index) for index in seen.indices.tolist()])
         found |= report.label_findings(seen.tokens, labels, tokenizer.vocabulary, s.seed)

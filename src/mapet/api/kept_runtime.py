@@ -1,30 +1,35 @@
 """Runtime settings that a folder keeps, because a resume without them could end otherwise."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
 
 FILE = "runtime.json"
-KEPT = ("max_bad_fraction",)
+KEPT = ("max_bad_fraction", "probe_every", "probe_data", "probe_images", "keep_best")
+M = TypeVar("M", bound=Runtime)
 
 
 def keep(runtime: Runtime, folder: Path) -> None:
     """Write the kept settings into the folder of a run or a comparison."""
-    replace_file(folder / FILE, json.dumps({name: getattr(runtime, name) for name in KEPT}, indent=1) + "\n")
+    replace_file(
+        folder / FILE,
+        json.dumps({name: getattr(runtime, name) for name in KEPT if hasattr(runtime, name)}, indent=1) + "\n",
+    )
 
 
-def kept(folder: str | Path) -> Runtime:
-    """The defaults of a resume: those of ``Runtime`` but for what the folder keeps.
+def kept(folder: str | Path, kind: type[M]) -> M:
+    """The defaults of a resume: those of ``kind`` but for what the folder keeps.
 
     A file that is missing or unreadable must not block a resume: its settings are the defaults.
     """
     try:
         found: Any = json.loads((Path(folder).expanduser() / FILE).read_bytes())
-        return replace(Runtime(), **{name: found[name] for name in KEPT if name in found})
+        own = {one.name for one in fields(kind)}
+        return replace(kind(), **{name: found[name] for name in KEPT if name in found and name in own})
     except (OSError, ValueError, TypeError, RecursionError, MapetError):
-        return Runtime()
+        return kind()

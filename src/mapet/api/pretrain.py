@@ -1,20 +1,21 @@
 """Pre-train an encoder on unlabelled images."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.encoders import LoadedEncoder
 from mapet.api.initial import begin_from, load_init
 from mapet.api.pretrain_inputs import prepare_tokens, pretrain_batches, validate
+from mapet.api.probes import keep_best, labelled_data, probe, record
 from mapet.api.settings import absolute, combined, named_recipe, require_given
 from mapet.api.tokenize import require_one_way
 from mapet.api.training import Job, run_training
 from mapet.config.flat import updated
 from mapet.config.objectives import absolute_name, file_hash, is_own, short_name
 from mapet.config.recipe import Recipe
-from mapet.config.runtime import Runtime
+from mapet.config.runtime import PretrainRuntime, Runtime
 from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
@@ -54,13 +55,13 @@ def pretrain(
     from mapet.engine.run import Run
 
     given = named_recipe(recipe)
-    wanted, runtime = combined(given, runtime, settings)
+    wanted, runtime = combined(given, PretrainRuntime.of(runtime), settings)
     t = wanted.tokenizer
     require_given(data=(wanted.data, "a folder of images, or cifar10"), out=(out, "a folder for the run"))
     assert out is not None
     require_apart(out, recipe=recipe if isinstance(recipe, str | Path) and Path(recipe).is_file() else None)
     require_apart(out, data=wanted.data, tokens=wanted.tokens, tokenizer=t.path)
-    require_apart(out, init=wanted.init)
+    require_apart(out, init=wanted.init, probe_data=runtime.probe_data)
     require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
     require_one_way(t, given.tokenizer, tokens=wanted.tokens, tokenizer=t.path)
     return run_training(Pretraining(Run(out), anchored(wanted), runtime), new=True, overwrite=overwrite)
@@ -81,12 +82,15 @@ def anchored(recipe: Recipe) -> Recipe:
 
 
 class Pretraining(Job[Recipe]):
-    """A pre-training."""
+    """A pre-training, probed on the way if wanted."""
+
+    runtime: PretrainRuntime
+    labelled = ""
 
     label = "pretrain"
 
     def __init__(self, run: "Run", recipe: Recipe, runtime: Runtime) -> None:
-        super().__init__(run, recipe, runtime)
+        super().__init__(run, recipe, PretrainRuntime.of(runtime))
         self.first: LoadedEncoder | None = None
         own = is_own(recipe.objective.name)
         self.inputs = "images, tokens or code of its objective" if own else "images or tokens"
@@ -102,6 +106,7 @@ class Pretraining(Job[Recipe]):
 
         if new and first_process():
             validate(self.recipe, self.runtime)
+        self.labelled = labelled_data(self.recipe.data, self.runtime)
         if self.recipe.init and first_process() and (new or not self.run.last.exists()):
             self.first = load_init(self.recipe)
 
@@ -122,7 +127,7 @@ class Pretraining(Job[Recipe]):
         """The recipe's objective."""
         from mapet.build.pretrain import build_objective
 
-        self.most_frequent = batches.most_frequent()
+        self.guess = batches.guess()
         return build_objective(self.recipe, batches.tokens.vocabulary)
 
     def plan(self, batches: "PretrainBatches", objective: Any) -> Mapping[str, str]:
@@ -133,12 +138,24 @@ class Pretraining(Job[Recipe]):
         rows = objective_type(r.objective.name).rows(objective)
         predicted = f"{r.num_masked} of {r.grid[0] * r.grid[1]} patches predicted, {rows}"
         name = short_name(r.objective.name)
-        return {"model": f"{r.model.name}, {millions:.1f} M parameters; {name}: {predicted}"}
+        lines = {"model": f"{r.model.name}, {millions:.1f} M parameters; {name}: {predicted}"}
+        if (guess := self.guess) is not None:
+            lines["guess"] = (
+                f"{guess.best:.1%} of the tokens without looking at the image: {guess.accuracy:.1%} by their position, "
+                f"{guess.constant:.1%} by the most frequent; {guess.bits:.2f} of a token's {guess.entropy:.2f} bits "
+                "tell its position"
+            )
+        return lines
 
     def initialize(self, objective: "nn.Module", batches: "PretrainBatches") -> None:
         """Copy the weights of FROM."""
         if self.first is not None:
             begin_from(self.first, objective, self.recipe, self.run, batches.tokens.tokenizer)
+
+    def stops(self, batches: "PretrainBatches") -> Iterable[int]:
+        """The steps after every ``probe_every`` epochs, and the last one."""
+        every = max(1, round(self.runtime.probe_every * batches.steps_per_epoch))
+        return [*(range(every, batches.steps, every) if self.runtime.probe_every else ()), batches.steps]
 
     def optim(self, objective: "nn.Module", batches: "PretrainBatches") -> "Optim":
         """AdamW."""
@@ -147,8 +164,17 @@ class Pretraining(Job[Recipe]):
         return build_optim(self.recipe, objective, batches)
 
     def progress(self, recent: Mapping[str, float]) -> str:
-        """Loss, and the accuracy of tokens next to that of always guessing the most frequent one."""
+        """Loss, and the accuracy of tokens next to that of a guess by position alone."""
         return f"loss {recent['loss']:.3f}{self._accuracy(recent, '  tokens')}"
+
+    def measure(self, objective: Any, batches: "PretrainBatches", step: int, fabric: "Fabric") -> None:
+        """Probe the encoder, if wanted."""
+        if self.runtime.probe_every and fabric.is_global_zero:
+            found = probe(objective.encoder, batches.shuffled, self.labelled, self.runtime, self.recipe.seed)
+            record(self.run, step, step / batches.steps_per_epoch, found)
+            if self.runtime.keep_best:
+                keep_best(self.run, self.runtime.keep_best, step)
+        fabric.barrier()
 
     def summary(self, objective: "nn.Module", batches: "PretrainBatches") -> str:
         """The last step that had images."""
@@ -160,6 +186,6 @@ class Pretraining(Job[Recipe]):
         return f"step {row['step']:.0f}, loss {row['loss']:.3f}{self._accuracy(row, ', token accuracy')}"
 
     def _accuracy(self, row: Mapping[str, float], name: str) -> str:
-        if self.most_frequent is None or "accuracy" not in row:
+        if self.guess is None or "accuracy" not in row:
             return ""
-        return f"{name} {row['accuracy']:.1%} (most frequent {self.most_frequent:.1%})"
+        return f"{name} {row['accuracy']:.1%} (guess {self.guess.best:.1%})"

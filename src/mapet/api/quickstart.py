@@ -104,6 +104,7 @@ def _figures(run: "Run", recipe: Recipe) -> tuple[Path, ...]:
 
     from mapet.build.batches import chosen
     from mapet.data.dataset import open_dataset
+    from mapet.tokenizers.information import position_guess
     from mapet.tokenizers.store import TokenStore
     from mapet.viz.codes import code_patches, token_map
     from mapet.viz.figures import loss_curve
@@ -112,9 +113,8 @@ def _figures(run: "Run", recipe: Recipe) -> tuple[Path, ...]:
     indices = chosen(source, recipe.max_images, recipe.seed)[:SHOWN].tolist()
     images = torch.from_numpy(np.stack([np.asarray(source.read(index)) for index in indices])).permute(0, 3, 1, 2)
     tokens = store.gather([source.image_id(index) for index in indices])
-    most_frequent = float(tokens.flatten().bincount().max() / tokens.numel())
     loss, codes, maps = (run.folder / f"{name}.png" for name in ("loss", "codes", "tokens"))
-    loss_curve(run.metrics, loss, chance=most_frequent)
+    loss_curve(run.metrics, loss, chance=position_guess(tokens, recipe.seed).best)
     code_patches(images, tokens, store.grid, codes)
     token_map(images, tokens, store.grid, maps)
     return loss, codes, maps

@@ -7,7 +7,7 @@ from mapet.api.kept_runtime import kept
 from mapet.api.training import Job, reopened, run_training
 from mapet.config.file import read
 from mapet.config.flat import updated
-from mapet.config.runtime import Runtime
+from mapet.config.runtime import PretrainRuntime, Runtime
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -39,12 +39,13 @@ def resume(
         Stopped: SIGINT or SIGTERM came; ``resume`` continues.
     """
     folder = Path(folder).expanduser()
-    runtime = updated(runtime or kept(folder), **settings)
     if (folder / COMPARISON).is_file():
         from mapet.api.compare.run import resume as resume_comparison
 
-        return resume_comparison(folder, runtime)
-    return resume_run(folder, runtime, evaluate_every=evaluate_every)
+        return resume_comparison(folder, updated(runtime or kept(folder, Runtime), **settings))
+    kind = PretrainRuntime if kind_of(reopened(folder)) == "pre-training" else Runtime
+    given = runtime and (PretrainRuntime.of(runtime) if kind is PretrainRuntime else runtime)
+    return resume_run(folder, updated(given or kept(folder, kind), **settings), evaluate_every=evaluate_every)
 
 
 def resume_run(folder: str | Path, runtime: Runtime, *, evaluate_every: int | None = None) -> "Run":

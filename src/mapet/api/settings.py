@@ -12,6 +12,7 @@ from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError, nearest
 
 R = TypeVar("R")
+M = TypeVar("M", bound=Runtime)
 P = TypeVar("P", str, str | None)
 
 
@@ -40,13 +41,12 @@ def is_file(name: object) -> bool:
     return isinstance(name, str | Path) and str(name).endswith((".yaml", ".yml"))
 
 
-def combined(recipe: R, runtime: Runtime | None, settings: dict[str, Any]) -> tuple[R, Runtime]:
+def combined(recipe: R, runtime: M, settings: dict[str, Any]) -> tuple[R, M]:
     """Recipe and runtime with ``settings``, which are flat names of either.
 
     Raises:
         MapetError: a setting that neither has, or a value that is refused.
     """
-    runtime = runtime or Runtime()
     known, own = paths(recipe), paths(runtime)
     if unknown := [name for name in settings if name not in known and name not in own]:
         raise MapetError(f'There is no setting "{unknown[0]}".{nearest(unknown[0], [*known, *own])}')

@@ -29,6 +29,16 @@ def distortion_findings(distortion: "Distortion | None") -> dict[str, Any]:
     return {"distortion": {"mean": mean, "share_of_variance": share}}
 
 
+def position_findings(tokens: "Tensor", seed: int) -> dict[str, Any]:
+    """What a patch's position tells of its token; needs two images."""
+    from mapet.tokenizers.information import position_guess
+
+    if len(tokens) < 2:
+        return {}
+    found = position_guess(tokens, seed)
+    return {"position": found._asdict()}
+
+
 def label_findings(tokens: "Tensor", labels: "Tensor", vocabulary: int, seed: int) -> dict[str, Any]:
     """Information about an image's label in one token, and in all its tokens; needs two classes.
 
@@ -70,6 +80,9 @@ def _topics(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if distortion := found.get("distortion"):
         share = f"{distortion['share_of_variance']:.0%} of the features' variance"
         yield "distortion", f"{distortion['mean']:.4g} mean squared distance, {share}"
+    if position := found.get("position"):
+        yield "position", f"{position['bits']:.2f} of a token's {position['entropy']:.2f} bits"
+        yield "", f"a guess by position {position['accuracy']:.1%}, by the most frequent {position['constant']:.1%}"
     yield from _labels(found)
     if agreement := found.get("agreement"):
         value = agreement["adjusted_mutual_information"]

@@ -51,7 +51,7 @@ def train_vqkd(
     """
     from mapet.engine.run import Run
 
-    t, runtime = combined(named(recipe, VQKDRecipe, _no_name), runtime, settings)
+    t, runtime = combined(named(recipe, VQKDRecipe, _no_name), runtime or Runtime(), settings)
     t = replace(t, data=str(data or t.data))
     require_given(data=(t.data, "a folder of images, or cifar10"), out=(out, "a folder for run and tokenizer"))
     assert out is not None

@@ -18,6 +18,7 @@ from mapet.data.loader import Shuffled, Stream
 from mapet.data.unreadable import UnreadableImages, listed
 from mapet.engine.distributed import pick_workers
 from mapet.method.order import STRATEGIES
+from mapet.tokenizers.information import PositionGuess, position_guess
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.tokenizer import Tokenizer
 from mapet.utils.errors import MapetError
@@ -164,8 +165,8 @@ class Stored:
         return self._at(batch.index)
 
     def some(self, shuffled: Shuffled) -> Tensor:
-        """The tokens of the first images."""
-        return self._at(shuffled.indices[:10_000])
+        """The tokens of up to 10,000 images, evenly spaced."""
+        return self._at(shuffled.indices[:: -(-len(shuffled.indices) // 10_000)])
 
     def _at(self, indices: Tensor) -> Tensor:
         return torch.from_numpy(self.store.tokens[self.rows[np.asarray(indices)]].astype(np.int64))
@@ -243,10 +244,10 @@ class PretrainBatches(Stream):
         filler = {name: tensor.new_zeros(1, *tensor.shape[1:]) for name, tensor in batch.items()}
         return {**filler, "order": torch.arange(batch["order"].shape[1], device=self.device)[None]}
 
-    def most_frequent(self) -> float | None:
-        """The accuracy of always guessing the most frequent token, over a sample of the images; None without tokens."""
-        counts = self.tokens.some(self.shuffled).flatten().bincount()
-        return float(counts.max() / counts.sum()) if len(counts) else None
+    def guess(self) -> PositionGuess | None:
+        """How well tokens are guessed without looking at the image, over a sample; None without tokens."""
+        tokens = self.tokens.some(self.shuffled)
+        return position_guess(tokens, self.recipe.seed) if tokens.numel() and len(tokens) > 1 else None
 
 
 def with_tokens(images: Images, store: TokenStore, recipe: Recipe) -> Images:

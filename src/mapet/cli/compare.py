@@ -39,7 +39,7 @@ def command(arguments: list[str]) -> int:
 
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        runtime = parse(kept(folder), arguments, "compare --resume OUT", ABOUT)
+        runtime = parse(kept(folder, Runtime), arguments, "compare --resume OUT", ABOUT)
         work, out = partial(resume, folder, runtime), folder
     else:
         word, base, o = _parsed(arguments)

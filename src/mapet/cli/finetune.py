@@ -40,7 +40,7 @@ def command(arguments: list[str]) -> int:
     """Parse, then train or resume."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        default = Options(tuning=begun_recipe(folder, FinetuneRecipe), runtime=kept(folder))
+        default = Options(tuning=begun_recipe(folder, FinetuneRecipe), runtime=kept(folder, Runtime))
         o = resumed_options(folder, default, "tuning", arguments, "finetune", ABOUT)
         train = partial(resume, folder, runtime=o.runtime, evaluate_every=o.evaluate_every)
         return stoppable(train, _again(folder, o), Path(folder))

@@ -12,7 +12,7 @@ from mapet.cli.options import given, require, take
 from mapet.cli.training import again, resumed_options, stoppable
 from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
-from mapet.config.runtime import Runtime
+from mapet.config.runtime import PretrainRuntime
 
 ABOUT = """Pre-train an encoder on unlabelled images.
 
@@ -30,14 +30,14 @@ class Options:
     overwrite: bool = False
     """Replace the run in the folder once this one trains; only files that mapet wrote are deleted."""
     recipe: Recipe = field(default_factory=Recipe)
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: PretrainRuntime = field(default_factory=PretrainRuntime)
 
 
 def command(arguments: list[str]) -> int:
     """Parse, then train or resume."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        default = Options(recipe=begun_recipe(folder, Recipe), runtime=kept(folder))
+        default = Options(recipe=begun_recipe(folder, Recipe), runtime=kept(folder, PretrainRuntime))
         o = resumed_options(folder, default, "recipe", arguments, "pretrain", ABOUT)
         return stoppable(partial(resume, folder, runtime=o.runtime), again(folder, o.runtime), Path(folder))
     name, arguments = take(arguments, "--recipe")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mapet.config.setting import Count, Option, Rate, Share, settings
+from mapet.config.setting import Count, Option, PathText, Rate, Share, require, settings
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -45,3 +45,29 @@ class Runtime:
         """Micro-batches of each device per step, equal in size up to one image."""
         share = max(1, batch_size // self.processes)
         return -(-share // (self.micro_batch_size or share))
+
+
+@settings
+class PretrainRuntime(Runtime):
+    """Settings of a pre-training that must not change its result: also what is measured on the way."""
+
+    probe_every: Annotated[Rate, Option(common=True)] = 0.0
+    """Measure what is learned after every so many epochs (fractions allowed) and at the end; 0: not at all."""
+    probe_data: Annotated[PathText, Option(common=True)] = ""
+    """Labelled images for k-NN at these times; without them --data, if it has a split into train and test."""
+    probe_images: Annotated[int, Field(ge=2)] = 2000
+    """At most so many images for each measurement: of --data, and of the labelled training and test images."""
+    keep_best: Literal["", "knn", "rank"] = ""
+    """Keep the checkpoint with the best k-NN accuracy or effective rank as checkpoints/best.safetensors."""
+
+    @classmethod
+    def of(cls, runtime: Runtime | None) -> "PretrainRuntime":
+        """The settings of a runtime of any kind; None: the defaults."""
+        return runtime if isinstance(runtime, cls) else cls(**vars(runtime or Runtime()))
+
+    def __post_init__(self) -> None:
+        require(
+            (not self.keep_best or self.probe_every > 0, "--keep-best needs --probe-every."),
+            (not self.probe_data or self.probe_every > 0, "--probe-data needs --probe-every."),
+            (not self.keep_best or self.strategy == "ddp", "--keep-best needs --strategy ddp, got fsdp."),
+        )

@@ -1,5 +1,7 @@
 """Information of tokens about the labels of their images, or about the tokens of another tokenizer."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -92,6 +94,55 @@ def naive_bayes(tokens: Tensor, counts: Tensor, prior: Tensor) -> Tensor:
     likely = (smooth / smooth.sum(dim=1, keepdim=True)).log()
     scores = embedding_bag(tokens.long(), likely.T.contiguous(), mode="sum")
     return (scores + prior.double().log()).argmax(dim=1)
+
+
+class PositionGuess(NamedTuple):
+    """What the position of a patch tells of its token.
+
+    Attributes:
+        accuracy: of guessing, on held-out images, the token that is most frequent at each position in the others.
+        constant: of guessing everywhere the most frequent token of the others.
+        bits: mutual information of token and position, its chance level subtracted.
+        entropy: of a token, in bits.
+    """
+
+    accuracy: float
+    constant: float
+    bits: float
+    entropy: float
+
+    @property
+    def best(self) -> float:
+        """The better of the two guesses: what a model reaches that never looks at the image."""
+        return max(self.accuracy, self.constant)
+
+
+def position_guess(tokens: Tensor, seed: int = 0) -> PositionGuess:
+    """How well a patch's token is guessed from its position alone.
+
+    Tokens of convolutional teachers encode the position, for instance by the zeros that pad the image's borders. A
+    random fifth of the images is held out. The chance level of ``bits`` is its mean over random permutations of the
+    tokens within each image.
+
+    Args:
+        tokens: (N, L) integers from 0 on, of N >= 2 images.
+        seed: random seed of the held-out part and of the permutations.
+    """
+    order = random_bits(seed, HELD_OUT, torch.arange(len(tokens))).argsort()
+    held, kept = order.tensor_split([max(1, len(order) // 5)])
+    most = torch.stack([column.bincount().argmax() for column in tokens[kept].long().unbind(dim=1)])
+    constant = tokens[kept].flatten().long().bincount().argmax()
+    positions = torch.arange(tokens.shape[1])
+    rows, columns = torch.arange(len(tokens))[:, None], positions[None]
+    orders = (random_bits(seed, SHUFFLE, turn, rows, columns).argsort(dim=1) for turn in range(2))
+    apart, by_position = entropy(tokens) + entropy(positions), tokens.T
+    chance = [apart - _together(tokens.gather(1, order).T, positions) for order in orders]
+    return PositionGuess(
+        float((tokens[held] == most).double().mean()),
+        float((tokens[held] == constant).double().mean()),
+        max(0.0, apart - _together(by_position, positions) - sum(chance) / len(chance)),
+        entropy(tokens),
+    )
 
 
 def _class_counts(tokens: Tensor, labels: Tensor, classes: int, vocabulary: int) -> Tensor:

@@ -55,12 +55,12 @@ _TOKENS: Tree = {
     r"tokenizer\.tokenizer\.part": PAIR,
 }
 _CHECKPOINTS: Tree = {
-    r"(last|previous|step-\d+)\.(safetensors|partial)|\.tmp\w{6}": None,
+    r"(last|previous|best|step-\d+)\.(safetensors|partial)|\.tmp\w{6}": None,
     r"last|step-\d+": {r"\d+-\d+-of-\d+\.(safetensors|partial)|\.tmp\w{6}": None, **_files("index.json")},
 }
 RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
-    **_files("metrics.csv", "log.txt", "runtime.json", "init.json"),
+    **_files("metrics.csv", "log.txt", "runtime.json", "init.json", "probes.csv"),
     **LISTS,
     **PAIR,  # a VQ-KD run is a tokenizer, too
     **{name: TOKENIZER[name] for name in (r"tokenizer\.(part|next)", "inspect")},

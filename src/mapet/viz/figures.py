@@ -22,7 +22,7 @@ def loss_curve(metrics_csv: Path, out: Path, chance: float | None = None) -> Pat
     Args:
         metrics_csv: CSV file with columns ``step``, ``loss`` and, optionally, ``epoch`` and ``accuracy``.
         out: PNG file to write.
-        chance: chance-level accuracy, e.g. the share of the most frequent token, drawn as a dashed line.
+        chance: accuracy of a guess without looking at the image, drawn as a dashed line.
 
     Raises:
         MapetError: the file is missing, has no rows, or lacks ``step`` or ``loss``.
@@ -35,7 +35,7 @@ def loss_curve(metrics_csv: Path, out: Path, chance: float | None = None) -> Pat
         unit = 100 if name == "accuracy" else 1
         _curve(axes, columns["step"], unit * columns[name])
         if name == "accuracy" and chance is not None:
-            axes.axhline(unit * chance, color=GREY, linestyle="--", linewidth=1.2, label="chance level")
+            axes.axhline(unit * chance, color=GREY, linestyle="--", linewidth=1.2, label="guess by position")
         axes.set(xlabel=_step_label(columns), ylabel=panels[name])
         axes.legend(frameon=False)
     return save(figure, out)

@@ -93,7 +93,7 @@ def resume(folder: str | Path, runtime: Runtime | None = None, **changes: Any) -
     from mapet.api.compare.results_folder import PLAN
 
     folder = Path(folder)
-    runtime = updated(runtime or kept(folder), **changes)
+    runtime = updated(runtime or kept(folder, Runtime), **changes)
     if not (folder / PLAN).is_file():
         raise MapetError(f"{folder} is not a comparison: it has no {PLAN}.")
     return _run(read(folder / PLAN, Plan), folder, runtime)

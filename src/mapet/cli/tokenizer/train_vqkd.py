@@ -37,7 +37,7 @@ def command(arguments: list[str]) -> int:
     """Parse, then train or resume."""
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
-        default = Options(training=begun_recipe(folder, VQKDRecipe), runtime=kept(folder))
+        default = Options(training=begun_recipe(folder, VQKDRecipe), runtime=kept(folder, Runtime))
         o = resumed_options(folder, default, "training", arguments, "tokenizer train-vqkd", ABOUT)
         return stoppable(partial(resume, folder, runtime=o.runtime), again(folder, o.runtime, *VERB), Path(folder))
     settings = given(Options(), arguments, "tokenizer train-vqkd", ABOUT)
