@@ -62,7 +62,12 @@ def embed(
     found = headless(load_from(source, num_heads=s.num_heads))
     shape = feature_shape(found.encoder, s)
     run = ModelPass(open_images(images, s.split), found.encoder, 1.0, extractor(found.encoder, s), s)
-    about: dict[str, Any] = {"encoder": encoder_hash(found.encoder), "pool": s.pool, "layer": s.layer, "normalize": s.normalize}
+    about: dict[str, Any] = {
+        "encoder": encoder_hash(found.encoder),
+        "pool": s.pool,
+        "layer": s.layer,
+        "normalize": s.normalize,
+    }
     about |= {"shape": shape, **identity(run.source)}
     more = {"from": found.origin, **_place(images, run.source, s)}
     if path is None:

@@ -10,26 +10,26 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mapet.utils.errors import MapetError
 from mapet.utils.io import encode_id, load_json, replace_file, require_free, sync, write_from, writing
 from mapet.utils.lock import Lock
 from mapet.utils.owned import Tree, discard, find_foreign
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mapet.api.model_pass import ModelPass
     from mapet.data.dataset import ImageDataset
+
+    Rows = NDArray[np.float32]
 
 FORMAT = "mapet images 1"
 ABOUT, LINES, ROWS, RESULT = "about.json", "lines.txt", "rows.bin", "result"
 TREE: Tree = {r"about\.json(\.part)?|lines\.txt|rows\.bin|result|\.lock": None}
-CHUNK = 1 << 22  # bytes of rows that are read at a time
+CHUNK = 1 << 20  # bytes of rows that are read at a time
 
-Rows = NDArray[np.float32]
 Line = tuple[str, str]  # image id, and why the image is unreadable; empty if it is not
-Chunks = Callable[[], Iterator[tuple[list[Line], Rows]]]  # lines in sequence, and the rows of the readable ones
 
 
 class Journal:
@@ -116,7 +116,7 @@ class Journal:
             return True
         return False
 
-    def append(self, lines: Sequence[Line], rows: Rows | None) -> None:
+    def append(self, lines: Sequence[Line], rows: "Rows | None") -> None:
         """Add a batch; it is on the disk when this returns. ``rows`` is None if no image of it is readable."""
         if rows is not None:
             write_from(self.folder / ROWS, self.readable * self._row_bytes, rows.astype("<f4").tobytes())
@@ -126,8 +126,10 @@ class Journal:
         self.done, self._end = self.done + len(lines), self._end + len(text)
         self.unreadable += [line for line in lines if line[1]]
 
-    def chunks(self) -> Iterator[tuple[list[Line], Rows]]:
-        """The whole table, a few megabytes at a time."""
+    def chunks(self) -> "Iterator[tuple[list[Line], Rows]]":
+        """The whole table, about a megabyte at a time: lines, and the rows of the readable images among them."""
+        import numpy as np
+
         lines = islice(self._lines(), self.done)
         with (self.folder / ROWS).open("rb") as file:
             while part := list(islice(lines, max(1, CHUNK // self._row_bytes))):
@@ -166,12 +168,7 @@ class Journal:
                 yield image_id, reason
 
 
-def fill(
-    run: "ModelPass",
-    label: str,
-    journal: Journal,
-    write: Callable[[Path], None],
-) -> None:
+def fill(run: "ModelPass", label: str, journal: Journal, write: Callable[[Path], None]) -> None:
     """Add the images that the table lacks, and write the file."""
     try:
         for lines, rows in run(label, journal.done, journal.unreadable):
@@ -181,8 +178,10 @@ def fill(
         journal.release()
 
 
-def collect(run: "ModelPass", label: str) -> tuple[list[Line], Rows]:
+def collect(run: "ModelPass", label: str) -> "tuple[list[Line], Rows]":
     """The table in memory: all lines, and the rows of the readable images."""
+    import numpy as np
+
     lines, rows = zip(*run(label), strict=True)
     return [line for part in lines for line in part], np.concatenate([part for part in rows if part is not None])
 

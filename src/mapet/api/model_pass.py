@@ -21,7 +21,7 @@ class ModelPass:
 
     Attributes:
         source: the images.
-        model: its ``img_size`` is that of the images; it is moved to the device.
+        model: its ``img_size`` is that of the images; it is moved to the device, in evaluation mode.
         crop_pct: share of an image's shorter side that is cropped, centred.
         compute: (B, 3, H, W) normalised → (B, …) float32, by the model.
         settings: how the images are read.

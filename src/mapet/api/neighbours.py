@@ -61,6 +61,9 @@ def neighbours(
             raise MapetError(f"--out must end in .png, got {path}.")
         require_replaceable(path, overwrite, is_sheet)
     known = features if isinstance(features, Embeddings) else Embeddings.open(features)
+    folder = s.images or known.about["folder"] or ""
+    if path is not None and folder and path.resolve().is_relative_to(Path(folder).expanduser().resolve()):
+        raise MapetError(f"--out {path} is inside {folder}, where it would be among the images: give another --out.")
     shown, query = _query(source, image, known, s)
     found = _nearest(query, known, s.k)
     if path is not None:

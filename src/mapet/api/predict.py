@@ -112,7 +112,9 @@ def predict(
         require_replaceable(path, overwrite, is_ours)
     classifier = load_classifier(model, num_heads=s.num_heads) if isinstance(model, str | Path) else model
     if not isinstance(classifier, Classifier):
-        raise MapetError(f"A {type(classifier).__name__} has no classifier's head: give what load_classifier returns.")
+        raise MapetError(
+            f"This {type(classifier).__name__} has no classifier's head: give what load_classifier returns."
+        )
     names, k = _class_names(classifier, model), min(s.top_k, classifier.num_classes)
     crop_pct = classifier.crop_pct if s.crop_pct is None else s.crop_pct
     run = ModelPass(open_images(images, s.split), classifier, crop_pct, _most_probable(classifier, k), s)

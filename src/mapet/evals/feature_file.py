@@ -25,7 +25,7 @@ from mapet.utils.errors import MapetError
 
 FORMAT = "mapet features 1"
 SUFFIXES = (".npz", ".parquet")
-CHUNK = 1 << 22  # bytes
+CHUNK = 1 << 20  # bytes
 FAULTS = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error, NotImplementedError)
 
 Rows = NDArray[np.float32]
@@ -97,7 +97,7 @@ def require_suffix(path: Path) -> None:
 def is_ours(path: Path) -> bool:
     """Whether ``write`` wrote the file."""
     with suppress(*FAULTS):
-        return _about(path)[0].get("format") == FORMAT
+        return bool(_about(path)[0])
     return False
 
 
@@ -123,7 +123,7 @@ def _write_npz(path: Path, about: Mapping[str, Any], unreadable: Mapping[str, st
         with _member(file, "features", ZIP_STORED) as member:
             _header(member, "<f4", (about["readable"], *about["shape"]))
             for ids, rows in chunks():
-                member.write(rows.astype("<f4").tobytes())
+                member.write(np.ascontiguousarray(rows, "<f4").data)
                 width = max(width, *map(len, ids), 1)
         with _member(file, "image_ids") as member:
             _header(member, f"<U{width}", (about["readable"],))
@@ -151,10 +151,14 @@ def _about(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         import pyarrow.parquet as pq
 
         about = json.loads((pq.read_schema(path).metadata or {})[b"mapet"])
-        return about, about.pop("unreadable")
-    with np.load(path, allow_pickle=False) as file:
-        about = json.loads(str(file["about"]))
-        return about, dict(zip(file["unreadable"].tolist(), file["reasons"].tolist(), strict=True))
+        unreadable = about.pop("unreadable")
+    else:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            unreadable = dict(zip(file["unreadable"].tolist(), file["reasons"].tolist(), strict=True))
+    if about["format"] != FORMAT:
+        raise ValueError(f"its format is {about['format']}")
+    return about, unreadable
 
 
 def _npz_chunks(path: Path, shape: Sequence[int]) -> Iterator[tuple[list[str], Rows]]:
@@ -194,7 +198,7 @@ def _write_parquet(path: Path, about: Mapping[str, Any], unreadable: Mapping[str
     text = json.dumps({"format": FORMAT, **about, "unreadable": dict(unreadable)})
     kind = pa.list_(pa.float32(), prod(about["shape"]))
     schema = pa.schema([("image_id", pa.string()), ("features", kind)], {"mapet": text})
-    with pq.ParquetWriter(path, schema) as file:
+    with pq.ParquetWriter(path, schema, use_dictionary=False, write_page_checksum=True) as file:
         for ids, rows in chunks():
             flat = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=kind)
             file.write_batch(pa.record_batch([pa.array(ids, pa.string()), flat], schema))
