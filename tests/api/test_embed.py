@@ -176,6 +176,23 @@ def whole(desk):
     return {name: (desk / name).read_bytes() for name in WORK}
 
 
+@pytest.mark.parametrize("name", WORK)
+def test_a_file_holds_what_is_in_memory(desk, whole, name):
+    """With unreadable images in the first, a middle and the last batch."""
+    in_memory = WORK[name](desk, None)
+    if name == "out.csv":
+        again = predict(desk / "classifier", desk / "images", desk / "again.csv", batch_size=5)
+        assert [one[:2] for one in again] == [one[:2] for one in in_memory]
+        numbers = (np.float32([one.probabilities for one in found]) for found in (again, in_memory))
+        assert np.array_equal(*numbers)
+        assert again.unreadable == in_memory.unreadable
+        return
+    found = mapet.Embeddings.open(desk / name)
+    assert (found.image_ids, found.unreadable) == (in_memory.image_ids, in_memory.unreadable)
+    assert np.array_equal(found.features, in_memory.features)
+    assert found.about == {**in_memory.about, "format": found.about["format"]}
+
+
 @pytest.mark.parametrize(
     ("name", "number"), [("features.npz", 1), ("features.npz", 8), ("out.csv", 6), ("out.csv", 19)]
 )

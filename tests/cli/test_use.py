@@ -3,8 +3,10 @@
 import csv
 import io
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +15,10 @@ import pytest
 from PIL import Image
 
 from forms import MODEL, as_finetuning, in_all_forms
+from mapet.api import journal
 from mapet.cli import main
 from mapet.config.recipe import Model, Recipe
+from processes import Forked, stopping
 
 GROWTH = """
 from peak import memory, reset_peak
@@ -108,6 +112,18 @@ def test_mistakes_are_one_line(command, line, capsys):
     assert said.startswith("mapet: ")
     assert said.count("\n") == 1
     assert line in said
+
+
+def test_interrupted_by_ctrl_c_it_says_how_to_continue(desk, tmp_path):
+    command = ["predict", "classifier", "images", "--out", str(tmp_path / "p.csv"), "--batch-size", "4"]
+    process = Forked(tmp_path, work=stopping(journal, "write_from", 5, partial(main, command)))
+    process.wait_for_stop()
+    os.kill(process.pid, signal.SIGINT)
+    process.go_on()
+    code, out, err = process.wait()
+    assert (code, out, err) == (130, "Interrupted. Run the same command to continue.\n", "")
+    assert main(command) == 0
+    assert not (tmp_path / "p.csv.part").exists()
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path):
