@@ -63,10 +63,11 @@ def test_the_sheet_shows_the_images(desk, tmp_path):
     assert is_sheet(tmp_path / "moved.png")
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_tile_is_the_image_or_grey(tmp_path):
-    """Names with what matplotlib would read as formulas; a name without end is cut."""
+    """Names with what matplotlib would read as formulas, or cannot draw; a name without end is cut."""
     red = Image.new("RGB", (20, 10), "red")
-    out = contact_sheet([("$a_", "b$^" * 90, red), ("b", "", None)] * 4, tmp_path / "sheet.png", columns=3)
+    out = contact_sheet([("$a_", "b$^" * 90, red), ("b", "日本", None)] * 4, tmp_path / "sheet.png", columns=3)
     with Image.open(out) as image:
         colours = {colour: count for count, colour in image.convert("RGB").getcolors(1 << 24)}
     assert colours[255, 0, 0] == pytest.approx(colours[200, 200, 200], rel=0.05)

@@ -70,9 +70,10 @@ def test_what_is_printed_and_written(desk, capsys, tmp_path):
     assert out == f"images/along/03.png  {row['class_1']} {100 * float(row['probability_1']):.1f} %\n"
 
 
-def test_paths_on_standard_input(desk, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\0"])
+def test_paths_on_standard_input(desk, capsys, tmp_path, monkeypatch, end):
     names = ["images/along/03.png", "missing.png", "images/across/00.png"]
-    text = "".join(f"{name}\r\n" for name in names).encode() + b"\n"
+    text = "".join(f"{name}{end}" for name in names).encode()
     for verb, source, out in (("predict", "classifier", "p.csv"), ("embed", "run", "f.npz")):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
         assert main([verb, source, "-", "--out", str(tmp_path / out)]) == 0
@@ -112,6 +113,15 @@ def test_mistakes_are_one_line(command, line, capsys):
     assert said.startswith("mapet: ")
     assert said.count("\n") == 1
     assert line in said
+
+
+def test_no_standard_input(desk, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["predict", "classifier", "-"]) == 2
+    assert "IMAGES is -, and there is no standard input" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n")))
+    assert main(["predict", "classifier", "-"]) == 2
+    assert "There are no images" in capsys.readouterr().err
 
 
 def test_interrupted_by_ctrl_c_it_says_how_to_continue(desk, tmp_path):

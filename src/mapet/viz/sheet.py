@@ -1,5 +1,6 @@
 """A contact sheet: images with one line of text each, as a PNG file."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
@@ -39,7 +40,9 @@ def contact_sheet(tiles: "Sequence[tuple[str, str, Image.Image | None]]", out: P
         end = line if len(line) <= LONGEST else f"…{line[1 - LONGEST :]}"
         axes.text(0.5, -0.03, end, fontsize=6, ha="center", va="top", transform=axes.transAxes, parse_math=False)
     content = BytesIO()
-    figure.savefig(content, dpi=100, format="png", metadata=WRITTEN_BY)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in letters that the font lacks
+        figure.savefig(content, dpi=100, format="png", metadata=WRITTEN_BY)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, content.getvalue())
     return out
