@@ -3,9 +3,13 @@
 import torch
 
 from mapet.api.export import export
+from mapet.build.finetune import begin
 from mapet.build.pretrain import build_objective
+from mapet.config.finetune import FinetuneRecipe
+from mapet.config.flat import updated
 from mapet.config.recipe import Model, save
 from mapet.engine.run import Run, prefixed
+from mapet.method.encoder import Classifier
 
 MODEL = Model(name="custom", embed_dim=16, depth=2, num_heads=2, image_size=16, patch_size=4)
 
@@ -39,3 +43,13 @@ def published(objective):
         else:
             theirs[name] = tensor
     return theirs
+
+
+def as_finetuning(folder, classes, data="images", crop_pct=0.75):
+    """A classifier of images of 16 pixels with random weights, as a fine-tuning before its first step."""
+    t = updated(FinetuneRecipe(), init="random", data=str(data), crop_pct=crop_pct)
+    model = Classifier(16, 4, embed_dim=16, depth=2, num_heads=2, global_pool="avg", num_classes=len(classes))
+    run = Run.create(folder)
+    save(t, run.recipe)
+    begin(run, randomised(model), t, {"from": "random weights", "classes": list(classes)})
+    return run.folder

@@ -35,6 +35,15 @@ CALLS = {  # of a verb; each is checked once the verb takes ``**settings``
     "load_encoder": ['mapet.load_encoder("runs/first")', 'mapet.load_encoder(Path("runs/first"))'],
     "load_classifier": ['mapet.load_classifier("runs/classifier")'],
     "export": ['mapet.export("runs/first")', 'mapet.export("runs/first", "out", to=("timm",), overwrite=True)'],
+    "embed": [
+        'mapet.embed("runs/first", "images", "features.npz", layer=3, pool="token", overwrite=True).features.shape',
+        'mapet.embed(Path("runs/first"), ["one.png"]).image_ids[0].upper()',
+    ],
+    "neighbours": ['mapet.neighbours("runs/first", "one.png", "features.npz", "sheet.png", k=3)[0].similarity'],
+    "predict": [
+        'mapet.predict("runs/classifier", "images", top_k=3)[0].classes',
+        'mapet.predict(mapet.load_classifier("c"), [])',
+    ],
     "pack": ['mapet.pack("images", "packed", max_images=100)'],
     "compare": ['mapet.compare("cifar10-quickstart", "out", objectives=("mapet", "mae"), seeds=1, epochs=2)'],
     "estimate": ['mapet.estimate("in1k-vit-base")'],
@@ -53,6 +62,8 @@ WRONG = {  # with the kind of mypy's error
     'mapet.pretrain(data="images", out="out", objective=3)': "arg-type",
     'mapet.resume("runs/first", epochs=3)': "call-arg",
     "mapet.load_encoder(3)": "arg-type",
+    'mapet.embed("runs/first", "images", pool="layers")': "arg-type",
+    'mapet.predict("runs/classifier", "images", k=3)': "call-arg",
 }
 
 

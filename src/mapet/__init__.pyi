@@ -13,6 +13,9 @@ from mapet.api.encoders import load_encoder as load_encoder
 from mapet.api.estimate import Estimate as Estimate
 from mapet.api.export import export as export
 from mapet.api.features import extract_features as extract_features
+from mapet.api.neighbours import Neighbour as Neighbour
+from mapet.api.predict import Prediction as Prediction
+from mapet.api.predict import Predictions as Predictions
 from mapet.api.quickstart import QuickstartResult
 from mapet.build.objectives import register_objective as register_objective
 from mapet.config.benchmark import BenchmarkSettings
@@ -29,6 +32,7 @@ from mapet.config.recipe import Recipe as Recipe
 from mapet.config.recipe import Tokenizer as Tokenizer
 from mapet.config.runtime import Runtime as Runtime
 from mapet.config.training import Optimization as Optimization
+from mapet.config.use import EmbedSettings, NeighboursSettings, PredictSettings
 from mapet.config.verbs import (
     FitTokenizerSettings,
     ImportTokenizerSettings,
@@ -41,6 +45,7 @@ from mapet.data.dataset import ImageDataset as ImageDataset
 from mapet.data.dataset import open_dataset as open_dataset
 from mapet.engine.fit import fit as fit
 from mapet.engine.run import Run as Run
+from mapet.evals.feature_file import Embeddings as Embeddings
 from mapet.evals.score import Score as Score
 from mapet.method.encoder import Classifier as Classifier
 from mapet.method.encoder import Encoder as Encoder
@@ -183,6 +188,22 @@ class _Runtime(TypedDict, total=False):
 class _CompareSettings(_Compare, _Recipe, _Model, _Objective, _Tokenizer, _Optimization, _Runtime, total=False):
     """Settings of ``compare``."""
 
+class _Embed(TypedDict, total=False):
+    """Settings of ``EmbedSettings``."""
+
+    split: Literal["train", "test"] | None
+    batch_size: int
+    num_heads: int | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int | None
+    max_bad_fraction: float
+    pool: Literal["avg", "token", "avg+token", "patches"]
+    layer: int | None
+    normalize: bool
+
+class _EmbedSettings(_Embed, total=False):
+    """Settings of ``embed``."""
+
 class _Estimate(TypedDict, total=False):
     """Settings of ``EstimateSettings``."""
 
@@ -323,6 +344,17 @@ class _InspectTokenizer(TypedDict, total=False):
 class _InspectTokenizerSettings(_InspectTokenizer, total=False):
     """Settings of ``inspect_tokenizer``."""
 
+class _Neighbours(TypedDict, total=False):
+    """Settings of ``NeighboursSettings``."""
+
+    k: int
+    images: str | None
+    num_heads: int | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+
+class _NeighboursSettings(_Neighbours, total=False):
+    """Settings of ``neighbours``."""
+
 class _Pack(TypedDict, total=False):
     """Settings of ``PackSettings``."""
 
@@ -336,6 +368,21 @@ class _Pack(TypedDict, total=False):
 
 class _PackSettings(_Pack, total=False):
     """Settings of ``pack``."""
+
+class _Predict(TypedDict, total=False):
+    """Settings of ``PredictSettings``."""
+
+    split: Literal["train", "test"] | None
+    batch_size: int
+    num_heads: int | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int | None
+    max_bad_fraction: float
+    top_k: int
+    crop_pct: float | None
+
+class _PredictSettings(_Predict, total=False):
+    """Settings of ``predict``."""
 
 class _PretrainSettings(_Recipe, _Model, _Objective, _Tokenizer, _Optimization, _Runtime, total=False):
     """Settings of ``pretrain``."""
@@ -441,6 +488,15 @@ def compare(
     runtime: Runtime | None = None,
     **changes: Unpack[_CompareSettings],
 ) -> Comparison: ...
+def embed(
+    source: str | Path,
+    images: Any,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    settings: EmbedSettings | None = None,
+    **changes: Unpack[_EmbedSettings],
+) -> Embeddings: ...
 def estimate(
     recipe: Recipe | str | Path | None = None,
     *,
@@ -491,6 +547,16 @@ def inspect_tokenizer(
     settings: InspectTokenizerSettings | None = None,
     **changes: Unpack[_InspectTokenizerSettings],
 ) -> dict[str, Any]: ...
+def neighbours(
+    source: str | Path,
+    image: Any,
+    features: str | Path | Embeddings,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    settings: NeighboursSettings | None = None,
+    **changes: Unpack[_NeighboursSettings],
+) -> list[Neighbour]: ...
 def pack(
     data: str | Path | ImageDataset,
     out: str | Path,
@@ -498,6 +564,15 @@ def pack(
     settings: PackSettings | None = None,
     **changes: Unpack[_PackSettings],
 ) -> Path: ...
+def predict(
+    model: str | Path | Classifier,
+    images: Any,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    settings: PredictSettings | None = None,
+    **changes: Unpack[_PredictSettings],
+) -> Predictions: ...
 def pretrain(
     recipe: Recipe | str | Path | None = None,
     out: str | Path | None = None,
@@ -545,17 +620,21 @@ __all__ = [
     "Classifier",
     "Codebook",
     "Comparison",
+    "Embeddings",
     "Encoder",
     "Estimate",
     "FinetuneRecipe",
     "ImageDataset",
     "MapetError",
     "Model",
+    "Neighbour",
     "Network",
     "Objective",
     "Optimization",
     "Pattern",
     "Plan",
+    "Prediction",
+    "Predictions",
     "Recipe",
     "Report",
     "Run",
@@ -568,6 +647,7 @@ __all__ = [
     "VQKDRecipe",
     "benchmark",
     "compare",
+    "embed",
     "estimate",
     "evaluate",
     "export",
@@ -580,8 +660,10 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "load_tokenizer",
+    "neighbours",
     "open_dataset",
     "pack",
+    "predict",
     "pretrain",
     "quickstart",
     "register_objective",

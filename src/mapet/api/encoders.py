@@ -48,6 +48,8 @@ def load_encoder(source: str | Path, *, num_heads: int | None = None) -> "Encode
 def load_classifier(source: str | Path, *, num_heads: int | None = None) -> "Classifier":
     """The classifier of FROM in eval mode: images (B, 3, H, W), normalised → logits (B, classes).
 
+    Its ``classes`` and ``crop_pct`` are those of the fine-tuning.
+
     Raises:
         MapetError: as ``load_from``, or FROM has no head.
     """
@@ -55,7 +57,10 @@ def load_classifier(source: str | Path, *, num_heads: int | None = None) -> "Cla
 
     found = load_from(source, num_heads=num_heads)
     if not isinstance(found.encoder, Classifier):
-        raise MapetError(f"{found.origin} has no classifier's head: give a fine-tuning, or an export of one.")
+        raise MapetError(
+            f"{found.origin} has no classifier's head: fine-tune it first (mapet finetune {source} --data LABELLED "
+            "--out RUN), or give a fine-tuning, or an export of one."
+        )
     return found.encoder.eval()
 
 

@@ -126,7 +126,7 @@ def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe,
         MapetError: no fine-tuning, no checkpoint yet, or one that does not fit.
     """
     run = Run.open(folder)
-    classifier, _ = shaped(run)
+    classifier, about = shaped(run)
     if not run.last.exists():
         raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
     found = Checkpoint(run.last)
@@ -135,7 +135,9 @@ def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe,
         FineTuning(classifier).load_state_dict({**parts(tensors, "model"), **parts(tensors, "ema")})
     except RuntimeError as error:
         raise MapetError(f"{run.last} does not fit {run.classifier}: was one of them changed by hand?") from error
-    return classifier.eval(), read(run.recipe, FinetuneRecipe), found.step
+    t = read(run.recipe, FinetuneRecipe)
+    classifier.classes, classifier.crop_pct = tuple(map(str, about.get("classes") or ())), t.crop_pct
+    return classifier.eval(), t, found.step
 
 
 def build_optim(t: FinetuneRecipe, objective: FineTuning, batches: Batches) -> Optim:

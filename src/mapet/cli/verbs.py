@@ -37,6 +37,7 @@ GROUPS = {
     "Data and tokens": ("pack", "tokenizer", "tokenize"),
     "Training": ("quickstart", "pretrain", "finetune", "compare"),
     "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot"),
+    "Use": ("embed", "neighbours", "predict"),
     "Tools": ("export", "bench", "show", "list", "check"),
 }
 
@@ -118,6 +119,28 @@ VERBS = {
         "recipe resume data out objectives baselines seeds evaluate budget vary eval_data model epochs batch_size "
         "accelerator workers",
         "mapet compare cifar10-vit-tiny --out runs/table --seeds 3\nmapet compare --resume runs/table",
+    ),
+    "embed": Verb(
+        "write the features of images",
+        "embed FROM IMAGES --out FEATURES",
+        {"FROM": "run", "IMAGES": "images"},
+        "run images out pool layer normalize split batch_size accelerator workers overwrite",
+        "mapet embed runs/first photos --out features.npz\n"
+        "find photos -name '*.jpg' | mapet embed runs/first - --out features.npz",
+    ),
+    "neighbours": Verb(
+        "find the images nearest to one, in a file of features",
+        "neighbours FROM IMAGE --in FEATURES",
+        {"FROM": "run", "IMAGE": "image"},
+        "run image in out k images accelerator overwrite",
+        "mapet neighbours runs/first cat.jpg --in features.npz --out cat.png",
+    ),
+    "predict": Verb(
+        "write the classes of images, by a fine-tuned classifier",
+        "predict CLASSIFIER IMAGES [--out FILE]",
+        {"CLASSIFIER": "run", "IMAGES": "images"},
+        "run images out top_k crop_pct split batch_size accelerator workers overwrite",
+        "mapet predict runs/classifier photos --out predictions.csv\nmapet predict runs/classifier photo.jpg",
     ),
     "export": Verb(
         "write an encoder for other libraries",

@@ -53,8 +53,7 @@ class Folder:
 
     def image_id(self, i: int) -> str:
         """The path below the root, with "/"; unprintable characters are escaped, so that an id is one line."""
-        path = self._paths[i]
-        return path if path.isprintable() else "".join(map(_printable, path))
+        return printable(self._paths[i])
 
     def label(self, i: int) -> int:
         """The index of the image's class in ``classes``, or -1 without classes."""
@@ -127,6 +126,15 @@ def open_folder(root: Path, split: str) -> Folder:
     if not held_out:
         raise MapetError(no_held_out_text(root))
     return _noted(_held_out(Folder(root, "train"), [Folder(root, name) for name in held_out]))
+
+
+def open_all(root: Path) -> Folder:
+    """All images of a folder, whatever its splits; files left alone are logged once.
+
+    Raises:
+        MapetError: no images.
+    """
+    return _noted(Folder(root))
 
 
 def _held_out(train: Folder, others: list[Folder]) -> Folder:
@@ -211,6 +219,11 @@ def first_with_same_classes(train: HasClasses, others: list[C]) -> C:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
+
+
+def printable(path: str) -> str:
+    """The path with unprintable characters escaped, line breaks among them."""
+    return path if path.isprintable() else "".join(map(_printable, path))
 
 
 def _printable(letter: str) -> str:

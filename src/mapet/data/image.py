@@ -59,6 +59,16 @@ def decode_image(content: bytes) -> "Image.Image":
         return _decoded(BytesIO(content), "")
 
 
+def as_rgb(image: "Image.Image") -> "Image.Image":
+    """As ``read_image``, from an open PIL image, which stays as it is."""
+    from PIL import ImageOps
+
+    with _as_unreadable():
+        upright = ImageOps.exif_transpose(image)
+        upright.format = image.format  # decides about the range of deep images
+        return to_rgb(upright)
+
+
 @contextmanager
 def _as_unreadable() -> Iterator[None]:
     """Turn any exception into ``UnreadableImage``."""

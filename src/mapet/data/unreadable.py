@@ -34,6 +34,10 @@ class UnreadableImages:
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._reasons
 
+    def reason(self, image_id: str) -> str:
+        """Why an image of the list is unreadable."""
+        return self._reasons[image_id]
+
     def add(self, image_id: str, reason: str) -> None:
         """Add an image, unless it is known.
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mapet.method.encoder import run_blocks
 from mapet.utils.errors import MapetError, nearest
 
 POOLS = {  # (N, F) float32
@@ -54,23 +56,35 @@ def features(
     targets: list[Tensor] = []
     with _evaluating(encoder.to(target)), torch.autocast(target.type, precision, precision != torch.float32):
         for images, labels in batches:
-            found.append(_pooled(encoder, images.to(target, non_blocking=True), pool).to("cpu", dtype))
+            found.append(pooled(encoder, images.to(target, non_blocking=True), pool).to("cpu", dtype))
             targets.append(labels.long().cpu())
     if not found:
         raise MapetError("There are no images to encode: give a data set that is not empty.")
     return _joined(found), torch.cat(targets)
 
 
-def _pooled(encoder: nn.Module, images: Tensor, pool: str) -> Tensor:
-    """(B, C, height, width) → (B, F), (B, layers, 2 D) or (B, L, D)."""
+def pooled(encoder: nn.Module, images: Tensor, pool: str, layer: int | None = None) -> Tensor:
+    """(B, C, height, width) → (B, F), (B, layers, 2 D) or (B, L, D), as the encoder's mode has it.
+
+    Args:
+        encoder: as in ``features``; with ``layer`` an ``Encoder``.
+        images: normalised.
+        pool: as in ``features``.
+        layer: read the rows after so many blocks, without the final norm; None: the encoder's output.
+    """
     if pool == "layers":
         return _layers(encoder, images)
-    rows = encoder(images)
+    rows = encoder(images) if layer is None else _rows_after(encoder, images, layer)
     if pool == "patches":
         return rows[:, 1:]
     parts = {"avg": rows[:, 1:].mean(dim=1), "token": rows[:, 0]}
-    norm = getattr(encoder, "fc_norm", nn.Identity())
+    norm = getattr(encoder, "fc_norm", nn.Identity()) if layer is None else nn.Identity()
     return torch.cat([norm(parts[name]) for name in pool.split("+")], dim=1)
+
+
+def _rows_after(encoder: Any, images: Tensor, layer: int) -> Tensor:
+    """(B, C, height, width) → (B, 1 + L, D)."""
+    return run_blocks(encoder.blocks[:layer], encoder.embed(images) + encoder.pos_embed)
 
 
 def _layers(encoder: nn.Module, images: Tensor) -> Tensor:

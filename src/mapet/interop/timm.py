@@ -115,10 +115,12 @@ def _config(
 ) -> dict[str, Any]:
     """Return timm's ``config.json``: base architecture, arguments that override it, preprocessing."""
     size = next((name for name, size in SIZES.items() if size["embed_dim"] == encoder.embed_dim), "vit_base")
+    names = list(encoder.classes) if isinstance(encoder, Classifier) else []
     return {
         "architecture": f"{size}_patch16_224",
         **AN_EXPORT,
         "num_classes": encoder.num_classes,
+        **({"label_names": names} if names else {}),
         "num_features": encoder.embed_dim,
         "global_pool": encoder.global_pool,
         "model_args": arguments(encoder),
@@ -238,6 +240,9 @@ def load_export(folder: Path) -> Encoder:
         return encoder
     classifier = Classifier(**arguments(encoder), num_classes=model.num_classes)
     classifier.load_state_dict(model.state_dict())
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    classifier.classes = tuple(map(str, config.get("label_names") or ()))
+    classifier.crop_pct = float(model.pretrained_cfg.get("crop_pct") or 1.0)
     return classifier
 
 

@@ -121,7 +121,15 @@ class Encoder(nn.Module):
 
 
 class Classifier(Encoder):
-    """Encoder followed by its head."""
+    """Encoder followed by its head.
+
+    Attributes:
+        classes: class names in the order of the logits; empty if unknown.
+        crop_pct: share of an image's shorter side that tests crop.
+    """
+
+    classes: tuple[str, ...] = ()
+    crop_pct: float = 1.0
 
     def forward(self, images: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, H, W) → (B, num_classes) logits."""

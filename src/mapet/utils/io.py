@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,25 @@ def require_free(folder: Path, ours: Collection[str] = ()) -> None:
         raise MapetError(f"{folder} is a file: give another --out.")
     if other := sorted({path.name for path in folder.glob("*")} - {*ours, LOCK}):
         raise MapetError(f"{folder} is not empty (it holds {other[0]}): give another --out.")
+
+
+def require_replaceable(out: Path, overwrite: bool, ours: Callable[[Path], bool]) -> None:
+    """Require that a file does not exist, or that it may be overwritten and mapet wrote it.
+
+    Args:
+        out: the file.
+        overwrite: whether it may be replaced.
+        ours: whether mapet wrote it.
+
+    Raises:
+        MapetError: it is in the way.
+    """
+    if not os.path.lexists(out):
+        return
+    if out.is_symlink() or not out.is_file() or not ours(out):
+        raise MapetError(f"{out} exists, and mapet did not write it, so it is not replaced: give another --out.")
+    if not overwrite:
+        raise MapetError(f"{out} exists: give another --out, or replace it with --overwrite.")
 
 
 def encode_id(image_id: str) -> bytes:

@@ -1,0 +1,62 @@
+"""Settings of the verbs that use an encoder or a classifier on images without labels."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mapet.config.recipe import Accelerator
+from mapet.config.setting import Count, Option, Share, settings
+
+
+@settings
+class ReadingSettings:
+    """Which images are read, and how."""
+
+    split: Annotated[Literal["train", "test"] | None, Option(common=True)] = None
+    """Split of cifar10 or a folder; None: all images of a folder, and the training images of cifar10 or a pack."""
+    batch_size: Annotated[Count, Option(common=True)] = 64
+    """Images that the model sees at a time."""
+    num_heads: Count | None = None
+    """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
+    accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
+    """Device type; auto: the best available."""
+    workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
+    """Processes that decode images; None: up to 8 with an accelerator, none on a CPU."""
+    max_bad_fraction: Share = 1.0
+    """Largest fraction of images that may be unreadable; 1: any, as long as one image is readable."""
+
+
+@settings
+class EmbedSettings(ReadingSettings):
+    """Settings of ``embed``."""
+
+    pool: Annotated[Literal["avg", "token", "avg+token", "patches"], Option(common=True)] = "avg"
+    """Features: avg (mean of patches), token (class token), avg+token (both, concatenated) or patches (all)."""
+    layer: Annotated[Count | None, Option(common=True)] = None
+    """Read the rows after so many blocks, without the final norm; None: the encoder's output."""
+    normalize: Annotated[bool, Option(common=True)] = False
+    """Scale each vector to length 1."""
+
+
+@settings
+class PredictSettings(ReadingSettings):
+    """Settings of ``predict``."""
+
+    top_k: Annotated[Count, Option(common=True)] = 5
+    """Most probable classes of each image; at most all."""
+    crop_pct: Annotated[float | None, Field(gt=0, le=1), Option(common=True)] = None
+    """Share of the shorter side that is cropped, centred; None: that of the fine-tuning's tests."""
+
+
+@settings
+class NeighboursSettings:
+    """Settings of ``neighbours``."""
+
+    k: Annotated[Count, Option(common=True)] = 11
+    """Neighbours; at most all images."""
+    images: Annotated[str | None, Option(common=True)] = None
+    """Folder that holds the images of the features now, for the sheet; None: where they were embedded."""
+    num_heads: Count | None = None
+    """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
+    accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
+    """Device type; auto: the best available."""
