@@ -183,6 +183,7 @@ class _Runtime(TypedDict, total=False):
     grad_checkpointing: bool
     save_every: int
     cache_gib: float
+    timeout: float
     max_bad_fraction: float
 
 class _CompareSettings(_Compare, _Recipe, _Model, _Objective, _Tokenizer, _Optimization, _Runtime, total=False):

@@ -50,7 +50,7 @@ def pretrain(
 
     Raises:
         MapetError: a folder in use, settings, images or tokens that do not fit, or a loss that is not finite.
-        Stopped: SIGINT or SIGTERM came; ``resume`` continues.
+        Stopped: a signal to stop came (SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2); ``resume`` continues.
     """
     from mapet.engine.run import Run
 

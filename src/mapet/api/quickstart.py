@@ -54,7 +54,7 @@ def quickstart(
 
     Raises:
         MapetError: the images cannot be fetched, or a folder in use by something else.
-        Stopped: SIGINT or SIGTERM came; the same call resumes.
+        Stopped: a signal to stop came (SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2); the same call resumes.
     """
     from mapet.api.export import export
     from mapet.api.pretrain import pretrain

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from mapet.api.inputs import check_inputs_unchanged
@@ -13,6 +14,7 @@ from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 from mapet.utils.owned import RUN, is_aside, put_back
+from mapet.utils.signals import Signalled
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class RestoredEarlierRun(KeyboardInterrupt):
-    """Ctrl-C came before the first step of a run that was to overwrite another one, which is restored."""
+RESTORED = "an earlier run is restored"  # note of an error
+
+
+class RestoredEarlierRun(Signalled):
+    """A signal came before the first step of a run that was to overwrite another one, which is restored."""
 
 
 class Job(ABC, Generic[R]):
@@ -107,9 +112,13 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
 
     Raises:
         MapetError: a folder in use, settings or inputs that do not fit, or a loss that is not finite.
-        Stopped: SIGINT or SIGTERM came; resuming continues from the checkpoint that was written then.
+        Stopped: SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 came; resuming continues from the checkpoint that was
+            written then.
+        WorkersFailed, PeersLost: a loader worker or another process ended or hangs; resuming continues from the last
+            checkpoint.
         RestoredEarlierRun: Ctrl-C came before the first step, and an earlier run is restored.
     """
+    from mapet.data.workers import failures_named
     from mapet.engine.distributed import distributed
     from mapet.engine.run import Run
     from mapet.utils.process_group import first_process
@@ -137,8 +146,10 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
                 num_nodes=runtime.num_nodes,
                 precision=job.recipe.precision,
                 strategy=runtime.strategy,
+                minutes=runtime.timeout,
             )
         )
+        stack.enter_context(failures_named())
         _train(job, fabric)
     return run
 
@@ -217,8 +228,10 @@ def _restored_on_failure(run: "Run") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if put_back(run.folder, RUN) and isinstance(error, KeyboardInterrupt):
-            raise RestoredEarlierRun from None
+        if put_back(run.folder, RUN):
+            if isinstance(error, KeyboardInterrupt):
+                raise RestoredEarlierRun(getattr(error, "number", SIGINT)) from None
+            error.add_note(RESTORED)
         raise
 
 

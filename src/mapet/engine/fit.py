@@ -86,7 +86,7 @@ def fit(
 
     Raises:
         MapetError: the loss or the gradient is NaN or Inf; the last checkpoint is kept.
-        Stopped: SIGINT or SIGTERM; a checkpoint of the last step is written.
+        Stopped: a signal to stop; a checkpoint of the last step is written.
     """
     trained, model, optimizer = set_up(fabric, objective, optim.optimizer, compiled, grad_checkpointing)
     ema = {name: p.detach().clone() for name, p in trained.named_parameters()} if optim.ema_decay else {}
