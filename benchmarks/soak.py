@@ -18,6 +18,7 @@ complete training every image was seen exactly once in each epoch, with its own 
 """
 
 import argparse
+import ctypes
 import os
 import random
 import resource
@@ -143,6 +144,7 @@ class Group:
 
 
 def _child(work: Callable[[], int], error: Path, leader: int) -> int:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # it does not outlive the soak
     with suppress(OSError):
         os.setpgid(0, leader)
     for stream, path in ((1, os.devnull), (2, error)):
