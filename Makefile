@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Nothing is compiled at installation, so each process would compile torch anew: 20 s in place of 5.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart test check fix setup clean
+.PHONY: help quickstart test soak fuzz check fix setup clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,15 @@ quickstart: setup  ## from nothing to a pre-trained encoder and its scores
 
 test: setup  ## all tests, one file at a time on each core
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+SECONDS ?= 600
+
+soak: setup  ## trainings killed and damaged for SECONDS=600; the end must be bit-equal
+	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
+	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS) --processes 2
+
+fuzz: setup  ## damaged files and odd settings for SECONDS=600
+	$(BIN)/python benchmarks/fuzz.py --seconds $(SECONDS)
 
 check: setup  ## lint, types, import layers
 	$(BIN)/ruff check .

@@ -29,21 +29,26 @@ def read(path: str | Path, kind: type[T]) -> T:
     from mapet.config.upgrade import upgraded
 
     try:
-        return TypeAdapter(kind).validate_python(upgraded(_content(path), kind))
+        return TypeAdapter(kind).validate_python(upgraded(content(path), kind))
     except ValidationError as error:
         raise refusal(error, kind, f"{path}: ") from error
     except MapetError as error:
         raise MapetError(f"{path}: {error.option_text}") from error
 
 
-def _content(path: str | Path) -> Any:
+def content(path: str | Path) -> Any:
+    """What a YAML file holds, unchecked; {} if it is empty.
+
+    Raises:
+        MapetError: no such file, or not YAML.
+    """
     import yaml
 
     try:
         return yaml.safe_load(Path(path).read_text()) or {}
     except OSError as error:
         raise MapetError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError, KeyError, OverflowError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise MapetError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
 
 

@@ -21,6 +21,7 @@ import mmap
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -73,7 +74,7 @@ class Packed:
             self._ids = PackedLines(folder / KEYS)
             self._file = _mapped(folder / IMAGES)
             self._bytes = np.frombuffer(self._file, np.uint8)
-        except (OSError, TypeError, ValueError, EOFError) as error:
+        except (OSError, TypeError, ValueError, EOFError, SyntaxError, TokenError) as error:
             raise MapetError(f"{folder} is damaged ({error}): delete it and pack again, or restore it.") from error
         if fault := self._fault(header["count"]):
             raise MapetError(f"{folder} is damaged ({fault}): delete it and pack again, or restore it.")

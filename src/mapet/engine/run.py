@@ -31,6 +31,7 @@ from torch import Tensor
 
 from mapet.engine.checkpoint import INDEX, Checkpoint, clean, exists, remove, write_file, write_parts
 from mapet.engine.generations import LAST, newest, rotate, trust
+from mapet.engine.rows import trim
 from mapet.utils.errors import MapetError
 from mapet.utils.io import load_json, replace_file, sync, writing
 from mapet.utils.lock import LOCK, Lock
@@ -257,13 +258,8 @@ class Run:
             drop(self.folder)
 
     def trim_metrics(self, step: int) -> None:
-        """Delete the rows after ``step``, and an incomplete last line."""
-        if not self.metrics.is_file():
-            return
-        lines = self.metrics.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole[1:] if int(line.split(",", 1)[0]) <= step]
-        replace_file(self.metrics, "".join([*whole[:1], *kept]))
+        """Delete the rows after ``step``, and damaged ones; missing ones are logged."""
+        trim(self.metrics, step)
 
 
 class _LogFile(logging.Handler):
