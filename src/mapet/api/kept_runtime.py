@@ -10,12 +10,18 @@ from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
 
 FILE = "runtime.json"
-KEPT = ("max_bad_fraction",)
+KEPT = ("max_bad_fraction", "micro_batch_size")
 
 
 def keep(runtime: Runtime, folder: Path) -> None:
     """Write the kept settings into the folder of a run or a comparison."""
     replace_file(folder / FILE, json.dumps({name: getattr(runtime, name) for name in KEPT}, indent=1) + "\n")
+
+
+def with_kept(runtime: Runtime, folder: str | Path) -> Runtime:
+    """The settings with the micro-batch size that a run began with, unless they have one: sums are rounded alike."""
+    size = runtime.micro_batch_size
+    return replace(runtime, micro_batch_size=kept(folder).micro_batch_size if size is None else size)
 
 
 def kept(folder: str | Path) -> Runtime:

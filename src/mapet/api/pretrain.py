@@ -127,6 +127,12 @@ class Pretraining(Job[Recipe]):
         name = short_name(r.objective.name)
         return {"model": f"{r.model.name}, {millions:.1f} M parameters; {name}: {predicted}"}
 
+    def fitted(self, batches: "PretrainBatches", objective: "nn.Module", fabric: "Fabric") -> Runtime:
+        """As predicted from the recipe."""
+        from mapet.api.memory import fit_to_memory
+
+        return fit_to_memory(self, batches, objective, fabric)
+
     def optim(self, objective: "nn.Module", batches: "PretrainBatches") -> "Optim":
         """AdamW."""
         from mapet.build.pretrain import build_optim

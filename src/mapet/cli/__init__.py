@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_stdout()
         return 141
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+        if type(error).__name__ != "OutOfMemoryError" and "DefaultCPUAllocator" not in str(error):
             raise
         return _fail(OUT_OF_MEMORY)
     except OSError as error:
