@@ -161,10 +161,7 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
         same = job.identity(batches)
         check_inputs_unchanged(run, images.source, images.indices, same, job.inputs, with_labels=job.with_labels)
     objective = job.objective(batches, fabric)
-    before, job.runtime = job.runtime, job.fitted(batches, objective, fabric)
-    runtime, more = job.runtime, Halving(job, objective, fabric)
-    if fabric.is_global_zero and runtime != before:
-        keep(runtime, run.folder)
+    more, runtime = _fit_to_memory(job, batches, objective, fabric), job.runtime
     steps = f"{epochs:g} epochs × {batches.steps_per_epoch} steps of {batch_line(batch_size, lr, runtime)}"
     data = f"{images.source.name}: {len(images.indices):,} images"
     for name, line in {"data": data, **job.plan(batches, objective), "steps": steps}.items():
@@ -198,6 +195,14 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
         log.info(f"note      {note}")
     if fabric.is_global_zero:
         log.info(f"done      {job.summary(objective, batches)} → {run.folder}")
+
+
+def _fit_to_memory(job: Job[Any], batches: Any, objective: Any, fabric: "Fabric") -> Halving:
+    """Choose and keep a micro-batch size. Returns what answers a step that does not fit all the same."""
+    before, job.runtime = job.runtime, job.fitted(batches, objective, fabric)
+    if fabric.is_global_zero and job.runtime != before:
+        keep(job.runtime, job.run.folder)
+    return Halving(job, objective, fabric)
 
 
 def _log_schedule(optim: "Optim", steps: int) -> None:
