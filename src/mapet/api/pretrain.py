@@ -157,6 +157,12 @@ class Pretraining(Job[Recipe]):
         every = max(1, round(self.runtime.probe_every * batches.steps_per_epoch))
         return [*(range(every, batches.steps, every) if self.runtime.probe_every else ()), batches.steps]
 
+    def fitted(self, batches: "PretrainBatches", objective: "nn.Module", fabric: "Fabric") -> Runtime:
+        """As predicted from the recipe."""
+        from mapet.api.memory import fit_to_memory
+
+        return fit_to_memory(self, batches, objective, fabric)
+
     def optim(self, objective: "nn.Module", batches: "PretrainBatches") -> "Optim":
         """AdamW."""
         from mapet.build.pretrain import build_optim

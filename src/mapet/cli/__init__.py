@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_stdout()
         return 141
     except RuntimeError as error:
-        if type(error).__name__ == "OutOfMemoryError":
+        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
             return _fail(OUT_OF_MEMORY)
         from mapet.data.workers import workers_failed
 

@@ -24,7 +24,8 @@ class Runtime:
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """Strategy for several devices: ddp, or fsdp, which shards weights, gradients and optimizer state."""
     micro_batch_size: Annotated[Count | None, Option(old=("micro_batch",), common=True)] = None
-    """Largest number of images that a device processes at once, to save memory; None: its share of the batch."""
+    """Largest number of images that a device processes at once, to save memory; None: its share of the batch, or the
+    half, quarter … of it that is predicted to fit into memory."""
     compile: bool = False
     """Compile the objective with torch.compile."""
     grad_checkpointing: bool = False

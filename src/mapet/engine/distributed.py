@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mapet.engine.gpu import require_kernels
 from mapet.engine.memory import keep_freed
 from mapet.utils.errors import MapetError
 from mapet.utils.process_group import ProcessGroup, launched
@@ -225,16 +226,17 @@ def pick_device(accelerator: str = "auto") -> torch.device:
     """The device for ``accelerator``; "auto" prefers cuda to mps to cpu.
 
     Raises:
-        MapetError: this machine does not have it.
+        MapetError: this machine does not have it, or the installed torch has no kernels for it.
     """
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     available = [name for name, found in have.items() if found]
-    if accelerator == "auto":
-        return torch.device(available[0])
-    if accelerator not in available:
+    if accelerator not in ("auto", *available):
         choices = ", ".join(available)
         raise MapetError(f'This machine has no accelerator "{accelerator}": choose one of auto, {choices}.')
-    return torch.device(accelerator)
+    device = torch.device(available[0] if accelerator == "auto" else accelerator)
+    if device.type == "cuda":
+        require_kernels()
+    return device
 
 
 def cores() -> int:
