@@ -17,6 +17,9 @@ quickstart: setup  ## from nothing to a pre-trained encoder and its scores
 test: setup  ## all tests, one file at a time on each core
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+mutants: setup  ## do the tests of ROOM notice NUMBER random changes of it? (SEED)
+	$(BIN)/python tools/mutants.py --room $(or $(ROOM),method) --number $(or $(NUMBER),40) --seed $(or $(SEED),0)
+
 check: setup  ## lint, types, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
