@@ -135,8 +135,8 @@ def judged(mutant: Mutant, module: str, covered: dict, copy: Path, limit: float)
     try:
         for tests in (of_line, of_module, elsewhere):
             if tests:
-                first = sorted(tests, key=seconds.get)
-                allowed = limit + 3 * sum(map(seconds.get, first))
+                first = sorted(tests, key=lambda test: (tests is elsewhere and path.stem not in test, seconds[test]))
+                allowed = limit + 3 * sum(seconds[test] for test in first)
                 code = pytest_in_a_fork([*PYTEST, "-x", *first], copy, allowed)
                 if code != SURVIVED:
                     return "timeout" if code == -signal.SIGKILL else "killed"
@@ -145,19 +145,19 @@ def judged(mutant: Mutant, module: str, covered: dict, copy: Path, limit: float)
     return "survived" if of_line else "not run"
 
 
-def drawn(room: str, number: int, seed: int, only: str) -> list[tuple[str, Mutant]]:
-    """``number`` mutants of the room, as many from each module as it has."""
+def drawn(room: str, number: int, seed: int, only: list[str]) -> list[tuple[str, Mutant]]:
+    """``number`` mutants of the room, one of each module in turn."""
     source, chance = ROOT / "src" / "mapet", random.Random(f"{room} {seed}")
     decks = {}
     for path in sorted((source / room).rglob("*.py")):
-        if only in path.name and (deck := mutants(path.read_bytes())):
+        if (path.stem in only or not only) and (deck := mutants(path.read_bytes())):
             chance.shuffle(deck)
             decks[path.relative_to(source).as_posix()] = deck
     chosen, names = [], list(decks)
     chance.shuffle(names)
     while len(chosen) < number and any(decks.values()):
         chosen += [(name, decks[name].pop()) for name in names if decks[name]]
-    return sorted(chosen[:number], key=lambda one: (one[0], one[1].line))
+    return chosen[:number]
 
 
 def listed() -> set[tuple[str, str, str]]:
@@ -172,8 +172,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--room", required=True, choices=ROOMS, help="folder of src/mapet")
     parser.add_argument("--number", type=int, default=40, help="mutants, spread over the modules of the room")
     parser.add_argument("--seed", type=int, default=0, help="which mutants")
-    parser.add_argument("--module", default="", help="only files whose name holds this text")
+    parser.add_argument("--modules", nargs="+", default=[], help="only the files of these names, without .py")
     parser.add_argument("--tests", nargs="+", help="test files; by default the folder of the room")
+    parser.add_argument("--minutes", type=float, default=600.0, help="begin no mutant after this time")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds added to thrice the tests' own time")
     return parser.parse_args()
 
@@ -188,16 +189,18 @@ def main() -> int:
     import timm  # noqa: F401
     import torchvision  # noqa: F401
 
-    known, results = listed(), defaultdict(list)
-    chosen = drawn(options.room, options.number, options.seed, options.module)
+    known, results, end = listed(), defaultdict(list), time.monotonic() + 60 * options.minutes
+    chosen = drawn(options.room, options.number, options.seed, options.modules)
     with tempfile.TemporaryDirectory() as folder:
         copy = copied(Path(folder))
         tests = options.tests or [f"tests/{options.room}"]
         covered = noted(copy, options.room, tests, 3600.0)
-        print(
-            f"{len(chosen)} mutants of {options.room}, seed {options.seed}; {len(covered['seconds'])} tests", flush=True
-        )
+        seconds = covered["seconds"].values()
+        print(f"{len(chosen)} mutants of {options.room}, seed {options.seed}", flush=True)
+        print(f"{len(seconds)} tests, {sum(seconds):.0f} s", flush=True)
         for module, mutant in chosen:
+            if time.monotonic() > end:
+                break
             verdict = judged(mutant, module, covered, copy, options.limit)
             equivalent = {(module, mutant.before, after) for after in ("", mutant.after)} & known
             if verdict in ("survived", "not run") and equivalent:
