@@ -181,3 +181,12 @@ def test_each_group_is_trained_at_the_schedules_rate_times_its_scale(tmp_path):
         moved = (parameter - before[name]).abs().max().item()
         assert moved == pytest.approx(0.0025 if "0.weight" in name else 0.01, rel=1e-3)
     assert run.metrics.read_text().splitlines()[1].split(",")[:3] == ["1", "1", "0.01"]  # the schedule's own
+
+
+def test_a_group_without_a_scale_has_the_schedules_rate(tmp_path):
+    toy, before = Toy(), dict(Toy().named_parameters())
+    adam = torch.optim.Adam(toy.parameters())
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fit(toy, Numbers(steps=1), Optim(adam, lambda step: 0.01), fabric, Run.create(tmp_path / "run"))
+    for name, parameter in toy.named_parameters():
+        assert (parameter - before[name]).abs().max().item() == pytest.approx(0.01, rel=1e-3)
