@@ -139,12 +139,12 @@ def _run(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes that do something: no annotations, texts of errors, format strings, checks of the program itself."""
     if isinstance(node, ast.Assert) or (isinstance(node, ast.keyword) and node.arg == "strict"):
         return
-    yield node
-    if isinstance(node, ast.Raise | ast.JoinedStr | ast.ImportFrom | ast.Import):
-        return
     name = getattr(node, "test", None) if isinstance(node, ast.If) else None
     bases = node.bases if isinstance(node, ast.ClassDef) else [name]
     if any(isinstance(base, ast.Name) and base.id in NOT_RUN for base in bases):
+        return
+    yield node
+    if isinstance(node, ast.Raise | ast.JoinedStr | ast.ImportFrom | ast.Import):
         return
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "type_params"):
