@@ -65,7 +65,7 @@ def test_a_batch_that_does_not_fit_is_split_and_noted_and_kept(images, by_four, 
     (note,) = [line for line in lines(run, "note") if "micro-batch-size" in line]
     assert "--micro-batch-size 4 is chosen" in note
     assert "16 = 4 parts × 4" in lines(run, "steps")[0]
-    assert kept(run.folder).micro_batch_size == 4
+    assert kept(run.folder, Runtime).micro_batch_size == 4
     assert same(run, by_four)
 
 
@@ -74,7 +74,7 @@ def test_where_the_batch_fits_nothing_is_chosen(images, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(memory, "available", lambda device: None)
         assert same(run, train(images, tmp_path / "unknown"))
-    assert kept(run.folder).micro_batch_size is None
+    assert kept(run.folder, Runtime).micro_batch_size is None
     assert not [line for line in lines(run, "note") if "micro-batch" in line]
     (line,) = lines(run, "memory")
     assert all(part in line for part in ("GiB", "at the peak: process", "weights", "optimizer", "step", "available"))
@@ -100,7 +100,7 @@ def test_a_resumed_run_keeps_the_chosen_size_whatever_is_available(images, by_fo
 def test_a_given_size_is_not_changed_but_noted(images, tmp_path, monkeypatch):
     room_for(monkeypatch, 4)
     run = train(images, tmp_path / "run", micro_batch_size=8)
-    assert kept(run.folder).micro_batch_size == 8
+    assert kept(run.folder, Runtime).micro_batch_size == 8
     assert [line for line in lines(run, "note") if "may not fit: use a smaller --micro-batch-size" in line]
 
 
@@ -140,7 +140,7 @@ def test_exhausted_memory_is_answered_by_half_the_micro_batch(images, by_four, t
     monkeypatch.setattr(fit, "backward", failing(1, error))
     run = train(images, tmp_path / "run", micro_batch_size=8)
     assert [line for line in lines(run, "note") if "8 images at a time do not fit" in line]
-    assert kept(run.folder).micro_batch_size == 4
+    assert kept(run.folder, Runtime).micro_batch_size == 4
     assert same(run, by_four)
     assert run.metrics.read_text() == by_four.metrics.read_text()
 
