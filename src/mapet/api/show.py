@@ -1,6 +1,7 @@
 """Show a recipe: its attention pattern as text, and what it costs."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from mapet.api.memory import in_units, listed, memory_of
@@ -102,4 +103,5 @@ def cost(recipe: Recipe) -> str:
         one = memory_of(recipe, Runtime(micro_batch_size=1))
         single = f"; {in_units(one.total)} with --micro-batch-size 1" if one else ""
         lines["memory"] = f"{in_units(need.total)} for steps of {recipe.optimization.batch_size}: {parts}{single}"
-    return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+    indent = " " * 11
+    return "\n".join(fill(f"{name:<10} {text}", 80, subsequent_indent=indent) for name, text in lines.items())
