@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from mapet.api.inputs import check_inputs_unchanged
 from mapet.api.kept_runtime import keep
+from mapet.api.moved import Moved
 from mapet.config.file import save
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
@@ -40,11 +41,13 @@ class Job(ABC, Generic[R]):
         label: start of the progress line.
         inputs: what must not change before a resumed run ends, in words.
         with_labels: whether the images' labels belong to it.
+        moved: inputs that lie elsewhere than when the run was begun.
     """
 
     label: ClassVar[str]
     inputs: str
     with_labels: ClassVar[bool] = False
+    moved: Moved | None = None
 
     def __init__(self, run: "Run", recipe: R, runtime: Runtime) -> None:
         self.run, self.recipe, self.runtime = run, recipe, runtime
@@ -67,6 +70,10 @@ class Job(ABC, Generic[R]):
     @abstractmethod
     def identity(self, batches: Any) -> dict[str, Any]:
         """What else than the images must not change before a resumed run ends, ready for JSON."""
+
+    def contents(self, batches: Any) -> dict[str, str]:
+        """Hashes of what else is read than images, which a run of an earlier version did not keep."""
+        return {}
 
     @abstractmethod
     def objective(self, batches: Any, fabric: "Fabric") -> "nn.Module":
@@ -152,8 +159,18 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
     batches = job.batches(fabric)
     images = batches.shuffled
     if fabric.is_global_zero:
-        same = job.identity(batches)
-        check_inputs_unchanged(run, images.source, images.indices, same, job.inputs, with_labels=job.with_labels)
+        check_inputs_unchanged(
+            run,
+            images.source,
+            images.indices,
+            job.identity(batches),
+            job.inputs,
+            with_labels=job.with_labels,
+            contents=job.contents(batches),
+            moved=job.moved,
+        )
+        if job.moved:
+            save(job.recipe, run.recipe)
     objective = job.objective(batches, fabric)
     steps = f"{epochs:g} epochs × {batches.steps_per_epoch} steps of {batch_line(batch_size, lr, runtime)}"
     data = f"{images.source.name}: {len(images.indices):,} images"

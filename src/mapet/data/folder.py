@@ -63,6 +63,10 @@ class Folder:
         """The image in RGB; raises ``UnreadableImage``."""
         return read_image(self.root / self._paths[i])
 
+    def content(self, i: int) -> tuple[str, bytes]:
+        """The bytes of the image file, and what they are."""
+        return "file", (self.root / self._paths[i]).read_bytes()
+
     def note(self) -> str:
         """Which files are left alone, and which sub-folders hold no image; empty if there are none."""
         empty = [child for child in self._empty() if child not in self.classes]
