@@ -63,7 +63,8 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     nested = content if isinstance(content, Mapping) else {}
     state = next((nested[key] for key in keys if isinstance(nested.get(key), Mapping)), nested)
     if not state or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
-        raise MapetError(f"{path} does not hold a state dict: give {WANTED}.")
+        found = ", ".join(map(str, list(state)[:3])) or type(content).__name__
+        raise MapetError(f"{path} does not hold a state dict (it holds {found}): give {WANTED}.")
     return {re.sub(WRAPPED, "", name): tensor for name, tensor in state.items()}
 
 
