@@ -159,18 +159,7 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
     batches = job.batches(fabric)
     images = batches.shuffled
     if fabric.is_global_zero:
-        check_inputs_unchanged(
-            run,
-            images.source,
-            images.indices,
-            job.identity(batches),
-            job.inputs,
-            with_labels=job.with_labels,
-            contents=job.contents(batches),
-            moved=job.moved,
-        )
-        if job.moved:
-            save(job.recipe, run.recipe)
+        _check_inputs(job, batches)
     objective = job.objective(batches, fabric)
     steps = f"{epochs:g} epochs × {batches.steps_per_epoch} steps of {batch_line(batch_size, lr, runtime)}"
     data = f"{images.source.name}: {len(images.indices):,} images"
@@ -204,6 +193,23 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
         log.info(f"note      {note}")
     if fabric.is_global_zero:
         log.info(f"done      {job.summary(objective, batches)} → {run.folder}")
+
+
+def _check_inputs(job: Job[Any], batches: Any) -> None:
+    """Refuse other inputs than those of the begin; where they lie elsewhere now, the recipe in the folder says so."""
+    images = batches.shuffled
+    check_inputs_unchanged(
+        job.run,
+        images.source,
+        images.indices,
+        job.identity(batches),
+        job.inputs,
+        with_labels=job.with_labels,
+        contents=job.contents(batches),
+        moved=job.moved,
+    )
+    if job.moved:
+        save(job.recipe, job.run.recipe)
 
 
 def _log_schedule(optim: "Optim", steps: int) -> None:

@@ -29,22 +29,36 @@ def read(path: str | Path, kind: type[T]) -> T:
     from mapet.config.upgrade import upgraded
 
     try:
-        return TypeAdapter(kind).validate_python(upgraded(_content(path), kind))
+        return TypeAdapter(kind).validate_python(upgraded(content(path), kind))
     except ValidationError as error:
         raise refusal(error, kind, f"{path}: ") from error
     except MapetError as error:
         raise MapetError(f"{path}: {error.option_text}") from error
 
 
-def _content(path: str | Path) -> Any:
+def content(path: str | Path) -> Any:
+    """What a YAML file holds; nothing of it is checked.
+
+    Raises:
+        MapetError: no such file, or not YAML.
+    """
     import yaml
 
     try:
-        return yaml.safe_load(Path(path).read_text()) or {}
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise MapetError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError, KeyError, OverflowError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise MapetError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    except RecursionError as error:
+        raise MapetError(f"{path} is not YAML of settings: it is nested too deeply.") from error
+    except UnicodeDecodeError as error:
+        raise MapetError(f"{path} is not YAML: it is not text in UTF-8 (byte {error.start}).") from error
+    except Exception as error:  # PyYAML builds dates and numbers, whose exceptions vary
+        reason = " ".join(str(error).split())[:100]
+        raise MapetError(
+            f"{path} is not YAML: a value like a date or a number is none ({reason}); put it in quotes if it is text."
+        ) from error
 
 
 def _plain(value: Any) -> Any:
