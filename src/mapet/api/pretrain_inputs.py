@@ -35,7 +35,8 @@ def validate(recipe: Recipe, runtime: Runtime) -> None:
     from mapet.tokenizers.teacher import require_teacher
 
     objective_type(recipe.objective.name)
-    images, crops = open_images(recipe.data, recipe.max_images, recipe.seed, runtime), random_crops(recipe)
+    images = open_images(recipe.data, recipe.max_images, recipe.seed, runtime, max_pixels=recipe.max_pixels)
+    crops = random_crops(recipe)
     require_batch(images.source, recipe.max_images, recipe.optimization.batch_size)
     require_shown(images.source, [student_view(recipe)], crops)
     pick_device(runtime.accelerator)
@@ -136,7 +137,8 @@ def _images(run: "Run", recipe: Recipe, runtime: Runtime) -> "Images":
     """The recipe's images; unreadable ones are listed in the run's folder."""
     from mapet.build.batches import open_images
 
-    return open_images(recipe.data, recipe.max_images, recipe.seed, runtime, run.unreadable_images)
+    r = recipe
+    return open_images(r.data, r.max_images, r.seed, runtime, run.unreadable_images, r.max_pixels)
 
 
 def _tokenizer(folder: Path, recipe: Recipe) -> "Tokenizer":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mapet.build.known_ids import under_known_ids
 from mapet.config.recipe import Recipe, Runtime
+from mapet.config.training import MAX_PIXELS
 from mapet.data.augment import jitter, normalize, to_float
 from mapet.data.crop import Crops, TransformPolicy
 from mapet.data.dataset import ImageDataset, open_dataset
@@ -48,14 +49,19 @@ class Images(NamedTuple):
 
 
 def open_images(
-    data: str, max_images: int | None, seed: int, runtime: Runtime, listed_in: Path | None = None
+    data: str,
+    max_images: int | None,
+    seed: int,
+    runtime: Runtime,
+    listed_in: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Images:
     """The training images of a data set, or ``max_images`` of them; unreadable ones are listed in a file.
 
     Raises:
         MapetError: no images.
     """
-    source = open_dataset(data)
+    source = open_dataset(data, max_pixels=max_pixels)
     indices = choose_indices(source, max_images, seed)
     return Images(source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction, listed_in))
 
