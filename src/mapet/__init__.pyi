@@ -95,6 +95,7 @@ class _Recipe(TypedDict, total=False):
 
     data: str | PathLike[str]
     max_images: int | None
+    max_pixels: int
     precision: Literal["float32", "bfloat16"]
     seed: int
     tokens: str | PathLike[str] | None
@@ -210,6 +211,7 @@ class _Embed(TypedDict, total=False):
     num_heads: int | None
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
     workers: int | None
+    max_pixels: int
     max_bad_fraction: float
     pool: Literal["avg", "token", "avg+token", "patches"]
     layer: int | None
@@ -239,6 +241,7 @@ class _Feature(TypedDict, total=False):
     """Settings of ``FeatureSettings``."""
 
     max_images: int | None
+    max_pixels: int
     random: bool
     num_heads: int | None
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
@@ -275,6 +278,7 @@ class _FinetuneRecipeOfFinetune(TypedDict, total=False):
     """Settings of ``FinetuneRecipe``."""
 
     max_images: int | None
+    max_pixels: int
     precision: Literal["float32", "bfloat16"]
     seed: int
     init: str | PathLike[str]
@@ -321,6 +325,7 @@ class _FitTokenizer(TypedDict, total=False):
     image_size: int
     patch_size: int
     max_images: int | None
+    max_pixels: int
     seed: int
     batch_size: int
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
@@ -345,6 +350,7 @@ class _InspectTokenizer(TypedDict, total=False):
     """Settings of ``InspectTokenizerSettings``."""
 
     max_images: int | None
+    max_pixels: int
     num_codes: int
     show: str | PathLike[str]
     compare_with: str | PathLike[str] | None
@@ -376,6 +382,7 @@ class _Pack(TypedDict, total=False):
     size: int
     quality: int | None
     max_images: int | None
+    max_pixels: int
     seed: int
     workers: int | None
     max_bad_fraction: float
@@ -391,6 +398,7 @@ class _Predict(TypedDict, total=False):
     num_heads: int | None
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
     workers: int | None
+    max_pixels: int
     max_bad_fraction: float
     top_k: int
     crop_pct: float | None
@@ -433,6 +441,7 @@ class _Tokenize(TypedDict, total=False):
     image_size: int
     patch_size: int
     max_images: int | None
+    max_pixels: int
     seed: int
     batch_size: int
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
@@ -463,6 +472,7 @@ class _VQKDRecipeOfTrainVqkd(TypedDict, total=False):
     """Settings of ``VQKDRecipe``."""
 
     max_images: int | None
+    max_pixels: int
     precision: Literal["float32", "bfloat16"]
     seed: int
     teacher: str | PathLike[str]

@@ -21,7 +21,15 @@ from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier
 
 # What no publication fixes. The published runs are in mixed float16.
-OURS = {"data": "", "init": "", "tokens": None, "max_images": None, "precision": "bfloat16", "seed": 0}
+OURS = {
+    "data": "",
+    "init": "",
+    "tokens": None,
+    "max_images": None,
+    "max_pixels": 89_478_485,
+    "precision": "bfloat16",
+    "seed": 0,
+}
 
 MAPET_BASE = {
     "scale": None,  # the published crop of scale 1 and ratio 1 is the whole centred square
@@ -115,7 +123,15 @@ PRETRAINING = {
 }
 
 BACKBONE = ("image_size", "num_heads", "name", "embed_dim", "depth", "patch_size", "init_values", "pos_embed")
-OURS_TUNED = {"init": "", "data": "", "max_images": None, "fresh_head": False, "precision": "bfloat16", "seed": 0}
+OURS_TUNED = {
+    "init": "",
+    "data": "",
+    "max_images": None,
+    "max_pixels": 89_478_485,
+    "fresh_head": False,
+    "precision": "bfloat16",
+    "seed": 0,
+}
 OURS_TUNED |= {f"backbone.{name}": None for name in BACKBONE}  # all that FROM has of its own
 
 TUNED_BASE = {
@@ -202,7 +218,15 @@ def test_the_defaults_of_fine_tuning_are_mae_s():
 
 def test_the_defaults_of_vq_kd_are_beit_2_s():
     """But for the teacher, codes that start again where they are not used, and the warm-up, which begins at 0."""
-    ours = {"data": "", "max_images": None, "precision": "float32", "seed": 0, "restart": 0.05, "warmup_lr": 1e-6}
+    ours = {
+        "data": "",
+        "max_images": None,
+        "max_pixels": 89_478_485,
+        "precision": "float32",
+        "seed": 0,
+        "restart": 0.05,
+        "warmup_lr": 1e-6,
+    }
     ours |= {"teacher": "efficientnet_lite0", "teacher_stage": None, "teacher_output": "stage", "teacher_weights": None}
     assert dotted(VQKDRecipe()) == {
         **ours,

@@ -2,6 +2,8 @@
 
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 import warnings
 import zlib
@@ -11,7 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapet.data.image import KINDS, UnreadableImage, image_suffixes, read_image
+import mapet
+from mapet.config import training
+from mapet.data.dataset import open_dataset
+from mapet.data.image import KINDS, MAX_PIXELS, UnreadableImage, image_suffixes, read_image
+from mapet.utils.errors import MapetError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
@@ -254,3 +260,81 @@ def test_permissions(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(UnreadableImage, match="unreadable: Permission denied"):
         read_image(path)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from mapet.data.image import read_image
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+from PIL import Image
+import numpy
+Image.init()
+before = peak()
+assert read_image(Path(sys.argv[1])).mode == "RGB"
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.parametrize("mode", ["I;16", "F", "L", "P", "RGB", "RGBA", "CMYK"])
+def test_decoding_takes_eight_bytes_for_each_pixel(tmp_path: Path, mode: str) -> None:
+    side = 3000
+    deep = np.zeros((side, side), np.uint16 if mode == "I;16" else np.float32)
+    image = Image.fromarray(deep) if mode in ("I;16", "F") else Image.new(mode, (side, side))
+    path = saved(tmp_path / "large.tiff", image, **({"transparency": 0} if mode == "P" else {}))
+    if mode in ("I;16", "P"):
+        path = saved(tmp_path / "large.png", image, **({"transparency": 0} if mode == "P" else {}))
+    found = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 8.5 * side**2 + (48 << 20)  # strips, and buffers of the decoders
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_strips_do_not_change_transparent_images(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (17, 5, 4), dtype=np.uint8)
+    image = Image.fromarray(values).convert(mode)
+    options = {"transparency": 3} if mode == "P" else {}
+    path = saved(tmp_path / "some.png", image, **options)
+    layer = Image.open(path).convert("RGBA")
+    whole = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    for strip in (1, 12, 1 << 20):
+        monkeypatch.setattr("mapet.data.image.STRIP", strip)
+        assert np.array_equal(np.asarray(read_image(path)), np.asarray(whole))
+
+
+def test_the_largest_number_of_pixels_can_be_given(images: Path, tmp_path: Path) -> None:
+    assert training.MAX_PIXELS == MAX_PIXELS
+    (tmp_path / "large").mkdir()
+    path = saved(tmp_path / "large" / "mosaic.png", Image.new("L", (10_000, 10_000)))
+    with pytest.raises(UnreadableImage, match=r"bomb: 10000 x 10000 pixels, more than 89,478,485 \(--max-pixels\)"):
+        read_image(path)
+    assert read_image(path, 10**8).size == (10_000, 10_000)
+    assert open_dataset(str(path.parent), max_pixels=10**8).read(0).size == (10_000, 10_000)
+
+
+SIZES = {"image_size": 16, "patch_size": 4, "accelerator": "cpu"}
+SMALL = {**SIZES, "model": "custom", "embed_dim": 16, "depth": 1, "num_heads": 2, "batch_size": 4, "epochs": 1}
+SMALL |= {"warmup_epochs": 0}
+FIT = {**SIZES, "teacher": "pixels", "vocab_size": 4, "iterations": 1}
+VQKD = {**SMALL, "teacher": "pixels", "vocab_size": 4, "code_dim": 4, "decoder_depth": 1}
+VQKD.pop("model")
+VERBS = {
+    "pretrain": lambda data, out, **few: mapet.pretrain(data=data, out=out, objective="mae", **SMALL, **few),
+    "finetune": lambda data, out, **few: mapet.finetune("random", data, out, **SMALL, **few),
+    "train_vqkd": lambda data, out, **few: mapet.train_vqkd(data, out, **VQKD, **few),
+    "tokenize": lambda data, out, **few: mapet.tokenize(data, out, **FIT, **few),
+    "fit_tokenizer": lambda data, out, **few: mapet.fit_tokenizer(data, out, **FIT, restarts=1, **few),
+    "pack": lambda data, out, **few: mapet.pack(data, out, size=16, **few),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_that_reads_images_takes_it(images: Path, tmp_path: Path, verb: str) -> None:
+    """The images have 24, 32 or 40 rows of 32 pixels."""
+    few = {"max_pixels": 32 * 32}
+    with pytest.raises(MapetError, match=r"pixels, more than 1,024 \(max_pixels\)|pixels, more than 1,024"):
+        VERBS[verb](images, tmp_path / "strict", **few)
+    out = tmp_path / "out"
+    VERBS[verb](images, out, **few, max_bad_fraction=0.6)
+    assert len((out / "unreadable-images.txt").read_text().splitlines()) >= 1

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import re
 import sys
 import types
 from itertools import accumulate
@@ -96,8 +97,27 @@ def test_a_pickled_module_is_not_opened(tmp_path, absent, old):
     said = str(caught.value)
     assert "\n" not in said
     assert "more than tensors (dall_e.encoder.Encoder)" in said
-    assert "torch.load('encoder.pkl', weights_only=False)" in said
+    assert f"torch.load('{path}', weights_only=False)" in said
     assert "content.state_dict() of a module, or the part of a dict" in said
+
+
+@OLD
+def test_the_printed_lines_convert_a_configuration_beside_the_weights(tmp_path, absent, old):
+    """As checkpoints of fairseq have one of OmegaConf; weights may be transposed or shared."""
+    make, leave = absent
+    config = make("omegaconf.dictconfig", "DictConfig")()
+    weights = torch.arange(6.0).view(2, 3)
+    path = write(tmp_path / "some.pt", {"model": {"a": weights, "b": weights, "c": weights.T}, "cfg": config}, old)
+    with pytest.raises(
+        MapetError, match=r"omegaconf.dictconfig.DictConfig.* where Python can import omegaconf"
+    ) as caught:
+        read_weights(path)
+    lines = re.search(r": (content = .*), where STATE", str(caught.value))[1].replace("STATE", "content['model']")
+    exec(lines, {"torch": torch})  # omegaconf can be imported
+    leave()
+    found = read_weights(tmp_path / "some-weights.pth")
+    assert torch.equal(found["c"], weights.T)
+    assert list(found) == ["a", "b", "c"]
 
 
 def test_a_name_that_only_ends_like_a_wrapper_stays(tmp_path):

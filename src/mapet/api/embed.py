@@ -61,7 +61,7 @@ def embed(
         require_replaceable(path, overwrite, is_ours)
     found = headless(load_from(source, num_heads=s.num_heads))
     shape = feature_shape(found.encoder, s)
-    run = ModelPass(open_images(images, s.split), found.encoder, 1.0, extractor(found.encoder, s), s)
+    run = ModelPass(open_images(images, s.split, s.max_pixels), found.encoder, 1.0, extractor(found.encoder, s), s)
     about: dict[str, Any] = {
         "encoder": encoder_hash(found.encoder),
         "pool": s.pool,

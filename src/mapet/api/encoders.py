@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mapet.method.encoder import Classifier, Encoder
 
 KINDS = "a run, an export folder, an official-format checkpoint or a timm model"
+CHECKPOINTS = "checkpoints"  # of a run
 ARCHITECTURE = ("model", "embed_dim", "depth", "patch_size", "init_values", "pos_embed")  # settings for FROM = random
 
 
@@ -22,7 +23,7 @@ class LoadedEncoder:
     """An encoder, a ``Classifier`` if it has a head, and what is known of its training.
 
     ``origin`` describes the source in a few words. ``run``, ``recipe`` and ``step`` (completed steps) are None unless
-    the source is a run.
+    the source is a run; ``checkpoint`` is None unless it is one of a run's.
     """
 
     encoder: "Encoder"
@@ -30,6 +31,7 @@ class LoadedEncoder:
     run: "Run | None" = None
     recipe: Recipe | FinetuneRecipe | None = None
     step: int | None = None
+    checkpoint: Path | None = None
 
     @property
     def seed(self) -> int:
@@ -96,14 +98,20 @@ def load_from(source: str | Path, *, num_heads: int | None = None) -> LoadedEnco
 
 def _load(source: str | Path, num_heads: int | None, kinds: str) -> LoadedEncoder:
     path = Path(source).expanduser()
+    run = _run_of(path)
     if num_heads is not None and num_heads < 1:
         raise MapetError(f"--num-heads must be >= 1, got {num_heads}.")
-    if path.is_dir() and num_heads is not None:
-        raise _fixed("num_heads", source)
+    if num_heads is not None and (run or path.is_dir()):
+        raise _fixed("num_heads", run or source)
+    if run:
+        return _from_run(run, None if run == path else path)
     if path.is_file():
         return _from_file(path, num_heads)
-    if (path / "recipe.yaml").is_file():
-        return _from_run(path)
+    return _from_elsewhere(source, path, kinds)
+
+
+def _from_elsewhere(source: str | Path, path: Path, kinds: str) -> LoadedEncoder:
+    """The encoder of a folder that is not a run, or of a model that timm publishes."""
     from mapet.interop.published import is_hugging_face, is_timm_name, load_hugging_face, load_published
 
     if not is_hugging_face(path) and (path / "config.json").is_file() and (path / "model.safetensors").is_file():
@@ -114,8 +122,22 @@ def _load(source: str | Path, num_heads: int | None, kinds: str) -> LoadedEncode
         return LoadedEncoder(load_hugging_face(path), f"transformers' model in {path}")
     if not path.exists() and is_timm_name(str(source)):
         return LoadedEncoder(load_published(str(source)), f"timm's {source}")
+    if (path / "compare.yaml").is_file():
+        raise MapetError(f"FROM = {source} holds a comparison: give one of the folders in {path / 'runs'}.")
     reason = "holds neither a run nor an export" if path.is_dir() else "does not exist"
     raise MapetError(f"FROM = {source} {reason}: give {kinds}.")
+
+
+def is_foreign_file(source: str | Path) -> bool:
+    """Whether FROM is a file that does not say how many heads its model has."""
+    path = Path(source).expanduser()
+    return path.is_file() and _run_of(path) is None
+
+
+def _run_of(path: Path) -> Path | None:
+    """The folder of the run that the path names, or of which it is a checkpoint; None for anything else."""
+    folder = path.parent.parent if path.exists() and path.parent.name == CHECKPOINTS else path
+    return folder if (folder / "recipe.yaml").is_file() else None
 
 
 def untrained(start: LoadedEncoder) -> LoadedEncoder:
@@ -169,17 +191,23 @@ def _random(t: FinetuneRecipe) -> LoadedEncoder:
     return LoadedEncoder(build_encoder(Recipe(model=model, seed=t.seed)), f"random, {b.name}, seed {t.seed}")
 
 
-def _from_run(path: Path) -> LoadedEncoder:
+def _from_run(path: Path, checkpoint: Path | None = None) -> LoadedEncoder:
+    """The encoder of a run, of its last checkpoint unless another is given."""
     from mapet.build.finetune import load_run_classifier
     from mapet.build.pretrain import load_run_encoder
+    from mapet.engine.checkpoint import Checkpoint
     from mapet.engine.run import Run
 
     run = Run(path)
+    if checkpoint is not None:
+        Checkpoint(checkpoint).verify()
     if run.classifier.is_file():
-        classifier, t, step = load_run_classifier(path)
-        return LoadedEncoder(classifier, f"the fine-tuning {path} after {step} steps", run, t, step)
-    encoder, recipe, step = load_run_encoder(path)
-    return LoadedEncoder(encoder, f"the run {path}, {recipe.objective.name} after {step} steps", run, recipe, step)
+        classifier, t, step = load_run_classifier(path, checkpoint)
+        return LoadedEncoder(classifier, f"the fine-tuning {path} after {step} steps", run, t, step, checkpoint)
+    encoder, recipe, step = load_run_encoder(path, checkpoint)
+    return LoadedEncoder(
+        encoder, f"the run {path}, {recipe.objective.name} after {step} steps", run, recipe, step, checkpoint
+    )
 
 
 def _from_file(path: Path, num_heads: int | None) -> LoadedEncoder:

@@ -85,6 +85,10 @@ def _own_images(start: LoadedEncoder) -> str:
     if start.run is None or start.recipe is None:
         raise MapetError(f"An evaluation needs --data, labelled images: {start.origin} names none.")
     images = start.recipe.data
+    if images != "cifar10" and not Path(images).exists():
+        raise MapetError(
+            f"{start.run.folder} was trained on {images}, which does not exist: give labelled images with --data."
+        )
     if isinstance(start.recipe, Recipe) and Path(images).is_dir() and not has_held_out(images):
         raise MapetError(
             f"{start.run.folder} was trained on {images}, whose sub-folders may not be classes: "

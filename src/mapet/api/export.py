@@ -46,14 +46,15 @@ def export(
     found = load_from(source, num_heads=num_heads)
     if out is None and found.run is None:
         raise MapetError(f"--out is missing: FROM is {found.origin}, and only a run has a folder for its exports.")
-    folder = Path(out).expanduser() if out is not None else Path(source).expanduser() / "export" / "timm"
+    base = found.run.folder if found.run else Path(source).expanduser()
+    folder = Path(out).expanduser() if out is not None else base / "export" / "timm"
     require_apart(folder, FROM=source)
     return to_timm(
         found.encoder,
         folder,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        crop_pct=_crop_pct(found, Path(source).expanduser()),
+        crop_pct=_crop_pct(found, base),
         notes=_notes(found),
         overwrite=overwrite,
     )

@@ -66,7 +66,7 @@ def extract_features(
     from mapet.evals.features import features
 
     settings = settings or FeatureSettings()
-    splits = train_and_test(data)
+    splits = train_and_test(data, max_pixels=settings.max_pixels)
     require_labels(*splits)
     selected = [chosen(splits[0], settings.max_images, seed), chosen(splits[1], None, seed)]
     count = sum(map(len, selected))

@@ -42,7 +42,7 @@ def validate(t: FinetuneRecipe, runtime: Runtime) -> "tuple[Classifier, dict[str
     from mapet.engine.distributed import pick_device
     from mapet.utils.view import CenterCropResize
 
-    source, tests = train_and_test(t.data)
+    source, tests = train_and_test(t.data, max_pixels=t.max_pixels)
     require_labels(source, tests)
     batch = t.optimization.batch_size
     require_batch(source, t.max_images, batch)
@@ -69,7 +69,7 @@ def finetune_batches(run: "Run", t: FinetuneRecipe, runtime: Runtime, fabric: "F
     from mapet.data.unreadable import UnreadableImages
     from mapet.utils.view import CenterCropResize
 
-    source, classifier = train_and_test(t.data)[0], shaped(run)[0]
+    source, classifier = train_and_test(t.data, max_pixels=t.max_pixels)[0], shaped(run)[0]
     indices = choose_indices(source, t.max_images, t.seed)
     unreadable = UnreadableImages(len(indices), runtime.max_bad_fraction, run.unreadable_images)
     shuffled = shuffled_images(
@@ -102,7 +102,7 @@ def evaluate(classifier: "Classifier", t: FinetuneRecipe, runtime: Runtime, fabr
     from mapet.evals.finetune import rank_histogram, ranks_from_histogram
     from mapet.evals.score import tops
 
-    source = train_and_test(t.data)[1]
+    source = train_and_test(t.data, max_pixels=t.max_pixels)[1]
     counts = rank_histogram(classifier, _tests(source, classifier, t, runtime, fabric), fabric.device)
     return tops(ranks_from_histogram(fabric.all_reduce(counts, reduce_op="sum")), classifier.num_classes)
 

@@ -5,7 +5,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.api.encoders import LoadedEncoder, load_from
+from mapet.api.encoders import LoadedEncoder, is_foreign_file, load_from
 from mapet.config.recipe import Recipe
 from mapet.utils.errors import MapetError
 from mapet.utils.io import load_json, replace_file
@@ -27,8 +27,7 @@ def load_init(recipe: Recipe) -> LoadedEncoder:
     """
     from mapet.build.initial import encoder_of, require_same_shape
 
-    custom = recipe.model.num_heads if Path(recipe.init).is_file() else None
-    found = load_from(recipe.init, num_heads=custom)
+    found = load_from(recipe.init, num_heads=recipe.model.num_heads if is_foreign_file(recipe.init) else None)
     require_same_shape(found.encoder, encoder_of(recipe), found.origin)
     return found
 
@@ -58,18 +57,19 @@ def begin_from(found: LoadedEncoder, objective: "nn.Module", recipe: Recipe, run
     notes = start_from(objective.encoder, found.encoder)  # type: ignore[arg-type]
     log.info(f"init      {'; '.join(['encoder of ' + found.origin, *notes])}")
     if found.run is not None and isinstance(found.recipe, Recipe):
-        used, new = continue_from(objective, run_state(found.run), _tokenizer(found.run) == tokenizer)
+        state = state_of(found.checkpoint or found.run.last)
+        used, new = continue_from(objective, state, _tokenizer(found.run) == tokenizer)
         lines = [f"{name}: {', '.join(parts)}" for name, parts in (("also used", used), ("new", new)) if parts]
         log.info(f"init      {'; '.join(lines)}")
     replace_file(run.folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
-def run_state(run: "Run") -> dict[str, Any]:
-    """All weights of a run's last checkpoint, averaged where it averages them."""
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """All weights of a run's checkpoint, averaged where it averages them."""
     from mapet.engine.checkpoint import Checkpoint
     from mapet.engine.run import parts
 
-    found = Checkpoint(run.last)
+    found = Checkpoint(checkpoint)
     tensors = {name: found.read_finite(name) for name in found.shapes if not name.startswith("optimizer/")}
     return {**parts(tensors, "model"), **parts(tensors, "ema")}
 

@@ -85,7 +85,7 @@ def inspect_tokenizer(
     _require_figures_folder(out, folder, data)
     codes = _codes_to_show(s, tokenizer.vocabulary)
     other = _other(tokenizer, s)
-    source = open_dataset(data)
+    source = open_dataset(data, max_pixels=s.max_pixels)
     seen = tokens_of(tokenizer, images_of(source, chosen(source, s.max_images, s.seed), s))
     found = _findings(tokenizer, folder, source, seen, s)
     if other is not None:

@@ -67,8 +67,10 @@ def _opened(
         return folder, {folder: data}, f"mapet.pack(DATASET, {str(folder)!r})"
     name, folder = absolute_paths("pack", data, out)
     require_apart(folder, data=name)
-    whole = {folder: open_dataset(name)}
-    parts = {folder / split: open_dataset(name, split) for split in SPLITS} if has_held_out(name) else whole
+    if has_held_out(name):
+        parts = {folder / split: open_dataset(name, split, s.max_pixels) for split in SPLITS}
+    else:
+        parts = {folder: open_dataset(name, max_pixels=s.max_pixels)}
     return folder, parts, pack_command(name, folder, s)
 
 

@@ -121,7 +121,7 @@ def predict(
         )
     names, k = _class_names(classifier, model), min(s.top_k, classifier.num_classes)
     crop_pct = classifier.crop_pct if s.crop_pct is None else s.crop_pct
-    run = ModelPass(open_images(images, s.split), classifier, crop_pct, _most_probable(classifier, k), s)
+    run = ModelPass(open_images(images, s.split, s.max_pixels), classifier, crop_pct, _most_probable(classifier, k), s)
     if path is None:
         lines, rows = collect(run, "predict")
         found = list(_named(lines, rows, names))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.encoders import LoadedEncoder
 from mapet.api.initial import begin_from, load_init
-from mapet.api.pretrain_inputs import prepare_tokens, pretrain_batches, validate
+from mapet.api.pretrain_inputs import prepare_tokens, pretrain_batches, stored_tokens, validate
 from mapet.api.probes import keep_best, labelled_data, probe, record
 from mapet.api.settings import absolute, combined, named_recipe, require_given
 from mapet.api.tokenize import require_one_way
@@ -122,6 +122,10 @@ class Pretraining(Job[Recipe]):
         """Hashes of the tokenizer, and of the file of a user's own objective."""
         code = file_hash(self.recipe.objective.name)
         return {"tokenizer": batches.tokens.tokenizer, **({} if code is None else {"objective": code})}
+
+    def contents(self, batches: "PretrainBatches") -> dict[str, str]:
+        """A hash of some of the stored tokens."""
+        return stored_tokens(batches)
 
     def objective(self, batches: "PretrainBatches", fabric: "Fabric") -> "nn.Module":
         """The recipe's objective."""

@@ -1,5 +1,6 @@
 """What a pre-training reads: images, and their tokens from a store or computed online."""
 
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from mapet.build.batches import Images, PretrainBatches
+    from mapet.data.dataset import ImageDataset
     from mapet.engine.run import Run
+    from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.tokenizer import Tokenizer
 
 
@@ -32,7 +35,8 @@ def validate(recipe: Recipe, runtime: Runtime) -> None:
     from mapet.tokenizers.teacher import require_teacher
 
     objective_type(recipe.objective.name)
-    images, crops = open_images(recipe.data, recipe.max_images, recipe.seed, runtime), random_crops(recipe)
+    images = open_images(recipe.data, recipe.max_images, recipe.seed, runtime, max_pixels=recipe.max_pixels)
+    crops = random_crops(recipe)
     require_batch(images.source, recipe.max_images, recipe.optimization.batch_size)
     require_shown(images.source, [student_view(recipe)], crops)
     pick_device(runtime.accelerator)
@@ -93,8 +97,8 @@ def pretrain_batches(run: "Run", recipe: Recipe, runtime: Runtime, fabric: "Fabr
         store = TokenStore.open(Path(recipe.tokens) if recipe.tokens else run.folder / "tokens")
         images = with_tokens(images, store, recipe)  # has compared the views
         tokens = Stored(store, images.source, images.indices) if recipe.reads_tokens else tokens
-        if (made := store.extra.get("data")) not in (None, images.source.name):
-            log.info(f"note      the tokens were made from {made}: their images must be the same")
+        if store.extra.get("data") not in (None, images.source.name):
+            log.info(f"note      {_other_source(store, images.source)}")
     if given := not recipe.reads_tokens and (recipe.tokens or recipe.tokenizer.path):
         log.info(f"note      {recipe.objective.name} reads no tokens: those of {given} are not used")
     shuffled = shuffled_images(
@@ -110,11 +114,31 @@ def pretrain_batches(run: "Run", recipe: Recipe, runtime: Runtime, fabric: "Fabr
     return PretrainBatches(recipe, shuffled, tokens, fabric.device)
 
 
+def stored_tokens(batches: "PretrainBatches") -> dict[str, str]:
+    """The hash of the tokens of some images, if they come from a store."""
+    from mapet.build.batches import Stored
+
+    if not isinstance(batches.tokens, Stored):
+        return {}
+    some = batches.tokens.some(batches.shuffled).numpy()
+    return {"tokens": blake2b(some.astype("<u2").tobytes(), digest_size=16).hexdigest()}
+
+
+def _other_source(store: "TokenStore", source: "ImageDataset") -> str:
+    """What is known of images that the tokens were not made from."""
+    from mapet.build.known_ids import made_from, other_contents, recorded
+
+    wrong = other_contents(source, store) if recorded(store) else "their contents are not recorded"
+    known = f", but {wrong}" if wrong else "; a sample of their contents agrees"
+    return f"the tokens were made from {made_from(store)}: their images must be the same{known}"
+
+
 def _images(run: "Run", recipe: Recipe, runtime: Runtime) -> "Images":
     """The recipe's images; unreadable ones are listed in the run's folder."""
     from mapet.build.batches import open_images
 
-    return open_images(recipe.data, recipe.max_images, recipe.seed, runtime, run.unreadable_images)
+    r = recipe
+    return open_images(r.data, r.max_images, r.seed, runtime, run.unreadable_images, r.max_pixels)
 
 
 def run_tokenizer(run: "Run", recipe: Recipe) -> "Tokenizer":

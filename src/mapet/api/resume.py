@@ -1,9 +1,11 @@
 """Resume a training of any kind, or a comparison."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.kept_runtime import kept
+from mapet.api.moved import MOVABLE, relocated
 from mapet.api.training import Job, reopened, run_training
 from mapet.config.file import content, read
 from mapet.config.flat import updated
@@ -19,7 +21,11 @@ KINDS = {"objective": "pre-training", "backbone": "fine-tuning", "commitment": "
 
 
 def resume(
-    folder: str | Path, *, runtime: Runtime | None = None, evaluate_every: int | None = None, **settings: Any
+    folder: str | Path,
+    *,
+    runtime: Runtime | None = None,
+    evaluate_every: int | None = None,
+    **settings: Any,
 ) -> "Run | Comparison":
     """Continue what was interrupted in ``folder``: a pre-training, a fine-tuning, a VQ-KD training or a comparison.
 
@@ -29,32 +35,43 @@ def resume(
         folder: of the run or the comparison.
         runtime: what must not change the result; None: the defaults, with the ``max_bad_fraction`` of the last time.
         evaluate_every: of a fine-tuning, test after every so many epochs; 0: at the end only.
-        settings: of ``runtime``, by the names of the command line's options.
+        settings: of ``runtime``, by the names of the command line's options; and where inputs of a training lie now,
+            if they were moved: ``data``, ``tokens``, ``tokenizer``, ``teacher_weights``.
 
     Returns:
         The run, or the comparison with its tables.
 
     Raises:
-        MapetError: nothing that can be resumed, or as the function that began it.
+        MapetError: nothing that can be resumed, moved inputs that are others, or as the function that began it.
         Stopped: a signal to stop came (SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2); ``resume`` continues.
     """
     folder = Path(folder).expanduser()
+    moved = {name: path for name in MOVABLE if (path := settings.pop(name, None))}
+    if moved and (folder / COMPARISON).is_file():
+        raise MapetError(f"{folder} holds a comparison, whose inputs cannot be moved: put them, or a link, there.")
     if (folder / COMPARISON).is_file():
         from mapet.api.compare.run import resume as resume_comparison
 
         return resume_comparison(folder, updated(runtime or kept(folder, Runtime), **settings))
     kind = PretrainRuntime if kind_of(reopened(folder)) == "pre-training" else Runtime
     given = runtime and (PretrainRuntime.of(runtime) if kind is PretrainRuntime else runtime)
-    return resume_run(folder, updated(given or kept(folder, kind), **settings), evaluate_every=evaluate_every)
+    wanted = updated(given or kept(folder, kind), **settings)
+    return resume_run(folder, wanted, evaluate_every=evaluate_every, moved=moved)
 
 
-def resume_run(folder: str | Path, runtime: Runtime, *, evaluate_every: int | None = None) -> "Run":
+def resume_run(
+    folder: str | Path,
+    runtime: Runtime,
+    *,
+    evaluate_every: int | None = None,
+    moved: Mapping[str, Any] | None = None,
+) -> "Run":
     """Continue a training of any kind; as ``resume``."""
     run = reopened(folder)
     kind = kind_of(run)
     if evaluate_every is not None and kind != "fine-tuning":
         raise MapetError(f"--evaluate-every only applies to a fine-tuning, and {folder} holds a {kind}; remove it.")
-    return run_training(_job(run, kind, runtime, evaluate_every or 0), new=False)
+    return run_training(_job(run, kind, runtime, evaluate_every or 0, moved or {}), new=False)
 
 
 def kind_of(run: "Run") -> str:
@@ -84,18 +101,25 @@ def begun_recipe(folder: str | Path, kind: type[Any]) -> Any:
     return read(run.recipe, kind)
 
 
-def _job(run: "Run", kind: str, runtime: Runtime, evaluate_every: int) -> Job[Any]:
+def _job(run: "Run", kind: str, runtime: Runtime, evaluate_every: int, given: Mapping[str, Any]) -> Job[Any]:
+    job: Job[Any]
     if kind == "fine-tuning":
         from mapet.api.finetune import Finetuning
         from mapet.config.finetune import FinetuneRecipe
 
-        return Finetuning(run, read(run.recipe, FinetuneRecipe), runtime, evaluate_every)
-    if kind == "VQ-KD training":
+        recipe, moved = relocated(read(run.recipe, FinetuneRecipe), run.folder, given)
+        job = Finetuning(run, recipe, runtime, evaluate_every)
+    elif kind == "VQ-KD training":
         from mapet.api.train_vqkd import VQKDTrainingJob
         from mapet.config.vqkd import VQKDRecipe
 
-        return VQKDTrainingJob(run, read(run.recipe, VQKDRecipe), runtime)
-    from mapet.api.pretrain import Pretraining
-    from mapet.config.recipe import Recipe
+        vqkd, moved = relocated(read(run.recipe, VQKDRecipe), run.folder, given)
+        job = VQKDTrainingJob(run, vqkd, runtime)
+    else:
+        from mapet.api.pretrain import Pretraining
+        from mapet.config.recipe import Recipe
 
-    return Pretraining(run, read(run.recipe, Recipe), runtime)
+        pretraining, moved = relocated(read(run.recipe, Recipe), run.folder, given)
+        job = Pretraining(run, pretraining, runtime)
+    job.moved = moved
+    return job

@@ -98,7 +98,7 @@ def reveal_image(
 
 def _model(folder: str | Path) -> "tuple[TokenPrediction, Recipe, Run]":
     """The objective of a pre-training with its last weights, averaged where the run averages them."""
-    from mapet.api.initial import run_state
+    from mapet.api.initial import state_of
     from mapet.build.pretrain import build_objective
     from mapet.config.recipe import load
     from mapet.engine.run import Run
@@ -107,7 +107,7 @@ def _model(folder: str | Path) -> "tuple[TokenPrediction, Recipe, Run]":
     run = Run.open(folder)
     if run.classifier.is_file() or not run.last.exists():
         raise MapetError(f"{folder} holds no pre-training with a checkpoint: give the folder of one.")
-    recipe, state = load(run.recipe), run_state(run)
+    recipe, state = load(run.recipe), state_of(run.last)
     head = state.get("head.weight")
     objective = None if head is None else build_objective(recipe, len(head))
     if not isinstance(objective, TokenPrediction):

@@ -1,6 +1,6 @@
 """Settings as an API function takes them: a recipe by name, file or value, and flat names over recipe and runtime."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,16 +76,21 @@ def require_given(**needed: tuple[object, str]) -> None:
             raise MapetError(f"{name if name.isupper() else f'--{name}'} is missing: give {what}.")
 
 
-def require_unchanged(folder: str | Path, before: Any, after: Any) -> None:
-    """Refuse settings other than those that the run in ``folder`` was begun with.
+def require_unchanged(folder: str | Path, before: Any, after: Any, movable: Collection[str] = ()) -> dict[str, Any]:
+    """Refuse settings other than those that the run in ``folder`` was begun with, except for the ``movable``.
+
+    Returns:
+        The movable ones that differ, by flat name.
 
     Raises:
-        MapetError: the first such setting, with both values.
+        MapetError: the first other setting, with both values.
     """
+    moved, given = {paths(before).get(name, ""): name for name in movable}, {}
     for name, (was, wanted) in diff(before, after).items():
-        if name == "data":
-            raise MapetError(f"{folder} was begun with the images {was}: put them, or a link to them, there again.")
-        raise MapetError(
-            f"{folder} was begun with {name} = {was}, so it cannot be resumed with {wanted}: leave the option out, "
-            "or begin a new run in another --out."
-        )
+        if name not in moved:
+            raise MapetError(
+                f"{folder} was begun with {name} = {was}, so it cannot be resumed with {wanted}: leave the option out, "
+                "or begin a new run in another --out."
+            )
+        given[moved[name]] = wanted
+    return given

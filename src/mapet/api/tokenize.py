@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.fit_tokenizer import describe, fit
 from mapet.api.images import UNREADABLE, ImagePass, absolute_paths, require_inputs_outside
+from mapet.api.tokenize_inputs import begun_with, same_images
 from mapet.config.flat import diff, updated
 from mapet.config.recipe import Recipe, Runtime, Tokenizer
 from mapet.config.verbs import BATCH_SIZE, TokenizeSettings
@@ -126,6 +127,7 @@ def write_tokens(
     with Lock(out, WRITING) if group.leads else nullcontext() as lock, StageProgress(show=group.leads) as progress:
         tokenizer = _tokenizer(recipe, out, images)
         store = _store(out, tokenizer, images, lock)
+        images = same_images(images, store)
         count = _encode_missing(tokenizer.to(pick_device(runtime.accelerator)), store, images, progress)
     if seconds := progress.seconds["tokens"]:
         log.info(f"tokens    {count:,} images in {clock(seconds)}, {count / seconds:,.0f} images/s")
@@ -189,7 +191,7 @@ def _store(out: Path, tokenizer: "AnyTokenizer", images: ImagePass, lock: "Lock 
             grid=tokenizer.grid,
             vocabulary=tokenizer.vocabulary,
             tokenizer=tokenizer.hash,
-            extra={"data": images.source.name},
+            extra={"data": begun_with(out, images.source.name)},
         )
         store.reserve(lock)
         merge(store)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from mapet.api.inputs import check_inputs_unchanged
 from mapet.api.kept_runtime import keep, with_kept
 from mapet.api.memory import Halving
+from mapet.api.moved import Moved
 from mapet.config.file import save
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
@@ -46,11 +47,13 @@ class Job(ABC, Generic[R]):
         label: start of the progress line.
         inputs: what must not change before a resumed run ends, in words.
         with_labels: whether the images' labels belong to it.
+        moved: inputs that lie elsewhere than when the run was begun.
     """
 
     label: ClassVar[str]
     inputs: str
     with_labels: ClassVar[bool] = False
+    moved: Moved | None = None
 
     def __init__(self, run: "Run", recipe: R, runtime: Runtime) -> None:
         self.run, self.recipe, self.runtime = run, recipe, runtime
@@ -73,6 +76,10 @@ class Job(ABC, Generic[R]):
     @abstractmethod
     def identity(self, batches: Any) -> dict[str, Any]:
         """What else than the images must not change before a resumed run ends, ready for JSON."""
+
+    def contents(self, batches: Any) -> dict[str, str]:
+        """Hashes of what else is read than images, which a run of an earlier version did not keep."""
+        return {}
 
     @abstractmethod
     def objective(self, batches: Any, fabric: "Fabric") -> "nn.Module":
@@ -169,8 +176,7 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
     batches = job.batches(fabric)
     images = batches.shuffled
     if fabric.is_global_zero:
-        same = job.identity(batches)
-        check_inputs_unchanged(run, images.source, images.indices, same, job.inputs, with_labels=job.with_labels)
+        _check_inputs(job, batches)
     objective = job.objective(batches, fabric)
     more, runtime = _fit_to_memory(job, batches, objective, fabric), job.runtime
     steps = f"{epochs:g} epochs × {batches.steps_per_epoch} steps of {batch_line(batch_size, lr, runtime)}"
@@ -214,6 +220,23 @@ def _fit_to_memory(job: Job[Any], batches: Any, objective: Any, fabric: "Fabric"
     if fabric.is_global_zero and job.runtime != before:
         keep(job.runtime, job.run.folder)
     return Halving(job, objective, fabric)
+
+
+def _check_inputs(job: Job[Any], batches: Any) -> None:
+    """Refuse other inputs than those of the begin; where they lie elsewhere now, the recipe in the folder says so."""
+    images = batches.shuffled
+    check_inputs_unchanged(
+        job.run,
+        images.source,
+        images.indices,
+        job.identity(batches),
+        job.inputs,
+        with_labels=job.with_labels,
+        contents=job.contents(batches),
+        moved=job.moved,
+    )
+    if job.moved:
+        save(job.recipe, job.run.recipe)
 
 
 def _log_schedule(optim: "Optim", steps: int) -> None:

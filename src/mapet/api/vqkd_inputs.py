@@ -51,7 +51,7 @@ def build_distill_batches(
     from mapet.utils.view import CenterCropResize
 
     shuffled = shuffled_images(
-        open_images(t.data, t.max_images, t.seed, runtime, run.unreadable_images),
+        open_images(t.data, t.max_images, t.seed, runtime, run.unreadable_images, t.max_pixels),
         (CenterCropResize((t.image_size, t.image_size)), teacher.view),
         Crops(t.seed, t.scale, hflip=t.hflip) if t.scale or t.hflip else None,
         batch_size=t.batch_size,

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mapet.build.known_ids import under_known_ids
 from mapet.config.recipe import Recipe, Runtime
+from mapet.config.training import MAX_PIXELS
 from mapet.data.augment import jitter, normalize, to_float
 from mapet.data.crop import Crops, TransformPolicy
 from mapet.data.dataset import ImageDataset, open_dataset
@@ -47,14 +49,19 @@ class Images(NamedTuple):
 
 
 def open_images(
-    data: str, max_images: int | None, seed: int, runtime: Runtime, listed_in: Path | None = None
+    data: str,
+    max_images: int | None,
+    seed: int,
+    runtime: Runtime,
+    listed_in: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Images:
     """The training images of a data set, or ``max_images`` of them; unreadable ones are listed in a file.
 
     Raises:
         MapetError: no images.
     """
-    source = open_dataset(data)
+    source = open_dataset(data, max_pixels=max_pixels)
     indices = choose_indices(source, max_images, seed)
     return Images(source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction, listed_in))
 
@@ -258,7 +265,7 @@ def with_tokens(images: Images, store: TokenStore, recipe: Recipe) -> Images:
     Raises:
         MapetError: the store lacks other images, or its view or grid is not the recipe's.
     """
-    source, indices, unreadable = images
+    source, indices, unreadable = under_known_ids(images.source, store), images.indices, images.unreadable
     known = listed(Path(store.folder) / "unreadable-images.txt")
     have = [i for i in indices.tolist() if (image_id := source.image_id(i)) not in known or image_id in store]
     for i in sorted(set(indices.tolist()) - set(have)):
@@ -266,7 +273,7 @@ def with_tokens(images: Images, store: TokenStore, recipe: Recipe) -> Images:
     side = recipe.model.image_size
     view = CenterCropResize((side, side), store.view.interpolation)
     store.check(source_name=source.name, image_ids=map(source.image_id, have), view=view, grid=recipe.grid)
-    return images._replace(indices=torch.tensor(have))
+    return Images(source, torch.tensor(have), unreadable)
 
 
 def require_fitting(tokenizer: Tokenizer, folder: Path, recipe: Recipe) -> None:

@@ -117,8 +117,8 @@ def shaped(run: Run) -> tuple[Classifier, dict[str, Any]]:
         raise MapetError(f"{run.classifier} is damaged ({error}): restore it, or fine-tune again.") from error
 
 
-def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe, int]:
-    """The classifier of a fine-tuning's last checkpoint, its recipe, and the completed steps.
+def load_run_classifier(folder: str | Path, checkpoint: Path | None = None) -> tuple[Classifier, FinetuneRecipe, int]:
+    """The classifier of a fine-tuning's checkpoint, the last by default, its recipe, and the completed steps.
 
     The moving average of the weights is loaded if the checkpoint has one.
 
@@ -127,14 +127,15 @@ def load_run_classifier(folder: str | Path) -> tuple[Classifier, FinetuneRecipe,
     """
     run = Run.open(folder)
     classifier, about = shaped(run)
-    if not run.last.exists():
+    checkpoint = checkpoint or run.last
+    if not checkpoint.exists():
         raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
-    found = Checkpoint(run.last)
+    found = Checkpoint(checkpoint)
     tensors = {name: found.read_finite(name) for name in found.shapes if not name.startswith("optimizer/")}
     try:
         FineTuning(classifier).load_state_dict({**parts(tensors, "model"), **parts(tensors, "ema")})
     except RuntimeError as error:
-        raise MapetError(f"{run.last} does not fit {run.classifier}: was one of them changed by hand?") from error
+        raise MapetError(f"{checkpoint} does not fit {run.classifier}: was one of them changed by hand?") from error
     t = read(run.recipe, FinetuneRecipe)
     classifier.classes, classifier.crop_pct = tuple(map(str, about.get("classes") or ())), t.crop_pct
     return classifier.eval(), t, found.step

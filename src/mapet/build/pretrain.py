@@ -50,8 +50,8 @@ def build_optim(recipe: Recipe, objective: torch.nn.Module, batches: "Batches") 
     return Optim(optimizer, lr, o.clip_grad, o.ema_decay)
 
 
-def load_run_encoder(folder: str | Path) -> tuple[Encoder, Recipe, int]:
-    """The encoder of a run's last checkpoint, its recipe, and the completed steps.
+def load_run_encoder(folder: str | Path, checkpoint: Path | None = None) -> tuple[Encoder, Recipe, int]:
+    """The encoder of a run's checkpoint, the last by default, its recipe, and the completed steps.
 
     The moving average of the weights is loaded if the checkpoint has one.
 
@@ -61,10 +61,11 @@ def load_run_encoder(folder: str | Path) -> tuple[Encoder, Recipe, int]:
     run = Run.open(folder)
     if run.classifier.is_file():
         raise MapetError(f"{run.folder} holds a fine-tuning: give the folder of a pre-training run.")
-    if not run.last.exists():
+    checkpoint = checkpoint or run.last
+    if not checkpoint.exists():
         raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
     recipe = load(run.recipe)
-    encoder, step = encoder_at(run.last, recipe)
+    encoder, step = encoder_at(checkpoint, recipe)
     return encoder, recipe, step
 
 

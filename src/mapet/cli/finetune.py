@@ -19,7 +19,7 @@ FROM is a run, an export folder, an official-format checkpoint, a timm model, or
 
 --recipe NAME (or FILE.yaml) sets the defaults of all other options.
 
---resume OUT continues an interrupted fine-tuning."""
+--resume OUT continues an interrupted fine-tuning; with --data, if the images lie elsewhere now."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def command(arguments: list[str]) -> int:
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
         default = Options(tuning=begun_recipe(folder, FinetuneRecipe), runtime=kept(folder, Runtime))
-        o = resumed_options(folder, default, "tuning", arguments, "finetune", ABOUT)
-        train = partial(resume, folder, runtime=o.runtime, evaluate_every=o.evaluate_every)
+        o, moved = resumed_options(folder, default, "tuning", arguments, "finetune", ABOUT)
+        train = partial(resume, folder, runtime=o.runtime, evaluate_every=o.evaluate_every, **moved)
         return stoppable(train, _again(folder, o), Path(folder))
     name, arguments = take(arguments, "--recipe")
     default = Options(tuning=named_tuning(name))

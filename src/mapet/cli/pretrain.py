@@ -18,7 +18,7 @@ ABOUT = """Pre-train an encoder on unlabelled images.
 
 --recipe NAME (or FILE.yaml) sets the defaults of all other options.
 
---resume RUN continues an interrupted run."""
+--resume RUN continues an interrupted run; with --data or --tokens, if these lie elsewhere now."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def command(arguments: list[str]) -> int:
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
         default = Options(recipe=begun_recipe(folder, Recipe), runtime=kept(folder, PretrainRuntime))
-        o = resumed_options(folder, default, "recipe", arguments, "pretrain", ABOUT)
-        return stoppable(partial(resume, folder, runtime=o.runtime), again(folder, o.runtime), Path(folder))
+        o, moved = resumed_options(folder, default, "recipe", arguments, "pretrain", ABOUT)
+        return stoppable(partial(resume, folder, runtime=o.runtime, **moved), again(folder, o.runtime), Path(folder))
     name, arguments = take(arguments, "--recipe")
     default = Options(recipe=named_recipe(name))
     settings = given(default, arguments, "pretrain", ABOUT)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mapet.api.moved import MOVABLE
 from mapet.api.settings import require_unchanged
 from mapet.api.training import RESTORED, RestoredEarlierRun
 from mapet.cli.options import changed, parse
@@ -53,8 +54,12 @@ def again(folder: str, runtime: Runtime, *verb: str) -> str:
     return shlex.join(["mapet", *(verb or ("pretrain",)), "--resume", folder, *changed(runtime)])
 
 
-def resumed_options(folder: str, default: Any, name: str, arguments: list[str], verb: str, about: str) -> Any:
-    """The options to resume with; settings of the recipe, the field ``name``, must be those of the run.
+def resumed_options(
+    folder: str, default: Any, name: str, arguments: list[str], verb: str, about: str
+) -> tuple[Any, dict[str, Any]]:
+    """The options to resume with, and the inputs that were moved.
+
+    Other settings of the recipe, the field ``name``, must be those of the run.
 
     Raises:
         MapetError: another setting, or an option that only a new run has.
@@ -64,5 +69,4 @@ def resumed_options(folder: str, default: Any, name: str, arguments: list[str], 
         raise MapetError(f"--out {options.out} does not apply to --resume, which continues in {folder}; remove it.")
     if options.overwrite:
         raise MapetError(f"--overwrite does not apply to --resume, which continues the run in {folder}; remove it.")
-    require_unchanged(folder, getattr(default, name), getattr(options, name))
-    return options
+    return options, require_unchanged(folder, getattr(default, name), getattr(options, name), MOVABLE)

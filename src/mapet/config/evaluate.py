@@ -7,6 +7,7 @@ from pydantic import Field
 
 from mapet.config.recipe import Accelerator
 from mapet.config.setting import Count, Seed, Share, settings
+from mapet.config.training import MAX_PIXELS
 
 Workers = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -20,6 +21,8 @@ class FeatureSettings:
 
     max_images: Count | None = None
     """Use only this many training images, drawn by the run's seed, or by seed 0 if FROM is not a run; None: all."""
+    max_pixels: Count = MAX_PIXELS
+    """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
     random: bool = False
     """Evaluate the encoder of a pre-training run as it was before training."""
     num_heads: Count | None = None

@@ -45,11 +45,20 @@ def content(path: str | Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(Path(path).read_text()) or {}
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise MapetError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise MapetError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    except RecursionError as error:
+        raise MapetError(f"{path} is not YAML of settings: it is nested too deeply.") from error
+    except UnicodeDecodeError as error:
+        raise MapetError(f"{path} is not YAML: it is not text in UTF-8 (byte {error.start}).") from error
+    except Exception as error:  # PyYAML builds dates and numbers, whose exceptions vary
+        reason = " ".join(str(error).split())[:100]
+        raise MapetError(
+            f"{path} is not YAML: a value like a date or a number is none ({reason}); put it in quotes if it is text."
+        ) from error
 
 
 def _plain(value: Any) -> Any:

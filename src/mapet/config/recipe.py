@@ -66,14 +66,14 @@ class Model:
     def __post_init__(self) -> None:
         sizes = (self.embed_dim, self.depth, self.num_heads)
         custom = [size is not None for size in sizes]
-        side, width = self.image_size / self.patch_size, self.embed_dim or 4
+        (side, rest), width = divmod(self.image_size, self.patch_size), self.embed_dim or 4
         require(
             (
                 all(custom) if self.name == "custom" else not any(custom),
                 "--embed-dim, --depth and --num-heads go together, with --model custom and no other.",
             ),
             (
-                side == int(side) >= 2,
+                side >= 2 and not rest,
                 f"--patch-size must divide --image-size {self.image_size} at least twice, got {self.patch_size}.",
             ),
             (

@@ -57,7 +57,10 @@ def unknown(name: str, kind: type, groups: tuple[str, ...] = ()) -> str:
 
 def shown(value: Any) -> str:
     """A value as a message names it."""
-    text = f'"{value}"' if isinstance(value, str) else str(value).removesuffix(".0")
+    try:
+        text = f'"{value}"' if isinstance(value, str) else str(value).removesuffix(".0")
+    except ValueError:  # Python refuses to print it
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

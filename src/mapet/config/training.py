@@ -6,6 +6,7 @@ from pydantic import Field
 
 from mapet.config.setting import Below1, Count, Option, PathText, Rate, Seed, settings
 
+MAX_PIXELS = 2**28 // 3  # as ``mapet.data.image`` has it
 Precision = Literal["float32", "bfloat16"]
 Betas = tuple[Below1, Below1]
 
@@ -48,6 +49,8 @@ class Training:
     """A folder of images (nested in any way, or packed by mapet pack), or cifar10."""
     max_images: Annotated[Count | None, Option(old=("limit",), common=True)] = None
     """Use only this many images, chosen at random; None: all."""
+    max_pixels: Count = MAX_PIXELS
+    """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
     precision: Annotated[Precision, Option(common=True)] = "float32"
     """Precision of the training; bfloat16 is mixed precision."""
     seed: Annotated[Seed, Option(common=True)] = 0

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from mapet.config.recipe import Accelerator
 from mapet.config.setting import Count, Option, Seed, Share, settings
+from mapet.config.training import MAX_PIXELS
 
 
 @settings
@@ -22,6 +23,8 @@ class ReadingSettings:
     """Device type; auto: the best available."""
     workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
     """Processes that decode images; None: up to 8 with an accelerator, none on a CPU."""
+    max_pixels: Count = MAX_PIXELS
+    """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
     max_bad_fraction: Share = 1.0
     """Largest fraction of images that may be unreadable; 1: any, as long as one image is readable."""
 

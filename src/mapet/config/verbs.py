@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from mapet.config.recipe import Accelerator, Model, Recipe, Runtime, Tokenizer
 from mapet.config.setting import Count, Option, PathText, Seed, Share, require, settings
+from mapet.config.training import MAX_PIXELS
 
 BATCH_SIZE = 64  # images that a teacher or a tokenizer sees at a time
 
@@ -26,6 +27,8 @@ class TokenizeSettings:
     """Side of the student's patches in pixels."""
     max_images: Annotated[Count | None, Option(old=("limit",), common=True)] = None
     """Use only this many images, chosen at random; None: all."""
+    max_pixels: Count = MAX_PIXELS
+    """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
     seed: Seed = 0
     """Random seed of the choice of images and of k-means."""
     batch_size: Count = BATCH_SIZE
@@ -48,6 +51,7 @@ class TokenizeSettings:
         return Recipe(
             data=data,
             max_images=self.max_images,
+            max_pixels=self.max_pixels,
             seed=self.seed,
             model=Model(image_size=self.image_size, patch_size=self.patch_size),
             tokenizer=self.tokenizer,
@@ -86,6 +90,8 @@ class InspectTokenizerSettings:
 
     max_images: Annotated[Count | None, Option(old=("limit",), common=True)] = 10_000
     """Use only this many images, chosen at random; None: all (8 bytes of memory for each of their patches)."""
+    max_pixels: Count = MAX_PIXELS
+    """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
     num_codes: Annotated[int, Field(ge=0, le=100), Option(old=("codes",), common=True)] = 8
     """Codes to show, drawn at random from those in use."""
     show: Annotated[str, BeforeValidator(comma_separated), Option(common=True)] = ""
@@ -123,6 +129,8 @@ class PackSettings:
     """JPEG quality, 1 to 100; None: 95."""
     max_images: Annotated[Count | None, Option(old=("limit",), common=True)] = None
     """Pack only this many images of each split, chosen at random; None: all."""
+    max_pixels: Count = MAX_PIXELS
+    """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
     seed: Seed = 0
     """Random seed of the choice by --max-images."""
     workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None

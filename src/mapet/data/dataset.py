@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mapet.data.cifar import Cifar10
 from mapet.data.folder import Folder, first_with_same_classes, held_out_names, no_held_out_text, open_folder
+from mapet.data.image import MAX_PIXELS
 from mapet.data.packed import open_pack, packed_splits
 from mapet.utils.errors import MapetError, nearest
 
@@ -44,13 +45,14 @@ class ImageDataset(Protocol):
         """The image, mode RGB; raises ``UnreadableImage`` with the reason."""
 
 
-def open_dataset(data: str, split: str = "train") -> ImageDataset:
+def open_dataset(data: str, split: str = "train", max_pixels: int = MAX_PIXELS) -> ImageDataset:
     """Open a dataset.
 
     Args:
         data: "cifar10" (downloaded if necessary), a folder of images, or a packed folder. A folder of the name cifar10
             is "./cifar10".
         split: "train" or "test", see ``open_folder``; packed folders may replace the sub-folders.
+        max_pixels: larger images of a folder are unreadable.
 
     Raises:
         MapetError: no such folder or split, no images, or an incomplete or damaged pack.
@@ -62,7 +64,7 @@ def open_dataset(data: str, split: str = "train") -> ImageDataset:
     root = Path(data).expanduser()
     if os.path.isdir(root):
         packs = packed_splits(root)
-        return _open_packed(root, packs, split) if packs else open_folder(root, split)
+        return _open_packed(root, packs, split) if packs else open_folder(root, split, max_pixels)
     if os.path.exists(root):
         raise MapetError(f"{root} is a file: give the folder that holds the images.")
     raise MapetError(_missing_text(data, Path(os.path.abspath(root))))
@@ -163,15 +165,17 @@ def has_held_out(data: str) -> bool:
     return data in NAMED or bool(held_out_names(Path(data).expanduser()))
 
 
-def train_and_test(data: str, share: float = 0.2, seed: int = 0) -> tuple[ImageDataset, ImageDataset]:
+def train_and_test(
+    data: str, share: float = 0.2, seed: int = 0, max_pixels: int = MAX_PIXELS
+) -> tuple[ImageDataset, ImageDataset]:
     """Both splits of ``data``; if it has no held-out split, ``share`` of the images are held out.
 
     Raises:
         MapetError: as ``open_dataset`` and ``split_held_out``.
     """
     if has_held_out(data):
-        return open_dataset(data, "train"), open_dataset(data, "test")
-    return split_held_out(open_dataset(data), share, seed)
+        return open_dataset(data, "train", max_pixels), open_dataset(data, "test", max_pixels)
+    return split_held_out(open_dataset(data, max_pixels=max_pixels), share, seed)
 
 
 def _fraction(image_id: str, seed: int) -> float:

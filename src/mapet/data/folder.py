@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mapet.data.image import SUFFIXES, deep_range, read_image
+from mapet.data.image import MAX_PIXELS, SUFFIXES, deep_range, read_image
 from mapet.data.listing import Listing
 from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
@@ -31,7 +31,8 @@ class Folder:
         MapetError: no images, or a folder that cannot be listed.
     """
 
-    def __init__(self, root: Path, part: str = "") -> None:
+    def __init__(self, root: Path, part: str = "", max_pixels: int = MAX_PIXELS) -> None:
+        self.max_pixels = max_pixels
         self.root = Path(os.path.abspath(root))
         top = self.root / part
         self.name = f"folder {top}"
@@ -61,7 +62,11 @@ class Folder:
 
     def read(self, i: int) -> "Image.Image":
         """The image in RGB; raises ``UnreadableImage``."""
-        return read_image(self.root / self._paths[i])
+        return read_image(self.root / self._paths[i], self.max_pixels)
+
+    def content(self, i: int) -> tuple[str, bytes]:
+        """The bytes of the image file, and what they are."""
+        return "file", (self.root / self._paths[i]).read_bytes()
 
     def note(self) -> str:
         """Which files are left alone, and which sub-folders hold no image; empty if there are none."""
@@ -80,7 +85,7 @@ class Folder:
         """Whether images of more than 8 bits use less than a tenth of their range, by a sample; empty if not."""
         sample = [self._paths[i] for i in range(0, len(self), -(-len(self) // SAMPLE))]
         sample = [path for path in sample if not path.lower().endswith(SHALLOW)]
-        found = [(*values, path) for path in sample if (values := deep_range(self.root / path))]
+        found = [(*values, path) for path in sample if (values := deep_range(self.root / path, self.max_pixels))]
         if not found or any(high >= end / 10 for high, end, _ in found):
             return ""
         high, end, path = max(found)
@@ -110,7 +115,7 @@ class Folder:
         return path[self._start :].rpartition("/")[0].partition("/")[0]
 
 
-def open_folder(root: Path, split: str) -> Folder:
+def open_folder(root: Path, split: str, max_pixels: int = MAX_PIXELS) -> Folder:
     """A folder's "train" or "test" images.
 
     If ``root`` has sub-folders ``train`` and one of ``test``, ``val`` or ``validation``, these are the splits, and
@@ -122,19 +127,20 @@ def open_folder(root: Path, split: str) -> Folder:
     """
     held_out = held_out_names(root)
     if split == "train":
-        return _noted(Folder(root, "train" if held_out else ""))
+        return _noted(Folder(root, "train" if held_out else "", max_pixels))
     if not held_out:
         raise MapetError(no_held_out_text(root))
-    return _noted(_held_out(Folder(root, "train"), [Folder(root, name) for name in held_out]))
+    others = [Folder(root, name, max_pixels) for name in held_out]
+    return _noted(_held_out(Folder(root, "train"), others))
 
 
-def open_all(root: Path) -> Folder:
+def open_all(root: Path, max_pixels: int = MAX_PIXELS) -> Folder:
     """All images of a folder, whatever its splits; files left alone are logged once.
 
     Raises:
         MapetError: no images.
     """
-    return _noted(Folder(root))
+    return _noted(Folder(root, max_pixels=max_pixels))
 
 
 def _held_out(train: Folder, others: list[Folder]) -> Folder:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.folder import open_all, printable
-from mapet.data.image import as_rgb, read_image
+from mapet.data.image import MAX_PIXELS, as_rgb, read_image
 from mapet.data.packed import packed_splits
 from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
@@ -34,6 +34,7 @@ class GivenImages:
     Args:
         images: each is of one of ``KINDS``.
         root: folder to which the paths are relative; None: the current one.
+        max_pixels: larger image files are unreadable.
 
     Raises:
         MapetError: no images, or one of another kind.
@@ -41,7 +42,8 @@ class GivenImages:
 
     classes: tuple[str, ...] = ()
 
-    def __init__(self, images: Iterable[Any], root: Path | None = None) -> None:
+    def __init__(self, images: Iterable[Any], root: Path | None = None, max_pixels: int = MAX_PIXELS) -> None:
+        self.max_pixels = max_pixels
         self.root = Path(os.path.abspath(root or "."))
         given = list(images)
         self._images: Sequence[Any] = given
@@ -70,16 +72,19 @@ class GivenImages:
         """The image in RGB; raises ``UnreadableImage``."""
         image = self._images[i]
         if isinstance(image, str | Path):
-            return read_image(self.root / Path(image).expanduser())
+            return read_image(self.root / Path(image).expanduser(), self.max_pixels)
         return as_rgb(to_pil(image))
 
 
-def open_images(images: Any, split: Literal["train", "test"] | None = None) -> ImageDataset:
+def open_images(
+    images: Any, split: Literal["train", "test"] | None = None, max_pixels: int = MAX_PIXELS
+) -> ImageDataset:
     """The dataset of whatever images are given.
 
     Args:
         images: a folder, packed or not, ``"cifar10"``, an ``ImageDataset``, or one image or several of ``KINDS``;
             several may also be an array or a tensor of four dimensions.
+        max_pixels: larger image files are unreadable.
         split: of cifar10, a pack or a folder; None: all images of a folder, and else the training images.
 
     Raises:
@@ -88,14 +93,14 @@ def open_images(images: Any, split: Literal["train", "test"] | None = None) -> I
     if isinstance(images, str | Path):
         path = Path(images).expanduser()
         if path.is_file():
-            return GivenImages([images])
+            return GivenImages([images], max_pixels=max_pixels)
         if split is None and images != "cifar10" and path.is_dir() and not packed_splits(path):
-            return open_all(path)
-        return open_dataset(str(images), split or "train")
+            return open_all(path, max_pixels)
+        return open_dataset(str(images), split or "train", max_pixels)
     if hasattr(images, "image_id"):
         return images
     several = isinstance(images, Iterable) and (images.ndim == 4 if isinstance(images, np.ndarray | Tensor) else True)
-    return GivenImages(images if several and not hasattr(images, "getexif") else [images])
+    return GivenImages(images if several and not hasattr(images, "getexif") else [images], max_pixels=max_pixels)
 
 
 def to_pil(image: Any) -> "Image.Image":

@@ -10,6 +10,8 @@ Each mode of Pillow has one rule, which looks at no other image and never stretc
 | I (int32) | 0 … 255, otherwise 0 … 65535 | value, otherwise value / 257 |
 | F (float) | 0 … 1, otherwise 0 … 255, otherwise 0 … 65535 | value x 255, otherwise value, otherwise value / 257 |
 
+Decoding takes about 8 bytes for each pixel. Images of more than ``MAX_PIXELS``, or the number given, are unreadable.
+
 The first range that holds all values of the image applies. Values outside the last one, and values that are not
 numbers, make an image unreadable.
 """
@@ -33,7 +35,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # tried first
 # Kinds that Pillow only identifies, or decodes with other programs.
 REFUSED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-STRIP = 1 << 20  # pixels of a deep image that are converted at a time
+STRIP = 1 << 20  # pixels of a deep or transparent image that are converted at a time
 MAX_PIXELS = (1 << 30) // 4 // 3  # a quarter of a GiB of RGB; larger images count as decompression bombs
 
 
@@ -41,22 +43,22 @@ class UnreadableImage(Exception):
     """An image that cannot be used; the message is a short reason."""
 
 
-def read_image(path: Path) -> "Image.Image":
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> "Image.Image":
     """The first frame of an image file: mode RGB, turned upright by its EXIF orientation, composited over white.
 
     Raises:
-        UnreadableImage: unreadable, zero bytes, not an image, truncated or damaged, or a decompression bomb.
+        UnreadableImage: unreadable, zero bytes, not an image, truncated or damaged, or of more than ``max_pixels``.
     """
     with _as_unreadable():
         _check_file(path.stat())
         with path.open("rb") as file:
-            return _decoded(file, str(path))
+            return _decoded(file, str(path), max_pixels)
 
 
 def decode_image(content: bytes) -> "Image.Image":
     """As ``read_image``, from the bytes of an image file."""
     with _as_unreadable():
-        return _decoded(BytesIO(content), "")
+        return _decoded(BytesIO(content), "", MAX_PIXELS)
 
 
 def as_rgb(image: "Image.Image") -> "Image.Image":
@@ -103,15 +105,18 @@ def is_image(path: str) -> bool:
 
 
 def to_rgb(image: "Image.Image") -> "Image.Image":
-    """Convert any PIL mode to RGB, by the rules of the module."""
+    """Convert any PIL mode to RGB, by the rules of the module; an image that is RGB already is returned as it is."""
     from PIL import Image
 
     if is_deep(image):
         return _eight_bits(image).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+        shown = Image.new("RGB", image.size)
+        for top, rows in _bands(image):
+            part = image.crop((0, top, image.width, top + rows)).convert("RGBA")
+            shown.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB"), (0, top))
+        return shown
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def is_deep(image: "Image.Image") -> bool:
@@ -137,13 +142,13 @@ def value_range(image: "Image.Image") -> tuple[float, float, float]:
     return low, high, next(end for end in ends if high <= end)
 
 
-def deep_range(path: Path) -> tuple[float, float] | None:
+def deep_range(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[float, float] | None:
     """The highest value of a deep image file and the end of its range; None for other files, which are not decoded."""
     with suppress(UnreadableImage), _as_unreadable():
         _check_file(path.stat())
         with path.open("rb") as file:
             image = _opened(file, str(path))
-            if is_deep(image) and image.width * image.height <= MAX_PIXELS:
+            if is_deep(image) and image.width * image.height <= max_pixels:
                 return value_range(image)[1:]
     return None
 
@@ -155,12 +160,13 @@ def _check_file(status: os.stat_result) -> None:
         raise UnreadableImage("zero bytes")
 
 
-def _decoded(file: BinaryIO, name: str) -> "Image.Image":
+def _decoded(file: BinaryIO, name: str, max_pixels: int) -> "Image.Image":
     from PIL import ImageOps
 
     image = _opened(file, name)
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImage(f"decompression bomb: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    if image.width * image.height > max_pixels:
+        size = f"{image.width} x {image.height} pixels"
+        raise UnreadableImage(f"decompression bomb: {size}, more than {max_pixels:,} (--max-pixels)")
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return to_rgb(image)
@@ -190,11 +196,16 @@ def _opened(file: BinaryIO, name: str) -> "Image.Image":
     raise UnreadableImage("not an image of a known kind")
 
 
+def _bands(image: "Image.Image") -> Iterator[tuple[int, int]]:
+    """Parts of an image's height: the first row, and the number of rows, of about ``STRIP`` pixels each."""
+    rows = max(1, STRIP // max(1, image.width))
+    return ((top, min(rows, image.height - top)) for top in range(0, image.height, rows))
+
+
 def _strips(image: "Image.Image") -> Iterator[tuple[int, np.ndarray]]:
     """The rows of an image a few at a time, each with the index of its first one."""
-    rows = max(1, STRIP // max(1, image.width))
-    for top in range(0, image.height, rows):
-        yield top, np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+    for top, rows in _bands(image):
+        yield top, np.asarray(image.crop((0, top, image.width, top + rows)))
 
 
 def _eight_bits(image: "Image.Image") -> "Image.Image":

@@ -106,6 +106,10 @@ class Packed:
             raise UnreadableImage(self.reason(i))
         return self._image(self._bytes[start:end])
 
+    def content(self, i: int) -> tuple[str, bytes]:
+        """The bytes of the image, and what they are; none if it is unreadable."""
+        return f"{self.form} pack", self._bytes[self._offsets[i] : self._offsets[i + 1]].tobytes()
+
     def reason(self, i: int) -> str:
         """Why image ``i`` is unreadable."""
         return self._reasons.get(self.image_id(i), "unreadable when it was packed")

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mapet.interop.competitors import load_beit, load_cae, load_mae
+from mapet.interop.foreign import held, require_known
 from mapet.interop.official import load_finetuned, load_pretraining
 from mapet.interop.state_dict import VIT, default_heads, encoder_settings, settings_errors, strip_prefix
 from mapet.method.encoder import Encoder
@@ -43,7 +44,10 @@ def open_checkpoint(path: Path, *, heads: int | None = None) -> tuple[Encoder, l
     Raises:
         MapetError: the file is missing or in none of these formats, or tensors or ``heads`` do not fit.
     """
-    weights = read_weights(path)
+    weights = _bare(read_weights(path))
+    require_known(path, weights)
+    if "patch_embed.proj.weight" not in (strip_prefix(weights, "encoder.") or weights):
+        raise MapetError(f"{path} is not a checkpoint of a vision transformer of a known layout. {held(weights)}")
     settings, assumed = _sizes(path, strip_prefix(weights, "encoder.") or weights, heads)
     if "head.weight" not in weights:
         for name, (load, more) in LOADERS.items():
@@ -52,6 +56,7 @@ def open_checkpoint(path: Path, *, heads: int | None = None) -> tuple[Encoder, l
                 return encoder, assumed
     if not any(".attn.q." in name for name in weights):
         assumed.append("ImageNet's mean and std assumed")  # MaPeT's are known to have them
+    weights.pop("mask_token", None)  # DINOv2's, which its encoder without masks does not read
     with settings_errors():
         if "head.weight" in weights:
             return load_finetuned(path, heads=settings["heads"]), assumed
@@ -60,6 +65,14 @@ def open_checkpoint(path: Path, *, heads: int | None = None) -> tuple[Encoder, l
         )
     fill(plain, weights, VIT)
     return plain, assumed
+
+
+def _bare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's weights where all of its names begin with what trainers put before them."""
+    for prefix in ("backbone.", "model."):
+        if f"{prefix}patch_embed.proj.weight" in weights:
+            return strip_prefix(weights, prefix)
+    return weights
 
 
 def _sizes(path: Path, weights: Mapping[str, Tensor], heads: int | None) -> tuple[dict[str, int], list[str]]:

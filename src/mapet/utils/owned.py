@@ -45,7 +45,7 @@ TOKENIZER: Tree = {
     "inspect": _files("inspect.json", "codes.png", "tokens.png", "usage.png"),
     rf"{re.escape(ASIDE)}(\.part|\.gone)?": LISTS,
 }
-_STORE = _files("store.json", "tokens.bin", "keys.txt", LOCK)
+_STORE = _files("store.json", "tokens.bin", "keys.txt", "contents.json", LOCK)
 _TOKENS: Tree = {
     **_STORE,
     **LISTS,
@@ -60,7 +60,7 @@ _CHECKPOINTS: Tree = {
 }
 RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
-    **_files("metrics.csv", "log.txt", "runtime.json", "init.json", "probes.csv"),
+    **_files("metrics.csv", "log.txt", "runtime.json", "init.json", "probes.csv", "contents.json"),
     **LISTS,
     **PAIR,  # a VQ-KD run is a tokenizer, too
     **{name: TOKENIZER[name] for name in (r"tokenizer\.(part|next)", "inspect")},

@@ -63,7 +63,8 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     nested = content if isinstance(content, Mapping) else {}
     state = next((nested[key] for key in keys if isinstance(nested.get(key), Mapping)), nested)
     if not state or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
-        raise MapetError(f"{path} does not hold a state dict: give {WANTED}.")
+        found = ", ".join(map(str, list(state)[:3])) or type(content).__name__
+        raise MapetError(f"{path} does not hold a state dict (it holds {found}): give {WANTED}.")
     return {re.sub(WRAPPED, "", name): tensor for name, tensor in state.items()}
 
 
@@ -139,11 +140,12 @@ def _content(path: Path) -> Any:
 def _kind(path: Path, error: Exception) -> str:
     """What a file that does not hold a state dict is, and what to do about it."""
     if found := re.search(r"\bGLOBAL (\S+)", str(error)):
+        converted = str(path.with_name(f"{path.stem}-weights.pth"))
         return (
             f"a pickle of more than tensors ({found[1]}), and loading it could run any code. If you trust it, "
-            f"convert it: content = torch.load({path.name!r}, weights_only=False), with the package that made it "
-            "installed; then safetensors.torch.save_file(STATE, FILE), where STATE is content.state_dict() of a "
-            "module, or the part of a dict that holds the weights, such as content['model']."
+            f"convert it where Python can import {found[1].partition('.')[0]}: "
+            f"content = torch.load({str(path)!r}, weights_only=False); torch.save(STATE, {converted!r}), where STATE "
+            "is content.state_dict() of a module, or the part of a dict that holds weights, such as content['model']."
         )
     with path.open("rb") as file:
         start = file.read(4)

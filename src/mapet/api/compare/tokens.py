@@ -50,6 +50,7 @@ def _token_recipe(recipe: Recipe) -> Recipe:
     """The recipe's settings that change the tokens of an image; all else at its default."""
     return Recipe(
         data=recipe.data,
+        max_pixels=recipe.max_pixels,
         tokens=recipe.tokens,
         scale=recipe.scale,
         ratio=recipe.ratio,
@@ -103,7 +104,7 @@ def _tokenizer(recipe: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, 
 
     named = Path(recipe.tokenizer.path or folder)
     if not named.exists():
-        source = open_dataset(recipe.data)
+        source = open_dataset(recipe.data, max_pixels=recipe.max_pixels)
         indices = chosen(source, recipe.max_images, recipe.seed)
         folder.parent.mkdir(parents=True, exist_ok=True)
         fit_codebook(recipe, folder, runtime, source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction))

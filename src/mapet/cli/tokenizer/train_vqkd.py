@@ -38,8 +38,9 @@ def command(arguments: list[str]) -> int:
     folder, arguments = take(arguments, "--resume")
     if folder is not None:
         default = Options(training=begun_recipe(folder, VQKDRecipe), runtime=kept(folder, Runtime))
-        o = resumed_options(folder, default, "training", arguments, "tokenizer train-vqkd", ABOUT)
-        return stoppable(partial(resume, folder, runtime=o.runtime), again(folder, o.runtime, *VERB), Path(folder))
+        o, moved = resumed_options(folder, default, "training", arguments, "tokenizer train-vqkd", ABOUT)
+        train = partial(resume, folder, runtime=o.runtime, **moved)
+        return stoppable(train, again(folder, o.runtime, *VERB), Path(folder))
     settings = given(Options(), arguments, "tokenizer train-vqkd", ABOUT)
     o = updated(Options(), **settings)
     require("tokenizer train-vqkd", data=o.training.data, out=o.out)
