@@ -45,7 +45,7 @@ TOKENIZER: Tree = {
     "inspect": _files("inspect.json", "codes.png", "tokens.png", "usage.png"),
     rf"{re.escape(ASIDE)}(\.part|\.gone)?": LISTS,
 }
-_STORE = _files("store.json", "tokens.bin", "keys.txt", LOCK)
+_STORE = _files("store.json", "tokens.bin", "sums.bin", "keys.txt", LOCK)
 _TOKENS: Tree = {
     **_STORE,
     **LISTS,
