@@ -65,8 +65,8 @@ class Checkpoint:
         """All tensors by name."""
         return {name: self.read(name) for name in self.shapes}
 
-    def verify(self) -> None:
-        """Compare the content with the fingerprints; the checkpoints of version 0.1 have none.
+    def verify(self) -> bool:
+        """Compare the content with the fingerprints. Returns whether it has any: those of version 0.1 have none.
 
         Raises:
             MapetError: the content was changed.
@@ -78,6 +78,7 @@ class Checkpoint:
                 raise _unreadable(self.path, error) from error
             if found != expected:
                 raise _unreadable(self.path, "its content does not match its fingerprint")
+        return all(expected for _, expected in self._files)
 
     def read_finite(self, name: str) -> Tensor:
         """A whole tensor of weights.

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mapet.tokenizers import sums
 from mapet.tokenizers.id_index import IdIndex, hashes
-from mapet.tokenizers.store_checks import require_same, row_fault, same_aspect, view_text
+from mapet.tokenizers.store_checks import require_fitting, require_same, row_fault, same_aspect, view_text
 from mapet.utils.errors import MapetError
 from mapet.utils.fingerprint import KEY, is_intact, sealed
 from mapet.utils.io import encode_id, read_json, replace_file, write_from
@@ -115,7 +115,7 @@ class TokenStore:
             MapetError: an image id that is in the store or has a line break; tokens of another shape or vocabulary; or
                 another process writes here, or has written since the store was opened.
         """
-        self._require_fitting(image_ids, tokens)
+        require_fitting(self.folder, image_ids, tokens, (self.length, self.vocabulary))
         self.reserve()
         self._add_hashes()
         lines, rows = [encode_id(image_id) for image_id in image_ids], tokens.cpu().numpy().astype("<u2")
@@ -127,7 +127,7 @@ class TokenStore:
         write_from(self.folder / SUMS, start * sums.ROW, sums.encoded(ids, rows))
         write_from(self.folder / KEYS, self._end_of_ids, text)
         self._end_of_ids += len(text)
-        self._sizes = (len(self) * 2 * self.length, len(self) * sums.ROW, self._end_of_ids)
+        self._sizes = self._sizes_on_disk()
         self._map()
 
     def reserve(self, lock: Lock | None = None) -> None:
@@ -236,15 +236,10 @@ class TokenStore:
                 f'images of {source_name}, for instance "{example}": tokenize {source_name} into it.'
             )
 
-    def _require_fitting(self, image_ids: Sequence[str], tokens: Tensor) -> None:
-        if tokens.shape != (len(image_ids), self.length):
-            raise MapetError(
-                f"{self.folder} takes ({len(image_ids)}, {self.length}) tokens, not {tuple(tokens.shape)}."
-            )
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary:
-            raise MapetError(f"{self.folder} takes tokens from 0 to {self.vocabulary - 1} only.")
-        if bad := [image_id for image_id in image_ids if "\n" in image_id]:
-            raise MapetError(f"The image id {bad[0]!r} has a line break: rename the image.")
+    def expected_sizes(self) -> dict[str, int]:
+        """Bytes of the files without what an interruption left behind, by name."""
+        sizes = {TOKENS: len(self) * 2 * self.length, SUMS: len(self) * sums.ROW, KEYS: self._end_of_ids}
+        return {name: size for name, size in sizes.items() if (name != SUMS or self.verified) and len(self)}
 
     def _sizes_on_disk(self) -> tuple[int, int, int]:
         """Current bytes of tokens, hashes and image ids on the disk."""

@@ -1,10 +1,12 @@
 """Checks of token stores: of two headers, two views, and of rows that were read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mapet.tokenizers import sums
 from mapet.utils.errors import MapetError
@@ -12,9 +14,7 @@ from mapet.utils.fingerprint import KEY
 from mapet.utils.view import CenterCropResize
 
 
-def row_fault(
-    tokens: NDArray[np.uint16], vocabulary: int, hashed: NDArray[np.uint64] | None
-) -> tuple[int, str] | None:
+def row_fault(tokens: NDArray[np.uint16], vocabulary: int, hashed: NDArray[np.uint64] | None) -> tuple[int, str] | None:
     """The first damaged row of tokens (B, L), and its fault; None if there is none.
 
     Args:
@@ -28,6 +28,21 @@ def row_fault(
         row, column = np.argwhere(tokens >= vocabulary)[0]
         return int(row), f"the token {tokens[row, column]} at patch {column}, and its vocabulary is {vocabulary}"
     return None
+
+
+def require_fitting(folder: Path, image_ids: Sequence[str], tokens: Tensor, limits: tuple[int, int]) -> None:
+    """Require rows (B, L) that a store in ``folder`` takes; ``limits`` are L and the vocabulary.
+
+    Raises:
+        MapetError: tokens of another shape or vocabulary, or an image id with a line break.
+    """
+    length, vocabulary = limits
+    if tokens.shape != (len(image_ids), length):
+        raise MapetError(f"{folder} takes ({len(image_ids)}, {length}) tokens, not {tuple(tokens.shape)}.")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        raise MapetError(f"{folder} takes tokens from 0 to {vocabulary - 1} only.")
+    if bad := [image_id for image_id in image_ids if "\n" in image_id]:
+        raise MapetError(f"The image id {bad[0]!r} has a line break: rename the image.")
 
 
 def require_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -51,3 +51,8 @@ def file_hash(path: Path) -> str:
         while part := file.read(1 << 22):
             found.update(part)
     return found.hexdigest()
+
+
+def content_hash(content: Any) -> int:
+    """A 64-bit hash of a buffer."""
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")

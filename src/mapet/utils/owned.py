@@ -69,7 +69,7 @@ RUN: Tree = {
     "tokens": _TOKENS,
     "tokenizer": TOKENIZER,
     r"tokenizer\.tokenizer\.part": PAIR,
-    "export": {r"timm|\.timm\.old": EXPORT, r"\.timm-\w+": {"timm": EXPORT}},
+    "export": {r"timm|\.timm\.old": EXPORT, r"\.timm(-\w+|\.part)": {"timm": EXPORT, re.escape(LOCK): None}},
 }
 QUICKSTART: Tree = {**RUN, **_files("quickstart.json", "loss.png", "codes.png", "tokens.png")}
 
@@ -104,6 +104,14 @@ def is_export(folder: Path) -> bool:
         ours = "\n- mapet\n---\n" in card and "(mapet).\n" in card
         return ours and weights == {"format": "pt"} and isinstance(shape, dict) and shape.keys() == ARGUMENTS
     return False
+
+
+def is_unfinished_export(folder: Path) -> bool:
+    """Whether the folder holds an export, or what is left of one that was being deleted: its weights go last."""
+    if not folder.is_dir() or find_foreign(folder, EXPORT):
+        return False
+    marked = _metadata(folder / "model.safetensors").get("mapet") == AN_EXPORT["mapet"]
+    return marked or is_export(folder) or not any(folder.iterdir())
 
 
 @dataclass(frozen=True)
