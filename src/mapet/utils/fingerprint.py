@@ -44,12 +44,13 @@ def text_hash(text: str) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """The hash of a file's content."""
-    found = blake2b(digest_size=16)
+def file_hash(path: Path, size: int | None = None) -> str:
+    """The hash of a file's content, or of its first ``size`` bytes."""
+    found, left = blake2b(digest_size=16), path.stat().st_size if size is None else size
     with path.open("rb") as file:
-        while part := file.read(1 << 22):
+        while part := file.read(min(left, 1 << 22)):
             found.update(part)
+            left -= len(part)
     return found.hexdigest()
 
 

@@ -56,7 +56,10 @@ _TOKENS: Tree = {
 }
 _CHECKPOINTS: Tree = {
     r"(last|previous|best|step-\d+)\.(safetensors|partial)|\.tmp\w{6}": None,
-    r"last|step-\d+": {r"\d+-\d+-of-\d+\.(safetensors|partial)|\.tmp\w{6}": None, **_files("index.json")},
+    r"last|step-\d+": {
+        r"\d+-\d+-of-\d+\.(safetensors|partial)|\.tmp\w{6}": None,
+        **_files("index.json", "previous.json"),
+    },
 }
 RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
