@@ -11,7 +11,7 @@ ROWS = 1 << 16  # of tokens, read at a time
 
 
 def check(folder: str | Path) -> dict[str, str]:
-    """Verify a run, tokens, a tokenizer, a pack or an export completely.
+    """Verify a run, a comparison, tokens, a tokenizer, a pack or an export completely.
 
     Args:
         folder: what mapet wrote.
@@ -35,6 +35,14 @@ def _parts(folder: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     for path in sorted((folder / "checkpoints").glob("*")):
         if path.suffix == ".safetensors" or path.is_dir():
             yield path, _checkpoint
+        if (path / "previous.json").is_file():
+            yield path / "previous.json", _checkpoint
+    if (folder / "checkpoints").is_dir() and (folder / "metrics.csv").is_file():
+        yield folder / "metrics.csv", _metrics
+    for path in sorted((folder / "scores").glob("*.json")):
+        yield path, _scores
+    for path in sorted((folder / "runs").glob("*")):  # of a comparison
+        yield from _parts(path)
     for inner, marker, content, verify in PARTS:
         if (folder / inner / marker).is_file():
             yield folder / inner / content, verify
@@ -50,10 +58,28 @@ def _fault(verify: Callable[[Path], None], path: Path) -> str:
     return ""
 
 
+def _metrics(path: Path) -> None:
+    from mapet.engine.metrics_file import fault
+    from mapet.engine.run import Run
+
+    checkpoint = Run(path.parent).checkpoint
+    if checkpoint and (text := fault(path, checkpoint.step, checkpoint.metrics)):
+        raise MapetError(f"{path} {text}.")
+
+
+def _scores(path: Path) -> None:
+    from mapet.api.compare.results_folder import recorded
+
+    if recorded(path) is None:
+        raise MapetError(f"{path} is damaged: resume the comparison, which measures again.")
+
+
 def _checkpoint(path: Path) -> None:
     from mapet.engine.checkpoint import Checkpoint
+    from mapet.engine.origin import require_same
 
     found = Checkpoint(path)
+    require_same(path, next(one for one in path.parents if one.name == "checkpoints").parent)
     if not found.verify():
         _note(path, "only that its weights are finite was checked")
     for name in found.shapes:
