@@ -1,7 +1,7 @@
 """What a checkpoint says of the run that it belongs to: its settings, and the hash of its metrics.
 
-Settings that are paths are left out, as folders may be moved; so are, in a comparison of two, those that only one has,
-as versions add some.
+Settings that are paths are left out, as folders may be moved; so are those that only one recipe has, as versions add
+some.
 """
 
 import json
@@ -43,11 +43,15 @@ def require_same(path: Path, folder: Path) -> None:
     """
     here = settings(folder)
     for name, value in Checkpoint(path).settings.items():
-        if name in here and json.dumps(here[name]) != json.dumps(value):
-            file, _, setting = name.partition(": ")
+        file, _, setting = name.partition(": ")
+        if name in here:
+            same, now = json.dumps(here[name]) == json.dumps(value), _short(here[name])
+        else:
+            same, now = file == RECIPE or not (folder / file).is_file(), "none"
+        if not same:
             raise MapetError(
                 f"{path} does not belong to {folder / file}: it was trained with {setting} {_short(value)}, not "
-                f"{_short(here[name])}. Restore the one that was changed, or begin a new run."
+                f"{now}. Restore the one that was changed, or begin a new run."
             )
 
 
