@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from mapet.engine.metrics_file import fault, trim
+from mapet.engine.metrics_file import fault, last_row, trim
 from mapet.engine.run import Run
 
 HEADER = "step,epoch,loss\n"
@@ -33,13 +33,15 @@ def path(tmp_path):
         (HEADER + rows(1) + "2,1\n" + rows(3), rows(1, 3), "lacks the step 2"),
         (HEADER + rows(1) + "2,1,\n" + rows(3), rows(1) + "2,1,\n" + rows(3), ""),
         (HEADER, "", "lacks the steps 1-3"),
+        ("sxep,epoch,loss\n" + rows(1, 2, 3), rows(1, 2, 3), "has a damaged header"),
     ],
 )
 def test_rows_are_trimmed_and_faults_named(path, content, left, note):
     path.write_text(content)
     assert fault(path, 3) == note
     assert trim(path, 3) == note
-    assert path.read_text() == HEADER + left
+    assert path.read_text() == content[: len(HEADER)] + left
+    assert last_row(path).get("epoch", 1) == 1
 
 
 def test_many_holes_are_counted(path):

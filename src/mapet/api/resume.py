@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.kept_runtime import kept
 from mapet.api.training import Job, reopened, run_training
-from mapet.config.file import read
+from mapet.config.file import content, read
 from mapet.config.flat import updated
 from mapet.config.runtime import PretrainRuntime, Runtime
 from mapet.utils.errors import MapetError
@@ -63,11 +63,9 @@ def kind_of(run: "Run") -> str:
     Raises:
         MapetError: none of them.
     """
-    import yaml
-
-    content = yaml.safe_load(run.recipe.read_text())
+    found = content(run.recipe)
     for name, kind in KINDS.items():
-        if isinstance(content, dict) and name in content:
+        if isinstance(found, dict) and name in found:
             return kind
     raise MapetError(f"{run.recipe} is not a recipe of a run: was it changed by hand?")
 

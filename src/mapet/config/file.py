@@ -29,14 +29,19 @@ def read(path: str | Path, kind: type[T]) -> T:
     from mapet.config.upgrade import upgraded
 
     try:
-        return TypeAdapter(kind).validate_python(upgraded(_content(path), kind))
+        return TypeAdapter(kind).validate_python(upgraded(content(path), kind))
     except ValidationError as error:
         raise refusal(error, kind, f"{path}: ") from error
     except MapetError as error:
         raise MapetError(f"{path}: {error.option_text}") from error
 
 
-def _content(path: str | Path) -> Any:
+def content(path: str | Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        MapetError: no such file, or not YAML.
+    """
     import yaml
 
     try:

@@ -32,6 +32,8 @@ def fault(path: Path, step: int, seal: str = "") -> str:
     steps = [_step(line, lines[0]) for line in lines[1:]]
     counts = Counter(number for number in steps if number is not None and number <= step)
     notes = []
+    if lines and not lines[0].startswith(b"step,"):
+        notes.append("has a damaged header")
     if missing := [number for number in range(1, step + 1) if number not in counts]:
         notes.append(f"lacks {_ranges(missing)}")
     if double := sorted(number for number, count in counts.items() if count > 1):
@@ -39,6 +41,16 @@ def fault(path: Path, step: int, seal: str = "") -> str:
     if not notes and seal and _seal_of_rows(path, int(seal.split()[0])) != seal:
         notes.append("was changed after it was written")
     return " and ".join(notes)
+
+
+def last_row(path: Path) -> dict[str, float]:
+    """The figures of the last step that had images, by name; empty without any."""
+    lines = _lines(path)
+    for line in reversed(lines[1:]):
+        if _step(line, lines[0]) is not None and not line.endswith(b",\n"):
+            names = lines[0].decode("utf-8", "replace").rstrip("\n").split(",")
+            return dict(zip(names, (float(cell or "nan") for cell in line.decode().split(",")), strict=True))
+    return {}
 
 
 def _lines(path: Path) -> list[bytes]:
