@@ -6,16 +6,40 @@ READY := $(VENV)/.ready
 # Nothing is compiled at installation, so each process would compile torch anew: 20 s in place of 5.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart test check fix setup clean
+.PHONY: help quickstart test test-newest test-lowest soak fuzz mutants check fix setup clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: setup  ## from nothing to a pre-trained encoder and its scores
 	$(BIN)/mapet quickstart
 
 test: setup  ## all tests, one file at a time on each core
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+SECONDS ?= 600
+
+soak: setup  ## trainings killed and damaged for SECONDS=600; the end must be bit-equal
+	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
+	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS) --processes 2
+
+fuzz: setup  ## damaged files and odd settings for SECONDS=600
+	$(BIN)/python benchmarks/fuzz.py --seconds $(SECONDS)
+
+test-newest:  ## all tests with the newest versions that pyproject.toml allows, in their own environment
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --disable-pip-version-check -e '.[dev]'
+	.venv-newest/bin/python -m pytest -n auto --dist loadfile
+
+test-lowest:  ## all tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check packaging
+	.venv-lowest/bin/python tools/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
+	.venv-lowest/bin/python -m pytest -n auto --dist loadfile
+
+mutants: setup  ## do the tests of ROOM notice NUMBER random changes of it? (SEED)
+	$(BIN)/python tools/mutants.py --room $(or $(ROOM),method) --number $(or $(NUMBER),40) --seed $(or $(SEED),0)
 
 check: setup  ## lint, types, import layers
 	$(BIN)/ruff check .
@@ -38,4 +62,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache

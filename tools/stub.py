@@ -29,6 +29,8 @@ SETTINGS = {  # the settings classes, below mapet.config, whose flat names a fun
     "train_vqkd": ("vqkd.VQKDRecipe", "runtime.Runtime"),
     "evaluate": ("evaluate.EvaluateSettings",),
     "embed": ("use.EmbedSettings",),
+    "attend": ("use.AttendSettings",),
+    "reveal_image": ("use.RevealSettings",),
     "neighbours": ("use.NeighboursSettings",),
     "predict": ("use.PredictSettings",),
     "tokenize": ("verbs.TokenizeSettings",),

@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
+from mapet.api.attend import Attended
 from mapet.api.benchmark.report import Report as Report
 from mapet.api.compare.plan import Plan as Plan
 from mapet.api.compare.run import Comparison as Comparison
@@ -17,6 +18,7 @@ from mapet.api.neighbours import Neighbour as Neighbour
 from mapet.api.predict import Prediction as Prediction
 from mapet.api.predict import Predictions as Predictions
 from mapet.api.quickstart import QuickstartResult
+from mapet.api.reveal import Revealed
 from mapet.build.objectives import register_objective as register_objective
 from mapet.config.benchmark import BenchmarkSettings
 from mapet.config.compare import CompareSettings
@@ -32,7 +34,7 @@ from mapet.config.recipe import Recipe as Recipe
 from mapet.config.recipe import Tokenizer as Tokenizer
 from mapet.config.runtime import Runtime as Runtime
 from mapet.config.training import Optimization as Optimization
-from mapet.config.use import EmbedSettings, NeighboursSettings, PredictSettings
+from mapet.config.use import AttendSettings, EmbedSettings, NeighboursSettings, PredictSettings, RevealSettings
 from mapet.config.verbs import (
     FitTokenizerSettings,
     ImportTokenizerSettings,
@@ -59,6 +61,17 @@ from mapet.tokenizers.tokenizer import Network as Network
 from mapet.tokenizers.tokenizer import load_tokenizer as load_tokenizer
 from mapet.utils.errors import MapetError as MapetError
 from mapet.utils.view import CenterCropResize as CenterCropResize
+
+class _Attend(TypedDict, total=False):
+    """Settings of ``AttendSettings``."""
+
+    block: int | None
+    patch: tuple[int, int] | None
+    num_heads: int | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+
+class _AttendSettings(_Attend, total=False):
+    """Settings of ``attend``."""
 
 class _Benchmark(TypedDict, total=False):
     """Settings of ``BenchmarkSettings``."""
@@ -183,6 +196,7 @@ class _Runtime(TypedDict, total=False):
     grad_checkpointing: bool
     save_every: int
     cache_gib: float
+    timeout: float
     max_bad_fraction: float
 
 class _CompareSettings(_Compare, _Recipe, _Model, _Objective, _Tokenizer, _Optimization, _Runtime, total=False):
@@ -401,6 +415,15 @@ class _QuickstartSettings(_Quickstart, total=False):
 class _ResumeSettings(_Runtime, total=False):
     """Settings of ``resume``."""
 
+class _Reveal(TypedDict, total=False):
+    """Settings of ``RevealSettings``."""
+
+    frames: int
+    seed: int
+
+class _RevealImageSettings(_Reveal, total=False):
+    """Settings of ``reveal_image``."""
+
 class _ShowSettings(_Recipe, _Model, _Objective, _Tokenizer, _Optimization, total=False):
     """Settings of ``show``."""
 
@@ -472,6 +495,15 @@ class _VQKDRecipeOfTrainVqkd(TypedDict, total=False):
 class _TrainVqkdSettings(_VQKDRecipeOfTrainVqkd, _Runtime, total=False):
     """Settings of ``train_vqkd``."""
 
+def attend(
+    source: str | Path,
+    images: Any,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    settings: AttendSettings | None = None,
+    **changes: Unpack[_AttendSettings],
+) -> Attended: ...
 def benchmark(
     recipe: str | Path | Recipe | None = None,
     out: str | Path = "bench",
@@ -594,6 +626,15 @@ def resume(
     evaluate_every: int | None = None,
     **settings: Unpack[_ResumeSettings],
 ) -> Run | Comparison: ...
+def reveal_image(
+    run: str | Path,
+    image: Any,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    settings: RevealSettings | None = None,
+    **changes: Unpack[_RevealImageSettings],
+) -> Revealed: ...
 def show(recipe: Recipe | str | Path | None = None, **changes: Unpack[_ShowSettings]) -> str: ...
 def tokenize(
     data: str | Path,
@@ -645,6 +686,7 @@ __all__ = [
     "TokenStore",
     "Tokenizer",
     "VQKDRecipe",
+    "attend",
     "benchmark",
     "compare",
     "embed",
@@ -669,6 +711,7 @@ __all__ = [
     "register_objective",
     "resume",
     "reveal",
+    "reveal_image",
     "show",
     "tokenize",
     "train_vqkd",

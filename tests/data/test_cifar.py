@@ -158,3 +158,12 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MAPET_CACHE", str(tmp_path / "file"))
     with pytest.raises(MapetError, match="MAPET_CACHE"):
         open_dataset("cifar10")
+
+
+def test_the_cache_of_version_0_1_is_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the images otherwise."""
+    monkeypatch.setattr(cifar, "_from_npm", synthetic)
+    before = open_dataset("cifar10").read(5)
+    (cache / "cifar10" / "images.npy").rename(cache / "cifar10" / cifar.BEFORE)
+    monkeypatch.setattr(cifar, "_from_npm", fail)
+    assert open_dataset("cifar10").read(5).tobytes() == before.tobytes()

@@ -253,3 +253,29 @@ def test_damaged_inputs_and_classifiers_are_one_line(run, content):
         _inputs(run.folder / "inputs.json")
     with pytest.raises(MapetError, match=r"classifier.json is damaged"):
         shaped(run)
+
+
+@pytest.mark.parametrize(
+    ("damage", "missing"),
+    [
+        (lambda content: content[:-20], 1),
+        (lambda content: b"\xff\xfe" + content, 10),
+        (lambda content: b"", 10),
+        (lambda content: content.replace(b"\n3,", b"\nx,"), 1),
+        (lambda content: content[:60] + b"\xb5" + content[61:], 1),
+        (lambda content: None, 10),
+    ],
+)
+def test_holes_in_the_metrics_are_logged(run, damage, missing, caplog):
+    """The weights do not depend on them; the other rows stay."""
+    train(run, 10)
+    rows = run.metrics.read_bytes().splitlines()
+    damaged = damage(run.metrics.read_bytes())
+    run.metrics.unlink() if damaged is None else run.metrics.write_bytes(damaged)
+    with caplog.at_level(logging.INFO, "mapet"):
+        train(run, 15)
+    assert "metrics.csv lacks the step" in caplog.text
+    found = run.metrics.read_bytes().splitlines()
+    assert len(found) == 1 + 15 - missing
+    assert found[0] == rows[0]
+    assert set(found[1:-5]) <= set(rows)

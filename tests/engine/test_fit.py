@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from mapet.engine import fit as loop
 from mapet.engine.distributed import Stopped
 from mapet.engine.fit import fit
+from mapet.engine.optim import Optim, adamw
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
 from toy import Numbers, Toy, optim
@@ -168,3 +169,24 @@ def test_figures_may_stay_on_the_device_for_some_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Meter, "due", lambda *_: True)
     train(late)
     assert late.metrics.read_bytes() == whole.metrics.read_bytes()
+
+
+def test_each_group_is_trained_at_the_schedules_rate_times_its_scale(tmp_path):
+    """Layer-wise decay: a step of AdamW without weight decay moves every weight by its group's rate."""
+    toy, before = Toy(), dict(Toy().named_parameters())
+    optimizer = adamw(toy, weight_decay=0.0, betas=(0.9, 0.999), scale=lambda name: 0.25 if "0.weight" in name else 1)
+    run = Run.create(tmp_path / "run")
+    fit(toy, Numbers(steps=1), Optim(optimizer, lambda step: 0.01), Fabric(accelerator="cpu", devices=1), run)
+    for name, parameter in toy.named_parameters():
+        moved = (parameter - before[name]).abs().max().item()
+        assert moved == pytest.approx(0.0025 if "0.weight" in name else 0.01, rel=1e-3)
+    assert run.metrics.read_text().splitlines()[1].split(",")[:3] == ["1", "1", "0.01"]  # the schedule's own
+
+
+def test_a_group_without_a_scale_has_the_schedules_rate(tmp_path):
+    toy, before = Toy(), dict(Toy().named_parameters())
+    adam = torch.optim.Adam(toy.parameters())
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fit(toy, Numbers(steps=1), Optim(adam, lambda step: 0.01), fabric, Run.create(tmp_path / "run"))
+    for name, parameter in toy.named_parameters():
+        assert (parameter - before[name]).abs().max().item() == pytest.approx(0.01, rel=1e-3)

@@ -47,6 +47,7 @@ def test_the_floor_is_at_most_the_peak():
     found, values = rates(8, peak=5.9e-6)
     assert max(values) == values[-1] == pytest.approx(5.9e-6)
     assert found.notes == ("--min-lr 1.00e-05 is above the peak 5.90e-06: the rate does not decay; lower --min-lr",)
+    assert not rates(8, peak=1e-5)[0].notes  # a constant rate is not above its peak
     assert all(value == 5e-7 for value in rates(8, peak=5e-7)[1])  # the warm-up does not begin above the peak
 
 

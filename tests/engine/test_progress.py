@@ -4,8 +4,9 @@ import io
 
 import pytest
 
-from mapet.engine import progress
+from mapet.engine import progress, stages
 from mapet.engine.progress import Meter, clock
+from mapet.engine.stages import StageProgress
 
 
 def test_plain_lines_tell_share_and_time_left(monkeypatch):
@@ -41,3 +42,33 @@ def test_a_terminal_shows_one_line(monkeypatch):
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (125, "2:05"), (3725, "1:02:05")])
 def test_a_clock(seconds, text):
     assert clock(seconds) == text
+
+
+def test_stages_follow_each_other_and_each_is_timed(monkeypatch):
+    now, events = [100.0], []
+
+    class Recorded(Meter):
+        def __init__(self, label, total):
+            super().__init__(label, total, stream=io.StringIO())
+
+        def due(self, done):
+            return done % 2 == 0
+
+        def update(self, done, text=""):
+            events.append((self.label, done, self.total))
+
+        def __exit__(self, *reason):
+            events.append(f"end of {self.label}")
+
+    monkeypatch.setattr(progress, "Meter", Recorded)
+    monkeypatch.setattr(stages.time, "monotonic", lambda: now[0])
+    with StageProgress() as shown:
+        for seconds, stage, done in ((2, "features", 2), (1, "features", 3), (4, "k-means", 4)):
+            now[0] += seconds
+            shown(stage, done, 9)
+    assert events == [("features", 2, 9), "end of features", ("k-means", 4, 9), "end of k-means"]
+    assert shown.seconds == {"features": 3, "k-means": 4}
+    assert shown.done == {"features": 3, "k-means": 4}
+    with StageProgress(show=False) as silent:
+        silent("features", 2, 9)
+    assert (len(events), silent.done) == (4, {"features": 2})

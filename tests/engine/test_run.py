@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
+from mapet.utils.log import log
 
 
 def test_a_folder_in_use_is_refused_with_the_ways_out(tmp_path):
@@ -97,3 +99,19 @@ def test_provenance_holds_no_environment(tmp_path, monkeypatch):
     assert len(entries) == 2
     assert entries[0]["versions"]["torch"] == torch.__version__.split("+")[0]
     assert "hunter2" not in (run.folder / "provenance.json").read_text()
+
+
+def test_log_messages_are_copied_with_the_time(tmp_path):
+    run, level = Run.create(tmp_path / "run"), log.level
+    with run.logging():
+        log.info("rate 1e-3")
+    log.info("after the run")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  rate 1e-3\n", run.log.read_text())
+    assert (log.level, log.propagate) == (level, True)
+
+
+def test_a_run_without_a_checkpoint_has_no_steps(tmp_path):
+    run = Run.create(tmp_path / "run")
+    assert (run.completed, run.checkpoint, run.scores, run.seconds(3)) == (0, None, [], 0)
+    run.save(4, {"x": torch.ones(2)})
+    assert (run.completed, run.checkpoint.step) == (4, 4)

@@ -156,4 +156,5 @@ def test_effective_rank_ignores_scale_shift_and_rotation():
 
 def test_effective_rank_of_a_collapsed_encoder():
     assert effective_rank(torch.full((30, 5), 0.3)) == 0
+    assert effective_rank(torch.zeros(30, 5)) == 0
     assert effective_rank(torch.randn(1, 5)) == 0

@@ -43,6 +43,10 @@ def test_more_images_help(sets):
     assert 1 / 6 + 0.1 < one < five < ten < 1
 
 
+def test_two_draws_are_enough(sets):
+    assert fewshot(*sets, classes=6, shots=(1,), draws=2)["1-shot"].count == 2
+
+
 def test_mean_and_interval_over_draws_are_scikit_learns(sets):
     train, test = sets
     x_train, x_test = (part / 8**0.5 for part in standardised(train[0], test[0]))

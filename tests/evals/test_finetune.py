@@ -186,6 +186,7 @@ def test_histograms_count_ranks_and_add_up():
     classifier.train()
     device = torch.device("cpu")
     parts = [rank_histogram(classifier, [(images[part], labels[part])], device) for part in (slice(0, 9), slice(9, 20))]
+    assert all(part.shape == (1 + 7,) for part in parts)
     assert torch.equal(ranks_from_histogram(sum(parts)), expected.sort().values)
     assert tops(ranks_from_histogram(sum(parts)), 7)["top1"] == share(int((expected == 0).sum()), 20)
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mapet.method.cae import CAE
 from mapet.method.cls_aggregation import ClassAggregation
-from mapet.method.cost import macs
+from mapet.method.cost import Counted, Work, macs
 from mapet.method.encoder import SIZES, Encoder
 from mapet.method.mae import DECODERS, MAE
 from mapet.method.pattern import mapet, mim, pet
@@ -92,3 +92,12 @@ def test_cost_of_competitors_at_224_pixels():
     assert teacher < 0
     assert cae.macs() / 1e9 == pytest.approx(15.5 + 8.7, rel=0.05)
     assert -teacher / 2 / 1e9 == pytest.approx(8.7, rel=0.05)
+
+
+def test_costs_add_up_and_an_objective_counts_its_own():
+    cost = Work(2, 3, 5, 7)
+    assert Work() + cost == cost + Work() == cost == cost * 1
+    assert cost + cost == cost * 2 == Work(4, 6, 10, 14)
+    assert cost.macs == 5
+    with pytest.raises(NotImplementedError):
+        Counted().macs()

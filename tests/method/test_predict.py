@@ -217,3 +217,10 @@ def test_initial_loss_is_that_of_a_uniform_guess():
 def test_encoder_and_pattern_of_different_lengths():
     with pytest.raises(ValueError, match="12 patches"):
         TokenPrediction(Encoder((6, 8), 2, embed_dim=16, depth=1, num_heads=2), mapet(11, 3), 5)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_the_weights_that_are_saved_are_the_parameters(name):
+    """What follows from the pattern is not in a checkpoint, which another pattern may read."""
+    model = tiny(PATTERNS[name])
+    assert model.state_dict().keys() == dict(model.named_parameters()).keys()

@@ -88,6 +88,26 @@ def test_empty_clusters_are_refilled() -> None:
     assert min(result.objective) < 0.5 * result.objective[0]
 
 
+def test_an_empty_cluster_takes_half_of_the_one_with_the_largest_spread() -> None:
+    """The two halves lie on a diagonal about the donor's mean, an eighth of its deviation away; others are means."""
+    wide, narrow = 4 * clouds(150, centres=1), 500 + clouds(300, centres=1, seed=1)
+    start = torch.stack([narrow.mean(0), torch.full((8,), 1e4), wide.mean(0)])
+    found = kmeans(torch.cat([wide, narrow]), start, iterations=1).centroids
+    torch.testing.assert_close(found[0], narrow.mean(0))
+    torch.testing.assert_close((found[1] + found[2]) / 2, wide.mean(0), atol=1e-4, rtol=1e-4)
+    reach = wide.std(dim=0, correction=0).square().mean().sqrt() / 8
+    half = (found[1] - found[2]) / 2
+    torch.testing.assert_close(half.abs(), reach.expand(8), atol=1e-4, rtol=1e-4)
+    assert half.min() < 0 < half.max()  # the diagonal is a random one
+
+
+def test_empty_clusters_stay_where_no_cluster_can_be_split() -> None:
+    vectors = torch.tensor([[0.0], [0.0], [5.0]])
+    found = kmeans(vectors, torch.tensor([[0.0], [5.0], [1e3]]))
+    assert found.centroids.flatten().tolist() == [0, 5, 1e3]
+    assert found.counts.tolist() == [2, 1, 0]
+
+
 def test_stops_when_nothing_moves() -> None:
     assert len(kmeans(clouds(200), plus_plus(clouds(200), 4, 0), iterations=500).objective) < 100
 

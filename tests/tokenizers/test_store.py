@@ -1,10 +1,10 @@
 import errno
+import fcntl
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pytest
 import torch
@@ -275,10 +275,10 @@ def test_a_part_that_is_still_written_is_not_merged(tmp_path: Path) -> None:
 
 
 def test_without_locks_what_others_wrote_is_still_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(descriptor: int) -> bool:
+    def absent(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", absent)
+    monkeypatch.setattr(fcntl, "flock", absent)
     first, second = filled(tmp_path, 2), TokenStore.create(tmp_path, **SAME)
     second.append(names(1, 5), rows(1))
     with pytest.raises(MapetError, match="in the meantime"):

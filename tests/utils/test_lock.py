@@ -1,11 +1,11 @@
 """A folder locked by one process."""
 
 import errno
+import fcntl
 import os
 import signal
 from contextlib import suppress
 
-import filelock
 import pytest
 
 from mapet.utils.errors import MapetError
@@ -38,13 +38,14 @@ def test_the_file_of_a_killed_process_does_not_lock(tmp_path):
 
 def test_a_lock_that_is_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
     """The holder releases between the opening and the locking of its file."""
-    first, attempt = Lock(tmp_path, "baking in"), filelock._unix.lock_fd_nonblocking
+    first, attempt = Lock(tmp_path, "baking in"), fcntl.flock
 
-    def late(descriptor):
-        first.release()
-        return attempt(descriptor)
+    def late(descriptor, operation):
+        if operation & fcntl.LOCK_EX:
+            first.release()
+        return attempt(descriptor, operation)
 
-    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with Lock(tmp_path, "baking in"):
         assert (tmp_path / LOCK).exists()
         with pytest.raises(MapetError):
@@ -61,10 +62,10 @@ def test_release_keeps_the_lock_file_of_another(tmp_path):
 
 
 def test_without_locks_everybody_is_let_in(tmp_path, monkeypatch):
-    def absent(descriptor):
+    def absent(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", absent)
+    monkeypatch.setattr(fcntl, "flock", absent)
     with Lock(tmp_path, "baking in"), Lock(tmp_path, "baking in"):
         pass
 

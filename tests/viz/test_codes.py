@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from mapet.utils.errors import MapetError
+from mapet.viz import codes
 from mapet.viz.codes import Row, code_patches, patch_rows, token_map, usage_histogram
 
 
@@ -154,3 +155,12 @@ def test_usage_does_not_depend_on_code_numbers(tmp_path):
         usage_histogram(some, tmp_path / "usage.png").read_bytes() for some in (counts, counts[::-1], counts + 1)
     )
     assert first == again != other
+
+
+def test_a_row_shows_patches_of_its_code_and_their_number(tmp_path, monkeypatch):
+    images, shown = np.arange(2, dtype=np.uint8)[:, None, None, None].repeat(3, 1).repeat(4, 2).repeat(4, 3), []
+    monkeypatch.setattr(codes, "patch_rows", lambda rows, *_, **__: shown.extend(rows))
+    code_patches(images, np.array([[7, 7, 7, 2], [2, 7, 7, 7]]), (2, 2), tmp_path / "out.png", examples=9)
+    assert [row.label for row in shown] == ["code 2\n2 patches", "code 7\n6 patches"]
+    places = {(int(image.max()), index) for image, index in zip(shown[0].images, shown[0].patches, strict=True)}
+    assert places == {(0, 3), (1, 0)}

@@ -1,14 +1,16 @@
-"""Estimate how long a recipe's training takes on devices of one kind."""
+"""Estimate how long a recipe's training takes on devices of one kind, and how much memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from mapet.api.memory import in_units, memory_of
 from mapet.api.settings import named_recipe
 from mapet.config.estimate import EstimateSettings
 from mapet.config.flat import paths, updated
 from mapet.config.recipe import Recipe
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -19,10 +21,11 @@ CIFAR10 = 50_000  # training images
 
 @dataclass(frozen=True)
 class Estimate:
-    """The time of a training without loading images and without communication between devices.
+    """Time and memory of a training, without loading images and without communication between devices.
 
     ``steps`` steps of ``batch_size`` images on ``devices`` devices together, each of ``seconds_per_step``; ``source``
-    says where that number is from.
+    says where that number is from. ``memory`` is the predicted peak in bytes on each device, beyond the process itself;
+    None if an objective of the user's own cannot be predicted.
     """
 
     steps: int
@@ -30,6 +33,7 @@ class Estimate:
     batch_size: int
     devices: int
     source: str
+    memory: int | None = None
 
     @property
     def hours(self) -> float:
@@ -42,6 +46,7 @@ class Estimate:
             f"hours      {self.hours:.3g} on {devices}: {self.steps:,} steps of {self.batch_size} in "
             f"{self.seconds_per_step:.3g} s, {self.source}. Loading and communication between devices are not included."
         )
+        text += "" if self.memory is None else f" Memory per device: {in_units(self.memory)}."
         return "\n".join(wrap(text, 80, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False))
 
 
@@ -72,7 +77,8 @@ def estimate(
     batch_size = r.optimization.batch_size
     steps = steps_in(r.optimization.epochs, _images(r, s), batch_size)
     seconds, source = _seconds_per_step(r, objective, -(-batch_size // s.devices), s)
-    return Estimate(steps, seconds, batch_size, s.devices, source)
+    need = memory_of(r, Runtime(devices=s.devices))
+    return Estimate(steps, seconds, batch_size, s.devices, source, need.total if need else None)
 
 
 def _seconds_per_step(recipe: Recipe, objective: Any, share: int, s: EstimateSettings) -> tuple[float, str]:

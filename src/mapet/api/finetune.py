@@ -51,7 +51,7 @@ def finetune(
 
     Raises:
         MapetError: a folder in use; settings, images, labels or a FROM that do not fit; a loss that is not finite.
-        Stopped: SIGINT or SIGTERM came; ``resume`` continues.
+        Stopped: a signal to stop came (SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2); ``resume`` continues.
     """
     from mapet.engine.run import Run
 

@@ -58,13 +58,13 @@ def begin_from(found: LoadedEncoder, objective: "nn.Module", recipe: Recipe, run
     notes = start_from(objective.encoder, found.encoder)  # type: ignore[arg-type]
     log.info(f"init      {'; '.join(['encoder of ' + found.origin, *notes])}")
     if found.run is not None and isinstance(found.recipe, Recipe):
-        used, new = continue_from(objective, _state(found.run), _tokenizer(found.run) == tokenizer)
+        used, new = continue_from(objective, run_state(found.run), _tokenizer(found.run) == tokenizer)
         lines = [f"{name}: {', '.join(parts)}" for name, parts in (("also used", used), ("new", new)) if parts]
         log.info(f"init      {'; '.join(lines)}")
     replace_file(run.folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
-def _state(run: "Run") -> dict[str, Any]:
+def run_state(run: "Run") -> dict[str, Any]:
     """All weights of a run's last checkpoint, averaged where it averages them."""
     from mapet.engine.checkpoint import Checkpoint
     from mapet.engine.run import parts

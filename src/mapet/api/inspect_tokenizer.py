@@ -173,7 +173,7 @@ def draw(
 
     from mapet.tokenizers.codebook import usage
     from mapet.utils.rng import random_bits
-    from mapet.viz.codes import patch_rows, token_map, usage_histogram
+    from mapet.viz.codes import code_colors, patch_rows, token_map, usage_histogram
 
     counts = usage(seen.tokens, tokenizer.vocabulary)
     left = counts.index_fill(0, torch.tensor(codes, dtype=torch.int64), 0).nonzero().flatten()
@@ -185,8 +185,11 @@ def draw(
         patch_rows(rows, tokenizer.grid, view.size, path, examples=EXAMPLES, reach=REACH, inches=INCHES)
         names.append(path.name)
     few = random_bits(s.seed, IMAGES, seen.indices).argsort()[:MAPS]
-    images = _read(source, view, seen.indices[few])
-    names.append(token_map(images, seen.tokens[few], tokenizer.grid, out / "tokens.png", count=MAPS).name)
+    images, vectors = _read(source, view, seen.indices[few]), getattr(tokenizer, "centroids", None)
+    colors = None if vectors is None else code_colors(vectors.cpu())
+    names.append(
+        token_map(images, seen.tokens[few], tokenizer.grid, out / "tokens.png", count=MAPS, colors=colors).name
+    )
     return [*names, usage_histogram(counts, out / "usage.png").name]
 
 

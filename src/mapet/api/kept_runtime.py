@@ -10,7 +10,7 @@ from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
 
 FILE = "runtime.json"
-KEPT = ("max_bad_fraction", "probe_every", "probe_data", "probe_images", "keep_best")
+KEPT = ("max_bad_fraction", "micro_batch_size", "probe_every", "probe_data", "probe_images", "keep_best")
 M = TypeVar("M", bound=Runtime)
 
 
@@ -20,6 +20,12 @@ def keep(runtime: Runtime, folder: Path) -> None:
         folder / FILE,
         json.dumps({name: getattr(runtime, name) for name in KEPT if hasattr(runtime, name)}, indent=1) + "\n",
     )
+
+
+def with_kept(runtime: M, folder: str | Path) -> M:
+    """The settings with the micro-batch size that a run began with, unless they have one: sums are rounded alike."""
+    size = runtime.micro_batch_size
+    return replace(runtime, micro_batch_size=kept(folder, Runtime).micro_batch_size if size is None else size)
 
 
 def kept(folder: str | Path, kind: type[M]) -> M:

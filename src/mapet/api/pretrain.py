@@ -50,7 +50,7 @@ def pretrain(
 
     Raises:
         MapetError: a folder in use, settings, images or tokens that do not fit, or a loss that is not finite.
-        Stopped: SIGINT or SIGTERM came; ``resume`` continues.
+        Stopped: a signal to stop came (SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2); ``resume`` continues.
     """
     from mapet.engine.run import Run
 
@@ -156,6 +156,12 @@ class Pretraining(Job[Recipe]):
         """The steps after every ``probe_every`` epochs, and the last one."""
         every = max(1, round(self.runtime.probe_every * batches.steps_per_epoch))
         return [*(range(every, batches.steps, every) if self.runtime.probe_every else ()), batches.steps]
+
+    def fitted(self, batches: "PretrainBatches", objective: "nn.Module", fabric: "Fabric") -> Runtime:
+        """As predicted from the recipe."""
+        from mapet.api.memory import fit_to_memory
+
+        return fit_to_memory(self, batches, objective, fabric)
 
     def optim(self, objective: "nn.Module", batches: "PretrainBatches") -> "Optim":
         """AdamW."""

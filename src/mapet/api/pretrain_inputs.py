@@ -117,6 +117,20 @@ def _images(run: "Run", recipe: Recipe, runtime: Runtime) -> "Images":
     return open_images(recipe.data, recipe.max_images, recipe.seed, runtime, run.unreadable_images)
 
 
+def run_tokenizer(run: "Run", recipe: Recipe) -> "Tokenizer":
+    """The tokenizer whose tokens a run predicts.
+
+    Raises:
+        MapetError: it is not where the run's tokens are.
+    """
+    places = (recipe.tokenizer.path, run.folder / "tokens" / "tokenizer", run.folder / "tokenizer")
+    stores = (Path(recipe.tokens) / "tokenizer",) if recipe.tokens else ()
+    for folder in (Path(place) for place in (*places, *stores) if place):
+        if (folder / "tokenizer.json").is_file():
+            return _tokenizer(folder, recipe)
+    raise MapetError(f"The tokenizer of {run.folder} is missing: its tokens were made elsewhere.")
+
+
 def _tokenizer(folder: Path, recipe: Recipe) -> "Tokenizer":
     from mapet.build.batches import require_fitting
     from mapet.tokenizers.tokenizer import load_tokenizer

@@ -54,7 +54,7 @@ def quickstart(
 
     Raises:
         MapetError: the images cannot be fetched, or a folder in use by something else.
-        Stopped: SIGINT or SIGTERM came; the same call resumes.
+        Stopped: a signal to stop came (SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2); the same call resumes.
     """
     from mapet.api.export import export
     from mapet.api.pretrain import pretrain
@@ -102,11 +102,12 @@ def _figures(run: "Run", recipe: Recipe) -> tuple[Path, ...]:
     import numpy as np
     import torch
 
+    from mapet.api.pretrain_inputs import run_tokenizer
     from mapet.build.batches import chosen
     from mapet.data.dataset import open_dataset
     from mapet.tokenizers.information import position_guess
     from mapet.tokenizers.store import TokenStore
-    from mapet.viz.codes import code_patches, token_map
+    from mapet.viz.codes import code_colors, code_patches, token_map
     from mapet.viz.figures import loss_curve
 
     source, store = open_dataset(recipe.data), TokenStore.open(run.folder / "tokens")
@@ -116,5 +117,6 @@ def _figures(run: "Run", recipe: Recipe) -> tuple[Path, ...]:
     loss, codes, maps = (run.folder / f"{name}.png" for name in ("loss", "codes", "tokens"))
     loss_curve(run.metrics, loss, chance=position_guess(tokens, recipe.seed).best)
     code_patches(images, tokens, store.grid, codes)
-    token_map(images, tokens, store.grid, maps)
+    centroids = run_tokenizer(run, recipe).centroids  # type: ignore[attr-defined]
+    token_map(images, tokens, store.grid, maps, colors=code_colors(centroids))
     return loss, codes, maps

@@ -36,7 +36,7 @@ def resume(
 
     Raises:
         MapetError: nothing that can be resumed, or as the function that began it.
-        Stopped: SIGINT or SIGTERM came; ``resume`` continues.
+        Stopped: a signal to stop came (SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2); ``resume`` continues.
     """
     folder = Path(folder).expanduser()
     if (folder / COMPARISON).is_file():

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from mapet.api.memory import in_units, listed, memory_of
 from mapet.api.settings import named_recipe
 from mapet.config.flat import updated
 from mapet.config.objectives import short_name
 from mapet.config.recipe import Objective, Recipe
+from mapet.config.runtime import Runtime
 
 SMALL = 6  # patches of the drawing
 TITLES = {"mim": "MIM: all at once", "pet": "PeT: one at a time", "mapet": "MaPeT: one at a time, positions known"}
@@ -78,28 +80,26 @@ def cost(recipe: Recipe) -> str:
     alone = macs(encoder) / 1e9
     forward, training = (objective_macs(objective, training) / 1e9 for training in (False, True))
     side, length = recipe.model.image_size, encoder.length
-    tokens = f"; its tokens {_bytes(2 * length)}" if recipe.reads_tokens else ""
+    tokens = f"; its tokens {in_units(2 * length)}" if recipe.reads_tokens else ""
     lines = {
-        "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters ({_bytes(parameters * 4)})",
+        "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters ({in_units(parameters * 4)})",
         "patches": f"{length}, of which {recipe.num_masked} are predicted",
         "rows": objective_type(recipe.objective.name).rows(objective).replace(" rows", ""),
         "forward": f"{forward:.3f} GMAC per image; the encoder alone {alone:.3f}",
         "training": f"{training:.3f} GMAC per image, forward and backward",
-        "pixels": f"{_bytes(3 * side * side)} per image as uint8{tokens}",
+        "pixels": f"{in_units(3 * side * side)} per image as uint8{tokens}",
     }
     if isinstance(objective, TokenPrediction):
         pattern, per_value = objective.pattern, 2 if recipe.precision == "bfloat16" else 4
         again = "" if (layer := recipe.objective.cls_layer) is None else f"; again in 2 blocks after block {layer}"
         lines |= {
             "rows": f"{pattern.rows}, of which {pattern.keys} are read{again}",
-            "row state": f"{_bytes(pattern.rows * encoder.embed_dim * per_value)} per image and layer",
-            "mask": f"{_bytes(pattern.rows * pattern.keys)} once, for all images, heads and layers",
+            "row state": f"{in_units(pattern.rows * encoder.embed_dim * per_value)} per image and layer",
+            "mask": f"{in_units(pattern.rows * pattern.keys)} once, for all images, heads and layers",
         }
+    if need := memory_of(recipe):
+        parts = listed({"images": need.batch, **need.parts})
+        one = memory_of(recipe, Runtime(micro_batch_size=1))
+        single = f"; {in_units(one.total)} with --micro-batch-size 1" if one else ""
+        lines["memory"] = f"{in_units(need.total)} for steps of {recipe.optimization.batch_size}: {parts}{single}"
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
-
-
-def _bytes(count: int) -> str:
-    size, units = float(count), ["B", "KiB", "MiB", "GiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if size >= 10 or units[0] == "B" else f"{size:.1f} {units[0]}"

@@ -47,7 +47,7 @@ def train_vqkd(
 
     Raises:
         MapetError: a folder in use, settings, images or a teacher that do not fit, or a loss that is not finite.
-        Stopped: SIGINT or SIGTERM came; ``resume`` continues.
+        Stopped: a signal to stop came (SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2); ``resume`` continues.
     """
     from mapet.engine.run import Run
 

@@ -4,15 +4,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from mapet.api.inputs import check_inputs_unchanged
-from mapet.api.kept_runtime import keep
+from mapet.api.kept_runtime import keep, with_kept
+from mapet.api.memory import Halving
 from mapet.config.file import save
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 from mapet.utils.owned import RUN, is_aside, put_back
+from mapet.utils.signals import Signalled
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -26,8 +29,11 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class RestoredEarlierRun(KeyboardInterrupt):
-    """Ctrl-C came before the first step of a run that was to overwrite another one, which is restored."""
+RESTORED = "an earlier run is restored"  # note of an error
+
+
+class RestoredEarlierRun(Signalled):
+    """A signal came before the first step of a run that was to overwrite another one, which is restored."""
 
 
 class Job(ABC, Generic[R]):
@@ -76,6 +82,10 @@ class Job(ABC, Generic[R]):
     def plan(self, batches: Any, objective: Any) -> Mapping[str, str]:
         """Lines for the log about data and model, by their labels."""
 
+    def fitted(self, batches: Any, objective: Any, fabric: "Fabric") -> Runtime:
+        """The runtime settings, with a micro-batch size that fits into memory if none is given."""
+        return self.runtime
+
     def initialize(self, objective: Any, batches: Any) -> None:
         """Set what the objective takes from the images. On rank 0 of a run without a checkpoint."""
 
@@ -107,15 +117,20 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
 
     Raises:
         MapetError: a folder in use, settings or inputs that do not fit, or a loss that is not finite.
-        Stopped: SIGINT or SIGTERM came; resuming continues from the checkpoint that was written then.
+        Stopped: SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 came; resuming continues from the checkpoint that was
+            written then.
+        WorkersFailed, PeersLost: a loader worker or another process ended or hangs; resuming continues from the last
+            checkpoint.
         RestoredEarlierRun: Ctrl-C came before the first step, and an earlier run is restored.
     """
+    from mapet.data.workers import failures_named
     from mapet.engine.distributed import distributed
     from mapet.engine.run import Run
     from mapet.utils.process_group import first_process
 
     job.validate(new=new)
-    run, runtime = job.run, job.runtime
+    run = job.run
+    runtime = job.runtime = job.runtime if new else with_kept(job.runtime, run.folder)
     with ExitStack() as stack:
         if first_process():
             stack.enter_context(run.lock())
@@ -137,8 +152,10 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
                 num_nodes=runtime.num_nodes,
                 precision=job.recipe.precision,
                 strategy=runtime.strategy,
+                minutes=runtime.timeout,
             )
         )
+        stack.enter_context(failures_named())
         _train(job, fabric)
     return run
 
@@ -148,13 +165,14 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
     from mapet.build.batches import FirstSteps
     from mapet.engine.fit import fit
 
-    run, runtime, (epochs, batch_size, lr) = job.run, job.runtime, job.size
+    run, (epochs, batch_size, lr) = job.run, job.size
     batches = job.batches(fabric)
     images = batches.shuffled
     if fabric.is_global_zero:
         same = job.identity(batches)
         check_inputs_unchanged(run, images.source, images.indices, same, job.inputs, with_labels=job.with_labels)
     objective = job.objective(batches, fabric)
+    more, runtime = _fit_to_memory(job, batches, objective, fabric), job.runtime
     steps = f"{epochs:g} epochs × {batches.steps_per_epoch} steps of {batch_line(batch_size, lr, runtime)}"
     data = f"{images.source.name}: {len(images.indices):,} images"
     for name, line in {"data": data, **job.plan(batches, objective), "steps": steps}.items():
@@ -175,7 +193,8 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
             fabric,
             run,
             seed=job.recipe.seed,
-            accumulate=runtime.parts(batch_size),
+            accumulate=job.runtime.parts(batch_size),
+            more_parts=more,
             save_every=runtime.save_every,
             compiled=runtime.compile,
             grad_checkpointing=runtime.grad_checkpointing,
@@ -187,6 +206,14 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
         log.info(f"note      {note}")
     if fabric.is_global_zero:
         log.info(f"done      {job.summary(objective, batches)} → {run.folder}")
+
+
+def _fit_to_memory(job: Job[Any], batches: Any, objective: Any, fabric: "Fabric") -> Halving:
+    """Choose and keep a micro-batch size. Returns what answers a step that does not fit all the same."""
+    before, job.runtime = job.runtime, job.fitted(batches, objective, fabric)
+    if fabric.is_global_zero and job.runtime != before:
+        keep(job.runtime, job.run.folder)
+    return Halving(job, objective, fabric)
 
 
 def _log_schedule(optim: "Optim", steps: int) -> None:
@@ -217,8 +244,10 @@ def _restored_on_failure(run: "Run") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if put_back(run.folder, RUN) and isinstance(error, KeyboardInterrupt):
-            raise RestoredEarlierRun from None
+        if put_back(run.folder, RUN):
+            if isinstance(error, KeyboardInterrupt):
+                raise RestoredEarlierRun(getattr(error, "number", SIGINT)) from None
+            error.add_note(RESTORED)
         raise
 
 

@@ -1,11 +1,14 @@
 """The command line: ``mapet VERB``. Nothing heavy is imported before a verb is known."""
 
+import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 
 from mapet.cli.verbs import GROUPS, VERBS, module
 from mapet.utils.errors import MapetError, nearest
@@ -48,9 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_stdout()
         return 141
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+            return _fail(OUT_OF_MEMORY)
+        from mapet.data.workers import workers_failed
+
+        if (named := workers_failed(error)) is None:
             raise
-        return _fail(OUT_OF_MEMORY)
+        return _fail(named.option_text)
     except OSError as error:
         return _fail(f"cannot use {error.filename or 'a file'}: {error.strerror or error}.")
 
@@ -97,7 +104,12 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(line: str, code: int = 2) -> int:
-    print(f"mapet: {line}", file=sys.stderr)
+    rank = os.environ.get("RANK")
+    line = f"mapet: {line}" if rank is None else f"mapet (rank {rank}): {line}"
+    print(line, file=sys.stderr)
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun prints its content last
+        with suppress(OSError):
+            Path(report).write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
     return code
 
 

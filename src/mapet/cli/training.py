@@ -1,37 +1,51 @@
 """What the verbs that train share: the exit code of an interrupted training, and the command that resumes it."""
 
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mapet.api.settings import require_unchanged
-from mapet.api.training import RestoredEarlierRun
+from mapet.api.training import RESTORED, RestoredEarlierRun
 from mapet.cli.options import changed, parse
 from mapet.config.recipe import Runtime
 from mapet.utils.errors import MapetError
+from mapet.utils.signals import raised_signals
 
 
 def stoppable(train: Callable[[], object], again: str, folder: Path | None = None) -> int:
     """Run ``train``; exit code 0, or 128 + signal if interrupted, when the command ``again`` that resumes is printed.
 
     Where nothing is in ``folder`` yet, that is the same command.
-    """
-    from mapet.engine.distributed import Stopped
 
-    try:
-        train()
-    except Stopped as stopped:
-        print(f"stopped   after step {stopped.step}; resume with: {again}", flush=True)
-        return 128 + stopped.number
-    except KeyboardInterrupt as end:
-        begun = folder is None or (
-            not isinstance(end, RestoredEarlierRun)
-            and any((folder / name).exists() for name in ("recipe.yaml", "compare.yaml"))
-        )
-        print(f"stopped   before the next step; resume with: {again if begun else 'the same command'}", flush=True)
-        return 130
+    Raises:
+        MapetError: as ``train``; if loader workers or other processes failed, it names that command, too.
+    """
+    with raised_signals():
+        from mapet.data.workers import WorkersFailed
+        from mapet.engine.distributed import PeersLost, Stopped
+
+        try:
+            train()
+        except Stopped as stopped:
+            print(f"stopped   after step {stopped.step}; resume with: {again}", flush=True)
+            return 128 + stopped.number
+        except KeyboardInterrupt as end:
+            command = again if _begun(folder, end) else "the same command"
+            print(f"stopped   before the next step; resume with: {command}", flush=True)
+            return 128 + getattr(end, "number", signal.SIGINT)
+        except (WorkersFailed, PeersLost) as error:
+            command = again if _begun(folder, error) else "the same command"
+            raise MapetError(f"{error.option_text} Resume with: {command}") from None
     return 0
+
+
+def _begun(folder: Path | None, end: BaseException) -> bool:
+    """Whether there is anything to resume."""
+    names = ("recipe.yaml", "compare.yaml")
+    restored = isinstance(end, RestoredEarlierRun) or RESTORED in getattr(end, "__notes__", ())
+    return folder is None or (not restored and any((folder / name).exists() for name in names))
 
 
 def again(folder: str, runtime: Runtime, *verb: str) -> str:

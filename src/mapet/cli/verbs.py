@@ -37,7 +37,7 @@ GROUPS = {
     "Data and tokens": ("pack", "tokenizer", "tokenize"),
     "Training": ("quickstart", "pretrain", "finetune", "compare"),
     "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot"),
-    "Use": ("embed", "neighbours", "predict"),
+    "Use": ("embed", "neighbours", "predict", "attend", "reveal"),
     "Tools": ("export", "bench", "show", "list", "check"),
 }
 
@@ -141,6 +141,20 @@ VERBS = {
         {"CLASSIFIER": "run", "IMAGES": "images"},
         "run images out top_k crop_pct split batch_size accelerator workers overwrite",
         "mapet predict runs/classifier photos --out predictions.csv\nmapet predict runs/classifier photo.jpg",
+    ),
+    "attend": Verb(
+        "draw where an encoder looks, and what it takes for similar",
+        "attend FROM IMAGES --out FILE.png",
+        {"FROM": "run", "IMAGES": "images"},
+        "run images out overwrite block patch accelerator",
+        "mapet attend runs/classifier photo.png --out attention.png",
+    ),
+    "reveal": Verb(
+        "draw what a pre-trained model believes of hidden patches",
+        "reveal RUN IMAGE --out FILE.png",
+        {"RUN": "run", "IMAGE": "image"},
+        "run image out overwrite frames seed",
+        "mapet reveal runs/first photo.png --out reveal.png",
     ),
     "export": Verb(
         "write an encoder for other libraries",

@@ -37,7 +37,7 @@ def read(path: str | Path, kind: type[T]) -> T:
 
 
 def content(path: str | Path) -> Any:
-    """What a YAML file holds.
+    """What a YAML file holds, unchecked; {} if it is empty.
 
     Raises:
         MapetError: no such file, or not YAML.
@@ -48,7 +48,7 @@ def content(path: str | Path) -> Any:
         return yaml.safe_load(Path(path).read_text()) or {}
     except OSError as error:
         raise MapetError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError, KeyError, OverflowError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise MapetError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
 
 

@@ -24,7 +24,8 @@ class Runtime:
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """Strategy for several devices: ddp, or fsdp, which shards weights, gradients and optimizer state."""
     micro_batch_size: Annotated[Count | None, Option(old=("micro_batch",), common=True)] = None
-    """Largest number of images that a device processes at once, to save memory; None: its share of the batch."""
+    """Largest number of images that a device processes at once, to save memory; None: its share of the batch, or the
+    half, quarter … of it that is predicted to fit into memory."""
     compile: bool = False
     """Compile the objective with torch.compile."""
     grad_checkpointing: bool = False
@@ -33,6 +34,8 @@ class Runtime:
     """Keep a checkpoint every so many steps, in addition to the last; 0: only the last."""
     cache_gib: Annotated[Rate, Option(old=("memory",))] = 2.0
     """Keep decoded images in memory if they fit into this many GiB."""
+    timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Minutes after which several processes no longer wait for one that does not answer."""
     max_bad_fraction: Annotated[Share, Option(old=("max_bad",))] = 0.01
     """Largest fraction of images that may be unreadable."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mapet.config.recipe import Accelerator
-from mapet.config.setting import Count, Option, Share, settings
+from mapet.config.setting import Count, Option, Seed, Share, settings
 
 
 @settings
@@ -60,3 +60,27 @@ class NeighboursSettings:
     """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
     accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
     """Device type; auto: the best available."""
+
+
+@settings
+class AttendSettings:
+    """Settings of ``attend``."""
+
+    block: Annotated[Count | None, Option(common=True)] = None
+    """Block whose heads are shown, from 1; None: the last."""
+    patch: Annotated[tuple[int, int] | None, Option(common=True)] = None
+    """Row and column, from 0, of the patch with which all others are compared; None: the middle."""
+    num_heads: Count | None = None
+    """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
+    accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
+    """Device type; auto: the best available."""
+
+
+@settings
+class RevealSettings:
+    """Settings of ``reveal_image``."""
+
+    frames: Annotated[int, Field(ge=2, le=12), Option(common=True)] = 5
+    """Frames, from the context alone to the whole image."""
+    seed: Annotated[Seed, Option(common=True)] = 0
+    """Random seed of the order in which patches are given."""

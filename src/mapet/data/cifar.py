@@ -25,6 +25,7 @@ from mapet.utils.errors import MapetError
 if TYPE_CHECKING:
     from PIL import Image
 
+BEFORE = "pictures.npy"  # name of the images in the cache of version 0.1
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images (60000, 32, 32, 3), labels (60000,); train first
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -83,7 +84,8 @@ def arrays() -> Arrays:
     try:
         if not folder.exists():
             _fetch(folder)
-        images, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
+        first = "pictures" if (folder / BEFORE).is_file() and not (folder / "images.npy").exists() else "images"
+        images, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in (first, "labels"))
     except (OSError, ValueError, EOFError) as error:
         raise MapetError(
             f"The cache of CIFAR-10 in {folder} cannot be used ({error}): delete that folder, "

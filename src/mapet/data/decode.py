@@ -1,22 +1,22 @@
 """Decodes images of a dataset to uint8 tensors, in this process or in workers, in a given order."""
 
-import signal
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, TypeVar
+from itertools import chain, islice
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mapet.data.crop import Crop, Transform, TransformPolicy
 from mapet.data.dataset import ImageDataset, base_dataset
 from mapet.data.image import UnreadableImage
 from mapet.data.packed import RawPack
 from mapet.data.unreadable import UnreadableImages
+from mapet.data.workers import load
+from mapet.utils.process_group import processes_here
 from mapet.utils.view import CenterCropResize
 
 Group = tuple[int, Sequence[int]]  # epoch, and indices of the images that are decoded together
@@ -79,13 +79,24 @@ def decode(
         pin: return batches in page-locked memory, for a GPU.
 
     Raises:
-        MapetError: views or crops that a uint8 pack cannot show (on the call), too many unreadable images (on the way).
+        MapetError: views or crops that a uint8 pack cannot show, or too little shared memory for the workers (on the
+            call); too many unreadable images, or a worker that ended (on the way).
     """
     require_shown(source, views, crops)
     pack, _ = base_dataset(source, ())
     if crops is None and isinstance(pack, RawPack):
         groups, workers = _prefetched(groups, source, pack), 0
-    return record_faults(load(_Groups(source, views, crops), groups, workers, pin), source, bad)
+    first, groups = _first(groups)
+    size = first * 3 * sum(height * width for height, width in (view.size for view in views))
+    items = load(_Groups(source, views, crops), groups, workers, pin, size, processes_here())
+    return record_faults(items, source, bad)
+
+
+def _first(groups: Iterable[Group]) -> tuple[int, Iterable[Group]]:
+    """The number of images in the first group, which is as large as any; and all groups."""
+    ahead = iter(groups)
+    first = list(islice(ahead, 1))
+    return sum(len(indices) for _, indices in first), chain(first, ahead)
 
 
 def require_shown(
@@ -157,33 +168,3 @@ def _copied(pack: RawPack, epoch: int, indices: Sequence[int], rows: Sequence[in
     index = torch.as_tensor(indices, dtype=torch.int64)
     faults = [(indices[i], pack.reason(rows[i])) for i in np.flatnonzero(~good).tolist()]
     return Batch(torch.from_numpy(images), index[torch.from_numpy(good)], epoch), faults
-
-
-def load(items: Dataset[T], groups: Iterable[Group], workers: int, pin: bool = False) -> DataLoader[T]:
-    """One item per group. The loader gets a generator, as it would otherwise draw from torch's global one."""
-    return DataLoader(
-        items,
-        batch_size=None,
-        sampler=groups,
-        num_workers=workers,
-        collate_fn=_as_is,
-        pin_memory=pin,
-        worker_init_fn=_ignore_interrupts,
-        generator=torch.Generator(),
-    )
-
-
-def _as_is(decoded: Any) -> Any:
-    return decoded
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; only the main process may act on it, to shut down in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _report_error
-
-
-def _report_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error, except that the main process ended while this worker handed over a batch."""
-    if not issubclass(kind, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, trace)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mapet.data.dataset import ImageDataset
-from mapet.data.decode import Faults, Group, decode, load, record_faults, require_shown
+from mapet.data.decode import Faults, Group, decode, record_faults, require_shown
 from mapet.data.image import UnreadableImage
 from mapet.data.packed import (
     BAD,
@@ -39,6 +39,7 @@ from mapet.data.packed import (
     read_header,
 )
 from mapet.data.unreadable import UnreadableImages
+from mapet.data.workers import load
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.fingerprint import KEY, content_hash, file_hash, sealed
 from mapet.utils.io import encode_id, replace_file, require_free, sync, write_from, writing

@@ -1,29 +1,40 @@
 """Devices, processes and signals: what surrounds a training step and must not change its result."""
 
 import os
+import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import count
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from mapet.engine.gpu import require_kernels
 from mapet.engine.memory import keep_freed
 from mapet.utils.errors import MapetError
 from mapet.utils.process_group import ProcessGroup, launched
+from mapet.utils.signals import handled, stop_signals
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
 TIMEOUT = timedelta(days=7)  # for a collective: another process may have more or slower images
+LOST = r"gloo|Gloo|NCCL|Connection (closed|reset)|Broken pipe|[Tt]imed out"
+LATE = r"timed out|timeout"
 SYNC_EVERY = 10  # steps between two decisions to stop or save, each of which synchronises the processes
 _joined = count()  # process groups so far
+
+
+class PeersLost(MapetError):
+    """Another process of the group ended or did not answer; what was written is kept."""
 
 
 class Stopped(Exception):
@@ -41,6 +52,7 @@ def init_fabric(
     num_nodes: int = 1,
     precision: str = "float32",
     strategy: str = "ddp",
+    minutes: float = 30.0,
 ) -> "Fabric":
     """Launch Lightning Fabric on this machine, under torchrun or under SLURM.
 
@@ -50,6 +62,7 @@ def init_fabric(
         num_nodes: number of nodes.
         precision: ``"float32"``, or ``"bfloat16"`` for mixed precision.
         strategy: ``"ddp"``, or ``"fsdp"`` to shard the weights (``sharding.py``).
+        minutes: that a process waits for the others.
 
     Raises:
         MapetError: the machine lacks the accelerator, or the launcher started another number of processes.
@@ -71,7 +84,7 @@ def init_fabric(
             accelerator=device.type,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=fabric_strategy(strategy, count),
+            strategy=fabric_strategy(strategy, count, timedelta(minutes=minutes)),
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
             plugins=_environment(devices, num_nodes),
         )
@@ -120,13 +133,50 @@ def distributed(**settings: Any) -> Iterator["Fabric"]:
     A connection that a peer closes during interpreter shutdown can abort the process.
     """
     fabric = init_fabric(**settings)
-    fabric.barrier()
-    try:
-        yield fabric
-    except Stopped:
+    with _losses_named(fabric, settings.get("minutes", 30.0)):
+        try:
+            yield fabric
+        except Stopped:
+            _leave(fabric)
+            raise
         _leave(fabric)
-        raise
-    _leave(fabric)
+
+
+@contextmanager
+def _losses_named(fabric: "Fabric", minutes: float) -> Iterator[None]:
+    """Turn the error of a collective that another process left into a line that names that process.
+
+    Raises:
+        PeersLost: another process ended or did not answer.
+    """
+    if fabric.world_size == 1:
+        yield
+        return
+    peers: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(peers, (socket.gethostname(), os.getpid()))
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or re.search(LOST, str(error))):
+            raise
+        dead = [rank for rank, (host, pid) in enumerate(peers) if host == socket.gethostname() and not _lives(pid)]
+        who = f"rank {', '.join(map(str, dead))}" if dead else "another process"
+        late = re.search(LATE, str(error), re.I) and not dead
+        what = f"did not answer within --timeout {minutes:g} minutes" if late else "ended"
+        raise PeersLost(
+            f"Of {fabric.world_size} processes, {who} {what}: see its own messages, then resume all of them."
+        ) from None
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this machine runs; one that ended and was not waited for yet does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except ProcessLookupError:
+        return False
+    except OSError:  # no /proc, or the process of someone else
+        return True
 
 
 def _leave(fabric: "Fabric") -> None:
@@ -176,16 +226,17 @@ def pick_device(accelerator: str = "auto") -> torch.device:
     """The device for ``accelerator``; "auto" prefers cuda to mps to cpu.
 
     Raises:
-        MapetError: this machine does not have it.
+        MapetError: this machine does not have it, or the installed torch has no kernels for it.
     """
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     available = [name for name, found in have.items() if found]
-    if accelerator == "auto":
-        return torch.device(available[0])
-    if accelerator not in available:
+    if accelerator not in ("auto", *available):
         choices = ", ".join(available)
         raise MapetError(f'This machine has no accelerator "{accelerator}": choose one of auto, {choices}.')
-    return torch.device(accelerator)
+    device = torch.device(available[0] if accelerator == "auto" else accelerator)
+    if device.type == "cuda":
+        require_kernels()
+    return device
 
 
 def cores() -> int:
@@ -202,7 +253,7 @@ def pick_workers(workers: int | None, device: torch.device) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the first SIGINT or SIGTERM received, 0 for none. A second Ctrl-C exits at once."""
+    """Yield a function that returns the first signal to stop received, 0 for none. A second Ctrl-C exits at once."""
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -210,12 +261,8 @@ def interruptible() -> Iterator[Callable[[], int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(handle, stop_signals()):
         yield lambda: received[0] if received else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def all_reduce_max(fabric: "Fabric", step: int, *numbers: int) -> list[int]:

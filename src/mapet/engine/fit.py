@@ -7,6 +7,7 @@ resumed run ends bit-equal to an uninterrupted one.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.distributed import Stopped, all_reduce_max, image_weight, interruptible
+from mapet.engine.memory import attempt
 from mapet.engine.metrics import MetricsLogger
 from mapet.engine.optim import Optim, average
 from mapet.engine.progress import Meter
@@ -57,6 +59,7 @@ def fit(
     *,
     seed: int = 0,
     accumulate: int = 1,
+    more_parts: Callable[[], int] | None = None,
     save_every: int = 0,
     compiled: bool = False,
     grad_checkpointing: bool = False,
@@ -78,6 +81,8 @@ def fit(
         run: folder of metrics and checkpoints.
         seed: random seed of what the objective draws from torch's generator.
         accumulate: micro-batches per step and process, to save memory; gradients are the same. Equal on all processes.
+        more_parts: called if a step does not fit into memory; returns the micro-batches of this and all later steps.
+            None: the step fails.
         save_every: steps between two checkpoints that are kept; 0 keeps the last one only.
         compiled: use ``torch.compile``.
         grad_checkpointing: recompute the blocks' activations in the backward pass, to save memory.
@@ -86,20 +91,20 @@ def fit(
 
     Raises:
         MapetError: the loss or the gradient is NaN or Inf; the last checkpoint is kept.
-        Stopped: SIGINT or SIGTERM; a checkpoint of the last step is written.
+        Stopped: a signal to stop; a checkpoint of the last step is written.
     """
     trained, model, optimizer = set_up(fabric, objective, optim.optimizer, compiled, grad_checkpointing)
     ema = {name: p.detach().clone() for name, p in trained.named_parameters()} if optim.ema_decay else {}
     start = _restore(trained, optim.optimizer, ema, run)
     metrics = MetricsLogger(run, fabric, batches.steps_per_epoch, start)
     filler: Filler = getattr(batches, "filler", zeros)
-    saved = time.monotonic()
+    saved, sharded = time.monotonic(), trained is not objective
 
     def save(step: int) -> None:
         nonlocal saved
         metrics.flush()
         state, keep = _state(trained, optim.optimizer, ema), bool(save_every) and step % save_every == 0
-        if trained is not objective:
+        if sharded:
             rank, count = fabric.global_rank, fabric.world_size
             run.save_parts(step, local_shards(state, rank), rank=rank, count=count, barrier=fabric.barrier, keep=keep)
         elif fabric.is_global_zero:
@@ -112,14 +117,15 @@ def fit(
     with interruptible() as signalled, metrics, meter:
         trained.train()
         for step, batch in enumerate(metrics.timed(batches(start)), start + 1):
-            torch.manual_seed(int(random_bits(seed, SALT, step, fabric.global_rank)))
+            torch.manual_seed(random_seed := int(random_bits(seed, SALT, step, fabric.global_rank)))
             lr = _set_lr(optimizer, optim.lr(step - 1))
             images = len(next(iter(batch.values())))
             weight = image_weight(fabric, images)
             if weight is None:
                 metrics.skip(step, lr, metrics.names or [*_names(model, filler(batch)), "grad_norm"])
             else:
-                values = backward(fabric, model, batch, accumulate, weight, trained is not objective, filler)
+                passes = partial(backward, fabric, model, batch, weight=weight, even=sharded, filler=filler)
+                values, accumulate = _fitting(passes, accumulate, more_parts, optimizer, random_seed)
                 values["grad_norm"] = clip(fabric, model, optimizer, optim.clip_grad)
                 metrics.record(step, lr, values, images=images)
                 optimizer.step()
@@ -132,7 +138,7 @@ def fit(
                 raise Stopped(number, step)
             if fabric.is_global_zero and metrics.rows and meter.due(step):
                 meter.update(step, f"{describe(metrics.recent())}  {metrics.pace()}")
-    if ema or trained is not objective:
+    if ema or sharded:
         load_full_state({**trained.state_dict(), **ema}, objective)
     return run
 
@@ -176,6 +182,23 @@ def backward(
         for name, scalar in scalars.items():
             total[name] = total.get(name, torch.zeros_like(scalar.detach())) + scalar.detach() * share
     return {name: scalar * weight for name, scalar in total.items()}
+
+
+def _fitting(
+    passes: Callable[[int], dict[str, Tensor]],
+    accumulate: int,
+    more_parts: Callable[[], int] | None,
+    optimizer: Any,
+    seed: int,
+) -> tuple[dict[str, Tensor], int]:
+    """What ``passes`` returns, and the micro-batches for which the memory sufficed; each attempt begins alike."""
+    if more_parts is None:
+        return passes(accumulate), accumulate
+    while (values := attempt(partial(passes, accumulate))) is None:
+        accumulate = more_parts()
+        optimizer.zero_grad()
+        torch.manual_seed(seed)
+    return values, accumulate
 
 
 def _discard_last(model: Any) -> None:

@@ -11,19 +11,19 @@ LONGEST = 5  # ranges of steps that are named
 
 
 def trim(path: Path, step: int, seal: str = "") -> str:
-    """Delete the rows after ``step`` and lines that are not rows. Returns what is wrong with the rest, or "".
+    """Delete the rows after ``step``, doubles, and lines that are not rows. Returns what was wrong, or "".
 
     Args:
         path: the file; it may be missing.
         step: completed steps of the checkpoint that training continues from.
         seal: size and hash of the file when that was written, if they are known.
     """
-    lines = _lines(path)
-    rows = [(_step(line, lines[0]), line) for line in lines[1:]]
-    kept = [line for number, line in rows if number is not None and number <= step]
+    found = fault(path, step, seal)
+    header, *lines = _lines(path) or [b""]
+    rows = {number: line for line in lines if (number := _step(line, header)) is not None and number <= step}
     if path.is_file():
-        replace_file(path, b"".join([*lines[:1], *kept]))
-    return fault(path, step, seal)
+        replace_file(path, b"".join([header, *(rows[number] for number in sorted(rows))]))
+    return found
 
 
 def fault(path: Path, step: int, seal: str = "") -> str:
@@ -32,8 +32,6 @@ def fault(path: Path, step: int, seal: str = "") -> str:
     steps = [_step(line, lines[0]) for line in lines[1:]]
     counts = Counter(number for number in steps if number is not None and number <= step)
     notes = []
-    if lines and not lines[0].startswith(b"step,"):
-        notes.append("has a damaged header")
     if missing := [number for number in range(1, step + 1) if number not in counts]:
         notes.append(f"lacks {_ranges(missing)}")
     if double := sorted(number for number, count in counts.items() if count > 1):
@@ -54,9 +52,10 @@ def last_row(path: Path) -> dict[str, float]:
 
 
 def _lines(path: Path) -> list[bytes]:
-    """The complete lines, the header first."""
+    """The complete lines, the header first; none if that is damaged."""
     content = path.read_bytes() if path.is_file() else b""
-    return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+    lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+    return lines if lines and lines[0].startswith(b"step,") else []
 
 
 def _step(line: bytes, header: bytes) -> int | None:

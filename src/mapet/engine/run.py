@@ -8,7 +8,7 @@ log.txt                 log messages with the time
 seconds.json            training time up to the last checkpoint
 checkpoints/            last.safetensors, the one before as previous.safetensors, and step-*.safetensors with
                         --save-every; folders if the weights are sharded
-runtime.json            settings of the machine that a resume takes over: --max-bad-fraction
+runtime.json            settings that a resume takes over: --max-bad-fraction, --micro-batch-size
 classifier.json         fine-tuning only: shape of the classifier, and class names
 unreadable-images.txt   images that could not be read, with the reason; absent if there are none
 .mapet                  marks the folder as a run, which --overwrite may replace

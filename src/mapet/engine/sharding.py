@@ -7,6 +7,7 @@ gathered for its forward and backward pass; the remaining parameters are one mor
 
 import copy
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-def fabric_strategy(name: str, processes: int) -> Any:
-    """Fabric's strategy for ``"ddp"`` or ``"fsdp"``; ``"auto"`` for one process."""
-    if processes == 1 or name == "ddp":
-        return "auto" if processes == 1 else name
-    from lightning_fabric.strategies import ModelParallelStrategy
+def fabric_strategy(name: str, processes: int, timeout: timedelta) -> Any:
+    """Fabric's strategy for ``"ddp"`` or ``"fsdp"``, whose collectives wait that long; ``"auto"`` for one process."""
+    if processes == 1:
+        return "auto"
+    from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 
-    return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1)
+    if name == "ddp":
+        return DDPStrategy(timeout=timeout)
+    return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1, timeout=timeout)
 
 
 def set_up(

@@ -54,7 +54,7 @@ def features(
     target = torch.device(device) if device is not None else next(encoder.parameters()).device
     found: list[Tensor] = []
     targets: list[Tensor] = []
-    with _evaluating(encoder.to(target)), torch.autocast(target.type, precision, precision != torch.float32):
+    with evaluating(encoder.to(target)), torch.autocast(target.type, precision, precision != torch.float32):
         for images, labels in batches:
             found.append(pooled(encoder, images.to(target, non_blocking=True), pool).to("cpu", dtype))
             targets.append(labels.long().cpu())
@@ -118,7 +118,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a module and its parts; their modes come back."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

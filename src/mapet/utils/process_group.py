@@ -88,6 +88,13 @@ def launched() -> Launched:
     return Launched()
 
 
+def processes_here() -> int:
+    """Processes that the launcher started on this machine; 1 if it does not say."""
+    return int(
+        os.environ.get("LOCAL_WORLD_SIZE") or (launched().count > 1 and os.environ.get("SLURM_NTASKS_PER_NODE")) or 1
+    )
+
+
 def first_process() -> bool:
     """Whether this is rank 0; known before the process group is initialised."""
     return launched().rank == 0

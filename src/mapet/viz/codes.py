@@ -110,6 +110,33 @@ def code_patches(
     return patch_rows(rows(), grid, pixels.shape[2:], out, examples=examples)
 
 
+def typical_patches(
+    images: ArrayLike, tokens: ArrayLike, grid: tuple[int, int], examples: int = 64
+) -> dict[int, Pixels]:
+    """Of each code in use, the patch (height, width, 3) whose pixels are nearest to the mean of its patches.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        tokens: (N, L) integers, the code of every patch in row-major order.
+        grid: rows and columns of patches.
+        examples: patches of a code that are compared, the first ones.
+
+    Raises:
+        MapetError: the shapes of ``images``, ``tokens`` and ``grid`` do not match.
+    """
+    pixels, token_ids = _validated(images, tokens, grid)
+    height, width = pixels.shape[2] // grid[0], pixels.shape[3] // grid[1]
+    cut = pixels.reshape(len(pixels), 3, grid[0], height, grid[1], width).transpose(0, 2, 4, 3, 5, 1)
+    patches, codes = cut.reshape(-1, height, width, 3), token_ids.flatten()
+    order = codes.argsort(kind="stable")
+    found, starts = np.unique(codes[order], return_index=True)
+    typical = {}
+    for code, some in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
+        own = patches[some[:examples]].astype(np.float64)
+        typical[code] = patches[some[((own - own.mean(axis=0)) ** 2).sum(axis=(1, 2, 3)).argmin()]]
+    return typical
+
+
 def code_label(code: int, patches: int) -> str:
     """Return the label of a code's row."""
     return f"code {code}\n{patches:,} patches"
@@ -155,10 +182,24 @@ def _mosaic(
     return figure
 
 
-def token_map(images: ArrayLike, tokens: ArrayLike, grid: tuple[int, int], out: Path, *, count: int = 4) -> Path:
+def token_map(
+    images: ArrayLike,
+    tokens: ArrayLike,
+    grid: tuple[int, int],
+    out: Path,
+    *,
+    count: int = 4,
+    colors: NDArray[np.float64] | None = None,
+) -> Path:
     """Draw the first ``count`` images and, below each, its token map; a code has the same color in every figure.
 
-    Other arguments and errors as in ``code_patches``.
+    Args:
+        images, tokens, grid, out: as in ``code_patches``.
+        count: images that are drawn.
+        colors: (V, 3) in [0, 1], of ``code_colors``; None: random ones.
+
+    Raises:
+        MapetError: as ``code_patches``.
     """
     pixels, token_ids = _validated(images, tokens, grid)
     shown = min(count, len(pixels))
@@ -167,7 +208,11 @@ def token_map(images: ArrayLike, tokens: ArrayLike, grid: tuple[int, int], out: 
     panels = figure.subplots(2, shown, squeeze=False)
     for (above, below), image, codes in zip(panels.T, pixels, token_ids, strict=False):
         above.imshow(image.transpose(1, 2, 0), interpolation="nearest", aspect="auto")
-        below.imshow(_colors(codes.reshape(grid)), interpolation="nearest", aspect="auto")
+        below.imshow(
+            _colors(codes.reshape(grid)) if colors is None else colors[codes.reshape(grid)],
+            interpolation="nearest",
+            aspect="auto",
+        )
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
         axes.set_box_aspect(aspect)
@@ -204,6 +249,21 @@ def usage_histogram(counts: ArrayLike, out: Path) -> Path:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return save(figure, out)
+
+
+def code_colors(vectors: ArrayLike) -> NDArray[np.float64]:
+    """Colours (V, 3) in [0, 1] of codes by the first three principal components of their vectors (V, F).
+
+    Codes with near vectors have near colours; each component's ranks are spread evenly.
+    """
+    exact = np.asarray(vectors, dtype=np.float64)
+    centred = exact - exact.mean(axis=0)
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :3]
+    axes = axes * np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0))
+    ranks = (centred @ axes).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+    found: NDArray[np.float64] = np.full((len(exact), 3), 0.5)
+    found[:, : ranks.shape[1]] = ranks / max(1, len(exact) - 1)
+    return found
 
 
 def _colors(codes: NDArray[np.int64]) -> NDArray[np.float64]:

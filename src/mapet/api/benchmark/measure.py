@@ -13,9 +13,11 @@ from mapet.api.benchmark import predict, process, rates, row
 from mapet.api.benchmark.case import OURS, Case, implementations, require_equal
 from mapet.api.benchmark.loading import Loading, can_load, end_to_end
 from mapet.api.benchmark.step import Runner, alternate
+from mapet.build.footprint import predict_footprint
 from mapet.build.pretrain import build_encoder, build_objective
 from mapet.config.benchmark import BenchmarkSettings
 from mapet.config.recipe import Recipe
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def _timed(
 
     rows = []
     for runner, own in zip(runners, alternate(runners, s.rounds, fabric.device, peak), strict=True):
-        about = _counted(case, seen) if runner.name == OURS else {}
+        about = _counted(case, seen, fabric.device) if runner.name == OURS else {}
         rows.append(row.of(case, runner.name, own, memory=runner.memory, threads=torch.get_num_threads(), **about))
     yield from ((one, False) for one in rows)
     for runner, one in zip(runners, rows, strict=True):
@@ -106,15 +108,17 @@ def batch_rows(case: Case) -> int:
     return case.batch * objective.work().states // (encoder.embed_dim * len(encoder.blocks))
 
 
-def _counted(case: Case, seen: Sequence[rates.Rates]) -> dict[str, object]:
-    """FLOP of our step, and its predicted time if the machine's rates are known."""
+def _counted(case: Case, seen: Sequence[rates.Rates], device: torch.device) -> dict[str, object]:
+    """FLOP and predicted memory of our step, and its predicted time if the machine's rates are known."""
     with torch.device("meta"):
         objective = build_objective(case.recipe, case.vocabulary)
-    flop = 2.0 * objective.macs(training=True)
+    runtime = Runtime(micro_batch_size=-(-case.batch // case.accumulate))
+    memory = predict_footprint(case.recipe, runtime, vocabulary=case.vocabulary, device=device.type).total
+    found = {"flop": 2.0 * objective.macs(training=True), "predicted_memory": memory}
     if not seen:
-        return {"flop": flop}
+        return found
     parts = predict.parts(objective, case.batch, rates.median(seen))
-    return {"flop": flop, "predicted": sum(parts.values()), "parts": parts}
+    return {**found, "predicted": sum(parts.values()), "parts": parts}
 
 
 def scaled(case: Case, s: BenchmarkSettings, device: torch.device, note: Note) -> Iterator[row.Row]:

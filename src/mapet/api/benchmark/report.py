@@ -135,6 +135,9 @@ def notes(row: Row, rows: Sequence[Row]) -> list[str]:
     if row.predicted_ratio is not None and row.predicted is not None:
         parts = ", ".join(f"{name} {part / row.predicted:.0%}" for name, part in row.parts.items())
         said.append(f"predicted {1e3 * row.predicted:.1f} ms, {row.predicted_ratio:.2f} × measured: {parts}")
+    if row.predicted_memory is not None:
+        ratio = f", {row.predicted_memory / row.memory:.2f} × measured" if row.memory else ""
+        said.append(f"predicted {row.predicted_memory / 2**30:.2f} GiB{ratio}")
     if row.loading is not None:
         said.append(f"with loading {row.batch / row.loading:.4g} images/s, {1e3 * row.loading:.1f} ms/step")
     if row.implementation not in (OURS, SCALING):

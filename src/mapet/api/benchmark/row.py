@@ -34,6 +34,7 @@ class Row:
         passes: of forward and backward pass alone.
         step_processor, passes_processor: the same in processor time of all threads.
         memory: peak bytes of weights, gradients, optimizer and step; None if unknown.
+        predicted_memory: of ours, predicted from sizes alone; None if unknown.
         flop: floating-point operations of our training step, per image; None for baselines.
         peak: floating-point operations a second of the fastest matrix product, right after each round; may be empty.
         predicted: predicted seconds; None for baselines.
@@ -55,6 +56,7 @@ class Row:
     step_processor: list[float]
     passes_processor: list[float]
     memory: int | None = None
+    predicted_memory: int | None = None
     flop: float | None = None
     peak: list[float] = field(default_factory=list)
     predicted: float | None = None

@@ -1,7 +1,7 @@
 """The folder of a comparison, which records what is done.
 
 compare.yaml   the plan; a comparison with other settings is refused
-runtime.json   settings of the machine that a resume takes over: --max-bad-fraction
+runtime.json   settings that a resume takes over: --max-bad-fraction, --micro-batch-size
 tokens/        made once for all runs, unless given
 runs/          one run folder per trial
 scores/        one JSON file per trial: its cost and every finished evaluation

@@ -1,0 +1,74 @@
+"""The memory of a recipe's training, before it begins."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mapet.build.pretrain import build_objective
+from mapet.config.recipe import Recipe
+from mapet.config.runtime import Runtime
+from mapet.engine.footprint import Footprint, footprint
+
+if TYPE_CHECKING:
+    from mapet.data.loader import Shuffled
+
+AHEAD = 2  # batches that each worker prefetches
+WORKER = 80 << 20  # bytes of a worker that are its own
+FLOATS = 4  # float images of a batch that its preparation holds at most
+JITTERED = 7  # the same with colour jitter
+
+
+def predict_footprint(
+    recipe: Recipe, runtime: Runtime | None = None, *, vocabulary: int | None = None, device: str = "cpu"
+) -> Footprint:
+    """The peak memory of one of the processes that train a recipe, without what it holds before and its workers.
+
+    Compiling, which saves memory, is left out.
+
+    Args:
+        recipe: its data and tokens are not read.
+        runtime: micro-batches, processes, strategy, recomputation; None: the defaults.
+        vocabulary: number of different tokens; None: the recipe's.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+    runtime = runtime or Runtime()
+    size, processes = recipe.optimization.batch_size, runtime.processes
+    share = max(1, size // processes)
+    with torch.device("meta"):
+        objective = build_objective(recipe, recipe.tokenizer.vocab_size if vocabulary is None else vocabulary)
+    found = footprint(
+        objective,
+        lambda: _batch(recipe, share),
+        accumulate=min(share, runtime.parts(size)),
+        device=device,
+        precision=recipe.precision,
+        ema=recipe.optimization.ema_decay is not None,
+        grad_checkpointing=runtime.grad_checkpointing,
+        copies=int(processes > 1 and runtime.strategy == "ddp"),
+    )
+    if processes > 1 and runtime.strategy == "fsdp":
+        found = replace(found, weights=found.weights // processes, optimizer=found.optimizer // processes)
+    return found
+
+
+def _batch(recipe: Recipe, images: int) -> dict[str, Tensor]:
+    """As ``PretrainBatches.prepared``, on the current device."""
+    side, length = recipe.model.image_size, recipe.grid[0] * recipe.grid[1]
+    floats = [torch.empty(images, 3, side, side) for _ in range(JITTERED if recipe.color_jitter else FLOATS)]
+    return {
+        "images": floats[-1],
+        "tokens": torch.empty(images, length if recipe.reads_tokens else 0, dtype=torch.int64),
+        "order": torch.empty(images, 1 + length, dtype=torch.int64),
+        "seed": torch.empty(images, dtype=torch.int64),
+    }
+
+
+def loading_bytes(shuffled: "Shuffled") -> int:
+    """Bytes of decoded images and workers of one process that are not there before the first step."""
+    pixels = 3 * sum(height * width for height, width in (view.size for view in shuffled.views))
+    if shuffled.held:
+        return 0 if "_images" in vars(shuffled) else len(shuffled.indices) * pixels
+    share = shuffled.batch_size // shuffled.world_size
+    return share * pixels * (1 + AHEAD * shuffled.workers) + WORKER * shuffled.workers

@@ -1,0 +1,97 @@
+"""Memory that is predicted before the first step, and how much there is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mapet.engine import memory
+from mapet.engine.footprint import Allocated, footprint
+
+ROOT = Path(__file__).parents[2]
+
+
+class Wide(nn.Module):
+    """A loss over activations whose size is known: (B, width) after each of two layers and of a square."""
+
+    def __init__(self, width=1024):
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return {"loss": self.second(self.first(x)).square().mean()}
+
+
+def predicted(images, device="cpu", **settings):
+    with torch.device("meta"):
+        module = Wide()
+    return footprint(module, lambda: {"x": torch.empty(images, 1024)}, device=device, **settings)
+
+
+def test_weights_moments_and_average_are_counted_exactly():
+    weights = 4 * sum(p.numel() for p in Wide().parameters())
+    found, averaged = predicted(8), predicted(8, ema=True)
+    assert (found.weights, found.optimizer, found.batch) == (weights, 2 * weights, 8 * 1024 * 4)
+    assert averaged.optimizer == 3 * weights
+    assert averaged.total - found.total == weights
+    assert found.total == sum(found.parts.values()) + found.batch
+
+
+def test_activations_grow_with_the_micro_batch_only():
+    row = 1024 * 4
+    step = {images: predicted(images).step for images in (20_000, 40_000)}
+    assert 2 * 20_000 * row <= step[40_000] - step[20_000] <= 9 * 20_000 * row
+    split = predicted(40_000, accumulate=2)
+    assert split.batch == 40_000 * row
+    assert step[20_000] <= split.step <= 1.1 * step[20_000] + 20_000 * row
+
+
+def test_a_heap_uses_holes_but_does_not_join_them():
+    for holes, peak in ((True, 700), (False, 500)):
+        with Allocated(holes) as found:
+            first, second = torch.empty(200, dtype=torch.uint8), torch.empty(200, dtype=torch.uint8)
+            del first, second
+            third, fourth = torch.empty(150, dtype=torch.uint8), torch.empty(300, dtype=torch.uint8)
+            fifth = torch.empty(50, dtype=torch.uint8)
+            assert found.now == sum(len(one) for one in (third, fourth, fifth))
+        assert found.peak == peak
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux does")
+@pytest.mark.parametrize("objective", ["mapet", "mae"])
+def test_the_measured_peak_is_near_the_predicted_one(objective):
+    command = [sys.executable, str(ROOT / "benchmarks" / "memory.py"), "--cell", objective, "vit_tiny"]
+    done = subprocess.run(
+        [*command, "--image-size", "112", "--batch", "16"], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["predicted"] == pytest.approx(found["measured"], rel=0.15)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_limit_of_a_control_group_bounds_what_is_available(tmp_path, monkeypatch, version):
+    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    root = tmp_path / "groups" / ("memory" if version == 1 else "")
+    group, device = root / "jobs" / "mine", torch.device("cpu")
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    group.mkdir(parents=True)
+    assert memory.available(device) is None
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
+    assert memory.available(device) == 5000 * 1024
+    line = "4:memory:/jobs/mine\n3:cpu:/other\n" if version == 1 else "0::/jobs/mine\n"
+    (tmp_path / "proc" / "self" / "cgroup").write_text(line)
+    limit, usage, droppable = memory.LIMITS[2 - version]
+    (group / limit).write_text("3000000\n")
+    (group / usage).write_text("1000000\n")
+    assert memory.available(device) == 2_000_000
+    (group / "memory.stat").write_text(f"anon 5\n{droppable} 400000\n")
+    assert memory.available(device) == 2_400_000
+    (root / limit).write_text("max\n")
+    (group.parent / limit).write_text("1500000\n")  # of a group above
+    (group.parent / usage).write_text("1000000\n")
+    assert memory.available(device) == 500_000

@@ -1,0 +1,110 @@
+"""What is noted of each step: metrics.csv, TensorBoard, and the text of the progress line."""
+
+import csv
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mapet.engine import metrics as module
+from mapet.engine import progress
+from mapet.engine.fit import fit
+from mapet.engine.metrics import MetricsLogger
+from mapet.engine.progress import Meter
+from mapet.engine.run import Run
+from toy import Numbers, Toy, optim
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def logger(tmp_path, clock):
+    return MetricsLogger(Run.create(tmp_path / "run"), Fabric(accelerator="cpu", devices=1), 5, 0)
+
+
+def scalars(loss):
+    return {"loss": torch.tensor(float(loss)), "accuracy": torch.tensor(loss / 100)}
+
+
+def test_tensorboard_has_the_numbers_of_the_file(tmp_path):
+    run, toy = Run.create(tmp_path / "run"), Toy()
+    fit(toy, Numbers(steps=11), optim(toy), Fabric(accelerator="cpu", devices=1), run)
+    rows = list(csv.DictReader(run.metrics.open()))
+    assert [int(row["step"]) for row in rows] == list(range(1, 12))
+    assert [int(row["epoch"]) for row in rows] == [1] * 5 + [2] * 5 + [3]
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert {*events.Tags()["scalars"]} == {*rows[0]} - {"step", "epoch"} == {"lr", "loss", "error", "grad_norm"}
+    for name in events.Tags()["scalars"]:
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        assert shown == [(int(row["step"]), pytest.approx(float(row[name]))) for row in rows]
+
+
+def test_recent_metrics_are_means_of_the_last_fifty_steps(logger):
+    with logger:
+        for step in range(1, 61):
+            logger.record(step, 0.1, scalars(step), images=4)
+    assert logger.recent() == pytest.approx({"step": 35.5, "epoch": 7.5, "lr": 0.1, "loss": 35.5, "accuracy": 0.355})
+
+
+def test_pace_is_that_since_the_last_call(logger, clock):
+    def slow():
+        for seconds in (1.0, 3.0):
+            clock[0] += seconds
+            yield seconds
+
+    for _ in logger.timed(slow()):
+        clock[0] += 6
+        logger.record(1, 0.1, scalars(1), images=40)
+    assert logger.pace() == "5 img/s  wait 25 %"
+    clock[0] += 2
+    assert logger.pace() == "0 img/s  wait 0 %"
+    logger.note_time(2)
+    assert logger.run.seconds(2) == 18
+    later = MetricsLogger(logger.run, logger.fabric, 5, 1)
+    clock[0] += 1
+    later.note_time(4)
+    assert later.run.seconds(4) == 10  # 9 of the first step, and 1
+
+
+def test_an_accelerator_is_asked_every_ten_steps(logger, monkeypatch):
+    logger.delay = module.DELAY
+    written = []
+    monkeypatch.setattr(logger.run, "append_metrics", lambda rows: written.append(len(rows)))
+    for step in range(1, 26):
+        logger.record(step, 0.1, scalars(step), images=1)
+    logger.flush()
+    logger.flush()
+    assert written == [10, 10, 5]
+
+
+def test_a_bar_is_drawn_four_times_a_second_and_at_the_end(monkeypatch, clock):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with Meter("pack", 30) as meter:
+        assert not meter.due(1)
+        clock[0] += 0.3
+        assert meter.due(1)
+        meter.update(1)
+        assert not meter.due(2)
+        assert meter.due(30)
+
+
+def test_lines_are_a_fifth_of_the_work_and_twenty_seconds_apart(monkeypatch, clock):
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with Meter("pack", 10) as meter:
+        assert not meter.due(2)
+        clock[0] += 20.5
+        assert not meter.due(1)
+        assert meter.due(2)
+        meter.update(2)
+        assert not meter.due(10)
+        clock[0] += 20.5
+        assert [meter.due(done) for done in (3, 4)] == [False, True]

@@ -1,0 +1,99 @@
+"""A checkpoint in parts, one file per process, reads as the whole; and what surrounds a step in one process."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mapet.engine.checkpoint import Checkpoint, exists, remove, write_parts
+from mapet.engine.distributed import SYNC_EVERY, all_reduce_max, image_weight
+from mapet.engine.peak import peak, reset_peak
+from mapet.engine.run import Run
+from mapet.utils.errors import MapetError
+
+WHOLE = {"rows": torch.arange(21.0).view(7, 3), "one": torch.tensor([4.0]), "scalar": torch.tensor(2.5)}
+
+
+def write(folder, step=5, count=3, copies=()):
+    """Every process's part; that of rank 0 last, as the others are waited for."""
+    size = -(-7 // count)
+    for rank in reversed(range(count)):
+        rows = {name: WHOLE[name][rank * size : (rank + 1) * size] for name in ("rows", "one")}
+        own = {**rows, "scalar": WHOLE["scalar"]} if rank == 0 else rows
+        write_parts(folder, step, own, rank=rank, count=count, barrier=lambda: None, copies=copies)
+
+
+def test_any_rows_of_the_parts_are_those_of_the_whole(tmp_path):
+    write(tmp_path / "last", copies=(tmp_path / "step-00000005",))
+    for path in (tmp_path / "last", tmp_path / "step-00000005"):
+        found = Checkpoint(path)
+        found.verify()
+        assert found.step == 5
+        assert found.shapes == {name: tuple(tensor.shape) for name, tensor in WHOLE.items()}
+        for start in range(8):
+            assert torch.equal(found.read("rows", start), WHOLE["rows"][start:])
+            for stop in range(8):
+                assert torch.equal(found.read("rows", start, stop), WHOLE["rows"][start:stop])
+        assert all(torch.equal(tensor, WHOLE[name]) for name, tensor in found.read_all().items())
+
+
+def test_a_later_save_by_fewer_processes_leaves_nothing_of_the_one_before(tmp_path):
+    write(tmp_path)
+    write(tmp_path, step=6, count=2)
+    names = [f"00000006-{rank:05d}-of-00002.safetensors" for rank in range(2)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "index.json"]
+    assert json.loads((tmp_path / "index.json").read_text())["files"] == names
+    assert Checkpoint(tmp_path).step == 6
+
+
+def test_a_part_of_another_step_is_refused(tmp_path):
+    write(tmp_path)
+    index = tmp_path / "index.json"
+    index.write_text(index.read_text().replace('"step": 5', '"step": 4'))
+    with pytest.raises(MapetError, match="has step 5, the index has step 4"):
+        Checkpoint(tmp_path)
+    index.write_text(index.read_text().replace("checkpoint-2", "checkpoint-9"))
+    with pytest.raises(MapetError, match="unknown format mapet-checkpoint-9"):
+        Checkpoint(tmp_path)
+
+
+def test_a_folder_is_a_checkpoint_once_it_has_an_index(tmp_path):
+    folder = tmp_path / "last"
+    write_parts(folder, 5, {"rows": WHOLE["rows"]}, rank=1, count=2, barrier=lambda: None)
+    assert not exists(folder)
+    write(folder)
+    assert exists(folder)
+    remove(folder)
+    remove(folder)
+    assert not folder.exists()
+
+
+def test_parts_replace_a_file_and_a_file_replaces_parts(tmp_path):
+    run = Run.create(tmp_path / "run")
+    run.save(1, WHOLE)
+    run.save_parts(2, WHOLE, rank=0, count=1, barrier=lambda: None, keep=True)
+    assert {path.name for path in run.checkpoints.iterdir()} == {"last", "step-00000002"}
+    assert (run.last.name, run.completed) == ("last", 2)
+    run.save(3, WHOLE)
+    assert {path.name for path in run.checkpoints.iterdir()} == {"last.safetensors", "step-00000002"}
+    assert run.completed == 3
+
+
+def test_one_process_decides_alone_and_several_every_ten_steps():
+    alone, two = SimpleNamespace(world_size=1), SimpleNamespace(world_size=2)
+    assert all_reduce_max(alone, 3, 15, True) == [15, True]
+    assert all_reduce_max(two, SYNC_EVERY + 1, 15, True) == [0, 0]
+    assert [image_weight(alone, images) for images in (0, 1, 5)] == [None, 1.0, 1.0]
+
+
+def test_the_peak_of_a_process_is_in_bytes_and_begins_anew():
+    device = torch.device("cpu")
+    reset_peak(device)
+    before = peak(device)
+    block = torch.ones(1 << 26)  # 256 MiB
+    during = peak(device)
+    assert 0.9 * 2**28 < during - before < 2**29
+    del block
+    reset_peak(device)
+    assert peak(device) < during - 2**27
