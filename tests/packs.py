@@ -11,6 +11,7 @@ from PIL import Image
 from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.packing import Packing, begin, pack
 from mapet.utils.errors import MapetError
+from mapet.utils.fingerprint import sealed
 
 SIDE, COUNT, BROKEN = 12, 45, (3, 16, 44)
 RAW, JPEG = Packing("uint8", SIDE), Packing("jpeg", SIDE, 90)
@@ -53,4 +54,4 @@ def one_line(stop: pytest.ExceptionInfo[MapetError]) -> str:
 
 
 def spoil_header(path: Path, **fields: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), **fields})))

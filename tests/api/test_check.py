@@ -1,3 +1,6 @@
+import logging
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +10,9 @@ from mapet.engine.run import Run
 from mapet.tokenizers.store import TokenStore
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
+from packs import JPEG, noise, packed
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1"
 
 
 def test_checkpoints_of_a_run_are_verified(tmp_path, capsys):
@@ -28,17 +34,39 @@ def test_weights_that_are_not_finite_are_found(tmp_path):
     assert "model/x has values" in check(tmp_path)["checkpoints/last.safetensors"]
 
 
-def test_tokens_outside_the_vocabulary_and_leftover_bytes_are_found(tmp_path):
+def test_damaged_tokens_and_leftover_bytes_are_found(tmp_path):
     store = TokenStore.create(tmp_path, view=CenterCropResize((8, 8)), grid=(1, 2), vocabulary=9, tokenizer="x")
     store.append(["a", "b"], torch.tensor([[1, 2], [3, 8]]))
     store.release()
     assert check(tmp_path) == {"tokens.bin": ""}
     path = tmp_path / "tokens.bin"
     content = path.read_bytes()
-    path.write_bytes(content[:-1] + b"\x01")
-    assert "has the token 264, and its vocabulary is 9" in check(tmp_path)["tokens.bin"]
+    path.write_bytes(content[:-2] + b"\x07\x00")
+    assert 'row 1, of the image "b", has tokens that do not match their hash' in check(tmp_path)["tokens.bin"]
     path.write_bytes(content + b"\x01")
     assert "has 9 bytes" in check(tmp_path)["tokens.bin"]
+    path.write_bytes(content[:4])
+    assert "sums.bin has 32 bytes, and its 1 images need 16" in check(tmp_path)["tokens.bin"]
+
+
+@pytest.mark.parametrize("name", ["pictures.bin", "sums.bin", "labels.npy"])
+def test_damaged_packs_are_found(tmp_path, name):
+    images = tmp_path / "images"
+    images.mkdir()
+    folder = packed(noise(images), tmp_path / "pack", JPEG)
+    assert check(folder) == {"pack.json": ""}
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (folder / name).write_bytes(bytes(content))
+    assert "damaged" in check(folder)["pack.json"]
+
+
+def test_what_has_no_fingerprint_is_named(caplog):
+    with caplog.at_level(logging.INFO, "mapet"):
+        for name in ("pretrain", "export", "pack/train", "vqkd"):
+            assert not any(check(FIXTURES / name).values())
+    for name in ("last.safetensors", "tokens.bin", "model.safetensors", "pictures.bin"):
+        assert f"{name} was written without a fingerprint, so only" in caplog.text
 
 
 def test_other_folders_are_refused(tmp_path):

@@ -52,7 +52,7 @@ def tokens(images, tmp_path_factory):
 def content(folder):
     """All files but for the header's command, which names the folder."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return {**files, "pack.json": {**json.loads(files["pack.json"]), "command": None}}
+    return {**files, "pack.json": {**json.loads(files["pack.json"]), "command": None, "fingerprint": None}}
 
 
 def command(many, out, form="uint8"):

@@ -80,7 +80,7 @@ def test_logs_its_pace_and_nothing_twice(many, whole, tmp_path, capsys):
 def test_killed_at_any_moment_it_continues(many, whole, tmp_path, rows):
     out = tmp_path / "tokens"
     work = partial(main, again(many, whole, out, "--batch-size", "1"))
-    process = Forked(tmp_path, work=stopping(stores, "write_from", 2 * rows, work))
+    process = Forked(tmp_path, work=stopping(stores, "write_from", 3 * rows, work))
     process.wait_for_stop()
     process.kill()
     assert process.wait()[0] == -9

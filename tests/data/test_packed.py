@@ -1,10 +1,12 @@
 """A packed folder is its original: the same images at the same indices, whoever reads them; or it is refused."""
 
+import json
 import os
 import pickle
 import shutil
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -258,3 +260,51 @@ def test_a_pack_holds_no_object_for_each_picture(tmp_path):
         many.image_id(7),
         (1, 3, SIDE, SIDE),
     )
+
+
+def flipped(path, position, bit=0):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("form", ["uint8", "jpeg"])
+def test_a_changed_bit_of_an_image_makes_it_unreadable_and_no_other(packs, form, tmp_path):
+    folder = shutil.copytree(packs[form], tmp_path / "pack")
+    start, end = np.load(folder / "offsets.npy")[7:9].tolist()
+    flipped(folder / "pictures.bin", (start + end) // 2)
+    ours, whole = open_dataset(str(folder)), open_dataset(str(packs[form]))
+    with pytest.raises(UnreadableImage, match="its bytes in the pack were changed"):
+        ours.read(7)
+    bad = UnreadableImages(COUNT, 0.5)
+    found = torch.cat([batch.index for batch in in_order(ours, VIEW, 8, bad=bad)]).tolist()
+    assert found == [index for index in range(COUNT) if index not in (*BROKEN, 7)]
+    assert bad.reason(ours.image_id(7)) == "its bytes in the pack were changed"
+    for index in found:
+        assert np.array_equal(np.asarray(ours.read(index)), np.asarray(whole.read(index)))
+
+
+@pytest.mark.parametrize("name", ["keys.txt", "labels.npy", "offsets.npy", "sums.bin", "pack.json"])
+def test_a_changed_bit_elsewhere_is_refused(packs, tmp_path, name):
+    folder = shutil.copytree(packs["jpeg"], tmp_path / "pack")
+    size, whole = (folder / name).stat().st_size, open_pack(folder)
+    for position in range(0, size, max(1, size // 40)):
+        flipped(folder / name, position)
+        with suppress(MapetError):
+            ours = open_pack(folder)
+            assert name == "pack.json", position  # the name of the hash
+            assert (ours.classes, ours.size, ours.view) == (whole.classes, whole.size, whole.view)
+        flipped(folder / name, position)
+    assert open_pack(folder).verified
+
+
+def test_a_pack_of_version_0_1_has_no_hashes(packs, tmp_path):
+    folder = shutil.copytree(packs["uint8"], tmp_path / "pack")
+    header = json.loads((folder / "pack.json").read_text())
+    (folder / "sums.bin").unlink()
+    (folder / "pack.json").write_text(
+        json.dumps({name: value for name, value in header.items() if name not in ("files", "fingerprint")})
+    )
+    ours = open_pack(folder)
+    assert not ours.verified
+    assert_same(stream(ours), stream(open_pack(packs["uint8"])))

@@ -1,5 +1,6 @@
 """Packing ends with the same bytes whatever stopped it in between, and writes over nothing that is not its own."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -7,7 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mapet.data import packing as packing_module
@@ -19,7 +19,7 @@ from mapet.utils.io import replace_file, write_from
 from packs import COUNT, JPEG, RAW, noise, one_line, packed, packed_both, start
 
 GROUP = 8
-WRITES = 2 + 1 + -(-COUNT // GROUP) + 1  # two arrays, the header, the groups, the header
+WRITES = 2 + 1 + 2 * -(-COUNT // GROUP) + 1  # two arrays, the header, the groups and their hashes, the header
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,6 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(source, packs, packin
         folder, stop = tmp_path / f"{left}", Stop(left, half)
         with monkeypatch.context() as patch:
             patch.setattr(packing_module, "write_from", stop.guard(write_from, half_written))
-            patch.setattr(packing_module.np, "save", stop.guard(np.save, lambda path, *_: path.write_bytes(b"?")))
             part = stop.guard(replace_file, lambda path, *_: path.with_name(f"{path.name}.part").write_bytes(b"?"))
             patch.setattr(packing_module, "replace_file", part)
             with pytest.raises(KeyboardInterrupt) if left < WRITES else nullcontext():
@@ -151,3 +150,35 @@ def test_settings_out_of_range(fields, said):
     with pytest.raises(MapetError) as stop:
         Packing(*fields)
     assert said in one_line(stop)
+
+
+def test_a_half_made_pack_takes_ids_and_labels_from_the_images(source, packs, tmp_path, caplog):
+    folder = start(source, tmp_path / "pack", RAW)
+    next(counts := pack(folder, source, RAW, max_bad_fraction=0.5))
+    next(counts)
+    for name in ("keys.txt", "labels.npy"):
+        damaged = bytearray((folder / name).read_bytes())
+        damaged[-3] ^= 1
+        (folder / name).write_bytes(bytes(damaged))
+    with caplog.at_level(logging.INFO, "mapet"):
+        assert content(packed(source, folder, RAW)) == content(packs["uint8"])
+    assert "keys.txt was damaged" in caplog.text
+    assert "labels.npy was damaged" in caplog.text
+
+
+@pytest.mark.parametrize("spoil", [lambda path: os.truncate(path, 99), lambda path: path.write_bytes(b"\x93NUMPY" * 9)])
+def test_damaged_offsets_of_a_half_made_pack_are_one_line(source, tmp_path, spoil):
+    folder = start(source, tmp_path / "pack", RAW)
+    spoil(folder / "offsets.npy")
+    for act in (lambda: list(pack(folder, source, RAW)), lambda: open_pack(folder)):
+        with pytest.raises(MapetError, match="is damaged") as stop:
+            act()
+        assert one_line(stop)
+
+
+def test_a_pack_begun_by_version_0_1_gets_its_hashes(source, packs, tmp_path):
+    folder = start(source, tmp_path / "pack", JPEG)
+    next(counts := pack(folder, source, JPEG, max_bad_fraction=0.5))
+    next(counts)
+    (folder / "sums.bin").unlink()
+    assert content(packed(source, folder, JPEG)) == content(packs["jpeg"])

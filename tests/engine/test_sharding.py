@@ -1,12 +1,15 @@
 """Weights spread over 2 and 4 gloo processes: the losses of one, checkpoints that any number of processes reads."""
 
 import csv
+import logging
 import os
 import shutil
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -175,7 +178,13 @@ def test_each_process_writes_its_rows_and_the_index_names_them(two):
     checkpoints = two / "whole" / "checkpoints"
     assert {path.name for path in checkpoints.iterdir()} == {"last", "step-00000010", "step-00000020"}
     parts = ["00000020-00000-of-00002.safetensors", "00000020-00001-of-00002.safetensors"]
-    assert sorted(path.name for path in (checkpoints / "last").iterdir()) == [*parts, "index.json"]
+    before = [part.replace("20-", "10-", 1) for part in parts]
+    assert sorted(path.name for path in (checkpoints / "last").iterdir()) == [
+        *before,
+        *parts,
+        "index.json",
+        "previous.json",
+    ]
     first, second = (files.safe_open(checkpoints / "last" / part, "pt") for part in parts)
     for name in ("model/head.weight", "ema/head.weight"):
         assert (first.get_slice(name).get_shape()[0], second.get_slice(name).get_shape()[0]) == (6, 5)
@@ -200,7 +209,7 @@ def test_saved_and_loaded_by_as_many_is_bit_equal(two):
 def test_one_file_is_gone_on_with_by_two_processes(one, two):
     """Each of which cuts its share of 4 into 2, 1 and 1."""
     assert_same_losses(one / "whole", two / "plain")
-    assert not (two / "plain" / "checkpoints" / "last.safetensors").exists()
+    assert load_checkpoint(two / "plain" / "checkpoints" / "last.safetensors")[0] == 10, "the one before"
 
 
 def test_two_parts_are_gone_on_with_by_one_process(one, two, tmp_path):
@@ -208,6 +217,9 @@ def test_two_parts_are_gone_on_with_by_one_process(one, two, tmp_path):
     train(alone(), run)
     assert_same_losses(one / "whole", run)
     assert Run(run).last.name == "last.safetensors"
+    assert load_checkpoint(run / "checkpoints" / "last")[0] == 10, "the one before"
+    for _ in range(2):
+        Run(run).save(21, state(run))
     assert not (run / "checkpoints" / "last").exists()
 
 
@@ -223,7 +235,7 @@ def test_two_parts_are_gone_on_with_by_four_processes(one, two, tmp_path):
     finished(crowd(tmp_path / "said", 4, work, nodes=2))
     assert_same_losses(one / "whole", run)
     assert_same_losses(one / "whole", tmp_path / "whole")
-    assert len(list(Run(run).last.iterdir())) == 5
+    assert len(list(Run(run).last.iterdir())) == 4 + 2 + 2, "files of four and of two processes, and two indices"
 
 
 @pytest.fixture(scope="module")
@@ -320,3 +332,62 @@ def test_an_incomplete_folder_is_refused(two, tmp_path):
         files.Checkpoint(last)
     (last / "index.json").unlink()
     assert not files.exists(last)
+
+
+def test_a_damaged_part_gives_way_to_the_checkpoint_before_under_two_processes(two, tmp_path, caplog):
+    run = shutil.copytree(two / "whole", tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "step-00000020")
+    part = run / "checkpoints" / "last" / "00000020-00001-of-00002.safetensors"
+    content = bytearray(part.read_bytes())
+    content[-5] ^= 2
+    part.write_bytes(bytes(content))
+    with caplog.at_level(logging.INFO, "mapet"):
+        assert Run(run).completed == 10
+    assert "last is damaged: last/previous.json of step 10 is used instead" in caplog.text
+
+    def work():
+        with together(2) as fabric:
+            train(fabric, run)
+
+    finished(crowd(tmp_path / "said", 2, work))
+    assert_same_bits(two / "whole", run)
+    assert (two / "whole" / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
+    assert load_checkpoint(run / "checkpoints" / "last" / "previous.json")[0] == 10, (
+        "the damaged one did not replace it"
+    )
+
+
+def test_one_of_two_generations_is_always_whole_whenever_a_kill_comes(two, tmp_path, monkeypatch):
+    """Rank 1 has written its part; rank 0 is stopped before any of its changes to the folder."""
+    tensors = {"x": torch.arange(4.0)}
+
+    def save(folder, step):
+        for rank in (1, 0):
+            files.write_parts(folder, step, tensors, rank=rank, count=2, barrier=lambda: None)
+
+    for number in range(1, 12):
+        folder = tmp_path / str(number)
+        for step in (1, 2):
+            save(folder, step)
+        calls = iter(range(1, 100))
+
+        def stopped(act, calls=calls, number=number):
+            def acting(*given, **named):
+                if next(calls) == number:
+                    raise KeyboardInterrupt
+                return act(*given, **named)
+
+            return acting
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            for owner, name in ((files.os, "replace"), (Path, "replace"), (Path, "unlink")):
+                patch.setattr(owner, name, stopped(getattr(owner, name)))
+            save(folder, 3)
+        assert files.Checkpoint(folder).step in (2, 3)
+        assert files.Checkpoint(folder).verify()
+        assert files.Checkpoint(folder / "previous.json").verify()
+        save(folder, 4)
+        assert sorted(path.name[:8] for path in folder.glob("*.safetensors")) == [
+            *["00000002" if files.Checkpoint(folder / "previous.json").step == 2 else "00000003"] * 2,
+            *["00000004"] * 2,
+        ]

@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from mapet.interop.timm import from_timm, loading_lines, to_timm
+from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from mapet.interop.export_folder import verify
+from mapet.interop.timm import from_timm, load_export, loading_lines, to_timm
 from mapet.method.encoder import Classifier, Encoder
 from mapet.utils.errors import MapetError
 
@@ -194,3 +197,53 @@ def test_other_transformers_are_refused(change):
 def test_other_modules_are_refused():
     with pytest.raises(MapetError, match="This Linear is not a plain vision transformer"):
         from_timm(nn.Linear(2, 2))
+
+
+def sample(tmp_path):
+    classifier = make(Classifier, num_classes=3)
+    classifier.classes = ("cat", "dog", "owl")
+    return to_timm(classifier, tmp_path / "out", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path, name):
+    folder = sample(tmp_path)
+    whole = load_export(folder)
+    content = (folder / name).read_bytes()
+    refused = 0
+    for position in range(3, len(content), 1 + len(content) // 60):
+        changed = bytearray(content)
+        changed[position] ^= 1 << (position % 8)
+        (folder / name).write_bytes(bytes(changed))
+        try:
+            found = load_export(folder)
+        except MapetError:
+            refused += 1
+            continue
+        assert (found.classes, found.crop_pct, found.num_heads) == (whole.classes, whole.crop_pct, whole.num_heads)
+        assert all(torch.equal(tensor, found.state_dict()[key]) for key, tensor in whole.state_dict().items())
+    assert refused > 20
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    encoder = make()
+    encoder.norm.weight.data[0] = float("nan")
+    folder = to_timm(encoder, tmp_path / "out", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    with pytest.raises(MapetError, match=r"model.safetensors is damaged: norm.weight has values"):
+        load_export(folder)
+
+
+def test_what_kills_leave_goes_with_the_next_export_and_nothing_else(tmp_path):
+    folder = sample(tmp_path)
+    shutil.copytree(folder, tmp_path / ".out.part" / "out")
+    shutil.copytree(folder, tmp_path / ".out.old")
+    (tmp_path / ".out.old" / "config.json").unlink()
+    (tmp_path / ".out.part" / ".lock").touch()
+    sample_again = to_timm(load_export(folder), folder, mean=IMAGENET_MEAN, std=IMAGENET_STD, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert verify(sample_again)
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "thesis.tex").touch()
+    with pytest.raises(MapetError, match=r"thesis.tex is in the way of the export"):
+        export(make(), folder, overwrite=True)
+    assert verify(folder)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mapet.tokenizers import parts
 from mapet.tokenizers import store as store_module
-from mapet.tokenizers.id_index import IdIndex
+from mapet.tokenizers.id_index import IdIndex, hashes
 from mapet.tokenizers.parts import merge, part_of
 from mapet.tokenizers.store import TokenStore
 from mapet.utils.errors import MapetError
+from mapet.utils.fingerprint import sealed
 from mapet.utils.view import CenterCropResize
 from peak import memory, reset_peak
 
@@ -135,7 +136,7 @@ def test_a_folder_that_is_no_store_is_explained(tmp_path: Path) -> None:
         TokenStore.open(tmp_path / "nothing")
     filled(tmp_path)
     header = (tmp_path / "store.json").read_text()
-    for text in ("", "{", "[]", "{}", header.replace("grid", "gird"), header.replace("tokens 1", "tokens 9")):
+    for text in ("", "{", "[]", "{}", header.replace("grid", "gird"), header.replace("tokens 2", "tokens 9")):
         (tmp_path / "store.json").write_text(text)
         with pytest.raises(MapetError, match="damaged") as caught:
             TokenStore.open(tmp_path)
@@ -185,7 +186,12 @@ def test_a_million_pictures_take_few_bytes_each(tmp_path: Path) -> None:
     count, step = 300_000, 30_000
     filled(tmp_path, 0)
     (tmp_path / "tokens.bin").write_bytes(bytes(count * 12))
-    (tmp_path / "keys.txt").write_text("".join(map("folder/{:09d}.png\n".format, range(count))))
+    ids = list(map("folder/{:09d}.png".format, range(count)))
+    (tmp_path / "keys.txt").write_text("".join(f"{one}\n" for one in ids))
+    hashed = np.zeros((count, 2), "<u8")
+    hashed[:, 0] = hashes(map(str.encode, ids))
+    (tmp_path / "sums.bin").write_bytes(hashed.tobytes())
+    del ids, hashed
     before = reset_peak()
     store = TokenStore.open(tmp_path)
     assert (memory("VmHWM") - before) / count < 130  # an object each would take more
@@ -205,7 +211,7 @@ def test_parts_become_rows_of_the_store_once(tmp_path: Path) -> None:
     merge(store)
     store.release()
     assert torch.equal(TokenStore.open(tmp_path).gather(names(11))[5:], rows(11)[5:])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.txt", "store.json", "tokens.bin"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.txt", "store.json", "sums.bin", "tokens.bin"]
     merge(store)
     assert len(TokenStore.open(tmp_path)) == 11
 
@@ -282,8 +288,8 @@ def test_without_locks_what_others_wrote_is_still_seen(tmp_path: Path, monkeypat
 def test_a_part_of_other_tokens_is_refused(tmp_path: Path) -> None:
     store = filled(tmp_path, 2)
     part = part_of(store, 0)
-    header = (part.folder / "store.json").read_text()
-    (part.folder / "store.json").write_text(header.replace("abc", "xyz"))
+    path = part.folder / "store.json"
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), "tokenizer": "xyz"})))
     with pytest.raises(MapetError, match="tokenizer xyz, not abc"):
         merge(store)
 
@@ -320,3 +326,68 @@ def test_a_header_without_patches_is_damaged(tmp_path: Path) -> None:
     assert "[0, 0]" in header.read_text()
     with pytest.raises(MapetError, match="damaged"):
         TokenStore.open(tmp_path / "store")
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    filled(tmp_path, 3)
+    for name in ("tokens.bin", "sums.bin", "keys.txt", "store.json"):
+        content = (tmp_path / name).read_bytes()
+        for position in range(len(content)):
+            for bit in (0, 2, 5):
+                changed = bytearray(content)
+                changed[position] ^= 1 << bit
+                (tmp_path / name).write_bytes(bytes(changed))
+                with suppress(MapetError):
+                    store = TokenStore.open(tmp_path)
+                    assert torch.equal(store.gather(names(3)), rows(3)), (name, position, bit)
+                    assert (store.vocabulary, store.grid, store.view) == (65536, (2, 3), SAME["view"])
+        (tmp_path / name).write_bytes(content)
+
+
+def test_a_damaged_row_is_named_when_it_is_read_and_others_are_not(tmp_path: Path) -> None:
+    filled(tmp_path)
+    content = bytearray((tmp_path / "tokens.bin").read_bytes())
+    content[3 * 12 + 4] ^= 1
+    (tmp_path / "tokens.bin").write_bytes(bytes(content))
+    store = TokenStore.open(tmp_path)
+    assert torch.equal(store.gather(names(3)), rows(5)[:3])
+    with pytest.raises(MapetError, match=r'damaged: row 3, of the image "folder/größe 3.png", has tokens'):
+        store.gather(names(5)[::-1])
+
+
+def as_version_0_1(folder: Path) -> None:
+    """Without hashes."""
+    path = folder / "store.json"
+    header = json.loads(path.read_text())
+    del header["fingerprint"]
+    path.write_text(json.dumps({**header, "format": "mapet tokens 1"}))
+    (folder / "sums.bin").unlink()
+
+
+def test_a_store_of_version_0_1_is_read_and_the_next_append_adds_hashes(tmp_path: Path) -> None:
+    filled(tmp_path)
+    whole = {name: (tmp_path / name).read_bytes() for name in ("sums.bin", "store.json", "tokens.bin")}
+    as_version_0_1(tmp_path)
+    store = TokenStore.create(tmp_path, **SAME)
+    assert not store.verified
+    assert torch.equal(store.gather(names(5)), rows(5))
+    store.append(names(1, 5), rows(6)[5:])
+    store.release()
+    again = TokenStore.open(tmp_path)
+    assert again.verified
+    assert torch.equal(again.gather(names(6)), torch.cat([rows(5), rows(6)[5:]]))
+    assert (tmp_path / "sums.bin").read_bytes()[:-16] == whole["sums.bin"]
+    assert (tmp_path / "store.json").read_bytes() == whole["store.json"]
+
+
+def test_a_token_outside_the_vocabulary_is_named_without_hashes_too(tmp_path: Path) -> None:
+    store = TokenStore.create(tmp_path, **{**SAME, "vocabulary": 9})
+    store.append(names(2), rows(2) % 9)
+    store.release()
+    as_version_0_1(tmp_path)
+    content = bytearray((tmp_path / "tokens.bin").read_bytes())
+    content[12 + 5] = 1
+    (tmp_path / "tokens.bin").write_bytes(bytes(content))
+    token = 256 + int(rows(2)[1, 2]) % 9
+    with pytest.raises(MapetError, match=f'größe 1.png", has the token {token} at patch 2, and its vocabulary is 9'):
+        TokenStore.open(tmp_path).gather(names(2))

@@ -4,19 +4,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mapet.utils.errors import MapetError
+from mapet.utils.log import log
 
 TOKENIZERS = ("tokenizer", "tokens/tokenizer")  # in a run
 ROWS = 1 << 16  # of tokens, read at a time
 
 
 def check(folder: str | Path) -> dict[str, str]:
-    """Verify a run, tokens, a tokenizer, a pack or an export completely.
+    """Verify a run, a comparison, tokens, a tokenizer, a pack or an export completely.
 
     Args:
         folder: what mapet wrote.
 
     Returns:
-        For each part its fault; an empty text for a valid part.
+        For each part its fault; an empty text for a valid part. What has no fingerprint, as files of version 0.1, is
+        logged.
 
     Raises:
         MapetError: the folder holds nothing of the kind.
@@ -33,6 +35,14 @@ def _parts(folder: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     for path in sorted((folder / "checkpoints").glob("*")):
         if path.suffix == ".safetensors" or path.is_dir():
             yield path, _checkpoint
+        if (path / "previous.json").is_file():
+            yield path / "previous.json", _checkpoint
+    if (folder / "checkpoints").is_dir() and (folder / "metrics.csv").is_file():
+        yield folder / "metrics.csv", _metrics
+    for path in sorted((folder / "scores").glob("*.json")):
+        yield path, _scores
+    for path in sorted((folder / "runs").glob("*")):  # of a comparison
+        yield from _parts(path)
     for inner, marker, content, verify in PARTS:
         if (folder / inner / marker).is_file():
             yield folder / inner / content, verify
@@ -48,27 +58,50 @@ def _fault(verify: Callable[[Path], None], path: Path) -> str:
     return ""
 
 
+def _metrics(path: Path) -> None:
+    from mapet.engine.metrics_file import fault
+    from mapet.engine.run import Run
+
+    checkpoint = Run(path.parent).checkpoint
+    if checkpoint and (text := fault(path, checkpoint.step, checkpoint.metrics)):
+        raise MapetError(f"{path} {text}.")
+
+
+def _scores(path: Path) -> None:
+    from mapet.api.compare.results_folder import recorded
+
+    if recorded(path) is None:
+        raise MapetError(f"{path} is damaged: resume the comparison, which measures again.")
+
+
 def _checkpoint(path: Path) -> None:
     from mapet.engine.checkpoint import Checkpoint
+    from mapet.engine.origin import require_same
 
     found = Checkpoint(path)
-    found.verify()
+    require_same(path, next(one for one in path.parents if one.name == "checkpoints").parent)
+    if not found.verify():
+        _note(path, "only that its weights are finite was checked")
     for name in found.shapes:
         found.read_finite(name)
 
 
 def _tokens(path: Path) -> None:
+    import numpy as np
+
     from mapet.tokenizers.store import TokenStore
 
-    store = TokenStore.open(path.parent)  # refuses ids that are there twice
-    tokens, size = store.tokens, path.stat().st_size
-    if size != 2 * tokens.size:
-        raise MapetError(f"{path} has {size:,} bytes, and its {len(store):,} images need {2 * tokens.size:,}.")
-    for start in range(0, len(tokens), ROWS):
-        if (largest := int(tokens[start : start + ROWS].max())) >= store.vocabulary:
+    store = TokenStore.open(path.parent)  # verifies header and image ids, and refuses ids that are there twice
+    for name, expected in store.expected_sizes().items():
+        if (size := (path.parent / name).stat().st_size) != expected:
             raise MapetError(
-                f"{path} has the token {largest}, and its vocabulary is {store.vocabulary}: tokenize again."
+                f"{path.parent / name} has {size:,} bytes, and its {len(store):,} images need {expected:,}: "
+                "tokenize again, which completes what was interrupted."
             )
+    for start in range(0, len(store), ROWS):
+        store.read(np.arange(start, min(start + ROWS, len(store))))
+    if not store.verified:
+        _note(path, "only its sizes and the vocabulary were checked")
 
 
 def _tokenizer(path: Path) -> None:
@@ -78,19 +111,39 @@ def _tokenizer(path: Path) -> None:
 
 
 def _pack(path: Path) -> None:
-    from mapet.data.packed import open_pack
+    import numpy as np
 
-    open_pack(path.parent)
+    from mapet.data.packed import HEADER, IMAGES, open_pack, read_header
+    from mapet.data.packing import digest
+
+    pack = open_pack(path.parent)
+    if not pack.verified:
+        if read_header(path.parent)["keys"] != digest(pack):
+            raise MapetError(f"{path.parent} is damaged (ids or labels do not match {HEADER}): pack again.")
+        _note(path.parent / IMAGES, "only its size, and the ids and labels were checked")
+    bad = [
+        pack.image_id(start + int(i))
+        for start in range(0, len(pack), ROWS)
+        for i in np.flatnonzero(~pack.intact(range(start, min(start + ROWS, len(pack)))))
+    ]
+    if bad:
+        raise MapetError(
+            f'{path.parent / IMAGES} is damaged: {len(bad):,} of {len(pack):,} images were changed, the first is "'
+            f'{bad[0]}". Restore it, or delete the folder and pack again.'
+        )
 
 
 def _export(path: Path) -> None:
-    import torch
-
+    from mapet.interop.export_folder import verify
     from mapet.interop.timm import load_export
 
-    for name, tensor in load_export(path.parent).state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise MapetError(f"{path} is damaged: {name} has values that are NaN or infinite. Export again.")
+    if not verify(path.parent):
+        _note(path, "only that it can be loaded was checked")
+    load_export(path.parent)
+
+
+def _note(path: Path, checked: str) -> None:
+    log.info(f"note      {path} was written without a fingerprint, so {checked}")
 
 
 PARTS: tuple[tuple[str, str, str, Callable[[Path], None]], ...] = (  # folder, file that shows it, content, verifier

@@ -188,11 +188,11 @@ class Pretraining(Job[Recipe]):
 
     def summary(self, objective: "nn.Module", batches: "PretrainBatches") -> str:
         """The last step that had images."""
-        names, *lines = self.run.metrics.read_text().splitlines()
-        last = next((line for line in reversed(lines) if not line.endswith(",")), None)
-        if last is None:
+        from mapet.engine.metrics_file import last_row
+
+        row = last_row(self.run.metrics)
+        if not {"step", "loss"} <= row.keys():
             return "no step had a readable image"
-        row = dict(zip(names.split(","), map(float, last.split(",")), strict=True))
         return f"step {row['step']:.0f}, loss {row['loss']:.3f}{self._accuracy(row, ', token accuracy')}"
 
     def _accuracy(self, row: Mapping[str, float], name: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mapet.config.evaluate import FeatureSettings
 from mapet.config.runtime import PretrainRuntime
 from mapet.utils.errors import MapetError
-from mapet.utils.io import replace_file
+from mapet.utils.io import replace_file, sync
 from mapet.utils.log import log
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ def keep_best(run: "Run", name: str, step: int) -> None:
     best = run.checkpoints / BEST
     part = best.with_suffix(".partial")
     shutil.copyfile(run.last, part)
+    sync(part)
     os.replace(part, best)
+    sync(best.parent)
     log.info(f"best      {WORSE[name]} so far: {best.name}")
 
 

@@ -154,12 +154,12 @@ def _require_free(folder: Path) -> None:
     Raises:
         MapetError: what it holds.
     """
-    from mapet.tokenizers.store import HEADER, KEYS, TOKENS
+    from mapet.tokenizers.store import HEADER, KEYS, SUMS, TOKENS
     from mapet.tokenizers.tokenizer import PART
     from mapet.utils.io import require_free
 
     if not (folder / HEADER).exists() and not (folder / "tokenizer").exists():
-        ours = (f"{HEADER}.part", KEYS, TOKENS, f"tokenizer.{PART}")
+        ours = (f"{HEADER}.part", KEYS, SUMS, TOKENS, f"tokenizer.{PART}")
         require_free(folder, (*ours, *(path.name for path in folder.glob(f"{UNREADABLE}*"))))
 
 

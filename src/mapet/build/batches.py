@@ -176,7 +176,7 @@ class Stored:
         return self._at(shuffled.indices[:: -(-len(shuffled.indices) // 10_000)])
 
     def _at(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(self.store.tokens[self.rows[np.asarray(indices)]].astype(np.int64))
+        return torch.from_numpy(self.store.read(self.rows[np.asarray(indices)]).astype(np.int64))
 
 
 class Online:

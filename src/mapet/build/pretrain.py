@@ -8,6 +8,7 @@ import torch
 from mapet.build.objectives import objective_type
 from mapet.config.recipe import Recipe, load
 from mapet.engine.checkpoint import Checkpoint
+from mapet.engine.generations import require_valid
 from mapet.engine.optim import Optim, adamw, scheduled
 from mapet.engine.run import Run
 from mapet.method.encoder import SIZES, Encoder
@@ -71,6 +72,7 @@ def load_run_encoder(folder: str | Path, checkpoint: Path | None = None) -> tupl
 
 def encoder_at(checkpoint: Path, recipe: Recipe) -> tuple[Encoder, int]:
     """The encoder in one checkpoint of a run, and the completed steps; raises as ``load_run_encoder``."""
+    require_valid(checkpoint)
     found, encoder = Checkpoint(checkpoint), build_encoder(recipe)
     names = [name for kind in ("model", "ema") for name in found.shapes if name.startswith(f"{kind}/encoder.")]
     try:

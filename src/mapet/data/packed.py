@@ -1,10 +1,12 @@
 """Packed folders: images that ``mapet pack`` decoded once, for fast loading.
 
-    pack.json              settings and dataset; ``complete`` is true when everything is written
+    pack.json              settings and dataset, with their hash; ``complete`` is true when everything is written, and
+                           ``files`` has hashes of the other small files then
     pictures.bin           the images, one after another
     offsets.npy            (N + 1,) int64: image i is bytes offsets[i] … offsets[i + 1]; -1: not packed yet
     keys.txt               image ids of the original dataset, one per line
     labels.npy             (N,) int64, -1 for unlabelled
+    sums.bin               (N,) uint64, little-endian: hash of each image's bytes
     unreadable-images.txt  unreadable images with their reasons, if there are any
 
 Images keep their ids, labels and indices; an unreadable image has no bytes and is unreadable here, too. So a training
@@ -14,14 +16,14 @@ A ``uint8`` pack is bit-identical to the original in the pack's view and has the
 started with the one and completed with the other. A ``jpeg`` pack is resized and compressed and has its own name: it
 may be trained with tokens of the original, which ``mapet pretrain`` logs, but one store cannot mix tokens of both.
 
-Opening a pack checks the sizes of the files against each other, not their content.
+Opening a pack verifies all files but the images. An image is verified when a process reads it first, and is
+unreadable if it was changed. Packs of version 0.1 have no hashes; only the sizes of their files are compared.
 """
 
 import mmap
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -29,9 +31,11 @@ from numpy.typing import NDArray
 
 from mapet.data.folder import HELD_OUT_NAMES
 from mapet.data.image import UnreadableImage, decode_image
+from mapet.data.pack_files import array, damaged, mapped
 from mapet.data.packed_strings import PackedLines
 from mapet.data.unreadable import listed
 from mapet.utils.errors import MapetError
+from mapet.utils.fingerprint import content_hash, file_hash, is_intact
 from mapet.utils.io import read_json
 from mapet.utils.view import CenterCropResize
 
@@ -41,7 +45,9 @@ if TYPE_CHECKING:
 FORMAT = "mapet pack 1"
 WHAT = "a packed folder"
 HEADER, IMAGES, OFFSETS = "pack.json", "pictures.bin", "offsets.npy"
-KEYS, LABELS, BAD = "keys.txt", "labels.npy", "unreadable-images.txt"
+KEYS, LABELS, SUMS, BAD = "keys.txt", "labels.npy", "sums.bin", "unreadable-images.txt"
+HASHED = (KEYS, LABELS, OFFSETS, SUMS)  # by the header of a complete pack
+DAMAGED = "its bytes in the pack were changed"
 FIELDS = {"form", "size", "interpolation", "source", "classes", "count", "complete", "command"}
 
 
@@ -52,6 +58,7 @@ class Packed:
         folder: the packed folder.
         original: name of the dataset that was packed.
         classes: class names of that dataset.
+        verified: whether the pack has hashes.
 
     Raises:
         MapetError: incomplete, damaged or of another version.
@@ -70,14 +77,16 @@ class Packed:
                 int(header["size"]),
                 CenterCropResize((header["size"], header["size"]), header["interpolation"]),
             )
-            self._offsets, self._labels = (np.load(folder / name, mmap_mode="r") for name in (OFFSETS, LABELS))
+            self._offsets, self._labels = (array(folder / name) for name in (OFFSETS, LABELS))
             self._ids = PackedLines(folder / KEYS)
-            self._file = _mapped(folder / IMAGES)
+            self._file = mapped(folder / IMAGES)
             self._bytes = np.frombuffer(self._file, np.uint8)
-        except (OSError, TypeError, ValueError, EOFError, SyntaxError, TokenError) as error:
-            raise MapetError(f"{folder} is damaged ({error}): delete it and pack again, or restore it.") from error
-        if fault := self._fault(header["count"]):
-            raise MapetError(f"{folder} is damaged ({fault}): delete it and pack again, or restore it.")
+            fault = self._fault(header["count"]) or self._changed(header.get("files"))
+        except (OSError, TypeError, ValueError) as error:
+            raise damaged(folder, error) from error
+        if fault:
+            raise damaged(folder, fault)
+        self._seen = np.zeros(len(self._labels), np.uint8)  # 1: verified, 2: damaged
 
     def __reduce__(self) -> tuple[type["Packed"], tuple[Path]]:
         """A worker process maps the files itself."""
@@ -102,7 +111,7 @@ class Packed:
     def read(self, i: int) -> "Image.Image":
         """The image, mode RGB; raises ``UnreadableImage`` if the original image was unreadable."""
         start, end = self._offsets[i], self._offsets[i + 1]
-        if start == end:
+        if start == end or not self.intact([i]).all():
             raise UnreadableImage(self.reason(i))
         return self._image(self._bytes[start:end])
 
@@ -112,7 +121,19 @@ class Packed:
 
     def reason(self, i: int) -> str:
         """Why image ``i`` is unreadable."""
+        if self._seen[i] > 1:
+            return DAMAGED
         return self._reasons.get(self.image_id(i), "unreadable when it was packed")
+
+    def intact(self, indices: Sequence[int]) -> NDArray[np.bool_]:
+        """Which of the images (N,) have their hash: (N,). Each is read for it once."""
+        rows = np.asarray(indices, np.int64)
+        if not self.verified:
+            return np.ones(len(rows), bool)
+        for i in np.unique(rows[self._seen[rows] == 0]).tolist():
+            found = content_hash(self._bytes[self._offsets[i] : self._offsets[i + 1]].data)
+            self._seen[i] = 1 if found == self._sums[i] else 2
+        return self._seen[rows] == 1
 
     @cached_property
     def _reasons(self) -> dict[str, str]:
@@ -120,6 +141,13 @@ class Packed:
 
     def _image(self, content: NDArray[np.uint8]) -> "Image.Image":
         raise NotImplementedError
+
+    def _changed(self, hashes: dict[str, str] | None) -> str:
+        """The first changed file, by the hashes in the header; empty if there is none."""
+        self.verified = hashes is not None
+        self._sums = np.memmap(self.folder / SUMS, "<u8", "r") if hashes else np.empty(0, "<u8")
+        changed = [name for name in HASHED if hashes and file_hash(self.folder / name) != hashes[name]]
+        return f"{changed[0]} was changed" if changed else ""
 
     def _fault(self, count: int) -> str:
         """The first inconsistency of the files; empty if there is none."""
@@ -166,7 +194,7 @@ class RawPack(Packed):
     def pixels(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Copies (B, 3, size, size) of the readable images at ``indices`` (N,), and which of them are readable (N,)."""
         starts, ends = (self._offsets[np.asarray(indices, np.int64) + step] for step in (0, 1))
-        good = ends > starts
+        good = (ends > starts) & self.intact(indices)
         rows = self._bytes.reshape(-1, 3 * self.size**2).take(starts[good] // (3 * self.size**2), axis=0)
         return rows.reshape(-1, 3, self.size, self.size), good
 
@@ -211,7 +239,8 @@ def read_header(folder: Path) -> dict[str, Any]:
         MapetError: missing, damaged or of another version.
     """
     header = read_json(folder / HEADER, WHAT)
-    if header.get("format") != FORMAT or header.get("form") not in FORMS or FIELDS - header.keys():
+    known = header.get("format") == FORMAT and header.get("form") in FORMS and not FIELDS - header.keys()
+    if not (known and is_intact(header)):
         raise MapetError(f"{folder / HEADER} is damaged or of another version: pack again.")
     return header
 
@@ -231,17 +260,23 @@ def open_pack(folder: Path) -> RawPack | JpegPack:
 
 
 def packed_count(folder: Path) -> int:
-    """Number of images that an incomplete pack has so far."""
-    known = np.load(folder / OFFSETS, mmap_mode="r") >= 0
-    return (len(known) if known.all() else int(known.argmin())) - 1
+    """Number of images that an incomplete pack has so far.
+
+    Raises:
+        MapetError: ``offsets.npy`` is damaged.
+    """
+    try:
+        offsets = array(folder / OFFSETS)
+        known = offsets >= 0
+        count = (len(known) if known.all() else int(known.argmin())) - 1
+        ascending = count >= 0 and offsets[0] == 0 and (np.diff(offsets[: count + 1]) >= 0).all()
+    except (OSError, TypeError, ValueError) as error:
+        raise damaged(folder, error) from error
+    if not ascending:
+        raise damaged(folder, f"{OFFSETS} does not ascend from 0")
+    return count
 
 
 def _incomplete_text(folder: Path, header: dict[str, Any]) -> str:
     done = f"{packed_count(folder):,} of {header['count']:,} images"
     return f"{folder} is an incomplete pack ({done}): complete it with {header['command']}"
-
-
-def _mapped(path: Path) -> mmap.mmap | bytes:
-    """A file mapped into memory; an empty one as bytes."""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""

@@ -2,7 +2,7 @@
 
 Ids, labels and offsets are written first, then the header. From then on ``offsets.npy`` counts the packed images, whose
 bytes are flushed to the disk before they are counted. So ``pack`` completes a folder after a kill at any moment, to the
-same bytes.
+same bytes; ids and labels are those of the dataset, whatever happened to their files.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,13 @@ from mapet.data.packed import (
     BAD,
     FORMAT,
     FORMS,
+    HASHED,
     HEADER,
     IMAGES,
     KEYS,
     LABELS,
     OFFSETS,
+    SUMS,
     JpegPack,
     RawPack,
     packed_count,
@@ -38,7 +41,9 @@ from mapet.data.packed import (
 from mapet.data.unreadable import UnreadableImages
 from mapet.data.workers import load
 from mapet.utils.errors import MapetError, nearest
-from mapet.utils.io import encode_id, replace_file, require_free, write_from
+from mapet.utils.fingerprint import KEY, content_hash, file_hash, sealed
+from mapet.utils.io import encode_id, replace_file, require_free, sync, write_from, writing
+from mapet.utils.log import log
 from mapet.utils.view import CenterCropResize
 
 if TYPE_CHECKING:
@@ -127,15 +132,41 @@ def begin(folder: Path, source: ImageDataset, packing: Packing, about: dict[str,
     header = _header(source, packing, about)
     if (folder / HEADER).is_file():
         _require_same(folder, header)
+        for name in _write_lists(folder, source):
+            log.info(f"note      {folder / name} was damaged and is written again from the images' own")
         return
-    require_free(folder, (KEYS, LABELS, OFFSETS, f"{HEADER}.part"))
+    require_free(folder, [name + end for name in (KEYS, LABELS, OFFSETS, HEADER) for end in ("", ".part")])
     folder.mkdir(parents=True, exist_ok=True)
     _require_room(folder, packing, len(source))
-    with (folder / KEYS).open("wb") as file:
+    _write_lists(folder, source)
+    replace_file(folder / OFFSETS, _saved(np.concatenate([[0], np.full(len(source), -1)])))
+    _write_header(folder, header)
+
+
+def _write_lists(folder: Path, source: ImageDataset) -> list[str]:
+    """Write the files of ids and labels, unless they are right. Returns which were not."""
+    part = folder / f"{KEYS}.part"
+    with writing(part), part.open("wb") as file:
         file.writelines(encode_id(source.image_id(i)) + b"\n" for i in range(len(source)))
-    np.save(folder / LABELS, _labels(source))
-    np.save(folder / OFFSETS, np.concatenate([[0], np.full(len(source), -1)]))
-    replace_file(folder / HEADER, json.dumps(header, indent=1) + "\n")
+    sync(part)
+    wrong = [KEYS] if not (folder / KEYS).is_file() or file_hash(part) != file_hash(folder / KEYS) else []
+    part.replace(folder / KEYS)
+    labels, path = _saved(_labels(source)), folder / LABELS
+    if not path.is_file() or path.read_bytes() != labels:
+        replace_file(path, labels)
+        wrong.append(LABELS)
+    return wrong
+
+
+def _saved(array: NDArray[np.int64]) -> bytes:
+    """An array as a ``.npy`` file."""
+    content = BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+def _write_header(folder: Path, header: dict[str, Any]) -> None:
+    replace_file(folder / HEADER, json.dumps(sealed(header), indent=1) + "\n")
 
 
 def pack(
@@ -152,15 +183,34 @@ def pack(
         return
     offsets = np.load(folder / OFFSETS, mmap_mode="r+")
     _require_pixels(folder, int(offsets[done]))
+    _hash_begun(folder, offsets[: done + 1])
     bad = UnreadableImages(len(source), max_bad_fraction, folder / BAD)
     groups = (_raw if packing.form == RawPack.form else _jpegs)(source, packing, done, workers, bad)
     for sizes, content in groups:
         write_from(folder / IMAGES, int(offsets[done]), content)
+        write_from(folder / SUMS, 8 * done, _hashes(np.cumsum([0, *sizes]), content))
         offsets[done + 1 : done + 1 + len(sizes)] = offsets[done] + np.cumsum(sizes)
         offsets.flush()
         done += len(sizes)
         yield done
-    replace_file(folder / HEADER, json.dumps({**header, "complete": True}, indent=1) + "\n")
+    sync(folder / OFFSETS)
+    hashes = {name: file_hash(folder / name) for name in HASHED}
+    _write_header(folder, {**header, "complete": True, "files": hashes})
+
+
+def _hashes(ends: NDArray[np.int64], content: Any) -> bytes:
+    """Hashes of the images between ``ends`` (N + 1,) in the content."""
+    view = memoryview(content)
+    found = [content_hash(view[start:end]) for start, end in pairwise(ends.tolist())]
+    return np.array(found, "<u8").tobytes()
+
+
+def _hash_begun(folder: Path, offsets: NDArray[np.int64]) -> None:
+    """Add the hashes that a pack begun by version 0.1 lacks."""
+    path, count = folder / SUMS, len(offsets) - 1
+    if count > (path.stat().st_size // 8 if path.exists() else 0):
+        content = np.memmap(folder / IMAGES, np.uint8, "r") if offsets[-1] else b""
+        replace_file(path, _hashes(offsets, content))
 
 
 def _require_pixels(folder: Path, size: int) -> None:
@@ -209,11 +259,11 @@ def _header(source: ImageDataset, packing: Packing, about: dict[str, Any]) -> di
     quality = packing.jpeg_quality if packing.form == JpegPack.form else None
     header = {"format": FORMAT, "form": packing.form, "size": packing.size, "quality": quality}
     header |= {"interpolation": packing.view.interpolation, "count": len(source), "classes": list(source.classes)}
-    return {**header, "keys": _digest(source), **about, "complete": False}
+    return {**header, "keys": digest(source), **about, "complete": False}
 
 
-def _digest(source: ImageDataset) -> str:
-    """BLAKE2b of all labels and image ids."""
+def digest(source: ImageDataset) -> str:
+    """BLAKE2b of all labels and image ids, ``keys`` in the header."""
     digest = blake2b(digest_size=16)
     for i in range(len(source)):
         digest.update(b"%d %b\n" % (source.label(i), encode_id(source.image_id(i))))
@@ -226,7 +276,7 @@ def _labels(source: ImageDataset) -> NDArray[np.int64]:
 
 def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
     found = read_header(folder)
-    for name in [name for name in wanted if name not in ("command", "complete")]:
+    for name in [name for name in wanted if name not in ("command", "complete", KEY)]:
         before, now = found.get(name), wanted[name]
         if before != now:
             text = "other images or labels" if name in ("keys", "classes") else f"{name} {before}, not {now}"

@@ -63,7 +63,11 @@ class UnreadableImages:
             with suppress(OSError):  # a file system without locks
                 lock_descriptor(file.fileno())
             file.seek(0)
-            others = _parsed(file.read())
+            content = file.read()
+            others = _parsed(content)
+            if content and not content.endswith(b"\n"):  # a kill or a full disk cut the last line
+                file.truncate(content.rfind(b"\n") + 1)
+                others = _parsed(content[: content.rfind(b"\n") + 1])
             if image_id not in others:
                 file.write(encode_id(f"{image_id}\t{self._reasons[image_id]}\n"))
             self._reasons |= others

@@ -4,11 +4,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from mapet.engine.checkpoint import INDEX, Checkpoint, exists
+from mapet.engine.checkpoint import BEFORE, INDEX, Checkpoint, exists
 from mapet.utils.errors import MapetError
+from mapet.utils.io import load_json
 from mapet.utils.log import log
 
-LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+LAST, PREVIOUS, SHARDED = "last.safetensors", "previous.safetensors", "last"  # the third, a folder, has both
 _faults: dict[tuple[tuple[str, int, int, int], ...], str] = {}  # by the files' state; "" is a valid checkpoint
 
 
@@ -38,12 +39,13 @@ def newest(folder: Path) -> Path:
     Raises:
         MapetError: all checkpoints are damaged.
     """
-    last = [path for path in (folder / LAST, folder / "last") if exists(path)]
+    last = [path for path in (folder / LAST, folder / SHARDED) if exists(path)]
     faults = {path: fault(path) for path in last}
     if valid := [path for path in last if not faults[path]]:
         return _latest(valid)
-    others = [path for path in (folder / PREVIOUS, *sorted(folder.glob("step-????????*"))) if exists(path)]
-    if not last and not (folder / PREVIOUS).exists():
+    before = [path for path in (folder / PREVIOUS, folder / SHARDED / BEFORE) if exists(path)]
+    others = [*before, *(path for path in sorted(folder.glob("step-????????*")) if exists(path))]
+    if not last and not before:
         return folder / LAST
     if not (found := [path for path in others if not fault(path)]):
         raise MapetError(faults[last[0]] if last else fault(others[0]))
@@ -52,11 +54,23 @@ def newest(folder: Path) -> Path:
     return chosen
 
 
-def rotate(folder: Path) -> None:
-    """Make the last checkpoint the previous one, unless it is damaged."""
+def rotate(folder: Path) -> bool:
+    """Make the last checkpoint the previous one, unless it is damaged. Returns whether it did."""
     last = folder / LAST
-    if last.is_file() and not fault(last):
+    valid = last.is_file() and not fault(last)
+    if valid:
         os.replace(last, folder / PREVIOUS)
+    return valid
+
+
+def require_valid(path: Path) -> None:
+    """Require that a checkpoint is not damaged.
+
+    Raises:
+        MapetError: it is.
+    """
+    if text := fault(path):
+        raise MapetError(text)
 
 
 def _latest(paths: list[Path]) -> Path:
@@ -70,12 +84,16 @@ def _log_once(chosen: Path, last: Path, *, damaged: bool) -> None:
     if (chosen, last) not in _logged:
         _logged.add((chosen, last))
         what = "is damaged" if damaged else "is missing"
-        log.info(f"note      {last} {what}: {chosen.name} of step {Checkpoint(chosen).step} is used instead")
+        name = chosen.relative_to(last.parent)
+        log.info(f"note      {last} {what}: {name} of step {Checkpoint(chosen).step} is used instead")
 
 
 def _state(path: Path) -> tuple[tuple[str, int, int, int], ...]:
     """What changes when the files of a checkpoint change; renaming keeps it."""
-    files = sorted(path.glob("*.safetensors")) + [path / INDEX] if path.is_dir() else [path]
+    index = path / INDEX if path.is_dir() else path
+    named = load_json(index) if index.suffix == ".json" else None
+    names = named.get("files") if isinstance(named, dict) else None
+    files = [index, *(index.parent / str(name) for name in (names if isinstance(names, list) else ()))]
     found = []
     for file in files:
         with suppress(OSError):

@@ -29,11 +29,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapet.engine.checkpoint import INDEX, Checkpoint, clean, exists, remove, write_file, write_parts
-from mapet.engine.generations import LAST, newest, rotate, trust
-from mapet.engine.rows import trim
+from mapet.engine import saving
+from mapet.engine.checkpoint import Checkpoint, exists
+from mapet.engine.generations import newest
+from mapet.engine.metrics_file import trim
+from mapet.engine.origin import require_same
 from mapet.utils.errors import MapetError
-from mapet.utils.io import load_json, replace_file, sync, writing
+from mapet.utils.io import load_json, replace_file, writing
 from mapet.utils.lock import LOCK, Lock
 from mapet.utils.log import log
 from mapet.utils.owned import (
@@ -164,24 +166,18 @@ class Run:
         """The last checkpoint, a file or folder; after damage the newest valid one. It exists if any was written.
 
         Raises:
-            MapetError: all checkpoints are damaged.
+            MapetError: all checkpoints are damaged, or it belongs to another run.
         """
-        return newest(self.checkpoints)
+        if exists(path := newest(self.checkpoints)):
+            require_same(path, self.folder)
+        return path
 
     def save(self, step: int, tensors: Mapping[str, Tensor], *, keep: bool = False) -> None:
         """Write ``last.safetensors`` atomically, and with ``keep`` also ``step-….safetensors``.
 
         The one before becomes ``previous.safetensors``.
         """
-        kept, last = self.checkpoints / f"step-{step:08d}.safetensors", self.checkpoints / LAST
-        self._sync_metrics()
-        # The copy comes first: a killed run resumes from ``last`` and would not write the copy of this step again.
-        written = write_file(last, step, tensors, (kept,) if keep else ())
-        rotate(self.checkpoints)
-        os.replace(written, last)
-        sync(self.checkpoints)
-        trust(last)
-        remove(self.checkpoints / "last")
+        saving.save(self.folder, step, tensors, keep=keep)
 
     def save_parts(
         self,
@@ -194,26 +190,14 @@ class Run:
         keep: bool = False,
     ) -> None:
         """As ``save``, but folders into which each process writes its rows; arguments as ``write_parts``."""
-        kept = self.checkpoints / f"step-{step:08d}"
-        last, copies = self.checkpoints / "last", (kept,) if keep else ()
-        if rank == 0:
-            self._sync_metrics()
-        write_parts(last, step, tensors, rank=rank, count=count, barrier=barrier, copies=copies)
-        if rank == 0:
-            remove(self.checkpoints / LAST)
-
-    def _sync_metrics(self) -> None:
-        if self.metrics.is_file():
-            sync(self.metrics)
+        saving.save_parts(self.folder, step, tensors, rank=rank, count=count, barrier=barrier, keep=keep)
 
     def clean(self) -> None:
         """Delete the partial files that a kill or a full disk left; the caller holds the lock."""
         for path in self.folder.glob("*.part"):
             if path.is_file() and is_listed(path, RUN):
                 path.unlink()
-        for folder in (self.checkpoints, *self.checkpoints.glob("*/")):
-            clean(folder)
-            (folder / f"{INDEX}.part").unlink(missing_ok=True)
+        saving.clean_up(self.checkpoints)
 
     @property
     def scores(self) -> list[dict[str, Any]]:
@@ -258,8 +242,10 @@ class Run:
             drop(self.folder)
 
     def trim_metrics(self, step: int) -> None:
-        """Delete the rows after ``step``, and damaged ones; missing ones are logged."""
-        trim(self.metrics, step)
+        """Delete the rows after ``step`` and lines that are not rows; damage in the rest is logged."""
+        seal = found.metrics if (found := self.checkpoint) and found.step == step else ""
+        if note := trim(self.metrics, step, seal):
+            log.info(f"note      {self.metrics} {note}")
 
 
 class _LogFile(logging.Handler):

@@ -1,23 +1,20 @@
 """Export encoders to timm and import them from timm; parameter names are the same on both sides."""
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save
 from torch import nn
 
 from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from mapet.interop.export_folder import CARD, CONFIG, WEIGHTS, read_config, replacing, verify, weights, write
 from mapet.method.encoder import SIZES, Classifier, Encoder
 from mapet.utils.errors import MapetError
-from mapet.utils.owned import AN_EXPORT, EXPORT, discard, find_foreign, is_export
+from mapet.utils.owned import AN_EXPORT
 from mapet.utils.rng import uniform
-
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
 def to_timm(
@@ -53,61 +50,12 @@ def to_timm(
             f"got {len(mean)} and {len(std)}."
         )
     target = Path(folder).resolve()
-    _check_writable(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        new = Path(scratch) / target.name
-        new.mkdir()
-        (new / WEIGHTS).write_bytes(_safetensors(encoder))
-        config = json.dumps(_config(encoder, mean, std, interpolation, crop_pct), indent=2)
-        (new / CONFIG).write_text(config + "\n", encoding="utf-8")
-        (new / CARD).write_text(_card(encoder, Path(folder), notes or {}), encoding="utf-8")
-        _swap(new, target)
+    with replacing(target, overwrite) as new:
+        config = _config(encoder, mean, std, interpolation, crop_pct)
+        write(new / WEIGHTS, weights(encoder.state_dict(), config))
+        write(new / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        write(new / CARD, _card(encoder, Path(folder), notes or {}).encode())
     return Path(folder)
-
-
-def _safetensors(encoder: Encoder) -> bytes:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    return save(tensors, metadata={"format": "pt", **AN_EXPORT})
-
-
-def _check_writable(folder: Path, overwrite: bool) -> None:
-    """Repair an interrupted swap, then refuse a folder that holds anything but an export to overwrite."""
-    if folder.exists() and not folder.is_dir():
-        raise MapetError(f"{folder} is a file; name another folder.")
-    full, old = folder.exists() and any(folder.iterdir()), _old(folder)
-    if is_export(old) and not full:
-        old.replace(folder)
-        full = True
-    elif is_export(old) and is_export(folder):
-        discard(old, EXPORT)
-    if full and (other := find_foreign(folder, EXPORT)):
-        raise MapetError(f'{folder} holds "{other.name}", which no export wrote; name another folder.')
-    if full and not is_export(folder):
-        raise MapetError(
-            f"{folder} holds a model without the mark of a mapet export, so it is not overwritten; "
-            "name another folder, or remove this one yourself."
-        )
-    if full and not overwrite:
-        raise MapetError(f"{folder} already holds an export; name another folder, or replace it with --overwrite.")
-
-
-def _swap(new: Path, target: Path) -> None:
-    """Rename ``new`` to ``target``; the previous ``target`` is deleted afterwards, or restored on failure."""
-    old = _old(target)
-    try:
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
-    discard(old, EXPORT)
-
-
-def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
 
 
 def _config(
@@ -220,11 +168,12 @@ def load_export(folder: Path) -> Encoder:
     """Return the encoder of a folder written by ``to_timm``, a ``Classifier`` if it has a head.
 
     Raises:
-        MapetError: timm cannot load the folder, the model is not a plain vision transformer, or it does not normalise
-            images with ImageNet's statistics.
+        MapetError: timm cannot load the folder, its content was changed, the model is not a plain vision transformer,
+            or it does not normalise images with ImageNet's statistics.
     """
     import timm
 
+    verify(folder)
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
@@ -240,7 +189,7 @@ def load_export(folder: Path) -> Encoder:
         return encoder
     classifier = Classifier(**arguments(encoder), num_classes=model.num_classes)
     classifier.load_state_dict(model.state_dict())
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_config(folder)
     classifier.classes = tuple(map(str, config.get("label_names") or ()))
     classifier.crop_pct = float(model.pretrained_cfg.get("crop_pct") or 1.0)
     return classifier

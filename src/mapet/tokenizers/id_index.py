@@ -31,7 +31,10 @@ class IdIndex:
 
     def add(self, lines: Iterable[bytes]) -> int | None:
         """Assign the next rows to encoded ids. If one is known or repeated, add none and return its position."""
-        fresh = hashes(lines)
+        return self.add_hashes(hashes(lines))
+
+    def add_hashes(self, fresh: NDArray[np.uint64]) -> int | None:
+        """As ``add``, for the ids' hashes."""
         order = fresh.argsort(kind="stable")
         positions = np.searchsorted(self.hashes, fresh[order])
         clash = np.zeros(len(fresh), bool)

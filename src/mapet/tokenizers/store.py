@@ -1,9 +1,12 @@
 """Tokens on disk, found by image id.
 
-A folder of ``tokens.bin`` (little-endian uint16, N × L), ``keys.txt`` (one image id per line) and ``store.json``
-(header). A row counts if it is complete in ``tokens.bin`` and its line in ``keys.txt``; what a kill leaves behind the
-last such row is ignored, and truncated by the next ``append``. A writer holds the folder's lock, so a second writer is
-refused.
+A folder of ``tokens.bin`` (little-endian uint16, N × L), ``sums.bin`` (hashes of the rows), ``keys.txt`` (one image id
+per line) and ``store.json`` (header with its hash). A row counts if it is complete in all three; what a kill leaves
+behind the last such row is ignored, and truncated by the next ``append``. A writer holds the folder's lock, so a second
+writer is refused.
+
+Opening a store verifies header and image ids, and reading rows verifies these. Stores of version 0.1 have no hashes;
+the first ``append`` adds them.
 """
 
 import json
@@ -18,15 +21,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapet.tokenizers.id_index import IdIndex
+from mapet.tokenizers import sums
+from mapet.tokenizers.id_index import IdIndex, hashes
+from mapet.tokenizers.store_checks import require_fitting, require_same, row_fault, same_aspect, view_text
 from mapet.utils.errors import MapetError
+from mapet.utils.fingerprint import KEY, is_intact, sealed
 from mapet.utils.io import encode_id, read_json, replace_file, write_from
 from mapet.utils.lock import Lock
 from mapet.utils.view import CenterCropResize
 
-FORMAT = "mapet tokens 1"
+FORMAT, UNVERIFIED = "mapet tokens 2", "mapet tokens 1"  # the second, of version 0.1, has no hashes
 BATCH = 1 << 16  # image ids looked up at a time
-TOKENS, KEYS, HEADER = "tokens.bin", "keys.txt", "store.json"
+TOKENS, SUMS, KEYS, HEADER = "tokens.bin", sums.FILE, "keys.txt", "store.json"
 WRITING = "writing tokens into"  # activity of the lock
 
 
@@ -39,6 +45,7 @@ class TokenStore:
         vocabulary: tokens are below it.
         tokenizer: hash of the tokenizer.
         extra: further header fields.
+        verified: whether the rows have hashes.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any]):
@@ -48,13 +55,15 @@ class TokenStore:
             self.grid: tuple[int, int] = (int(header["grid"][0]), int(header["grid"][1]))
             self.vocabulary, self.tokenizer = int(header["vocabulary"]), str(header["tokenizer"])
             self.extra: dict[str, Any] = header["extra"]
-            known = header["format"] == FORMAT and min(self.grid) > 0
+            self.verified = header["format"] == FORMAT
+            known = (header["format"] == UNVERIFIED or (KEY in header and is_intact(header))) and min(self.grid) > 0
+            known &= header["format"] in (FORMAT, UNVERIFIED)
         except (KeyError, IndexError, TypeError, ValueError):
             known = False
         if not known:
             raise MapetError(f"{folder / HEADER} is damaged or of another version: tokenize again.")
-        self.length = self.grid[0] * self.grid[1]
-        self._index, self._tokens = IdIndex(), self._mapped(0)
+        self.length, self._header = self.grid[0] * self.grid[1], header
+        self._index = IdIndex()
         self._end_of_ids = 0
         self._lock: Lock | None = None
         self._sizes = self._sizes_on_disk()
@@ -79,15 +88,15 @@ class TokenStore:
         if not 1 <= vocabulary <= 1 << 16:
             raise MapetError(f"The vocabulary of a token store must be in 1 … 65536 (16 bits), got {vocabulary}.")
         header: dict[str, Any] = {"format": FORMAT, "view": view.to_dict(), "grid": list(grid)}
-        header |= {"vocabulary": vocabulary, "tokenizer": tokenizer, "extra": extra or {}}
-        header = json.loads(json.dumps(header))
+        header = sealed(header | {"vocabulary": vocabulary, "tokenizer": tokenizer, "extra": extra or {}})
         if (folder / HEADER).exists():
-            _require_same(folder, read_json(folder / HEADER, "a token store"), header)
-        elif (folder / TOKENS).exists() or (folder / KEYS).exists():
+            store = cls.open(folder)
+            require_same(folder, store._header, header)
+            return store
+        if (folder / TOKENS).exists() or (folder / KEYS).exists():
             raise MapetError(f"{folder} holds tokens without {HEADER}: choose another folder or empty it.")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / HEADER, json.dumps(header, indent=2).encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / HEADER, json.dumps(header, indent=2).encode())
         return cls(folder, header)
 
     @classmethod
@@ -106,18 +115,20 @@ class TokenStore:
             MapetError: an image id that is in the store or has a line break; tokens of another shape or vocabulary; or
                 another process writes here, or has written since the store was opened.
         """
-        self._require_fitting(image_ids, tokens)
+        require_fitting(self.folder, image_ids, tokens, (self.length, self.vocabulary))
         self.reserve()
-        lines = [encode_id(image_id) for image_id in image_ids]
-        start, clash = len(self), self._index.add(lines)
-        if clash is not None:
+        self._add_hashes()
+        lines, rows = [encode_id(image_id) for image_id in image_ids], tokens.cpu().numpy().astype("<u2")
+        start, ids = len(self), hashes(lines)
+        if (clash := self._index.add_hashes(ids)) is not None:
             raise MapetError(f'{self.folder} has the image "{image_ids[clash]}" already, or one with the same hash.')
         text = b"".join(line + b"\n" for line in lines)
-        write_from(self.folder / TOKENS, start * 2 * self.length, tokens.cpu().numpy().astype("<u2").tobytes())
+        write_from(self.folder / TOKENS, start * 2 * self.length, rows.tobytes())
+        write_from(self.folder / SUMS, start * sums.ROW, sums.encoded(ids, rows))
         write_from(self.folder / KEYS, self._end_of_ids, text)
         self._end_of_ids += len(text)
-        self._sizes = (len(self) * 2 * self.length, self._end_of_ids)
-        self._tokens = self._mapped(len(self))
+        self._sizes = self._sizes_on_disk()
+        self._map()
 
     def reserve(self, lock: Lock | None = None) -> None:
         """Lock the store for writing, until ``release`` or the end of this process; ``append`` does it itself.
@@ -147,14 +158,29 @@ class TokenStore:
         return len(self._index)
 
     def __getitem__(self, image_id: str) -> NDArray[np.uint16]:
-        """The tokens (L,) of one image."""
-        row: NDArray[np.uint16] = self.tokens[self.rows([image_id])[0]]
-        return row
+        """The tokens (L,) of one image; raises as ``read``."""
+        return self.read(self.rows([image_id]))[0]
 
     @property
     def tokens(self) -> NDArray[np.uint16]:
-        """All rows (N, L), memory-mapped."""
+        """All rows (N, L), memory-mapped and not verified."""
         return self._tokens
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """The tokens (B, L) of rows (B,).
+
+        Raises:
+            MapetError: they are damaged: a row does not have its hash, or has a token outside the vocabulary.
+        """
+        found: NDArray[np.uint16] = self._tokens[rows]
+        if fault := row_fault(found, self.vocabulary, self._sums[rows] if self.verified else None):
+            row = int(rows[fault[0]])
+            image_id = next(islice(self.image_ids(), row, None))
+            raise MapetError(
+                f'{self.folder / TOKENS} is damaged: row {row}, of the image "{image_id}", has {fault[1]}. '
+                f"Restore it, or delete the tokens in {self.folder} and tokenize again."
+            )
+        return found
 
     def image_ids(self) -> Iterator[str]:
         """All image ids, in the order of the rows."""
@@ -181,8 +207,8 @@ class TokenStore:
         return rows
 
     def gather(self, image_ids: Sequence[str]) -> Tensor:
-        """The tokens of many images: (B, L) int64."""
-        return torch.from_numpy(self.tokens[self.rows(image_ids)].astype(np.int64))
+        """The tokens of many images: (B, L) int64; raises as ``rows`` and ``read``."""
+        return torch.from_numpy(self.read(self.rows(image_ids)).astype(np.int64))
 
     def check(
         self, *, source_name: str, image_ids: Iterable[str], view: CenterCropResize, grid: tuple[int, int]
@@ -192,9 +218,9 @@ class TokenStore:
         Raises:
             MapetError: another crop, interpolation or grid, or images without tokens.
         """
-        if view.interpolation != self.view.interpolation or not _same_aspect(view, self.view):
+        if view.interpolation != self.view.interpolation or not same_aspect(view, self.view):
             raise MapetError(
-                f"{self.folder} was made with {_view_text(self.view)}, but the student uses {_view_text(view)}: "
+                f"{self.folder} was made with {view_text(self.view)}, but the student uses {view_text(view)}: "
                 "tokenize with the student's view."
             )
         if grid != self.grid:
@@ -210,30 +236,44 @@ class TokenStore:
                 f'images of {source_name}, for instance "{example}": tokenize {source_name} into it.'
             )
 
-    def _require_fitting(self, image_ids: Sequence[str], tokens: Tensor) -> None:
-        if tokens.shape != (len(image_ids), self.length):
-            raise MapetError(
-                f"{self.folder} takes ({len(image_ids)}, {self.length}) tokens, not {tuple(tokens.shape)}."
-            )
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary:
-            raise MapetError(f"{self.folder} takes tokens from 0 to {self.vocabulary - 1} only.")
-        if bad := [image_id for image_id in image_ids if "\n" in image_id]:
-            raise MapetError(f"The image id {bad[0]!r} has a line break: rename the image.")
+    def expected_sizes(self) -> dict[str, int]:
+        """Bytes of the files without what an interruption left behind, by name."""
+        sizes = {TOKENS: len(self) * 2 * self.length, SUMS: len(self) * sums.ROW, KEYS: self._end_of_ids}
+        return {name: size for name, size in sizes.items() if (name != SUMS or self.verified) and len(self)}
 
-    def _sizes_on_disk(self) -> tuple[int, int]:
-        """Current bytes of tokens and image ids on the disk."""
-        paths = (self.folder / TOKENS, self.folder / KEYS)
-        tokens, image_ids = (path.stat().st_size if path.exists() else 0 for path in paths)
-        return tokens, image_ids
+    def _sizes_on_disk(self) -> tuple[int, int, int]:
+        """Current bytes of tokens, hashes and image ids on the disk."""
+        paths = (self.folder / name for name in (TOKENS, SUMS, KEYS))
+        tokens, hashed, image_ids = (path.stat().st_size if path.exists() else 0 for path in paths)
+        return tokens, hashed, image_ids
 
     def _recover(self) -> None:
-        """Read the image ids of all complete rows."""
+        """Read and verify the image ids of all complete rows."""
         complete = self._sizes[0] // (2 * self.length)
+        if self.verified:
+            complete = min(complete, self._sizes[1] // sums.ROW)
         with _lines(self.folder / KEYS) as lines:
-            clash = self._index.add(self._complete(islice(lines, complete)))
-        if clash is not None:
+            ids = hashes(self._complete(islice(lines, complete)))
+        if (clash := self._index.add_hashes(ids)) is not None:
             raise MapetError(f"{self.folder / KEYS} names an image twice (line {clash + 1}): tokenize again.")
-        self._tokens = self._mapped(len(self))
+        self._map()
+        if self.verified and len(wrong := np.flatnonzero(ids != self._sums[:, 0])):
+            raise MapetError(
+                f"{self.folder} is damaged: line {wrong[0] + 1} of {KEYS} does not match its hash in {SUMS}. "
+                f"Restore them, or delete the tokens in {self.folder} and tokenize again."
+            )
+
+    def _add_hashes(self) -> None:
+        """Give a store of version 0.1 the hashes of its rows."""
+        if self.verified:
+            return
+        with _lines(self.folder / KEYS) as lines:
+            ids = hashes(line[:-1] for line in islice(lines, len(self)))
+        replace_file(self.folder / SUMS, sums.encoded(ids, self._tokens))
+        self._header = sealed({**self._header, "format": FORMAT})
+        replace_file(self.folder / HEADER, json.dumps(self._header, indent=2).encode())
+        self.verified, self._sizes = True, self._sizes_on_disk()
+        self._map()
 
     def _complete(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """The complete lines without line breaks; counts their bytes."""
@@ -242,29 +282,14 @@ class TokenStore:
                 self._end_of_ids += len(line)
                 yield line[:-1]
 
-    def _mapped(self, count: int) -> NDArray[np.uint16]:
-        if not count:
-            return np.empty((0, self.length), "<u2")
-        return np.memmap(self.folder / TOKENS, "<u2", mode="r", shape=(count, self.length))
+    def _map(self) -> None:
+        """Map all complete rows into memory."""
+        count, path = len(self), self.folder / TOKENS
+        self._tokens: NDArray[np.uint16] = np.empty((0, self.length), "<u2")
+        if count:
+            self._tokens = np.memmap(path, "<u2", mode="r", shape=(count, self.length))
+        self._sums = sums.mapped(self.folder / SUMS, count if self.verified else 0)
 
 
 def _lines(path: Path) -> Any:
     return path.open("rb") if path.exists() else open(os.devnull, "rb")
-
-
-def _same_aspect(one: CenterCropResize, other: CenterCropResize) -> bool:
-    return one.size[0] * other.size[1] == one.size[1] * other.size[0]
-
-
-def _view_text(view: CenterCropResize) -> str:
-    return f"a {view.interpolation} view of {view.size[0]}x{view.size[1]} pixels"
-
-
-def _require_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Compare two headers, the extra fields one by one."""
-    there, here = ({**header, **(header.get("extra") or {})} for header in (found, wanted))
-    for name in dict.fromkeys([*here, *there]):
-        if name != "extra" and there.get(name) != here.get(name):
-            raise MapetError(
-                f"{folder} holds tokens with {name} {there.get(name)}, not {here.get(name)}: choose another folder."
-            )

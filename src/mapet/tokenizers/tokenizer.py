@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mapet.tokenizers.files import fingerprint
 from mapet.utils.errors import MapetError, nearest
-from mapet.utils.io import read_json, replace_file
+from mapet.utils.io import read_json, replace_file, sync
 from mapet.utils.owned import PAIR, discard
 from mapet.utils.view import CenterCropResize
 
@@ -146,7 +146,8 @@ def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = N
     cls: type[Tokenizer] = getattr(import_module(f"mapet.tokenizers.{module}"), name)
     weights = Path(teacher_weights) if teacher_weights else None
     try:
-        tokenizer = cls.restored(fields, load_file(_current(folder, TENSORS)), folder, weights)
+        tensors = load_file(_current(folder, TENSORS))
+        tokenizer = cls.restored(fields, tensors, folder, weights)
         intact = tokenizer.hash == fields["hash"]
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError):
         intact = False
@@ -154,6 +155,8 @@ def load_tokenizer(folder: str | Path, *, teacher_weights: str | Path | None = N
         raise MapetError(
             f"The tokenizer in {folder} is damaged ({TENSORS} and {FIELDS} do not match): restore or create it again."
         )
+    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise MapetError(f"The tokenizer in {folder} is useless: {bad[0]} has values that are NaN or infinite.")
     return tokenizer
 
 
@@ -167,10 +170,15 @@ def write_folder(folder: Path, fields: Mapping[str, Any], tensors: Mapping[str, 
     discard(part, PAIR)
     part.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    replace_file(part / TENSORS, save(plain))
-    replace_file(part / FIELDS, json.dumps(fields, indent=2).encode())
+    try:
+        replace_file(part / TENSORS, save(plain))
+        replace_file(part / FIELDS, json.dumps(fields, indent=2).encode())
+    except (MapetError, OSError):
+        discard(part, PAIR)
+        raise
     _finish_replacement(folder)  # of an earlier, killed process
     part.rename(folder / NEXT if exists else folder)
+    sync(folder if exists else folder.parent)
     _finish_replacement(folder)
 
 
@@ -179,6 +187,7 @@ def _finish_replacement(folder: Path) -> None:
     for name in (TENSORS, FIELDS):
         if (folder / NEXT / name).exists():
             (folder / NEXT / name).replace(folder / name)
+            sync(folder)
     discard(folder / NEXT, PAIR)
 
 

@@ -43,8 +43,9 @@ def replace_file(path: Path, content: bytes | str) -> None:
     try:
         with writing(path):
             _replace(path, part, content)
-    except MapetError:
-        part.unlink(missing_ok=True)
+    except (MapetError, OSError):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise
 
 
@@ -75,13 +76,25 @@ def load_json(path: Path) -> Any:
 
 
 def write_from(path: Path, start: int, content: bytes) -> None:
-    """Truncate the file to ``start`` bytes, append ``content``, and flush it to the disk."""
-    with writing(path), path.open("r+b" if path.exists() else "wb") as file:
+    """Truncate the file to ``start`` bytes, append ``content``, and flush it to the disk.
+
+    Raises:
+        MapetError: the disk is full; nothing is appended.
+    """
+    new = not path.exists()
+    with writing(path), path.open("wb" if new else "r+b", buffering=0) as file:
         file.truncate(start)
         file.seek(start)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(start)
+            raise
+    if new:
+        sync(path.parent)
 
 
 def require_free(folder: Path, ours: Collection[str] = ()) -> None:

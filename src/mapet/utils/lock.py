@@ -39,9 +39,9 @@ class Lock:
                 raise MapetError(
                     f"Another process is {activity} {folder}{_holder(self.path)}: wait for it or stop it."
                 ) from None
+            self._file = self.path.stat()
             if type(self._lock) is FileLock:  # else it fell back to a soft lock, which writes its own text
                 self.path.write_text(f"process {os.getpid()} on {gethostname()}")
-            self._file = self.path.stat()
 
     def release(self) -> None:
         """Let others in. Calling it again does nothing."""

@@ -45,7 +45,7 @@ TOKENIZER: Tree = {
     "inspect": _files("inspect.json", "codes.png", "tokens.png", "usage.png"),
     rf"{re.escape(ASIDE)}(\.part|\.gone)?": LISTS,
 }
-_STORE = _files("store.json", "tokens.bin", "keys.txt", "contents.json", LOCK)
+_STORE = _files("store.json", "tokens.bin", "sums.bin", "keys.txt", "contents.json", LOCK)
 _TOKENS: Tree = {
     **_STORE,
     **LISTS,
@@ -56,7 +56,10 @@ _TOKENS: Tree = {
 }
 _CHECKPOINTS: Tree = {
     r"(last|previous|best|step-\d+)\.(safetensors|partial)|\.tmp\w{6}": None,
-    r"last|step-\d+": {r"\d+-\d+-of-\d+\.(safetensors|partial)|\.tmp\w{6}": None, **_files("index.json")},
+    r"last|step-\d+": {
+        r"\d+-\d+-of-\d+\.(safetensors|partial)|\.tmp\w{6}": None,
+        **_files("index.json", "previous.json"),
+    },
 }
 RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
@@ -69,7 +72,7 @@ RUN: Tree = {
     "tokens": _TOKENS,
     "tokenizer": TOKENIZER,
     r"tokenizer\.tokenizer\.part": PAIR,
-    "export": {r"timm|\.timm\.old": EXPORT, r"\.timm-\w+": {"timm": EXPORT}},
+    "export": {r"timm|\.timm\.old": EXPORT, r"\.timm(-\w+|\.part)": {"timm": EXPORT, re.escape(LOCK): None}},
 }
 QUICKSTART: Tree = {**RUN, **_files("quickstart.json", "loss.png", "codes.png", "tokens.png")}
 
@@ -104,6 +107,14 @@ def is_export(folder: Path) -> bool:
         ours = "\n- mapet\n---\n" in card and "(mapet).\n" in card
         return ours and weights == {"format": "pt"} and isinstance(shape, dict) and shape.keys() == ARGUMENTS
     return False
+
+
+def is_unfinished_export(folder: Path) -> bool:
+    """Whether the folder holds an export, or what is left of one that was being deleted: its weights go last."""
+    if not folder.is_dir() or find_foreign(folder, EXPORT):
+        return False
+    marked = _metadata(folder / "model.safetensors").get("mapet") == AN_EXPORT["mapet"]
+    return marked or is_export(folder) or not any(folder.iterdir())
 
 
 @dataclass(frozen=True)

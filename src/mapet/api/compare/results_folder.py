@@ -18,8 +18,10 @@ from mapet.api.compare.plan import Plan, Trial
 from mapet.config.file import read, save
 from mapet.config.flat import diff
 from mapet.utils.errors import MapetError
-from mapet.utils.io import replace_file
+from mapet.utils.fingerprint import KEY, is_intact, sealed
+from mapet.utils.io import load_json, replace_file
 from mapet.utils.lock import LOCK, Lock
+from mapet.utils.log import log
 
 if TYPE_CHECKING:
     from mapet.engine.run import Run
@@ -66,16 +68,17 @@ class ResultsFolder:
         return self.path / "runs" / trial.name
 
     def read(self, trial: Trial) -> dict[str, Any]:
-        """What is recorded of a trial."""
+        """What is recorded of a trial; nothing if that is damaged, which is logged: it is measured again."""
         path = self._path(trial)
-        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        return known
+        if (found := recorded(path)) is None:
+            log.info(f"note      {path} is damaged: {trial.name} is measured again")
+        return found or {}
 
     def record(self, trial: Trial, what: str, value: Any) -> None:
         """Record one more thing of a trial."""
         path = self._path(trial)
         path.parent.mkdir(exist_ok=True)
-        replace_file(path, json.dumps({**self.read(trial), what: value}, indent=1) + "\n")
+        replace_file(path, json.dumps(sealed({**self.read(trial), what: value}), indent=1) + "\n")
 
     def record_scores(self, trial: Trial, what: str, scores: "Mapping[str, Score]") -> None:
         """Record the scores of one evaluation."""
@@ -83,6 +86,16 @@ class ResultsFolder:
 
     def _path(self, trial: Trial) -> Path:
         return self.path / "scores" / f"{trial.name}.json"
+
+
+def recorded(path: Path) -> dict[str, Any] | None:
+    """What a file of scores holds; nothing if there is none, None if it is damaged."""
+    if not path.is_file():
+        return {}
+    content = load_json(path)
+    if not isinstance(content, dict) or not is_intact(content):
+        return None
+    return {name: value for name, value in content.items() if name != KEY}
 
 
 def relink(settings: Any, run: "Run") -> None:
@@ -125,7 +138,7 @@ def _require_alike(folder: Path, plan: Plan, before: Plan) -> None:
 def _unused(folder: Path, name: str) -> bool:
     """Whether nothing in the folder depends on a setting yet."""
     tuned = any((folder / "runs").glob("*-finetune")) or any((folder / "runs").glob("scratch-*"))
-    scores = (json.loads(path.read_text()).keys() - {"cost"} for path in (folder / "scores").glob("*.json"))
+    scores = ((recorded(path) or {}).keys() - {"cost"} for path in (folder / "scores").glob("*.json"))
     return not tuned and (name.startswith("tuning.") or (name in LABELLED and not any(scores)))
 
 
