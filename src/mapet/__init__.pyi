@@ -1,6 +1,6 @@
 """Types of the public names. Written by tools/stub.py."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -76,17 +76,23 @@ class _AttendSettings(_Attend, total=False):
 class _Benchmark(TypedDict, total=False):
     """Settings of ``BenchmarkSettings``."""
 
-    objectives: tuple[str, ...]
-    models: tuple[str, ...]
-    batch_sizes: tuple[int, ...]
-    precisions: tuple[str, ...]
-    compile: tuple[str, ...]
+    objectives: (
+        str | Literal["mapet", "pet", "mim", "cae", "mae"] | Sequence[Literal["mapet", "pet", "mim", "cae", "mae"]]
+    )
+    models: (
+        str
+        | Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"]
+        | Sequence[Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"]]
+    )
+    batch_sizes: str | int | Sequence[int]
+    precisions: str | Literal["float32", "bfloat16"] | Sequence[Literal["float32", "bfloat16"]]
+    compile: str | Literal["off", "on"] | Sequence[Literal["off", "on"]]
     micro_batch_size: int | None
     rounds: int
-    baseline: tuple[str, ...]
-    scaling: tuple[int, ...]
+    baseline: str | Literal["dense", "transformers"] | Sequence[Literal["dense", "transformers"]]
+    scaling: str | int | Sequence[int]
     skip_memory: bool
-    accelerator: str
+    accelerator: Literal["auto", "cpu", "cuda"]
     workers: int | None
     cache_gib: float
 
@@ -172,15 +178,19 @@ class _BenchmarkSettings(_Benchmark, _Recipe, _Model, _Objective, _Tokenizer, _O
 class _Compare(TypedDict, total=False):
     """Settings of ``CompareSettings``."""
 
-    objectives: tuple[str, ...]
-    baselines: tuple[str, ...]
+    objectives: str | Sequence[str]
+    baselines: str | Literal["random", "scratch"] | Sequence[Literal["random", "scratch"]]
     seeds: int
-    evaluate: tuple[str, ...]
-    budget: tuple[str, ...]
-    vary: tuple[str, ...]
-    tokenizers: tuple[str, ...]
+    evaluate: (
+        str
+        | Literal["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune"]
+        | Sequence[Literal["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune"]]
+    )
+    budget: str | Literal["epochs", "compute"] | Sequence[Literal["epochs", "compute"]]
+    vary: str | Sequence[str]
+    tokenizers: str | Sequence[str]
     knn_every: float
-    eval_data: str | None
+    eval_data: str | PathLike[str] | None
     eval_limit: int | None
 
 class _Runtime(TypedDict, total=False):

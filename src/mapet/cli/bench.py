@@ -1,13 +1,11 @@
 """``mapet bench``: the speed of a training step on this machine."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from mapet.api.benchmark.run import benchmark, without_data
-from mapet.api.settings import changes
-from mapet.cli.options import joined, parse, positional, separated, take
-from mapet.config.benchmark import LISTS, BenchmarkSettings
+from mapet.cli.options import Preset, given, recipe_in
+from mapet.config.benchmark import BenchmarkSettings
 from mapet.config.recipe import Recipe
-from mapet.utils.errors import MapetError
 
 ABOUT = """Time a training step: images/s, memory, share of the machine's peak, and the predicted time.
 
@@ -18,22 +16,17 @@ With --data, steps are also measured with loading of these images and random tok
 
 
 @dataclass(frozen=True)
-class Options(BenchmarkSettings):
+class Options(Preset):
     """Options of ``mapet bench RECIPE``."""
 
     out: str = "bench"
     """Folder for bench.json and bench.md."""
-    recipe: Recipe = field(default_factory=Recipe)
+    benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
+    settings: Recipe = field(default_factory=Recipe)
 
 
 def command(arguments: list[str]) -> int:
     """Parse and measure, which prints each row; 2 if anything could not be measured."""
-    name, arguments = take(arguments, "--recipe")
-    words, rest = positional(joined(arguments, LISTS), Options())
-    if len(words) + (name is not None) > 1:
-        raise MapetError(f'mapet bench takes one RECIPE, got also "{words[-1]}": separate lists by commas.')
-    base = without_data(words[0] if words else name)
-    o = parse(Options(recipe=base), separated(rest, LISTS), "bench RECIPE", ABOUT)
-    settings = BenchmarkSettings(**{one.name: getattr(o, one.name) for one in fields(BenchmarkSettings)})
-    report = benchmark(base, o.out, settings=settings, **changes(base, o.recipe))
+    default = Options(settings=without_data(recipe_in(arguments)))
+    report = benchmark(**given(default, arguments, "bench RECIPE", ABOUT))
     return 2 if report.failed else 0

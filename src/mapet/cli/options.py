@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType
@@ -10,17 +10,13 @@ from typing import Annotated, Any, TypedDict, TypeVar, get_args, get_origin, get
 
 from mapet.cli.refusals import refusing
 from mapet.cli.verbs import VERBS
-from mapet.cli.words import positional, take
 from mapet.config.flat import earlier, updated
-from mapet.config.setting import flat_name, option
+from mapet.config.refusal import choices
+from mapet.config.setting import COMMAS, REPEATED, flat_name, option
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 
-__all__ = ["changed", "given", "listed", "parse", "positional", "require", "take"]
-
 T = TypeVar("T")
-REPEATED = "repeated"
-Repeated = Annotated[tuple[str, ...], REPEATED]  # an option that may come several times, with one value each
 
 OLD_NAMES = {  # options of version 0.1 that are not fields of settings
     "limit": "max_images",
@@ -76,6 +72,14 @@ class Leaf:
     def repeated(self) -> bool:
         """Whether it may come several times."""
         return REPEATED in get_args(self.hint)
+
+    @property
+    def form(self) -> str | None:
+        """The form of a list that is one word: random|scratch,..."""
+        if COMMAS not in get_args(self.hint):
+            return None
+        kind = plain_type(get_args(plain_type(self.hint))[0])
+        return f"{'|'.join(choices(self.hint)) or {int: 'INT'}.get(kind, 'TEXT')},..."
 
 
 def leaves(value: Any) -> Iterator[Leaf]:
@@ -142,44 +146,28 @@ def require(verb: str, **values: object) -> None:
         raise MapetError(f"mapet {verb} needs {' and '.join(missing)}: mapet {VERBS[verb].usage}")
 
 
-def one_of(*words: str) -> str:
-    """The only word that is not empty; "" for none or several."""
-    given = [word for word in words if word]
-    return given[0] if len(given) == 1 else ""
+def take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of one option that decides about the others' defaults, and the rest of the arguments.
+
+    Raises:
+        MapetError: the option comes without a value.
+    """
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name != option:
+            continue
+        if equals:
+            return value, arguments[:index] + arguments[index + 1 :]
+        if index + 1 == len(arguments) or arguments[index + 1].startswith("--"):
+            raise MapetError(f"{option} needs a value.")
+        return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
+    return None, arguments
 
 
-def take_all(arguments: list[str], option: str) -> tuple[tuple[str, ...], list[str]]:
-    """The values of an option that may be repeated, and the rest of the arguments."""
-    found: list[str] = []
-    while True:
-        value, arguments = take(arguments, option)
-        if value is None:
-            return tuple(found), arguments
-        found.append(value)
-
-
-def joined(arguments: list[str], names: Iterable[str]) -> list[str]:
-    """``--objectives a,b`` as ``--objectives=a,b``, so that a positional argument may follow."""
-    for name in names:
-        long = f"--{name.replace('_', '-')}"
-        values, arguments = take_all(arguments, long)
-        arguments = [*arguments, *(f"{long}={value}" for value in values[-1:])]
-    return arguments
-
-
-def separated(arguments: list[str], names: Iterable[str]) -> list[str]:
-    """``--batch-sizes=4,8`` as ``--batch-sizes 4 8``."""
-    known = {f"--{name.replace('_', '-')}" for name in names}
-    found: list[str] = []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        found += [name, *listed(value)] if name in known else [argument]
-    return found
-
-
-def listed(text: str) -> tuple[str, ...]:
-    """ "a, b" → ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def recipe_in(arguments: list[str]) -> str | None:
+    """The recipe whose settings a help shows as defaults: that of ``--recipe``, or the first word."""
+    first = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    return take(arguments, "--recipe")[0] or first
 
 
 def changed(options: Any) -> list[str]:
@@ -229,6 +217,8 @@ def _for_tyro(one: Leaf, arguments: Sequence[str]) -> Any:
     import tyro
 
     kind = plain_type(one.hint)
+    if one.form:
+        return Annotated[str, tyro.conf.arg(metavar=one.form)]
     if one.repeated:
         return Annotated[one.hint, tyro.conf.UseAppendAction]
     if get_origin(kind) is tuple and ... not in get_args(kind) and kind != one.hint:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mapet.api.encoders import KINDS
-from mapet.cli.options import parse, positional
+from mapet.cli.options import parse
 from mapet.config.evaluate import EvaluateSettings
 from mapet.utils.errors import MapetError
 
@@ -17,7 +17,7 @@ class Source:
     """What is evaluated, on which images, and where the scores are kept."""
 
     run: str = ""
-    """FROM: a run or export folder, an official-format checkpoint, or a timm model; may come first, without --run."""
+    """FROM: a run or export folder, an official-format checkpoint, or a timm model; the same as FROM."""
     data: str | None = None
     """Labelled images: a folder with one sub-folder per class, or cifar10; None: a run's, if they have a split."""
     out: str | None = None
@@ -25,12 +25,8 @@ class Source:
 
 
 def parse_from(options: T, arguments: Sequence[str], verb: str, about: str) -> T:
-    """``parse`` for options with FROM, which may come first, without ``--run``."""
-    words, rest = positional(list(arguments), options)
-    if len(words) > 1:
-        raise MapetError(f"mapet {verb} takes one FROM at a time, got {', '.join(words)}.")
-    named = [*rest, *(f"--run={word}" for word in words)]
-    return parse(options, named, f"{verb} FROM", f"{about}\n\nFROM is {KINDS}.")
+    """``parse`` for options with FROM."""
+    return parse(options, arguments, f"{verb} FROM", f"{about}\n\nFROM is {KINDS}.")
 
 
 def require_from(run: str, verb: str) -> None:

@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.options import parse, positional, take
+from mapet.cli.options import Preset, given, recipe_in
 from mapet.config.estimate import EstimateSettings
+from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
-from mapet.utils.errors import MapetError
 
 HINT = "hours      give --bench FILE (of mapet bench), --measure or --tflops"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Preset):
     """Options of ``mapet show``."""
 
     figure: str | None = None
     """Also draw the pattern next to MIM's and PeT's, into this .svg or .png file."""
     time: EstimateSettings = field(default_factory=EstimateSettings)
-    recipe: Recipe = field(default_factory=Recipe)
+    settings: Recipe = field(default_factory=Recipe)
 
 
 def command(arguments: list[str]) -> int:
@@ -26,14 +26,11 @@ def command(arguments: list[str]) -> int:
     from mapet.api.settings import named_recipe
     from mapet.api.show import draw, show
 
-    name, arguments = take(arguments, "--recipe")
-    words, rest = positional(arguments, Options())
-    if len(words) + (name is not None) > 1:
-        raise MapetError(f'mapet show takes one RECIPE, got also "{words[-1]}".')
     about = "Draw a recipe's attention pattern, count its cost, and estimate the hours of its training."
-    o = parse(Options(recipe=named_recipe(words[0] if words else name)), rest, "show", about)
-    print(show(o.recipe))
-    print(estimate(o.recipe, settings=o.time) if o.time.has_rate else HINT)
+    found = given(Options(settings=named_recipe(recipe_in(arguments))), arguments, "show", about)
+    o = updated(Options(settings=named_recipe(found.get("recipe"))), **found)
+    print(show(o.settings))
+    print(estimate(o.settings, settings=o.time) if o.time.has_rate else HINT)
     if o.figure:
-        print(f"figure     {draw(o.figure, o.recipe)}")
+        print(f"figure     {draw(o.figure, o.settings)}")
     return 0
