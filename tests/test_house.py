@@ -16,7 +16,8 @@ LIMITS = {
     "": 30_000,
     "cli": 2_200,
     "method": 1_420,
-}  # lines of a folder; method: 1,300 and windows.py; cli: 2,000 and five verbs
+}
+# Lines of a folder; method: 1,300 and windows.py; cli: 2,000 and five verbs.
 # The package was meant to have 17,500 lines. Since then came typed Python functions for every verb, settings that carry
 # their rules, objectives of a user's own, the care for files that are not ours, the upgrade of version 0.1, and checks
 # of images, checkpoints, schedules and signals; then windows, starting from weights,

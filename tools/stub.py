@@ -101,10 +101,10 @@ class Dicts:
         """A type as source text."""
         origin, parts = get_origin(kind), get_args(kind)
         if origin is Annotated:
-            if {COMMAS, REPEATED} & {extra for extra in parts[1:] if isinstance(extra, str)}:
-                self.imports.add("from collections.abc import Iterable\n")
-                inner = {self._text(part) for part in get_args(parts[0]) if part is not ...}
-                return " | ".join(["str", *sorted(inner - {"str"}), *(f"Iterable[{one}]" for one in sorted(inner))])
+            if any(extra in (COMMAS, REPEATED) for extra in parts[1:]):
+                self.imports.add("from collections.abc import Sequence\n")
+                one = self._text(get_args(parts[0])[0])
+                return " | ".join(dict.fromkeys(("str", one, f"Sequence[{one}]")))
             if any(isinstance(extra, BeforeValidator) for extra in parts[1:]):
                 self.imports.add("from os import PathLike\n")
                 return "str | PathLike[str]"

@@ -1,6 +1,6 @@
 """Types of the public names. Written by tools/stub.py."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -76,15 +76,21 @@ class _AttendSettings(_Attend, total=False):
 class _Benchmark(TypedDict, total=False):
     """Settings of ``BenchmarkSettings``."""
 
-    objectives: str | Iterable[str]
-    models: str | Iterable[str]
-    batch_sizes: str | int | Iterable[int]
-    precisions: str | Iterable[str]
-    compile: str | Iterable[str]
+    objectives: (
+        str | Literal["mapet", "pet", "mim", "cae", "mae"] | Sequence[Literal["mapet", "pet", "mim", "cae", "mae"]]
+    )
+    models: (
+        str
+        | Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"]
+        | Sequence[Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"]]
+    )
+    batch_sizes: str | int | Sequence[int]
+    precisions: str | Literal["float32", "bfloat16"] | Sequence[Literal["float32", "bfloat16"]]
+    compile: str | Literal["off", "on"] | Sequence[Literal["off", "on"]]
     micro_batch_size: int | None
     rounds: int
-    baseline: str | Iterable[str]
-    scaling: str | int | Iterable[int]
+    baseline: str | Literal["dense", "transformers"] | Sequence[Literal["dense", "transformers"]]
+    scaling: str | int | Sequence[int]
     skip_memory: bool
     accelerator: Literal["auto", "cpu", "cuda"]
     workers: int | None
@@ -173,13 +179,17 @@ class _BenchmarkSettings(_Benchmark, _Recipe, _Model, _Objective, _Tokenizer, _O
 class _Compare(TypedDict, total=False):
     """Settings of ``CompareSettings``."""
 
-    objectives: str | Iterable[str]
-    baselines: str | Iterable[str]
+    objectives: str | Sequence[str]
+    baselines: str | Literal["random", "scratch"] | Sequence[Literal["random", "scratch"]]
     seeds: int
-    evaluate: str | Iterable[str]
-    budget: str | Iterable[str]
-    vary: str | Iterable[str]
-    tokenizers: str | Iterable[str]
+    evaluate: (
+        str
+        | Literal["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune"]
+        | Sequence[Literal["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune"]]
+    )
+    budget: str | Literal["epochs", "compute"] | Sequence[Literal["epochs", "compute"]]
+    vary: str | Sequence[str]
+    tokenizers: str | Sequence[str]
     knn_every: float
     eval_data: str | PathLike[str] | None
     eval_limit: int | None

@@ -8,7 +8,7 @@ import pytest
 from mapet.cli import main
 from mapet.cli.options import changed, given, parse, require
 from mapet.cli.verbs import VERBS, Verb
-from mapet.config.setting import Repeated
+from mapet.config.setting import Listed, Repeated
 from mapet.utils.errors import MapetError, nearest, similar
 
 
@@ -34,6 +34,7 @@ class Options:
     grid: tuple[int, int] | None = None
     betas: tuple[float, float] = (0.9, 0.99)
     vary: Repeated = ()
+    shades: Listed[Literal["dark", "light"]] = ()
     middle: Middle = field(default_factory=Middle)
 
 
@@ -58,6 +59,7 @@ def verb(monkeypatch):
         ("--grid None A", {"grid": None, "data": "A"}),
         ("A --names x y", {"data": "A", "names": ("x", "y")}),
         ("--vary a=1 --vary b=2", {"vary": ("a=1", "b=2")}),
+        ("--shades dark,light A", {"shades": "dark,light", "data": "A"}),
         ("--rate 1e-3 --shape square", {"rate": 1e-3, "shape": "square"}),
         ("--rate 1.0", {"rate": 1.0}),
         ("--seed-free", None),

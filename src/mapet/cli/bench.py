@@ -3,10 +3,8 @@
 from dataclasses import dataclass, field
 
 from mapet.api.benchmark.run import benchmark, without_data
-from mapet.api.settings import changes
-from mapet.cli.options import Preset, given
+from mapet.cli.options import Preset, given, recipe_in
 from mapet.config.benchmark import BenchmarkSettings
-from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
 
 ABOUT = """Time a training step: images/s, memory, share of the machine's peak, and the predicted time.
@@ -18,20 +16,17 @@ With --data, steps are also measured with loading of these images and random tok
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Preset):
     """Options of ``mapet bench RECIPE``."""
 
     out: str = "bench"
     """Folder for bench.json and bench.md."""
-    preset: Preset = field(default_factory=Preset)
-    settings: BenchmarkSettings = field(default_factory=BenchmarkSettings)
-    recipe: Recipe = field(default_factory=Recipe)
+    benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
+    settings: Recipe = field(default_factory=Recipe)
 
 
 def command(arguments: list[str]) -> int:
     """Parse and measure, which prints each row; 2 if anything could not be measured."""
-    settings = given(Options(), arguments, "bench", ABOUT)
-    base = without_data(settings.pop("recipe", None))
-    o = updated(Options(recipe=base), **settings)
-    report = benchmark(base, o.out, settings=o.settings, **changes(base, o.recipe))
+    default = Options(settings=without_data(recipe_in(arguments)))
+    report = benchmark(**given(default, arguments, "bench RECIPE", ABOUT))
     return 2 if report.failed else 0

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mapet.api.compare.run import compare, require_shared, resume
+from mapet.api.compare.run import compare, resume
 from mapet.api.kept_runtime import kept
-from mapet.api.settings import changes
-from mapet.cli.options import Preset, given, parse, take
+from mapet.api.settings import named_recipe
+from mapet.cli.options import Preset, given, parse, recipe_in, take
 from mapet.config.compare import CompareSettings
-from mapet.config.flat import updated
+from mapet.config.flat import updated_from
 from mapet.config.recipe import Recipe, Runtime
 
 ABOUT = """Train objectives under one setting, measure them, and write one table with seeds.
@@ -22,22 +22,20 @@ the images and, per seed, the initial weights of the encoder.
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Preset):
     """Options of ``mapet compare RECIPE``."""
 
     out: str = ""
     """Folder for all files and runs; an interrupted comparison in it is resumed."""
     tuning: str | None = None
     """Settings of finetune and scratch: the name of a fine-tuning recipe or FILE.yaml; None: the defaults."""
-    preset: Preset = field(default_factory=Preset)
-    settings: CompareSettings = field(default_factory=CompareSettings)
-    recipe: Recipe = field(default_factory=Recipe)
+    comparison: CompareSettings = field(default_factory=CompareSettings)
+    settings: Recipe = field(default_factory=Recipe)
     runtime: Runtime = field(default_factory=Runtime)
 
 
 def command(arguments: list[str]) -> int:
     """Parse, compare, print the tables."""
-    from mapet.api.settings import named_recipe
     from mapet.cli.training import again, stoppable
 
     folder, arguments = take(arguments, "--resume")
@@ -45,11 +43,8 @@ def command(arguments: list[str]) -> int:
         runtime = parse(kept(folder, Runtime), arguments, "compare --resume OUT", ABOUT)
         work, out = partial(resume, folder, runtime), folder
     else:
-        settings = given(Options(), arguments, "compare", ABOUT)
-        name = settings.pop("recipe", None)
-        base = named_recipe(name)
-        require_shared(settings, base.objective.name)
-        o = updated(Options(recipe=base), **settings)
-        runtime, out, changed = o.runtime, o.out, changes(base, o.recipe)
-        work = partial(compare, name, out, settings=o.settings, tuning=o.tuning, runtime=runtime, **changed)
+        default = Options(settings=named_recipe(recipe_in(arguments)))
+        found = given(default, arguments, "compare RECIPE", ABOUT)
+        runtime, out = updated_from(Runtime(), dict(found)), found.get("out", "")
+        work = partial(compare, **found)
     return stoppable(lambda: print(f"\n{work()}"), again(out, runtime, "compare"), Path(out))

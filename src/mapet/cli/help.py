@@ -52,8 +52,9 @@ def print_full_help(default: Any, verb: str, description: str, columns: int) -> 
     flags: Any = {one.name: one.default for one in leaves(default) if isinstance(one.default, bool)}
     hints = {
         one.name: Annotated[
-            str if one.commas else one.hint,
+            str if one.form else one.hint,
             tyro.conf.arg(
+                metavar=one.form,
                 help=field_help(one.owner).get(one.field),
                 help_behavior_hint="" if one.name in flags else f"(default: {_shown(one)})",
             ),
@@ -71,7 +72,7 @@ def print_full_help(default: Any, verb: str, description: str, columns: int) -> 
 
 def _shown(one: Leaf) -> str:
     values = one.default if isinstance(one.default, tuple) else (one.default,)
-    return ("," if one.commas else " ").join(str(value).removesuffix(".0") for value in values)
+    return ("," if one.form else " ").join(str(value).removesuffix(".0") for value in values)
 
 
 @cache
@@ -129,14 +130,14 @@ def _required(one: Leaf, about: Verb) -> bool:
 
 def _metavar(one: Leaf, about: Verb) -> str:
     kind = plain_type(one.hint)
+    if one.form:
+        return one.form if len(one.form) <= INDENT else "NAME,..."
     if named := re.search(rf"{one.option} ([A-Z]+)", about.usage):
         return named[1]
     if get_origin(kind) is Literal:
         choices = "|".join(map(str, get_args(kind)))
         return choices if len(choices) <= INDENT else "NAME"
     if get_origin(kind) is tuple:
-        part = METAVARS.get(plain_type(get_args(kind)[0]), "TEXT")
-        if one.commas:
-            return f"{part},…"
+        part = METAVARS.get(get_args(kind)[0], "TEXT")
         return f"{part} ..." if ... in get_args(kind) else " ".join([part] * len(get_args(kind)))
     return METAVARS.get(kind, "TEXT")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypedDict, TypeVar, get_args, get_origin, get
 from mapet.cli.refusals import refusing
 from mapet.cli.verbs import VERBS
 from mapet.config.flat import earlier, updated
+from mapet.config.refusal import choices
 from mapet.config.setting import COMMAS, REPEATED, flat_name, option
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
@@ -68,14 +69,17 @@ class Leaf:
         return self.option.replace("--", "--no-" if self.default is True else "--", 1)
 
     @property
-    def commas(self) -> bool:
-        """Whether it is one word with commas for several values."""
-        return COMMAS in get_args(self.hint)
-
-    @property
     def repeated(self) -> bool:
         """Whether it may come several times."""
         return REPEATED in get_args(self.hint)
+
+    @property
+    def form(self) -> str | None:
+        """The form of a list that is one word: random|scratch,..."""
+        if COMMAS not in get_args(self.hint):
+            return None
+        kind = plain_type(get_args(plain_type(self.hint))[0])
+        return f"{'|'.join(choices(self.hint)) or {int: 'INT'}.get(kind, 'TEXT')},..."
 
 
 def leaves(value: Any) -> Iterator[Leaf]:
@@ -160,9 +164,10 @@ def take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
     return None, arguments
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """ "a, b" → ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def recipe_in(arguments: list[str]) -> str | None:
+    """The recipe whose settings a help shows as defaults: that of ``--recipe``, or the first word."""
+    first = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    return take(arguments, "--recipe")[0] or first
 
 
 def changed(options: Any) -> list[str]:
@@ -173,8 +178,6 @@ def changed(options: Any) -> list[str]:
             continue
         value = one.default
         values = [] if isinstance(value, bool) else value if isinstance(value, tuple) else [value]
-        if one.commas:
-            values = [",".join(map(str, value))]
         if one.repeated:
             words += [word for single in values for word in (default.flag, single)]
         else:
@@ -214,10 +217,10 @@ def _for_tyro(one: Leaf, arguments: Sequence[str]) -> Any:
     import tyro
 
     kind = plain_type(one.hint)
+    if one.form:
+        return Annotated[str, tyro.conf.arg(metavar=one.form)]
     if one.repeated:
-        return Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    if one.commas:
-        return str
+        return Annotated[one.hint, tyro.conf.UseAppendAction]
     if get_origin(kind) is tuple and ... not in get_args(kind) and kind != one.hint:
         return NoneType if f"{one.option} None" in " ".join(arguments).replace("=", " ") else kind
     return one.hint

@@ -17,7 +17,7 @@ class Source:
     """What is evaluated, on which images, and where the scores are kept."""
 
     run: str = ""
-    """FROM: a run or export folder, an official-format checkpoint, or a timm model; may come first, without --run."""
+    """FROM: a run or export folder, an official-format checkpoint, or a timm model; the same as FROM."""
     data: str | None = None
     """Labelled images: a folder with one sub-folder per class, or cifar10; None: a run's, if they have a split."""
     out: str | None = None
@@ -25,7 +25,7 @@ class Source:
 
 
 def parse_from(options: T, arguments: Sequence[str], verb: str, about: str) -> T:
-    """``parse`` for options with FROM, which may come first, without ``--run``."""
+    """``parse`` for options with FROM."""
     return parse(options, arguments, f"{verb} FROM", f"{about}\n\nFROM is {KINDS}.")
 
 

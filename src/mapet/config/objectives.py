@@ -7,11 +7,12 @@ for.
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mapet.utils.errors import MapetError, nearest, similar
 
-BUILT_IN = {"mapet": True, "pet": True, "mim": True, "cae": True, "mae": False}
+BuiltIn = Literal["mapet", "pet", "mim", "cae", "mae"]
+BUILT_IN: dict[str, bool] = {"mapet": True, "pet": True, "mim": True, "cae": True, "mae": False}
 """Whether each reads visual tokens."""
 _registered: dict[str, Any] = {}
 _loaded: dict[str, Any] = {}

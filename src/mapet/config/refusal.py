@@ -26,6 +26,8 @@ def refusal(error: ValidationError, kind: type, prefix: str = "") -> MapetError:
     if first["type"] == "unexpected_positional_argument":
         return MapetError(f"{prefix}{kind.__name__} takes {len(fields(kind))} settings, got more.")
     one = _field(kind, loc)
+    if one is not None and first["type"] == "too_short":
+        return MapetError(f"{prefix}{flag(one)} is empty: give at least one.")
     if one is None:
         return MapetError(f"{prefix}the settings must be {_group(kind)}, got {shown(value)}.")
     if first["type"] in BEYOND:
@@ -105,8 +107,8 @@ def choices(kind: Any) -> Iterator[str]:
     elif get_origin(kind) in (Union, UnionType) and any(get_origin(plain(part)) is Literal for part in get_args(kind)):
         for part in get_args(kind):
             yield from ["None"] if part is NoneType else choices(part)
-    elif get_origin(kind) is Annotated:
-        yield from choices(plain(kind))
+    elif get_origin(kind) in (Annotated, tuple):
+        yield from choices(get_args(kind)[0])
 
 
 def _number(limit: float) -> str:

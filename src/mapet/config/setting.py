@@ -7,31 +7,20 @@
 Construction validates, and refuses with a one-line ``MapetError``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field as DataclassField
 from dataclasses import dataclass, field, is_dataclass
-from functools import partial, wraps
+from functools import wraps
 from os import PathLike, fspath
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_origin
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass as validated
 
 from mapet.utils.errors import MapetError
 
 T = TypeVar("T")
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-COMMAS, REPEATED = "commas", "repeated"  # how a list is given on the command line
-
-
-def names_of(given: Any, *, commas: bool = True) -> tuple[str, ...]:
-    """One value or several as a tuple of strings; with ``commas``, ("a, b",) → ("a", "b")."""
-    parts = [str(given)] if isinstance(given, str) or not hasattr(given, "__iter__") else list(map(str, given))
-    if commas:
-        parts = [part for text in parts for part in text.split(",")]
-    return tuple(part.strip() for part in parts if part.strip())
-
 
 PathText = Annotated[str, BeforeValidator(lambda value: fspath(value) if isinstance(value, PathLike) else value)]
 Count = Annotated[int, Field(ge=1)]
@@ -40,9 +29,38 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[float, float]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(names_of), COMMAS]  # in Python also one string with commas
-Counts = Annotated[tuple[Count, ...], BeforeValidator(names_of), COMMAS]
-Repeated = Annotated[tuple[str, ...], BeforeValidator(partial(names_of, commas=False)), REPEATED]
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """One value, or several, as a tuple."""
+    return (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+
+
+def separated(value: Any) -> tuple[str, ...]:
+    """One value or several as text, also with commas: "a, b" → ("a", "b")."""
+    return tuple(part.strip() for text in several(value) for part in str(text).split(",") if part.strip())
+
+
+def distinct(names: Iterable[Any], setting: str | None) -> None:
+    """Refuse a list of the setting that names something twice.
+
+    Raises:
+        MapetError: the first such name.
+    """
+    seen = set[Any]()
+    for name in names:
+        require((name not in seen, f"--{(setting or '').replace('_', '-')} names {name} twice."))
+        seen.add(name)
+
+
+def _distinct(value: tuple[T, ...], info: ValidationInfo) -> tuple[T, ...]:
+    distinct(value, info.field_name)
+    return value
+
+
+COMMAS, REPEATED = "commas", "repeated"  # how the command line gives a tuple, if not as several words
+Listed = Annotated[tuple[T, ...], COMMAS, BeforeValidator(separated), AfterValidator(_distinct)]
+Repeated = Annotated[tuple[str, ...], REPEATED, BeforeValidator(several)]
 
 
 @dataclass(frozen=True)

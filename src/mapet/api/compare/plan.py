@@ -11,11 +11,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from mapet.config.compare import BASELINES, CompareSettings, check_names
+from mapet.config.compare import BASELINES, CompareSettings
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import dotted, earlier, paths, updated
 from mapet.config.objectives import is_own, reads_tokens, short_name
 from mapet.config.recipe import OBJECTIVES, OWNERS, Objective, Recipe, fair
+from mapet.config.setting import distinct, settings
 from mapet.utils.errors import MapetError, nearest
 
 EPOCHS = "optimization.epochs"
@@ -30,13 +31,9 @@ FIXED = {  # settings that --vary does not take
 Label = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
+@settings
 class Plan(CompareSettings):
-    """A comparison: its settings, the recipe that all variants share, and how they are fine-tuned.
-
-    Raises:
-        MapetError: on creation: a name or number that makes no sense.
-    """
+    """A comparison: its settings, the recipe that all variants share, and how they are fine-tuned."""
 
     recipe: Recipe = field(default_factory=Recipe)
     tuning: FinetuneRecipe = field(default_factory=FinetuneRecipe)
@@ -111,7 +108,7 @@ def variants(plan: Plan) -> list[Variant]:
         MapetError: a setting that does not exist or cannot vary, or a value that makes no sense.
     """
     choices = [*_tokenizers(plan.tokenizers), *(_values(text, plan.recipe) for text in plan.vary)]
-    check_names("vary", varied := [values[0].setting for values in choices], varied)
+    distinct(varied := [values[0].setting for values in choices], "vary")
     if EPOCHS in varied and "compute" in plan.budget:
         raise MapetError("--vary epochs does not apply under --budget compute, which sets the epochs; remove one.")
     found: dict[tuple[str, Label], Variant] = {}

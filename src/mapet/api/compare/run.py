@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
 from mapet.api.kept_runtime import keep, kept
-from mapet.config.compare import CompareSettings, check_names
+from mapet.config.compare import CompareSettings
 from mapet.config.file import read
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import updated, updated_from
@@ -144,7 +144,6 @@ def _plan(settings: CompareSettings, recipe: Recipe, tuning: FinetuneRecipe) -> 
 
 
 def _run(plan: Plan, out: Path, runtime: Runtime) -> Comparison:
-    from mapet.api.compare.evaluations import EVALUATIONS
     from mapet.api.compare.plan import variants
     from mapet.api.compare.results_folder import ResultsFolder, merge_plans
     from mapet.api.compare.tokens import with_tokens
@@ -155,7 +154,6 @@ def _run(plan: Plan, out: Path, runtime: Runtime) -> Comparison:
         raise MapetError("A comparison trains on one device: remove --devices and --num-nodes.")
     require_outside(out, plan.recipe.data)
     require_outside(out, plan.eval_data)
-    check_names("evaluate", plan.evaluate, EVALUATIONS)
     plan = merge_plans(out, plan)
     every = variants(plan)
     validate(plan, runtime)

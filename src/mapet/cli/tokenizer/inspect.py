@@ -14,9 +14,9 @@ class Options:
     """Options of ``mapet tokenizer inspect FOLDER DATA``."""
 
     folder: str = ""
-    """A tokenizer; the same as FOLDER."""
+    """Folder of a tokenizer; the same as FOLDER."""
     data: str = ""
-    """A folder of images, nested in any way, or cifar10; the same as DATA."""
+    """A folder of images, packed or not, or cifar10; the same as DATA."""
     out: str | None = None
     """Folder for inspect.json and the figures; None: FOLDER/inspect."""
     settings: InspectTokenizerSettings = field(default_factory=InspectTokenizerSettings)
