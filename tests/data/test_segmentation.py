@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mapet.cli import main
 from mapet.data.segmentation import open_segmentation
 from mapet.data.shapes import compose_shapes
 from mapet.utils.errors import MapetError
@@ -124,3 +125,23 @@ def test_without_a_class_file_the_classes_are_those_of_ade20k(material):
     assert len(open_segmentation(out).classes) == 150
     with pytest.raises(MapetError, match="has no folder images/training"):
         open_segmentation(material / "photos")
+
+
+def test_the_command_and_the_function_write_the_same_set(material, capsys):
+    import mapet
+
+    words = ["shapes", str(material / "shapes"), str(material / "photos"), "--out", str(material / "one")]
+    assert main([*words, "--classes", "2", "--train", "3", "--test", "2", "--size", "32"]) == 0
+    assert "3 training and 2 validation images, 2 classes" in capsys.readouterr().out
+    sizes = {"classes": 2, "train": 3, "test": 2, "size": 32}
+    mapet.shapes(material / "shapes", material / "photos", material / "two", **sizes)
+    one, two = ([p.read_bytes() for p in sorted((material / name).rglob("*.*"))] for name in ("one", "two"))
+    assert one == two
+    assert main([*words[:-1], str(material / "shapes" / "in")]) == 2
+
+
+def test_a_broken_photograph_is_named(material):
+    for path in (material / "photos").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(MapetError, match=r"photos/\d.png cannot be read"):
+        composed(material)

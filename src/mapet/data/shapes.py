@@ -1,9 +1,11 @@
 """Compose a segmentation set: images with alpha over photographs, classes by folder."""
 
 from collections.abc import Iterator, Sequence
+from colorsys import hsv_to_rgb
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
@@ -17,9 +19,15 @@ if TYPE_CHECKING:
 
 BACKGROUND = "background"  # label 1
 COVERED = (0.05, 0.95)  # share of a shape's pixels that are opaque
+MOST = 254  # classes beside the background
+LARGEST = 2**22  # pixels of a shape: others are left out
+CANDIDATES = 100  # files of a class that are looked at
 OPAQUE = 128  # alpha from which a pixel belongs to the shape
 SCALE = (0.3, 0.7)  # longer side of a shape, in sides of the image
 HELD_OUT = 5  # every fifth shape and photograph is for the test split only
+PALETTE = [
+    round(255 * part) for i in range(256) for part in hsv_to_rgb(i * 0.618 % 1, 0.7 * (i > 1), 0.2 + 0.7 * (i > 1))
+]
 PICK, PLACE, HOLD = 1, 2, 3  # salts of the random draws
 
 
@@ -58,6 +66,8 @@ def compose_shapes(
     for name, value in {"classes": classes, "train": train, "test": test, "size": size, "objects": objects}.items():
         if value < 1:
             raise MapetError(f"--{name} must be >= 1, got {value}.")
+    if classes > MOST:
+        raise MapetError(f"--classes must be <= {MOST}, the labels of an 8-bit mask, got {classes}.")
     folder, photos = Path(out).expanduser(), _split(list(_files(photographs)), seed)
     if not all(photos.values()):
         raise MapetError(f"--photographs {photographs} must hold two images or more.")
@@ -71,6 +81,7 @@ def compose_shapes(
                 photos[split], [of[split] for of in found.values()], size, objects, (seed, len(split), i)
             )
             image.save(folder / IMAGES / SPLITS[split] / f"{i:06}.png")
+            mask.putpalette(PALETTE)  # only for whoever looks at it
             mask.save(folder / MASKS / SPLITS[split] / f"{i:06}.png")
     (folder / CLASSES).write_text("\n".join([BACKGROUND, *found]) + "\n", encoding="utf-8")
     return folder
@@ -80,13 +91,20 @@ def _files(folder: str | Path) -> Iterator[Path]:
     return (path for path in sorted(Path(folder).expanduser().rglob("*")) if path.suffix.lower() in SUFFIXES)
 
 
+def _candidates(folder: Path, seed: int) -> list[Path]:
+    """At most ``CANDIDATES`` files, chosen at random, by name."""
+    files = list(_files(folder))
+    order = sorted(range(len(files)), key=lambda i: int(random_bits(seed, PICK, i)))
+    return [files[i] for i in sorted(order[:CANDIDATES])]
+
+
 def _categories(shapes: str | Path, classes: int, seed: int) -> dict[str, dict[str, list[Path]]]:
     """Class → split → files of usable shapes; classes by name."""
     root, found = Path(shapes).expanduser(), {}
     if not root.is_dir():
         raise MapetError(f"--shapes {shapes} must be a folder whose sub-folders are classes.")
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        parts = _split([path for path in _files(folder) if _cutout(path)], seed)
+        parts = _split([path for path in _candidates(folder, seed) if _cutout(path)], seed)
         if all(parts.values()):
             found[folder.name] = parts
     if len(found) < classes:
@@ -112,10 +130,14 @@ def _cutout(path: Path) -> "Image.Image | None":
     """The RGBA image, cropped to what is opaque; None where it is not readable or its alpha says nothing."""
     from PIL import Image
 
-    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as image:
-        if image.mode not in ("RGBA", "LA") and "transparency" not in image.info:
-            return None
-        shape = image.convert("RGBA")
+    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), catch_warnings():
+        simplefilter("ignore")  # of palettes with transparency, and of large images, which are left out
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST or not (
+                image.mode in ("RGBA", "LA") or "transparency" in image.info
+            ):
+                return None
+            shape = image.convert("RGBA")
         opaque = np.asarray(shape.getchannel("A")) >= OPAQUE
         if COVERED[0] <= opaque.mean() <= COVERED[1]:
             return shape.crop(Image.fromarray(opaque).getbbox())
@@ -128,8 +150,12 @@ def _composed(
     """One image and its mask."""
     from PIL import Image, ImageOps
 
-    with Image.open(photos[int(randint(len(photos), *key, PICK))]) as photo:
-        image = ImageOps.fit(photo.convert("RGB"), (size, size))
+    path = photos[int(randint(len(photos), *key, PICK))]
+    try:
+        with Image.open(path) as photo:
+            image = ImageOps.fit(photo.convert("RGB"), (size, size))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MapetError(f"{path} cannot be read: {error}. Take it out of --photographs.") from None
     mask = Image.new("L", (size, size), 1)
     for n in range(1 + int(randint(objects, *key, PLACE))):
         label = int(randint(len(categories), *key, PICK, n))
