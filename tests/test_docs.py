@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mapet.cli import main
 
@@ -34,6 +35,7 @@ SMALL = {  # options of each verb that are given, or replaced
     "tokenize": {**SQUARE, **CPU},
     "compare": {**VIT, **SQUARE, **STEPS, **KMEANS, "--data": "IMAGES", "--seeds": "1", "--objectives": "mapet,mae",
                 "--evaluate": "knn", "--max-images": "None"},
+    "shapes": {"--classes": "2", "--train": "3", "--test": "2", "--size": "32"},
     "pack": {"--size": "16", "--workers": "0"},
     "embed": CPU,
     "attend": CPU,
@@ -108,6 +110,13 @@ def prepare(desk, page):
         assert main(shrunk(["mapet", "pretrain", "IMAGES", "--out", "runs/first"])) == 0
         assert main(shrunk(["mapet", "finetune", "runs/first", "--data", "LABELLED", "--out", "runs/classifier"])) == 0
         assert main(shrunk(["mapet", "embed", "runs/first", "IMAGES", "--out", "features.npz"])) == 0
+    if page.stem == "segmentation":
+        for path in (f"STAMPS/{name}/{i}.png" for name in ("animals", "plants") for i in range(2)):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            stamp = Image.new("RGBA", (8, 8))
+            stamp.paste((255, 0, 0, 255), (2, 2, 6, 6))
+            stamp.save(path)
+        shutil.copytree("IMAGES", "PHOTOS")
     if page.stem == "tokenizers":
         assert main(["tokenizer", "fit", "IMAGES", "--out", "kclip", *size, *kmeans]) == 0
 

@@ -44,6 +44,7 @@ CALLS = {  # of a verb; each is checked once the verb takes ``**settings``
         'mapet.predict("runs/classifier", "images", top_k=3)[0].classes',
         'mapet.predict(mapet.load_classifier("c"), [])',
     ],
+    "shapes": ['mapet.shapes("stamps", Path("photos"), "out", classes=5).name'],
     "pack": ['mapet.pack("images", "packed", max_images=100)'],
     "compare": ['mapet.compare("cifar10-quickstart", "out", objectives=("mapet", "mae"), seeds=1, epochs=2)'],
     "estimate": ['mapet.estimate("in1k-vit-base")'],

@@ -64,6 +64,7 @@ _HOMES = {
     "register_objective": "build.objectives",
     "resume": "api.resume",
     "reveal": "method.pattern",
+    "shapes": "api.shapes",
     "show": "api.show",
     "tokenize": "api.tokenize",
     "train_vqkd": "api.train_vqkd",

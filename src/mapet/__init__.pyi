@@ -19,6 +19,7 @@ from mapet.api.predict import Prediction as Prediction
 from mapet.api.predict import Predictions as Predictions
 from mapet.api.quickstart import QuickstartResult
 from mapet.api.reveal import Revealed
+from mapet.api.shapes import shapes as shapes
 from mapet.build.objectives import register_objective as register_objective
 from mapet.config.benchmark import BenchmarkSettings
 from mapet.config.compare import CompareSettings
@@ -732,6 +733,7 @@ __all__ = [
     "resume",
     "reveal",
     "reveal_image",
+    "shapes",
     "show",
     "tokenize",
     "train_vqkd",

@@ -34,7 +34,7 @@ IMAGES = "data max_images"
 PROBE = "data max_images pool out accelerator workers"
 
 GROUPS = {
-    "Data and tokens": ("pack", "tokenizer", "tokenize"),
+    "Data and tokens": ("pack", "tokenizer", "tokenize", "shapes"),
     "Training": ("quickstart", "pretrain", "finetune", "compare"),
     "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot"),
     "Use": ("embed", "neighbours", "predict", "attend", "reveal"),
@@ -62,6 +62,13 @@ VERBS = {
         {"DATA": "data"},
         "data out tokenizer teacher vocab_size image_size patch_size max_images batch_size accelerator workers",
         "mapet tokenize photos --out tokens\nmapet pretrain photos --tokens tokens --out runs/first",
+    ),
+    "shapes": Verb(
+        "compose a segmentation set: images with alpha over photographs",
+        "shapes SHAPES PHOTOGRAPHS --out FOLDER",
+        {"SHAPES": "shapes", "PHOTOGRAPHS": "photographs"},
+        "shapes photographs out classes train test size objects seed",
+        "mapet shapes stamps photos --out shapes",
     ),
     "pretrain": Verb(
         "train an encoder without labels by predicting tokens",
