@@ -28,6 +28,7 @@ DALLE = {"kind": "dalle", "image_size": 48}
 COMPARE = {**VIT, **SQUARE, **STEPS, **KMEANS, "objectives": "mim,mae", "seeds": 1, "evaluate": "knn"}
 BENCH = {**VIT, **SQUARE, "objectives": "mim", "batch_sizes": "2", "rounds": 1, "skip_memory": True,
          "accelerator": "cpu"}  # fmt: skip
+SHAPES = {"train": 3, "test": 2, "size": 32}
 QUICK = {"epochs": 1, "max_images": 512, "accelerator": "cpu"}
 
 
@@ -41,7 +42,15 @@ def made(images, tmp_path_factory):
     photo = root / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(photo)
     book = run / "tokens" / "tokenizer"
-    return SimpleNamespace(images=images, run=run, clf=clf, features=root / "features.npz", photo=photo, book=book)
+    for name, split in (("disc", 0), ("disc", 1), ("square", 2), ("square", 3)):
+        cut = np.zeros((12, 12, 4), np.uint8)
+        cut[2:10, 2 : 8 + split] = (200, 60 * split, 30, 255)
+        (root / "shapes" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cut).save(root / "shapes" / name / f"{split}.png")
+    named = {"images": images, "run": run, "clf": clf, "photo": photo, "book": book, "shapes": root / "shapes"}
+    return SimpleNamespace(**named, features=root / "features.npz")
+        images=images, run=run, clf=clf, features=root / "features.npz", photo=photo, book=book, shapes=root / "shapes"
+    )
 
 
 def options(settings):
@@ -104,6 +113,11 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
         lambda m, out: ["pack", m.images, "--out", out, "--size", "16"],
         lambda m, out: mapet.pack(m.images, out, size=16),
         lambda out, _: {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".bin", ".npy")},
+    ),
+    "shapes": (
+        lambda m, out: ["shapes", m.shapes, m.images, "--out", out, *options(SHAPES)],
+        lambda m, out: mapet.shapes(m.shapes, m.images, out, **SHAPES),
+        lambda out, _: {path.name: path.read_bytes() for path in out.rglob("*.png")},
     ),
     "tokenizer fit": (
         lambda m, out: ["tokenizer", "fit", m.images, "--out", out, *options(SQUARE | KMEANS)],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mapet.api.training import batch_line
+from mapet.api.batch_size import batch_line
 from mapet.config.recipe import Runtime
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mapet.api.batch_size import require_batch
 from mapet.api.encoders import load_start
 from mapet.api.scores import entries, write
-from mapet.api.training import require_batch
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError

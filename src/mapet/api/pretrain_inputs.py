@@ -4,8 +4,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mapet.api.batch_size import require_batch
 from mapet.api.tokenize import fit_codebook, write_tokens
-from mapet.api.training import require_batch
 from mapet.config.recipe import Recipe
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError

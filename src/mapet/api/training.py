@@ -7,6 +7,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from mapet.api.batch_size import batch_line
 from mapet.api.inputs import check_inputs_unchanged
 from mapet.api.kept_runtime import keep, with_kept
 from mapet.api.memory import Halving
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import nn
 
-    from mapet.data.dataset import ImageDataset
     from mapet.data.loader import Stream
     from mapet.engine.optim import Optim
     from mapet.engine.run import Run
@@ -291,21 +291,3 @@ def reopened(folder: str | Path) -> "Run":
             put_back(run.folder, RUN)
         log.info(f"restored  {run.folder}: the run that a killed --overwrite was to replace")
     return Run.open(run.folder)
-
-
-def require_batch(source: "ImageDataset", max_images: int | None, batch_size: int) -> None:
-    """Refuse a source that gives fewer images than one batch."""
-    count = min(len(source), max_images or len(source))
-    if count < batch_size:
-        raise MapetError(
-            f"{source.name} gives {count} images, fewer than one batch of {batch_size}: lower --batch-size."
-        )
-
-
-def batch_line(batch_size: int, lr: float, runtime: Runtime) -> str:
-    """The batch size, how it is divided, and the largest learning rate: "2048 = 8 devices × 4 parts × 64, lr …"."""
-    parts, share = runtime.parts(batch_size), batch_size // runtime.processes
-    factors = [(runtime.processes, " devices"), (parts, " parts"), (-(-share // parts), "")]
-    most = "at most " if share % parts else ""
-    split = " × ".join(f"{most * (not what)}{number}{what}" for number, what in factors if number > 1 or not what)
-    return f"{batch_size}{f' = {split}' if runtime.processes * parts > 1 else ''}, lr {lr:.2e}"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.training import require_batch
+from mapet.api.batch_size import require_batch
 from mapet.config.runtime import Runtime
 from mapet.config.vqkd import VQKDRecipe
 from mapet.utils.errors import MapetError
