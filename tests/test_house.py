@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "mapet"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LIMITS = {"": 30_000, "cli": 2_000, "method": 1_420}  # lines of a folder; method: 1,300 and windows.py
+LIMITS = {"": 26_500, "cli": 2_100, "method": 1_420}  # method: 1,300 and windows.py; cli: 2,000 and five verbs
 # The package was meant to have 17,500 lines. Since then came typed Python functions for every verb, settings that carry
 # their rules, objectives of a user's own, the care for files that are not ours, the upgrade of version 0.1, and checks
 # of images, checkpoints, schedules and signals; then windows, starting from weights,

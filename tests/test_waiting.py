@@ -105,7 +105,7 @@ def test_pictures_held_on_a_gpu_are_looked_up_without_waiting(gpu, source):
 def test_decoded_pictures_are_pinned_for_a_gpu(source, monkeypatch, device, pin):
     asked = []
 
-    def loaded(items, groups, workers, pin):
+    def loaded(items, groups, workers, pin, *_):
         asked.append(pin)
         return map(items.__getitem__, groups)
 

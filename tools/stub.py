@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BeforeValidator
 
 import mapet
-from mapet.config.setting import flat_name, group
+from mapet.config.setting import COMMAS, REPEATED, flat_name, group
 
 STUB = Path(__file__).parents[1] / "src" / "mapet" / "__init__.pyi"
 SETTINGS = {  # the settings classes, below mapet.config, whose flat names a function takes
@@ -101,6 +101,10 @@ class Dicts:
         """A type as source text."""
         origin, parts = get_origin(kind), get_args(kind)
         if origin is Annotated:
+            if {COMMAS, REPEATED} & {extra for extra in parts[1:] if isinstance(extra, str)}:
+                self.imports.add("from collections.abc import Iterable\n")
+                inner = {self._text(part) for part in get_args(parts[0]) if part is not ...}
+                return " | ".join(["str", *sorted(inner - {"str"}), *(f"Iterable[{one}]" for one in sorted(inner))])
             if any(isinstance(extra, BeforeValidator) for extra in parts[1:]):
                 self.imports.add("from os import PathLike\n")
                 return "str | PathLike[str]"

@@ -76,17 +76,17 @@ class _AttendSettings(_Attend, total=False):
 class _Benchmark(TypedDict, total=False):
     """Settings of ``BenchmarkSettings``."""
 
-    objectives: tuple[str, ...]
-    models: tuple[str, ...]
-    batch_sizes: tuple[int, ...]
-    precisions: tuple[str, ...]
-    compile: tuple[str, ...]
+    objectives: str | Iterable[str]
+    models: str | Iterable[str]
+    batch_sizes: str | int | Iterable[int]
+    precisions: str | Iterable[str]
+    compile: str | Iterable[str]
     micro_batch_size: int | None
     rounds: int
-    baseline: tuple[str, ...]
-    scaling: tuple[int, ...]
+    baseline: str | Iterable[str]
+    scaling: str | int | Iterable[int]
     skip_memory: bool
-    accelerator: str
+    accelerator: Literal["auto", "cpu", "cuda"]
     workers: int | None
     cache_gib: float
 
@@ -172,15 +172,15 @@ class _BenchmarkSettings(_Benchmark, _Recipe, _Model, _Objective, _Tokenizer, _O
 class _Compare(TypedDict, total=False):
     """Settings of ``CompareSettings``."""
 
-    objectives: tuple[str, ...]
-    baselines: tuple[str, ...]
+    objectives: str | Iterable[str]
+    baselines: str | Iterable[str]
     seeds: int
-    evaluate: tuple[str, ...]
-    budget: tuple[str, ...]
-    vary: tuple[str, ...]
-    tokenizers: tuple[str, ...]
+    evaluate: str | Iterable[str]
+    budget: str | Iterable[str]
+    vary: str | Iterable[str]
+    tokenizers: str | Iterable[str]
     knn_every: float
-    eval_data: str | None
+    eval_data: str | PathLike[str] | None
     eval_limit: int | None
 
 class _Runtime(TypedDict, total=False):

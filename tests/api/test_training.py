@@ -103,13 +103,13 @@ def test_a_resume_keeps_the_fraction_of_bad_images(mixed, tmp_path, monkeypatch,
 
 def test_another_fraction_of_bad_images_is_kept_from_then_on(mixed, tmp_path):
     run = pretrain(mixed, tmp_path / "run", max_bad_fraction=0.2)
-    assert kept(run.folder) == Runtime(max_bad_fraction=0.2)
+    assert kept(run.folder, Runtime) == Runtime(max_bad_fraction=0.2)
     mapet.resume(run.folder, accelerator="cpu", max_bad_fraction=0.3)
-    assert kept(run.folder) == Runtime(max_bad_fraction=0.3)
+    assert kept(run.folder, Runtime) == Runtime(max_bad_fraction=0.3)
     for damaged in (b"", b"{", b"[]", b"3", b'{"max_bad_fraction": "x"}', b"\xff\xfe", None):
         file = run.folder / "runtime.json"
         file.unlink() if damaged is None else file.write_bytes(damaged)
-        assert kept(run.folder) == Runtime()
+        assert kept(run.folder, Runtime) == Runtime()
     mapet.resume(run.folder, accelerator="cpu", max_bad_fraction=0.1)
 
 

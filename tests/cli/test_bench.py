@@ -220,7 +220,7 @@ def test_a_recipe_after_a_list(tmp_path):
         (["--micro-batch-size", "0"], "--micro-batch-size must be >= 1, got 0"),
         (["--rounds", "0"], "--rounds"),
         (["--data", "absent"], "absent"),
-        (["cifar10-vit-tiny", "another"], "one RECIPE"),
+        (["cifar10-vit-tiny", "another"], 'Unexpected "another": mapet bench [RECIPE]'),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_measured(arguments, said, tmp_path, capsys):

@@ -362,7 +362,7 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
         ),
         (["--eval-data", "FLAT"], "no labels"),
         (["--devices", "2"], "one device"),
-        (["in1k-vit-base", "in1k-vit-tiny"], "one RECIPE"),
+        (["in1k-vit-base", "in1k-vit-tiny"], 'Unexpected "in1k-vit-tiny": mapet compare [RECIPE]'),
         (["in1k-vit-bas"], 'Did you mean "in1k-vit-base"?'),
         (["--tuning", "in1k-finetune-vit-bas"], "in1k-finetune-vit-base"),
         (["--batch-size", "64"], "--batch-size"),

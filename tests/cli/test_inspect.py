@@ -227,7 +227,7 @@ def test_images_where_the_figures_would_go_are_left_alone(root, inspect, undrawn
 
 MISTAKES = {
     ("book",): "one FOLDER",
-    ("book", "labelled", "more"): "one FOLDER",
+    ("book", "labelled", "more"): 'Unexpected "more"',
     ("labelled", "labelled"): "is not a tokenizer",
     ("book", "labeled"): 'Did you mean "labelled"?',
     ("book", "labelled", "--show", "12"): "--show must be numbers from 0 to 11",

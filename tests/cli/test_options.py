@@ -6,8 +6,9 @@ from typing import Literal
 import pytest
 
 from mapet.cli import main
-from mapet.cli.options import Repeated, changed, given, parse, positional, require
+from mapet.cli.options import changed, given, parse, require
 from mapet.cli.verbs import VERBS, Verb
+from mapet.config.setting import Repeated
 from mapet.utils.errors import MapetError, nearest, similar
 
 
@@ -143,19 +144,6 @@ def test_similar_names(name, names, found):
 def test_few_names_are_listed_where_none_is_near():
     assert nearest("zzz", ["a", "b"]) == " Known: a, b."
     assert nearest("zzz", map(str, range(99))) == ""
-
-
-@pytest.mark.parametrize(
-    ("line", "words", "rest"),
-    [
-        ("--out x A", "A", "--out x"),
-        ("--overwrite A --max-images -1 B", "A B", "--overwrite --max-images -1"),
-        ("--grid 2 3 A --betas 1 2 B", "A B", "--grid 2 3 --betas 1 2"),
-        ("--help A", "A", "--help"),
-    ],
-)
-def test_words_that_belong_to_no_option(line, words, rest):
-    assert positional(line.split(), Options()) == (words.split(), rest.split())
 
 
 def test_the_images_of_pretrain_are_a_word_or_an_option(tmp_path, capsys):

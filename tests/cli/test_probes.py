@@ -111,11 +111,11 @@ def test_the_batch_of_features_does_not_matter(run, options, monkeypatch):
         (["fewshot", "--draws", "1"], "--draws must be >= 2"),
         (
             ["fewshot", "--run", "absent"],
-            r"FROM = absent does not exist: give a run, an export folder or an official-format",
+            r"FROM = absent does not exist: give a run, an export folder, an official-format",
         ),
         (["knn", "--num-heads", "2"], "--num-heads is fixed by .*run; remove it"),
         (["knn", "--num-heads", "0"], "--num-heads must be >= 1, got 0"),
-        (["knn", "one", "two"], "one FROM at a time, got one, two"),
+        (["knn", "one", "two"], 'Unexpected "two": mapet knn FROM'),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(run, capsys, options, said):

@@ -156,7 +156,7 @@ def test_two_processes_list_unreadable_images_together(many, whole, tmp_path, ca
     refused = pair(tmp_path / "said", *again(mixed, whole, tmp_path / "refused", "--max-bad-fraction", "0.005"))
     ends = [process.wait() for process in refused]
     assert [code for code, _, _ in ends] == [2, 2]
-    errors = sorted(error for _, _, error in ends)
+    errors = sorted((error.partition(": ")[2] for _, _, error in ends))
     assert "3 of 400 images are unreadable" in errors[0]
     assert "One of the 2 processes ended" in errors[1]
     finished(pair(tmp_path / "said", *again(mixed, whole, tmp_path / "tokens")))

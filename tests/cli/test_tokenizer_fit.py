@@ -140,7 +140,7 @@ def test_unreadable_images_are_listed(images, tmp_path, capsys):
         (["--tokenizer", "x"], "use mapet tokenize"),
         (["--batch-size", "0"], "--batch-size"),
         (["--grid", "2", "4"], "--grid must be two equal numbers >= 1, as all students see square images, got 2 4"),
-        (["more"], "mapet tokenizer fit needs one DATA (a folder of images, or cifar10) and one --out FOLDER"),
+        (["more"], 'Unexpected "more": mapet tokenizer fit DATA'),
         (["--teacher", "pixel"], "There is no teacher"),
         (["--teacher-stage", "3"], "no stages, outputs or weights"),
         (["--teacher-output", "norm"], "no stages, outputs or weights"),

@@ -64,7 +64,7 @@ def test_vqgan(tmp_path, capsys):
     [
         ((), "needs one FILE, --kind and --out FOLDER"),
         ((DALLE, "--kind", "dalle"), "needs one FILE, --kind and --out FOLDER"),
-        ((DALLE, VQKD, "--kind", "dalle", "--out", "new"), "needs one FILE, --kind and --out FOLDER"),
+        ((DALLE, VQKD, "--kind", "dalle", "--out", "new"), "Unexpected"),
         ((DALLE, "--kind", "dall-e", "--out", "new"), 'Did you mean "dalle"?'),
         ((DALLE, "--kind", "codebook", "--out", "new"), "Known: dalle, vqgan, vqkd"),
         ((DALLE, "--kinds", "dalle", "--out", "new"), 'Did you mean "--kind"?'),

@@ -75,12 +75,9 @@ def attend(
     from mapet.evals.attention import attention_maps, principal_colors, rollout, similarity
     from mapet.evals.features import evaluating
     from mapet.viz.attention import attention_figure
-    from mapet.viz.sheet import is_sheet
 
     s = updated(settings or AttendSettings(), **changes)
-    path = None if out is None else _figure(out)
-    if path is not None:
-        require_replaceable(path, overwrite, is_sheet)
+    path = None if out is None else _figure(out, overwrite)
     encoder = headless(load_from(source, num_heads=s.num_heads)).encoder
     block = s.block or len(encoder.blocks)
     if block > len(encoder.blocks):
@@ -114,10 +111,14 @@ def _grid(values: "Tensor", grid: tuple[int, int]) -> "NDArray[Any]":
     return found
 
 
-def _figure(out: str | Path) -> Path:
+def _figure(out: str | Path, overwrite: bool) -> Path:
+    """The file of the figure, which may be written."""
+    from mapet.viz.sheet import is_sheet
+
     path = Path(out).expanduser()
     if path.suffix != ".png":
         raise MapetError(f"--out must end in .png, got {path}.")
+    require_replaceable(path, overwrite, is_sheet)
     return path
 
 

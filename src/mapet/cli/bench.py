@@ -1,13 +1,13 @@
 """``mapet bench``: the speed of a training step on this machine."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from mapet.api.benchmark.run import benchmark, without_data
 from mapet.api.settings import changes
-from mapet.cli.options import joined, parse, positional, separated, take
-from mapet.config.benchmark import LISTS, BenchmarkSettings
+from mapet.cli.options import Preset, given
+from mapet.config.benchmark import BenchmarkSettings
+from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
-from mapet.utils.errors import MapetError
 
 ABOUT = """Time a training step: images/s, memory, share of the machine's peak, and the predicted time.
 
@@ -18,22 +18,20 @@ With --data, steps are also measured with loading of these images and random tok
 
 
 @dataclass(frozen=True)
-class Options(BenchmarkSettings):
+class Options:
     """Options of ``mapet bench RECIPE``."""
 
     out: str = "bench"
     """Folder for bench.json and bench.md."""
+    preset: Preset = field(default_factory=Preset)
+    settings: BenchmarkSettings = field(default_factory=BenchmarkSettings)
     recipe: Recipe = field(default_factory=Recipe)
 
 
 def command(arguments: list[str]) -> int:
     """Parse and measure, which prints each row; 2 if anything could not be measured."""
-    name, arguments = take(arguments, "--recipe")
-    words, rest = positional(joined(arguments, LISTS), Options())
-    if len(words) + (name is not None) > 1:
-        raise MapetError(f'mapet bench takes one RECIPE, got also "{words[-1]}": separate lists by commas.')
-    base = without_data(words[0] if words else name)
-    o = parse(Options(recipe=base), separated(rest, LISTS), "bench RECIPE", ABOUT)
-    settings = BenchmarkSettings(**{one.name: getattr(o, one.name) for one in fields(BenchmarkSettings)})
-    report = benchmark(base, o.out, settings=settings, **changes(base, o.recipe))
+    settings = given(Options(), arguments, "bench", ABOUT)
+    base = without_data(settings.pop("recipe", None))
+    o = updated(Options(recipe=base), **settings)
+    report = benchmark(base, o.out, settings=o.settings, **changes(base, o.recipe))
     return 2 if report.failed else 0

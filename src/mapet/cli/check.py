@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mapet.api.check import check
-from mapet.cli.options import parse, positional, require
+from mapet.cli.options import parse, require
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, verify, print one line per part; exit code 1 if one is damaged."""
-    words, rest = positional(list(arguments), Options())
-    named = [*rest, *(f"--folder={word}" for word in words)]
-    o = parse(Options(), named, "check", "Verify all files of a folder that mapet wrote.")
+    o = parse(Options(), arguments, "check", "Verify all files of a folder that mapet wrote.")
     require("check", folder=o.folder)
     found = check(o.folder)
     for part, fault in found.items():

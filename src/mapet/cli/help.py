@@ -4,8 +4,9 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import cache
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from textwrap import fill, shorten, wrap
@@ -51,7 +52,7 @@ def print_full_help(default: Any, verb: str, description: str, columns: int) -> 
     flags: Any = {one.name: one.default for one in leaves(default) if isinstance(one.default, bool)}
     hints = {
         one.name: Annotated[
-            one.hint,
+            str if one.commas else one.hint,
             tyro.conf.arg(
                 help=field_help(one.owner).get(one.field),
                 help_behavior_hint="" if one.name in flags else f"(default: {_shown(one)})",
@@ -59,15 +60,18 @@ def print_full_help(default: Any, verb: str, description: str, columns: int) -> 
         ]
         for one in leaves(default)
     }
-    config = (tyro.conf.FlagCreatePairsOff,)
-    with suppress(SystemExit):
+    config, out = (tyro.conf.FlagCreatePairsOff,), StringIO()
+    with suppress(SystemExit), redirect_stdout(out):
         tyro.cli(table(hints), args=["--help"], default=flags, prog=f"mapet {verb}", config=config,
                  description=description)  # fmt: skip
+    usage = "\n".join(wrap(f"usage: mapet {VERBS[verb].usage} [options]", columns, subsequent_indent="  "))
+    rest = out.getvalue().partition("\n\n")[2].rstrip()
+    print(f"{usage}\n\n{rest}")  # tyro does not break the line of usage
 
 
 def _shown(one: Leaf) -> str:
     values = one.default if isinstance(one.default, tuple) else (one.default,)
-    return " ".join(str(value).removesuffix(".0") for value in values)
+    return ("," if one.commas else " ").join(str(value).removesuffix(".0") for value in values)
 
 
 @cache
@@ -131,6 +135,8 @@ def _metavar(one: Leaf, about: Verb) -> str:
         choices = "|".join(map(str, get_args(kind)))
         return choices if len(choices) <= INDENT else "NAME"
     if get_origin(kind) is tuple:
-        part = METAVARS.get(get_args(kind)[0], "TEXT")
+        part = METAVARS.get(plain_type(get_args(kind)[0]), "TEXT")
+        if one.commas:
+            return f"{part},…"
         return f"{part} ..." if ... in get_args(kind) else " ".join([part] * len(get_args(kind)))
     return METAVARS.get(kind, "TEXT")

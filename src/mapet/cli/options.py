@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType
@@ -10,17 +10,12 @@ from typing import Annotated, Any, TypedDict, TypeVar, get_args, get_origin, get
 
 from mapet.cli.refusals import refusing
 from mapet.cli.verbs import VERBS
-from mapet.cli.words import positional, take
 from mapet.config.flat import earlier, updated
-from mapet.config.setting import flat_name, option
+from mapet.config.setting import COMMAS, REPEATED, flat_name, option
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 
-__all__ = ["changed", "given", "listed", "parse", "positional", "require", "take"]
-
 T = TypeVar("T")
-REPEATED = "repeated"
-Repeated = Annotated[tuple[str, ...], REPEATED]  # an option that may come several times, with one value each
 
 OLD_NAMES = {  # options of version 0.1 that are not fields of settings
     "limit": "max_images",
@@ -71,6 +66,11 @@ class Leaf:
     def flag(self) -> str:
         """As ``option``, but ``--no-compile`` for what is on by default."""
         return self.option.replace("--", "--no-" if self.default is True else "--", 1)
+
+    @property
+    def commas(self) -> bool:
+        """Whether it is one word with commas for several values."""
+        return COMMAS in get_args(self.hint)
 
     @property
     def repeated(self) -> bool:
@@ -142,39 +142,22 @@ def require(verb: str, **values: object) -> None:
         raise MapetError(f"mapet {verb} needs {' and '.join(missing)}: mapet {VERBS[verb].usage}")
 
 
-def one_of(*words: str) -> str:
-    """The only word that is not empty; "" for none or several."""
-    given = [word for word in words if word]
-    return given[0] if len(given) == 1 else ""
+def take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of one option that decides about the others' defaults, and the rest of the arguments.
 
-
-def take_all(arguments: list[str], option: str) -> tuple[tuple[str, ...], list[str]]:
-    """The values of an option that may be repeated, and the rest of the arguments."""
-    found: list[str] = []
-    while True:
-        value, arguments = take(arguments, option)
-        if value is None:
-            return tuple(found), arguments
-        found.append(value)
-
-
-def joined(arguments: list[str], names: Iterable[str]) -> list[str]:
-    """``--objectives a,b`` as ``--objectives=a,b``, so that a positional argument may follow."""
-    for name in names:
-        long = f"--{name.replace('_', '-')}"
-        values, arguments = take_all(arguments, long)
-        arguments = [*arguments, *(f"{long}={value}" for value in values[-1:])]
-    return arguments
-
-
-def separated(arguments: list[str], names: Iterable[str]) -> list[str]:
-    """``--batch-sizes=4,8`` as ``--batch-sizes 4 8``."""
-    known = {f"--{name.replace('_', '-')}" for name in names}
-    found: list[str] = []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        found += [name, *listed(value)] if name in known else [argument]
-    return found
+    Raises:
+        MapetError: the option comes without a value.
+    """
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name != option:
+            continue
+        if equals:
+            return value, arguments[:index] + arguments[index + 1 :]
+        if index + 1 == len(arguments) or arguments[index + 1].startswith("--"):
+            raise MapetError(f"{option} needs a value.")
+        return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
+    return None, arguments
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -190,6 +173,8 @@ def changed(options: Any) -> list[str]:
             continue
         value = one.default
         values = [] if isinstance(value, bool) else value if isinstance(value, tuple) else [value]
+        if one.commas:
+            values = [",".join(map(str, value))]
         if one.repeated:
             words += [word for single in values for word in (default.flag, single)]
         else:
@@ -230,7 +215,9 @@ def _for_tyro(one: Leaf, arguments: Sequence[str]) -> Any:
 
     kind = plain_type(one.hint)
     if one.repeated:
-        return Annotated[one.hint, tyro.conf.UseAppendAction]
+        return Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    if one.commas:
+        return str
     if get_origin(kind) is tuple and ... not in get_args(kind) and kind != one.hint:
         return NoneType if f"{one.option} None" in " ".join(arguments).replace("=", " ") else kind
     return one.hint

@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from mapet.api.pack import pack, pack_command
-from mapet.cli.options import one_of, parse, positional
+from mapet.cli.options import parse
 from mapet.config.verbs import PackSettings
 from mapet.utils.log import log
 
@@ -30,13 +30,11 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Pack, and print how to use the result; after Ctrl-C, how to continue."""
-    words, rest = positional(arguments, Options())
-    o = parse(Options(), rest, "pack DATA", ABOUT)
-    data = one_of(*words, o.data)
+    o = parse(Options(), arguments, "pack DATA", ABOUT)
     try:
-        out = pack(data, o.out, settings=o.settings)
+        out = pack(o.data, o.out, settings=o.settings)
     except KeyboardInterrupt:
-        log.info(f"Interrupted. Continue with: {pack_command(data, o.out, o.settings)}")
+        log.info(f"Interrupted. Continue with: {pack_command(o.data, o.out, o.settings)}")
         return 130
     log.info(f"packed    use it as --data {shlex.quote(str(out))}")
     return 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mapet.api.encoders import KINDS
-from mapet.cli.options import parse, positional
+from mapet.cli.options import parse
 from mapet.config.evaluate import EvaluateSettings
 from mapet.utils.errors import MapetError
 
@@ -26,11 +26,7 @@ class Source:
 
 def parse_from(options: T, arguments: Sequence[str], verb: str, about: str) -> T:
     """``parse`` for options with FROM, which may come first, without ``--run``."""
-    words, rest = positional(list(arguments), options)
-    if len(words) > 1:
-        raise MapetError(f"mapet {verb} takes one FROM at a time, got {', '.join(words)}.")
-    named = [*rest, *(f"--run={word}" for word in words)]
-    return parse(options, named, f"{verb} FROM", f"{about}\n\nFROM is {KINDS}.")
+    return parse(options, arguments, f"{verb} FROM", f"{about}\n\nFROM is {KINDS}.")
 
 
 def require_from(run: str, verb: str) -> None:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from mapet.cli.options import parse, positional, take
+from mapet.cli.options import Preset, given
 from mapet.config.estimate import EstimateSettings
+from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
-from mapet.utils.errors import MapetError
 
 HINT = "hours      give --bench FILE (of mapet bench), --measure or --tflops"
 
@@ -16,6 +16,7 @@ class Options:
 
     figure: str | None = None
     """Also draw the pattern next to MIM's and PeT's, into this .svg or .png file."""
+    preset: Preset = field(default_factory=Preset)
     time: EstimateSettings = field(default_factory=EstimateSettings)
     recipe: Recipe = field(default_factory=Recipe)
 
@@ -26,12 +27,9 @@ def command(arguments: list[str]) -> int:
     from mapet.api.settings import named_recipe
     from mapet.api.show import draw, show
 
-    name, arguments = take(arguments, "--recipe")
-    words, rest = positional(arguments, Options())
-    if len(words) + (name is not None) > 1:
-        raise MapetError(f'mapet show takes one RECIPE, got also "{words[-1]}".')
     about = "Draw a recipe's attention pattern, count its cost, and estimate the hours of its training."
-    o = parse(Options(recipe=named_recipe(words[0] if words else name)), rest, "show", about)
+    settings = given(Options(), arguments, "show", about)
+    o = updated(Options(recipe=named_recipe(settings.pop("recipe", None))), **settings)
     print(show(o.recipe))
     print(estimate(o.recipe, settings=o.time) if o.time.has_rate else HINT)
     if o.figure:

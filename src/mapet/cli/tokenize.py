@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mapet.api.tokenize import tokenize
-from mapet.cli.options import one_of, parse, positional
+from mapet.cli.options import parse
 from mapet.config.verbs import TokenizeSettings
 from mapet.utils.log import log
 
@@ -31,10 +31,9 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Tokenize, and print how many tokens there are."""
-    words, rest = positional(arguments, Options())
-    o = parse(Options(), rest, "tokenize DATA", ABOUT)
+    o = parse(Options(), arguments, "tokenize DATA", ABOUT)
     try:
-        store = tokenize(one_of(*words, o.data), o.out, settings=o.settings)
+        store = tokenize(o.data, o.out, settings=o.settings)
     except KeyboardInterrupt:
         log.info("Interrupted. Run the same command to continue.")
         return 130

@@ -16,6 +16,7 @@ from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import dotted, earlier, paths, updated
 from mapet.config.objectives import is_own, reads_tokens, short_name
 from mapet.config.recipe import OBJECTIVES, OWNERS, Objective, Recipe, fair
+from mapet.config.setting import settings
 from mapet.utils.errors import MapetError, nearest
 
 EPOCHS = "optimization.epochs"
@@ -30,7 +31,7 @@ FIXED = {  # settings that --vary does not take
 Label = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
+@settings
 class Plan(CompareSettings):
     """A comparison: its settings, the recipe that all variants share, and how they are fine-tuned.
 

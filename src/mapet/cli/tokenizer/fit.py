@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mapet.api.fit_tokenizer import fit_tokenizer
-from mapet.cli.options import one_of, parse, positional
+from mapet.cli.options import parse
 from mapet.config.verbs import FitTokenizerSettings
 from mapet.utils.log import log
 
@@ -33,8 +33,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Fit, and print where the tokenizer is."""
-    words, rest = positional(arguments, Options())
-    o = parse(Options(), rest, "tokenizer fit DATA", ABOUT)
-    fit_tokenizer(one_of(*words, o.data), o.out, overwrite=o.overwrite, settings=o.settings)
+    o = parse(Options(), arguments, "tokenizer fit DATA", ABOUT)
+    fit_tokenizer(o.data, o.out, overwrite=o.overwrite, settings=o.settings)
     log.info(f"saved     {o.out}")
     return 0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mapet.api.import_tokenizer import import_tokenizer
-from mapet.cli.options import one_of, parse, positional
+from mapet.cli.options import parse
 from mapet.config.verbs import ImportTokenizerSettings
 from mapet.utils.log import log
 
@@ -12,6 +12,8 @@ from mapet.utils.log import log
 class Options:
     """Options of ``mapet tokenizer import FILE``."""
 
+    file: str = ""
+    """Published weights; the same as FILE."""
     kind: str = ""
     """dalle, vqgan (of taming-transformers) or vqkd (of BEiT v2)."""
     out: str = ""
@@ -21,9 +23,8 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Import, and print a line about the tokenizer."""
-    files, rest = positional(arguments, Options())
-    o = parse(Options(), rest, "tokenizer import FILE", "Turn published weights into a tokenizer's folder.")
-    network = import_tokenizer(one_of(*files), o.out, o.kind, settings=o.settings)
+    o = parse(Options(), arguments, "tokenizer import FILE", "Turn published weights into a tokenizer's folder.")
+    network = import_tokenizer(o.file, o.out, o.kind, settings=o.settings)
     (rows, columns), (height, width) = network.grid, network.view.size
     codes = f"{network.vocabulary:,} codes, {rows} × {columns} tokens for {height} × {width} pixels"
     log.info(f"{network.kind}  {codes}, hash {network.hash} → {o.out}")

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 
 from mapet.api.inspect_tokenizer import FINDINGS, inspect_tokenizer
 from mapet.api.tokenizer_report import COLUMN, report_lines
-from mapet.cli.options import parse, positional
+from mapet.cli.options import parse
 from mapet.config.verbs import InspectTokenizerSettings
-from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 
 
@@ -14,6 +13,10 @@ from mapet.utils.log import log
 class Options:
     """Options of ``mapet tokenizer inspect FOLDER DATA``."""
 
+    folder: str = ""
+    """A tokenizer; the same as FOLDER."""
+    data: str = ""
+    """A folder of images, nested in any way, or cifar10; the same as DATA."""
     out: str | None = None
     """Folder for inspect.json and the figures; None: FOLDER/inspect."""
     settings: InspectTokenizerSettings = field(default_factory=InspectTokenizerSettings)
@@ -21,14 +24,10 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Inspect, and print the findings."""
-    words, rest = positional(arguments, Options())
-    o = parse(Options(), rest, "tokenizer inspect FOLDER DATA", "Health of a tokenizer, and images of its codes.")
-    folder, data, *more = [*words, "", ""]
-    if any(more):
-        raise MapetError(f'mapet tokenizer inspect takes one FOLDER and one DATA, not also "{more[0]}".')
-    found = inspect_tokenizer(folder, data, o.out, settings=o.settings)
+    o = parse(Options(), arguments, "tokenizer inspect FOLDER DATA", "Health of a tokenizer, and images of its codes.")
+    found = inspect_tokenizer(o.folder, o.data, o.out, settings=o.settings)
     for line in report_lines(found):
         log.info(line)
     files = ", ".join([FINDINGS, *found["figures"]])
-    log.info(f"{'saved':<{COLUMN}}{files} in {o.out or f'{folder}/inspect'}")
+    log.info(f"{'saved':<{COLUMN}}{files} in {o.out or f'{o.folder}/inspect'}")
     return 0

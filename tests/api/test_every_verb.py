@@ -1,0 +1,233 @@
+"""Every verb once from Python and once from the command line, on the same input: equal results."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mapet
+from golden_numbers import FOLDER
+from mapet.api.check import check
+from mapet.api.listing import listing
+from mapet.cli import main
+from mapet.cli.verbs import VERBS
+from mapet.engine.run import load_checkpoint
+
+VIT = {"model": "custom", "embed_dim": 16, "depth": 2, "num_heads": 2}
+SQUARE = {"image_size": 16, "patch_size": 4}
+STEPS = {"epochs": 1, "batch_size": 16, "warmup_epochs": 0, "accelerator": "cpu"}
+KMEANS = {"teacher": "pixels", "vocab_size": 8, "iterations": 2, "restarts": 1}
+VQKD = {
+    **SQUARE, **STEPS, "teacher": "pixels", "teacher_output": "stage", "vocab_size": 8, "embed_dim": 16, "depth": 1,
+    "num_heads": 2, "decoder_depth": 1,
+}  # fmt: skip
+DALLE = {"kind": "dalle", "image_size": 48}
+COMPARE = {**VIT, **SQUARE, **STEPS, **KMEANS, "objectives": "mim,mae", "seeds": 1, "evaluate": "knn"}
+BENCH = {**VIT, **SQUARE, "objectives": "mim", "batch_sizes": "2", "rounds": 1, "skip_memory": True,
+         "accelerator": "cpu"}  # fmt: skip
+QUICK = {"epochs": 1, "max_images": 512, "accelerator": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def made(images, tmp_path_factory):
+    """What the verbs start from."""
+    root = tmp_path_factory.mktemp("made")
+    run = mapet.pretrain(data=images, out=root / "run", **VIT, **SQUARE, **STEPS, **KMEANS).folder
+    clf = mapet.finetune(run, images, root / "classifier", **STEPS).folder
+    mapet.embed(run, images, root / "features.npz")
+    photo = root / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(photo)
+    book = run / "tokens" / "tokenizer"
+    return SimpleNamespace(images=images, run=run, clf=clf, features=root / "features.npz", photo=photo, book=book)
+
+
+def options(settings):
+    """Settings as options of the command line."""
+    words = []
+    for name, value in settings.items():
+        flag = f"--{name.replace('_', '-')}"
+        words += [flag] if value is True else [flag, str(value)]
+    return words
+
+
+def weights(out, _):
+    found = load_checkpoint(mapet.Run(out).last)
+    return {name: tensor.numpy().tobytes() for name, tensor in found[1].items()}, mapet.Run(out).metrics.read_bytes()
+
+
+def file(*names):
+    return lambda out, _: [(out / name if name else out).read_bytes() for name in names]
+
+
+def tokenizer(out, _):
+    return mapet.load_tokenizer(out).hash
+
+
+def findings(out, _):
+    found = json.loads((out / "inspect.json").read_bytes())
+    return found["health"], found["position"], found["verdict"], found["figures"]
+
+
+def cases_of(out, _):
+    return [(row["objective"], row["batch"]) for row in json.loads((out / "bench.json").read_bytes())["rows"]]
+
+
+def table(out, _):
+    found = {path.stem: json.loads(path.read_bytes()) for path in (out / "scores").glob("*.json")}
+    assert found
+    return {name: {key: value for key, value in one.items() if key != "cost"} for name, one in found.items()}
+
+
+def printed(_, said):
+    return said
+
+
+def scores(out, _):
+    return [{k: v for k, v in entry.items() if k != "time"} for entry in json.loads(out.read_bytes())]
+
+
+def probe(verb, **settings):
+    """An evaluation from Python under its protocol, and from the command line."""
+    protocol = {"evaluate": ["knn", "linear"]}.get(verb, [verb])
+    return (
+        lambda m, out: [verb, m.run, "--data", m.images, "--out", out, *options(settings)],
+        lambda m, out: mapet.evaluate(m.run, m.images, protocol, out=out, **settings),
+        scores,
+    )
+
+
+CASES = {  # verb: (words, call, what is compared of the output and of what was printed)
+    "pack": (
+        lambda m, out: ["pack", m.images, "--out", out, "--size", "16"],
+        lambda m, out: mapet.pack(m.images, out, size=16),
+        lambda out, _: {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".bin", ".npy")},
+    ),
+    "tokenizer fit": (
+        lambda m, out: ["tokenizer", "fit", m.images, "--out", out, *options(SQUARE | KMEANS)],
+        lambda m, out: mapet.fit_tokenizer(m.images, out, **SQUARE, **KMEANS),
+        tokenizer,
+    ),
+    "tokenizer train-vqkd": (
+        lambda m, out: ["tokenizer", "train-vqkd", m.images, "--out", out, *options(VQKD)],
+        lambda m, out: mapet.train_vqkd(m.images, out, **VQKD),
+        weights,
+    ),
+    "tokenizer import": (
+        lambda m, out: ["tokenizer", "import", FOLDER / "dalle_encoder.weights.safetensors", "--out", out,
+                        *options(DALLE)],
+        lambda m, out: mapet.import_tokenizer(FOLDER / "dalle_encoder.weights.safetensors", out, **DALLE),
+        tokenizer,
+    ),
+    "tokenizer inspect": (
+        lambda m, out: ["tokenizer", "inspect", m.book, m.images, "--out", out, "--num-codes", "2"],
+        lambda m, out: mapet.inspect_tokenizer(m.book, m.images, out, num_codes=2),
+        findings,
+    ),
+    "tokenize": (
+        lambda m, out: ["tokenize", m.images, "--out", out, "--tokenizer", m.book, *options(SQUARE)],
+        lambda m, out: mapet.tokenize(m.images, out, tokenizer=m.book, **SQUARE),
+        file("tokens.bin"),
+    ),
+    "pretrain": (
+        lambda m, out: ["pretrain", m.images, "--out", out, "--tokens", m.run / "tokens",
+                        *options(VIT | SQUARE | STEPS)],
+        lambda m, out: mapet.pretrain(data=m.images, out=out, tokens=m.run / "tokens", **VIT, **SQUARE, **STEPS),
+        weights,
+    ),
+    "finetune": (
+        lambda m, out: ["finetune", m.run, "--data", m.images, "--out", out, *options(STEPS)],
+        lambda m, out: mapet.finetune(m.run, m.images, out, **STEPS),
+        weights,
+    ),
+    "compare": (
+        lambda m, out: ["compare", "--data", m.images, "--out", out, *options(COMPARE)],
+        lambda m, out: mapet.compare(data=m.images, out=out, **COMPARE),
+        table,
+    ),
+    "evaluate": probe("evaluate", k=3),
+    "knn": probe("knn", k=3),
+    "linear": probe("linear", pool="token"),
+    "attentive": probe("attentive", batch_size=8),
+    "fewshot": probe("fewshot", draws=2),
+    "embed": (
+        lambda m, out: ["embed", m.run, m.images, "--out", out.with_suffix(".npz"), "--pool", "token"],
+        lambda m, out: mapet.embed(m.run, m.images, out.with_suffix(".npz"), pool="token"),
+        lambda out, _: file("")(out.with_suffix(".npz"), _),
+    ),
+    "neighbours": (
+        lambda m, out: ["neighbours", m.run, m.photo, "--in", m.features, "--out", out.with_suffix(".png"), "--k", "3"],
+        lambda m, out: mapet.neighbours(m.run, m.photo, m.features, out.with_suffix(".png"), k=3),
+        lambda out, _: file("")(out.with_suffix(".png"), _),
+    ),
+    "predict": (
+        lambda m, out: ["predict", m.clf, m.images, "--out", out.with_suffix(".csv"), "--top-k", "2"],
+        lambda m, out: mapet.predict(m.clf, m.images, out.with_suffix(".csv"), top_k=2),
+        lambda out, _: file("")(out.with_suffix(".csv"), _),
+    ),
+    "attend": (
+        lambda m, out: ["attend", m.clf, m.photo, "--out", out.with_suffix(".png"), "--block", "1"],
+        lambda m, out: mapet.attend(m.clf, m.photo, out.with_suffix(".png"), block=1),
+        lambda out, _: file("")(out.with_suffix(".png"), _),
+    ),
+    "reveal": (
+        lambda m, out: ["reveal", m.run, m.photo, "--out", out.with_suffix(".png"), "--frames", "2"],
+        lambda m, out: mapet.reveal_image(m.run, m.photo, out.with_suffix(".png"), frames=2),
+        lambda out, _: file("")(out.with_suffix(".png"), _),
+    ),
+    "export": (
+        lambda m, out: ["export", m.run, "--out", out],
+        lambda m, out: mapet.export(m.run, out),
+        file("model.safetensors", "config.json"),
+    ),
+    "bench": (
+        lambda m, out: ["bench", "--out", out, *options(BENCH)],
+        lambda m, out: mapet.benchmark(out=out, **BENCH),
+        cases_of,
+    ),
+    "show": (
+        lambda m, out: ["show", "--objective", "pet"],
+        lambda m, out: print(mapet.show(objective="pet")),
+        lambda _, said: said.partition("hours")[0].partition("memory")[0].strip(),
+    ),
+    "list": (
+        lambda m, out: ["list", "objectives"],
+        lambda m, out: print("\n".join(listing("objectives"))),
+        lambda _, said: [line.split()[0] for line in said.splitlines() if line[:1].strip()],
+    ),
+    "check": (
+        lambda m, out: ["check", m.run],
+        lambda m, out: print("\n".join(f"valid     {part}" for part, fault in check(m.run).items() if not fault)),
+        printed,
+    ),
+    "quickstart": (
+        lambda m, out: ["quickstart", "--out", out, *options(QUICK)],
+        lambda m, out: mapet.quickstart(out, **QUICK),
+        lambda out, _: mapet.Run(out).metrics.read_bytes(),
+    ),
+}  # fmt: skip
+
+
+def test_no_verb_is_missing():
+    groups = {name.split()[0] for name in VERBS if " " in name}
+    assert CASES.keys() == VERBS.keys() - groups
+
+
+@pytest.mark.parametrize("verb", [verb for verb in CASES if verb != "quickstart"])
+def test_python_equals_the_command_line(verb, made, tmp_path, capsys):
+    compare(verb, made, tmp_path, capsys)
+
+
+def test_quickstart_is_that_of_the_command_line(cifar10, made, tmp_path, capsys):
+    compare("quickstart", made, tmp_path, capsys)
+
+
+def compare(verb, made, folder: Path, capsys):
+    words, call, result = CASES[verb]
+    capsys.readouterr()
+    call(made, folder / "python")
+    first = result(folder / "python", capsys.readouterr().out)
+    assert main([str(word) for word in words(made, folder / "command")]) == 0
+    assert result(folder / "command", capsys.readouterr().out) == first
