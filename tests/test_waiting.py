@@ -22,6 +22,8 @@ from mapet.data.unreadable import UnreadableImages
 from mapet.method.order import STRATEGIES
 from mapet.utils.view import CenterCropResize
 
+pytestmark = pytest.mark.isolated
+
 
 @pytest.fixture
 def gpu(monkeypatch):

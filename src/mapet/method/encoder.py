@@ -94,16 +94,13 @@ class Encoder(nn.Module):
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
 
     def run(self, rows: Tensor, visible: Seen = None, last: int | None = None, seed: Tensor | None = None) -> Tensor:
-        """Apply all blocks and the final norm.
+        """Apply all blocks and the final norm; returns (B, R, D), or (B, Q, D) with ``last`` = Q.
 
         Args:
             rows: (B, R, D), position embeddings added.
             visible: which of R rows reads which of the first K, or an (R, K) bool mask. None: all of them.
             last: return only the last Q rows; the last block computes no others.
             seed: (B,) int64, one seed per sample for stochastic depth; None draws from torch's generator.
-
-        Returns:
-            (B, R, D), or (B, Q, D) with ``last`` = Q.
         """
         scales = drop_path_scale(self.blocks, self.drop_path_rate, len(rows), seed)
         return self.norm(run_blocks(self.blocks, rows, visible, last, scales))
