@@ -36,6 +36,8 @@ SMALL = {  # options of each verb that are given, or replaced
                 "--evaluate": "knn", "--max-images": "None"},
     "pack": {"--size": "16", "--workers": "0"},
     "embed": CPU,
+    "attend": CPU,
+    "reveal": {},
     "neighbours": CPU,
     "predict": CPU,
     "export": {},

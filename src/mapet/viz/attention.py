@@ -55,7 +55,7 @@ def attention_figure(
 
 def reveal_figure(frames: list[tuple[str, NDArray[Any]]], out: Path) -> Path:
     """Frames (H, W, 3) uint8 from left to right, each with its title. Returns ``out``, a PNG file."""
-    figure = blank(1.9 * len(frames), 2.25)
+    figure = blank(1.9 * len(frames), 2.5)
     for axes, (title, frame) in zip(figure.subplots(1, len(frames), squeeze=False)[0], frames, strict=True):
         axes.imshow(frame, interpolation="nearest")
         axes.set_title(title, fontsize=TITLE)
