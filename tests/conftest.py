@@ -2,6 +2,7 @@
 
 import os
 import signal
+import traceback
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: bit-equality holds for one number of threads
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup, and inherited by every process of a test
@@ -13,6 +14,32 @@ import torch
 from PIL import Image
 
 from mapet.utils.errors import MapetError
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test marked ``isolated`` runs in a fork: what it does to torch (threads of fake devices) ends with it."""
+    if pyfuncitem.get_closest_marker("isolated") is None:
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(read)
+        text = ""
+        try:
+            pyfuncitem.obj(**arguments)
+        except BaseException:
+            text = traceback.format_exc()
+        os.write(write, text.encode()[-60_000:])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        text = pipe.read().decode(errors="replace")
+    _, status = os.waitpid(pid, 0)
+    if text or status:
+        pytest.fail(text or f"the process ended with status {status}", pytrace=False)
+    return True
 
 
 @pytest.fixture(autouse=True)

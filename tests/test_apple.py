@@ -17,6 +17,8 @@ from mapet.tokenizers.vqkd import VQKD
 from mapet.utils import rng as hashing
 from mapet.utils.rng import exact, random_bits
 
+pytestmark = pytest.mark.isolated
+
 
 @cache
 def operations():

@@ -22,6 +22,8 @@ from mapet.data.unreadable import UnreadableImages
 from mapet.method.order import STRATEGIES
 from mapet.utils.view import CenterCropResize
 
+pytestmark = pytest.mark.isolated
+
 
 @pytest.fixture
 def gpu(monkeypatch):
@@ -105,7 +107,7 @@ def test_pictures_held_on_a_gpu_are_looked_up_without_waiting(gpu, source):
 def test_decoded_pictures_are_pinned_for_a_gpu(source, monkeypatch, device, pin):
     asked = []
 
-    def loaded(items, groups, workers, pin):
+    def loaded(items, groups, workers, pin, *_):
         asked.append(pin)
         return map(items.__getitem__, groups)
 

@@ -109,16 +109,17 @@ def test_stripes_are_learnt(images, tmp_path):
 
 def test_small_photographs_by_the_named_recipe(cifar10, tmp_path, capsys):
     """Real images, six classes in train and test folders, trained on and tested by both shares."""
+    photos = tmp_path / "photos"
     for name, source, count in (("train", cifar10[0], 12), ("test", cifar10[1], 4)):
         for label in range(6):
             indices = (index for index in range(len(source)) if source.label(index) == label)
-            (tmp_path / name / source.classes[label]).mkdir(parents=True)
+            (photos / name / source.classes[label]).mkdir(parents=True)
             for index in islice(indices, count):
-                source.read(index).save(tmp_path / name / source.classes[label] / f"{index}.png")
+                source.read(index).save(photos / name / source.classes[label] / f"{index}.png")
     plain = ["--mixup", "0", "--cutmix", "0", "--smoothing", "0", "--drop-path", "0", "--layer-decay", "1"]
     plain += ["--auto-augment", "None", "--scale", "0.8", "1", "--lr", "5e-3"]
     sizes = ["--batch-size", "12", "--epochs", "12", "--warmup-epochs", "1", *NETWORK[:-4], "--image-size", "32"]
-    options = ["--data", str(tmp_path), "--out", str(tmp_path / "ft"), *sizes, "--patch-size", "8", *plain]
+    options = ["--data", str(photos), "--out", str(tmp_path / "ft"), *sizes, "--patch-size", "8", *plain]
     assert main(["finetune", "random", "--recipe", "cifar10-finetune", *options]) == 0
     losses = [float(row["loss"]) for row in rows(tmp_path / "ft")]
     assert sum(losses[-18:]) < 0.95 * sum(losses[:18])

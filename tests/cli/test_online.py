@@ -16,6 +16,7 @@ from mapet.cli.options import parse
 from mapet.cli.pretrain import Options
 from mapet.cli.training import again
 from mapet.config.recipe import Recipe, Runtime, Tokenizer
+from mapet.config.runtime import PretrainRuntime
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.codebook import Codebook
 from processes import wait_for_step
@@ -205,5 +206,5 @@ def test_crops_and_tokenizer_survive_the_run_s_recipe(whole, tokenizer):
 def test_the_command_that_goes_on_repeats_the_machine_settings(runtime):
     words = shlex.split(again("runs/my run", runtime))
     assert words[:4] == ["mapet", "pretrain", "--resume", "runs/my run"]
-    assert parse(Options(), words[4:], "pretrain", "").runtime == runtime
+    assert parse(Options(), words[4:], "pretrain", "").runtime == PretrainRuntime.of(runtime)
     assert len(words) == 4 or runtime != Runtime()

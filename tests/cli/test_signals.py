@@ -26,9 +26,10 @@ def arguments(images, out, *more):
 
 
 def start(*words, **settings):
-    return subprocess.Popen(
-        [sys.executable, "-m", "mapet", *words], env=ENVIRONMENT, stdout=-1, stderr=-1, text=True, **settings
-    )
+    """The command; a hang-up that these tests ignore, as under nohup, is not ignored there."""
+    command = [sys.executable, "-m", "mapet", *words]
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True, preexec_fn=heard, **settings)
 
 
 @pytest.mark.parametrize("number", ALL[1:])
@@ -69,6 +70,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(images, tmp_path):
 @pytest.mark.parametrize(("step", "begun"), [("mapet.api.pretrain.validate", False), ("lightning_fabric.Fabric", True)])
 def test_before_the_first_step_nothing_is_lost(images, tmp_path, number, step, begun):
     def work():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(step, lambda *_, **__: os.kill(os.getpid(), number))
             return main(arguments(images, tmp_path / "r"))

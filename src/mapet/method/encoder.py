@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapet.method.windows import Visible, attend
+from mapet.method.windows import Seen, attend, keys_of
 from mapet.utils.rng import random_bits, uniform
 
 SIZES: dict[str, dict[str, int]] = {
@@ -93,19 +93,14 @@ class Encoder(nn.Module):
         patches = self.patch_embed(images)
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
 
-    def run(
-        self, rows: Tensor, visible: Visible | None = None, last: int | None = None, seed: Tensor | None = None
-    ) -> Tensor:
-        """Apply all blocks and the final norm.
+    def run(self, rows: Tensor, visible: Seen = None, last: int | None = None, seed: Tensor | None = None) -> Tensor:
+        """Apply all blocks and the final norm; returns (B, R, D), or (B, Q, D) with ``last`` = Q.
 
         Args:
             rows: (B, R, D), position embeddings added.
-            visible: which of R rows reads which of the first K. None: every row reads every row.
+            visible: which of R rows reads which of the first K, or an (R, K) bool mask. None: all of them.
             last: return only the last Q rows; the last block computes no others.
             seed: (B,) int64, one seed per sample for stochastic depth; None draws from torch's generator.
-
-        Returns:
-            (B, R, D), or (B, Q, D) with ``last`` = Q.
         """
         scales = drop_path_scale(self.blocks, self.drop_path_rate, len(rows), seed)
         return self.norm(run_blocks(self.blocks, rows, visible, last, scales))
@@ -166,7 +161,11 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim, init_values) if init_values else nn.Identity()
 
     def forward(
-        self, rows: Tensor, visible: Visible | None = None, last: int | None = None, scale: Tensor | None = None
+        self,
+        rows: Tensor,
+        visible: Seen = None,
+        last: int | None = None,
+        scale: Tensor | None = None,
     ) -> Tensor:
         """(B, R, D) → (B, R, D), or (B, Q, D); ``scale`` (2, B, 1, 1) multiplies the branches (stochastic depth)."""
         start = 0 if last is None else rows.shape[1] - last
@@ -187,12 +186,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, rows: Tensor, visible: Visible | None, start: int) -> Tensor:
+    def forward(self, rows: Tensor, visible: Seen, start: int) -> Tensor:
         """(B, R, D) → (B, R − start, D)."""
         dim = rows.shape[-1]
         q_weight, kv_weight = torch.split(self.qkv.weight, [dim, 2 * dim])
         q_bias, kv_bias = torch.split(self.qkv.bias, [dim, 2 * dim])
-        readable = rows if visible is None else rows[:, : visible.keys]
+        readable = rows if visible is None else rows[:, : keys_of(visible)]
         q_BNQE = self._split_heads(F.linear(rows[:, start:], q_weight, q_bias))
         k_BNKE, v_BNKE = map(self._split_heads, F.linear(readable, kv_weight, kv_bias).chunk(2, dim=-1))
         out_BNQE = attend(q_BNQE, k_BNKE, v_BNKE, visible, start)
@@ -231,7 +230,7 @@ class LayerScale(nn.Module):
 def run_blocks(
     blocks: nn.ModuleList,
     rows: Tensor,
-    visible: Visible | None = None,
+    visible: Seen = None,
     last: int | None = None,
     scales: Sequence[Tensor | None] | None = None,
 ) -> Tensor:

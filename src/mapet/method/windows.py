@@ -72,22 +72,32 @@ class _Pieces:
         return list(self.pieces[self.edges.index(one[0]) : self.edges.index(one[1])])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, visible: Visible | None, start: int) -> Tensor:
+Seen = Visible | Tensor | None  # None: every row reads every row; a tensor: an (R, K) bool mask alone
+
+
+def keys_of(visible: Visible | Tensor) -> int:
+    """K, the number of rows that are read."""
+    return visible.keys if isinstance(visible, Visible) else visible.shape[1]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, visible: Seen, start: int) -> Tensor:
     """Attention by the fastest way that was measured for this device and precision.
 
     Args:
         q: (B, N, Q, E), the rows from ``start`` on.
         k, v: (B, N, K, E).
-        visible: None: every row reads every key.
+        visible: None: every row reads every key; a tensor: the (R, K) bool mask alone.
         start: first row that is computed.
 
     Returns:
         (B, N, Q, E).
     """
     # On CPUs the backward pass of the fused kernel makes no use of the matrix unit for bfloat16.
-    if q.dtype is torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
-        return by_products(q, k, v) if visible is None else visible.attend(q, k, v, start)
-    mask = None if visible is None else visible.mask[start:]
+    mask_only = isinstance(visible, Tensor)
+    if q.dtype is torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and not mask_only:
+        return visible.attend(q, k, v, start) if isinstance(visible, Visible) else by_products(q, k, v)
+    mask = visible.mask if isinstance(visible, Visible) else visible
+    mask = None if mask is None else mask[start:]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
