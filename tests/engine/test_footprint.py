@@ -95,3 +95,16 @@ def test_the_limit_of_a_control_group_bounds_what_is_available(tmp_path, monkeyp
     (group.parent / limit).write_text("1500000\n")  # of a group above
     (group.parent / usage).write_text("1000000\n")
     assert memory.available(device) == 500_000
+
+
+def test_a_fork_can_train_after_a_prediction():
+    """Fake tensors would start autograd's threads, as for a GPU; a process of its own, as forks of this one trained."""
+    work = """if True:
+        import os, torch, test_footprint
+        test_footprint.predicted(2)
+        if not (pid := os.fork()):
+            torch.zeros((), requires_grad=True).backward()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0"""
+    run = subprocess.run([sys.executable, "-c", work], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

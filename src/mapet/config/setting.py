@@ -10,7 +10,7 @@ Construction validates, and refuses with a one-line ``MapetError``.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field as DataclassField
 from dataclasses import dataclass, field, is_dataclass
-from functools import partial, wraps
+from functools import wraps
 from os import PathLike, fspath
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_origin
 
@@ -22,17 +22,6 @@ from mapet.utils.errors import MapetError
 T = TypeVar("T")
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-COMMAS, REPEATED = "commas", "repeated"  # how a list is given on the command line
-
-
-def names_of(given: Any, *, commas: bool = True) -> tuple[str, ...]:
-    """One value or several as a tuple of strings; with ``commas``, ("a, b",) → ("a", "b")."""
-    parts = [str(given)] if isinstance(given, str) or not hasattr(given, "__iter__") else list(map(str, given))
-    if commas:
-        parts = [part for text in parts for part in text.split(",")]
-    return tuple(part.strip() for part in parts if part.strip())
-
-
 PathText = Annotated[str, BeforeValidator(lambda value: fspath(value) if isinstance(value, PathLike) else value)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0)]
@@ -40,9 +29,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[float, float]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(names_of), COMMAS]  # in Python also one string with commas
-Counts = Annotated[tuple[Count, ...], BeforeValidator(names_of), COMMAS]
-Repeated = Annotated[tuple[str, ...], BeforeValidator(partial(names_of, commas=False)), REPEATED]
 
 
 def several(value: Any) -> tuple[Any, ...]:

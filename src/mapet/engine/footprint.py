@@ -77,6 +77,8 @@ def footprint(
     if grad_checkpointing:
         recompute(objective)
     memory = Allocated(holes=device == "cpu")
+    # A first backward pass of fake tensors would start autograd's threads, as for a GPU, and no fork could train then.
+    torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
     with FakeTensorMode(allow_non_fake_inputs=True), memory, torch.device(device):
         objective.to_empty(device=device)
         weights, trained = memory.now, [p for p in objective.parameters() if p.requires_grad]
