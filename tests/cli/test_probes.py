@@ -313,7 +313,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(forms, images, tmp_path
     for options, said in (
         ([str(tmp_path / "empty")], "holds neither a run nor an export"),
         ([str(tmp_path / "absent.pth")], "does not exist"),
-        ([str(tmp_path / "other.pth")], "patch_embed"),
+        ([str(tmp_path / "other.pth")], "not a checkpoint of a vision transformer"),
         ([str(tmp_path / "grey.pth")], "1 channels"),
         ([str(forms["export"]), "--num-heads", "2"], "--num-heads is"),
         ([published, "--num-heads", "3"], "3 heads"),
