@@ -157,7 +157,7 @@ def test_names_of_an_older_run_are_those_of_its_images(images, tmp_path, caplog)
     as_finetuning(tmp_path / "run", ["?", "?"], data=images)
     about = json.loads((tmp_path / "run/classifier.json").read_text())
     (tmp_path / "run/classifier.json").write_text(json.dumps({**about, "classes": []}))
-    last = mapet.Run(tmp_path / "run").last
+    last = tmp_path / "run/checkpoints/last.safetensors"
     write_file(last, 0, Checkpoint(last).read_all()).replace(last)  # which does not say the names either
     with caplog.at_level("INFO", "mapet"):
         found = predict(tmp_path / "run", images / "along/00.png")
