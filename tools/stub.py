@@ -31,6 +31,7 @@ SETTINGS = {  # the settings classes, below mapet.config, whose flat names a fun
     "embed": ("use.EmbedSettings",),
     "attend": ("use.AttendSettings",),
     "reveal_image": ("use.RevealSettings",),
+    "report": ("report.ReportSettings",),
     "neighbours": ("use.NeighboursSettings",),
     "predict": ("use.PredictSettings",),
     "tokenize": ("verbs.TokenizeSettings",),

@@ -43,6 +43,7 @@ _HOMES = {
     "attend": "api.attend",
     "embed": "api.embed",
     "reveal_image": "api.reveal",
+    "report": "api.report.write",
     "estimate": "api.estimate",
     "evaluate": "api.evaluate",
     "export": "api.export",

@@ -33,6 +33,7 @@ from mapet.config.recipe import Model as Model
 from mapet.config.recipe import Objective as Objective
 from mapet.config.recipe import Recipe as Recipe
 from mapet.config.recipe import Tokenizer as Tokenizer
+from mapet.config.report import ReportSettings
 from mapet.config.runtime import Runtime as Runtime
 from mapet.config.training import Optimization as Optimization
 from mapet.config.use import AttendSettings, EmbedSettings, NeighboursSettings, PredictSettings, RevealSettings
@@ -431,6 +432,17 @@ class _Quickstart(TypedDict, total=False):
 class _QuickstartSettings(_Quickstart, total=False):
     """Settings of ``quickstart``."""
 
+class _Report(TypedDict, total=False):
+    """Settings of ``ReportSettings``."""
+
+    images: int
+    most: int
+    seed: int
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+
+class _ReportSettings(_Report, total=False):
+    """Settings of ``report``."""
+
 class _ResumeSettings(_Runtime, total=False):
     """Settings of ``resume``."""
 
@@ -640,6 +652,14 @@ def quickstart(
     settings: QuickstartSettings | None = None,
     **changes: Unpack[_QuickstartSettings],
 ) -> QuickstartResult: ...
+def report(
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    refresh: int = 0,
+    settings: ReportSettings | None = None,
+    **changes: Unpack[_ReportSettings],
+) -> Path: ...
 def resume(
     folder: str | Path,
     *,
@@ -730,6 +750,7 @@ __all__ = [
     "pretrain",
     "quickstart",
     "register_objective",
+    "report",
     "resume",
     "reveal",
     "reveal_image",

@@ -1,6 +1,7 @@
 """Every verb once from Python and once from the command line, on the same input: equal results."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -175,6 +176,11 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
     "linear": probe("linear", pool="token"),
     "attentive": probe("attentive", batch_size=8),
     "fewshot": probe("fewshot", draws=2),
+    "report": (
+        lambda m, out: ["report", m.run, "--out", out.with_suffix(".html"), "--images", "1", "--most", "20"],
+        lambda m, out: mapet.report(m.run, out.with_suffix(".html"), images=1, most=20),
+        lambda out, _: re.sub(r"<footer>.*</footer>", "", out.with_suffix(".html").read_text()),
+    ),
     "embed": (
         lambda m, out: ["embed", m.run, m.images, "--out", out.with_suffix(".npz"), "--pool", "token"],
         lambda m, out: mapet.embed(m.run, m.images, out.with_suffix(".npz"), pool="token"),

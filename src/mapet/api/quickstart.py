@@ -27,12 +27,13 @@ SHOWN = 2_000  # images that the figures choose from
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What a quickstart made: its run, top-1 accuracies by encoder and evaluation, an export and figures."""
+    """What a quickstart made: its run, top-1 accuracies by encoder and evaluation, an export, figures and a report."""
 
     run: "Run"
     scores: "dict[str, dict[str, Score]]"
     export: Path
     figures: tuple[Path, ...]
+    report: Path
 
     def __str__(self) -> str:
         names = list(self.scores)
@@ -58,6 +59,7 @@ def quickstart(
     """
     from mapet.api.export import export
     from mapet.api.pretrain import pretrain
+    from mapet.api.report.write import report
     from mapet.api.resume import resume_run
     from mapet.build.pretrain import build_encoder, load_run_encoder
     from mapet.engine.run import Run
@@ -75,7 +77,7 @@ def quickstart(
     exported = export(folder, overwrite=True)
     plain = {name: {what: vars(score) for what, score in row.items()} for name, row in scores.items()}
     replace_file(folder / SCORES, json.dumps(plain, indent=1) + "\n")
-    return QuickstartResult(run, scores, exported, figures)
+    return QuickstartResult(run, scores, exported, figures, report(folder, most=SHOWN // 4, accelerator=s.accelerator))
 
 
 def quickstart_recipe(s: QuickstartSettings) -> Recipe:

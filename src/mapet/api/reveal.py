@@ -64,12 +64,7 @@ def reveal_image(
     Raises:
         MapetError: a run of another kind or without tokens, an image that cannot be read, or a file in the way.
     """
-    import numpy as np
-    import torch
-
     from mapet.data.given import open_images
-    from mapet.method.order import STRATEGIES
-    from mapet.viz.attention import reveal_figure
     from mapet.viz.sheet import is_sheet
 
     s = updated(settings or RevealSettings(), **changes)
@@ -78,22 +73,97 @@ def reveal_image(
         if path.suffix != ".png":
             raise MapetError(f"--out must end in .png, got {path}.")
         require_replaceable(path, overwrite, is_sheet)
-    model, recipe, opened = _model(run)
-    typical, pixels, true = _tokens(opened, recipe, open_images(image))
-    length = recipe.grid[0] * recipe.grid[1]
-    draw = STRATEGIES[recipe.objective.order]
-    order = draw(recipe.grid, recipe.num_masked, s.seed, 0, torch.zeros(1, dtype=torch.int64))
-    given = np.linspace(recipe.context - 1, length - 1, s.frames).round().astype(int).tolist()
-    found = [_believed(model, recipe, pixels, true, order, count) for count in given]
-    tokens = torch.stack([*(tokens for tokens, _ in found), true[0]])
-    shown = [set((order[0, 1 : 1 + count] - 1).tolist()) for count in given]
-    canvas = [_mosaic(recipe, line, typical, pixels[0], kept) for line, kept in zip(tokens[:-1], shown, strict=True)]
-    canvas += [_mosaic(recipe, tokens[-1], typical, pixels[0], set()), pixels[0].permute(1, 2, 0).numpy()]
-    accuracy = tuple(share for _, share in found)
+    revealer, source = Revealer(run), open_images(image)
+    if len(source) != 1:
+        raise MapetError(f"IMAGE must be one image, got {len(source):,}: give a file.")
+    found = revealer(source, 0, s)
     if path is not None:
-        titles = [f"{n} of {length} given\n{a:.0%} of the rest right" for n, a in zip(given, accuracy, strict=True)]
-        reveal_figure(list(zip([*titles, "true tokens\n", "image\n"], canvas, strict=True)), path)
-    return Revealed(order[0].numpy(), tuple(given), tokens.numpy(), accuracy, np.stack(canvas))
+        draw(found, path)
+    return found
+
+
+def draw(found: Revealed, out: Path) -> Path:
+    """Draw all frames side by side; returns ``out``, a PNG file."""
+    from mapet.viz.attention import reveal_figure
+
+    length = found.tokens.shape[1]
+    titles = [
+        f"{n} of {length} given\n{a:.0%} of the rest right" for n, a in zip(found.given, found.accuracy, strict=True)
+    ]
+    return reveal_figure(list(zip([*titles, "true tokens\n", "image\n"], found.frames, strict=True)), out)
+
+
+class Revealer:
+    """Reveals images with the last weights of a pre-training.
+
+    Args:
+        folder: of the run.
+        sample: images of the training that the typical patches are chosen from.
+
+    Raises:
+        MapetError: a run of another kind or without tokens, or no image of the training that can be read.
+    """
+
+    def __init__(self, folder: str | Path, sample: int = SAMPLE) -> None:
+        import torch
+
+        from mapet.api.pretrain_inputs import run_tokenizer
+        from mapet.data.dataset import open_dataset
+        from mapet.viz.codes import typical_patches
+
+        self.model, self.recipe, run = _model(folder)
+        self.tokenizer = run_tokenizer(run, self.recipe)
+        images = open_dataset(self.recipe.data)
+        self.images = images
+        indices = torch.arange(len(images))[:: -(-len(images) // sample)]
+        known, tokens = self.encoded(images, indices)
+        self.typical = typical_patches(known.numpy(), tokens.numpy(), self.recipe.grid)
+
+    def encoded(self, source: "ImageDataset", indices: "Tensor") -> "tuple[Tensor, Tensor]":
+        """Pixels (N, 3, H, W) uint8 as the student sees them, and tokens (N, L), of the readable images.
+
+        Raises:
+            MapetError: none can be read.
+        """
+        import torch
+
+        from mapet.api.images import ImagePass
+        from mapet.config.runtime import Runtime
+        from mapet.data.augment import to_float
+        from mapet.data.unreadable import UnreadableImages
+
+        several = ImagePass(source, indices, Runtime(), UnreadableImages(len(indices), 1.0), batch_size=64)
+        view, encode = self.tokenizer.view, self.tokenizer.encode
+        parts = [(pixels, encode(to_float(pixels))) for pixels, _ in several.decode(view, indices)]
+        if not parts:
+            raise MapetError(f"{source.name}: none can be read.")
+        pixels, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
+        side = (self.recipe.model.image_size,) * 2
+        if tuple(pixels.shape[2:]) != side:
+            pixels = torch.nn.functional.interpolate(pixels.float(), side, mode="area").round().to(torch.uint8)
+        return pixels, tokens
+
+    def __call__(self, source: "ImageDataset", index: int, s: RevealSettings) -> Revealed:
+        """Reveal the image of a data set at ``index``."""
+        import numpy as np
+        import torch
+
+        from mapet.method.order import STRATEGIES
+
+        recipe, length = self.recipe, self.recipe.grid[0] * self.recipe.grid[1]
+        pixels, true = self.encoded(source, torch.tensor([index]))
+        strategy = STRATEGIES[recipe.objective.order]
+        order = strategy(recipe.grid, recipe.num_masked, s.seed, 0, torch.zeros(1, dtype=torch.int64))
+        given = np.linspace(recipe.context - 1, length - 1, s.frames).round().astype(int).tolist()
+        found = [_believed(self.model, recipe, pixels, true, order, count) for count in given]
+        tokens = torch.stack([*(tokens for tokens, _ in found), true[0]])
+        shown = [*(set((order[0, 1 : 1 + count] - 1).tolist()) for count in given), set()]
+        frames = [
+            _mosaic(recipe, line, self.typical, pixels[0], kept) for line, kept in zip(tokens, shown, strict=True)
+        ]
+        frames.append(pixels[0].permute(1, 2, 0).numpy())
+        accuracy = tuple(share for _, share in found)
+        return Revealed(order[0].numpy(), tuple(given), tokens.numpy(), accuracy, np.stack(frames))
 
 
 def _model(folder: str | Path) -> "tuple[TokenPrediction, Recipe, Run]":
@@ -114,40 +184,6 @@ def _model(folder: str | Path) -> "tuple[TokenPrediction, Recipe, Run]":
         raise MapetError(f"{folder} was trained with {recipe.objective.name}: only mapet, pet and mim can be drawn.")
     objective.load_state_dict(state)
     return objective.eval(), recipe, run
-
-
-def _tokens(run: "Run", recipe: Recipe, source: "ImageDataset") -> "tuple[dict[int, Any], Tensor, Tensor]":
-    """A typical patch of each code, and the image's pixels (1, 3, H, W) uint8 and tokens (1, L)."""
-    import torch
-
-    from mapet.api.images import ImagePass
-    from mapet.api.pretrain_inputs import run_tokenizer
-    from mapet.config.runtime import Runtime
-    from mapet.data.augment import to_float
-    from mapet.data.dataset import open_dataset
-    from mapet.data.unreadable import UnreadableImages
-    from mapet.viz.codes import typical_patches
-
-    tokenizer = run_tokenizer(run, recipe)
-    images = open_dataset(recipe.data)
-    indices = torch.arange(len(images))[:: -(-len(images) // SAMPLE)]
-    side = (recipe.model.image_size,) * 2
-
-    def encoded(source: "ImageDataset", indices: "Tensor") -> "tuple[Tensor, Tensor]":
-        several = ImagePass(source, indices, Runtime(), UnreadableImages(len(indices), 1.0), batch_size=64)
-        parts = [(pixels, tokenizer.encode(to_float(pixels))) for pixels, _ in several.decode(tokenizer.view, indices)]
-        if not parts:
-            raise MapetError(f"{source.name}: none can be read.")
-        pixels, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
-        if tuple(pixels.shape[2:]) != side:
-            pixels = torch.nn.functional.interpolate(pixels.float(), side, mode="area").round().to(torch.uint8)
-        return pixels, tokens
-
-    if len(source) != 1:
-        raise MapetError(f"IMAGE must be one image, got {len(source):,}: give a file.")
-    known, tokens = encoded(images, indices)
-    pixels, true = encoded(source, torch.zeros(1, dtype=torch.int64))
-    return typical_patches(known.numpy(), tokens.numpy(), recipe.grid), pixels, true
 
 
 def _believed(

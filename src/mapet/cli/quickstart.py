@@ -30,4 +30,5 @@ def _run(o: Options) -> None:
 
     result = quickstart(o.out, settings=o.settings)
     figures = ", ".join(map(str, result.figures))
-    print(f"\n{result}\n\nfigures   {figures}\n\nLoad the encoder anywhere:\n{loading_lines(result.export)}")
+    print(f"\n{result}\n\nfigures   {figures}\nreport    {result.report}\n")
+    print(f"Load the encoder anywhere:\n{loading_lines(result.export)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mapet.api.moved import MOVABLE
+from mapet.api.report.write import report_at_end
 from mapet.api.settings import require_unchanged
 from mapet.api.training import RESTORED, RestoredEarlierRun
 from mapet.cli.options import changed, parse
@@ -18,7 +19,7 @@ from mapet.utils.signals import raised_signals
 def stoppable(train: Callable[[], object], again: str, folder: Path | None = None) -> int:
     """Run ``train``; exit code 0, or 128 + signal if interrupted, when the command ``again`` that resumes is printed.
 
-    Where nothing is in ``folder`` yet, that is the same command.
+    Where nothing is in ``folder`` yet, that is the same command. At the end a report is written there.
 
     Raises:
         MapetError: as ``train``; if loader workers or other processes failed, it names that command, too.
@@ -26,9 +27,12 @@ def stoppable(train: Callable[[], object], again: str, folder: Path | None = Non
     with raised_signals():
         from mapet.data.workers import WorkersFailed
         from mapet.engine.distributed import PeersLost, Stopped
+        from mapet.utils.process_group import first_process
 
         try:
             train()
+            if folder is not None and first_process():
+                report_at_end(folder.expanduser())
         except Stopped as stopped:
             print(f"stopped   after step {stopped.step}; resume with: {again}", flush=True)
             return 128 + stopped.number

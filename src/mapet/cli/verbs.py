@@ -37,7 +37,7 @@ GROUPS = {
     "Data and tokens": ("pack", "tokenizer", "tokenize", "shapes"),
     "Training": ("quickstart", "pretrain", "finetune", "compare"),
     "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot"),
-    "Use": ("embed", "neighbours", "predict", "attend", "reveal"),
+    "Use": ("report", "embed", "neighbours", "predict", "attend", "reveal"),
     "Tools": ("export", "bench", "show", "list", "check"),
 }
 
@@ -126,6 +126,13 @@ VERBS = {
         "recipe resume data out objectives baselines seeds evaluate budget vary eval_data model epochs batch_size "
         "accelerator workers",
         "mapet compare cifar10-vit-tiny --out runs/table --seeds 3\nmapet compare --resume runs/table",
+    ),
+    "report": Verb(
+        "draw what is in a folder on one HTML page",
+        "report FOLDER",
+        {"FOLDER": "folder"},
+        "folder out images most watch seed accelerator",
+        "mapet report runs/first\nmapet report runs/first --watch",
     ),
     "embed": Verb(
         "write the features of images",

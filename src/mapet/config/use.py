@@ -83,7 +83,7 @@ class AttendSettings:
 class RevealSettings:
     """Settings of ``reveal_image``."""
 
-    frames: Annotated[int, Field(ge=2, le=12), Option(common=True)] = 5
+    frames: Annotated[int, Field(ge=1, le=12), Option(common=True)] = 5
     """Frames, from the context alone to the whole image."""
     seed: Annotated[Seed, Option(common=True)] = 0
     """Random seed of the order in which patches are given."""

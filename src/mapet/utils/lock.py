@@ -62,6 +62,21 @@ class Lock:
         self.release()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds the lock of a folder."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # nobody can lock there
+        return False
+
+
 def _holder(path: Path) -> str:
     """`` (process N on HOST)``; empty where a locked file cannot be read."""
     with suppress(OSError, ValueError):

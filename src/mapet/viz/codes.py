@@ -229,6 +229,11 @@ def usage_histogram(counts: ArrayLike, out: Path) -> Path:
         counts: (V,) integers, number of patches of each code, with a sum > 0.
         out: PNG file to write.
     """
+    return save(usage_figure(counts), out)
+
+
+def usage_figure(counts: ArrayLike) -> "Figure":
+    """As ``usage_histogram``, not written."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     sorted_counts = np.sort(np.asarray(counts))[::-1]
@@ -248,7 +253,7 @@ def usage_histogram(counts: ArrayLike, out: Path) -> Path:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    return save(figure, out)
+    return figure
 
 
 def code_colors(vectors: ArrayLike) -> NDArray[np.float64]:

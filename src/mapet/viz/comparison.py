@@ -1,6 +1,5 @@
 """Figures of a comparison: accuracy over epochs and over compute, after and during training."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,20 +12,39 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
+COLORS = ("#56B4E9", "#000000", "#8C6D31", "#7B4173", "#637939", "#AD494A")  # of further methods
+METHODS = {  # one colour of a method in every figure (Okabe and Ito 2008: safe for colour-blind readers)
+    "mapet": "#0072B2",
+    "pet": "#D55E00",
+    "mim": "#009E73",
+    "cae": "#CC79A7",
+    "mae": "#E69F00",
+    "random": "#6E6E6E",
+    "scratch": "#A0A0A0",
+}
 MARKERS = "osD^vP*X"
 AXES = {"epochs": "epochs", "pflop": "compute of the training (PFLOP)"}
-OFFSET, BINS = 0.01, 40  # points in one of 40 bins of the x axis are drawn side by side, 1 % of the axis apart
 
 Styles = Mapping[tuple[str, str], tuple[str, str]]
+Seeds = Mapping[tuple[str, str, float, Key], Sequence[float]]  # values by method, setting, epochs and metric
 
 
-def accuracy(budgets: Mapping[str, Sequence[Entry]], out: Path) -> Path:
-    """Plot final accuracy with intervals over seeds: one row per evaluation, epochs on the left, compute on the right.
+def accuracy(budgets: Mapping[str, Sequence[Entry]], out: Path, seeds: "Seeds | None" = None) -> Path:
+    """Plot final accuracy: one row per evaluation, epochs on the left, compute on the right.
 
-    Entries without training are dashed lines. Colors are methods, markers are settings; points that would overlap are
-    drawn side by side.
+    Means have intervals over seeds, and lines join those of one method; single seeds are small dots. Entries without
+    training are dashed lines. Colours are methods, markers are settings.
+
+    Args:
+        budgets: entries of the table, by budget.
+        out: PNG file to write.
+        seeds: accuracy of each seed, of ``seeds``; None: means only.
     """
+    return save(accuracy_figure(budgets, seeds), out)
+
+
+def accuracy_figure(budgets: Mapping[str, Sequence[Entry]], seeds: "Seeds | None" = None) -> "Figure":
+    """As ``accuracy``, not written."""
     entries = list({(e.name, e.epochs): e for own in budgets.values() for e in own}.values())
     keys = list(dict.fromkeys(key for entry in entries for key in entry.accuracy))
     figure = blank(10.0, 0.8 + 2.8 * len(keys))
@@ -34,26 +52,46 @@ def accuracy(budgets: Mapping[str, Sequence[Entry]], out: Path) -> Path:
     styles = _styles([(entry.method, entry.setting) for entry in entries])
     for key, row in zip(keys, panels, strict=True):
         for axes, (field, label) in zip(row, AXES.items(), strict=True):
-            _final(axes, [e for e in entries if key in e.accuracy], styles, key, field)
+            _final(axes, [e for e in entries if key in e.accuracy], styles, key, field, seeds or {})
             axes.set_xlabel(label)
         row[0].set_ylabel(f"{heading(key)} accuracy (%)")
     _legend(figure, [entry.name for entry in entries])
-    return save(figure, out)
+    return figure
 
 
-def _final(axes: "Axes", entries: Sequence[Entry], styles: Styles, key: Key, field: str) -> None:
-    largest, drawn = max(getattr(entry, field) for entry in entries) or 1, Counter[int]()
+def seeds(results: Sequence[Mapping[str, str]], costs: Sequence[Mapping[str, str]]) -> Seeds:
+    """The accuracy of each seed, from the rows of ``results.csv``; entries without a training have 0 epochs there."""
+    found: dict[tuple[str, str, float, Key], list[float]] = {}
+    trained = {(row["method"], row["setting"], row["epochs"]) for row in costs}
+    for row in results:
+        if (row["method"], row["setting"], row["epochs"]) in trained:
+            key = (row["method"], row["setting"], float(row["epochs"]), (row["evaluation"], row["metric"]))
+            found.setdefault(key, []).append(float(row["value"]))
+    return found
+
+
+def _final(axes: "Axes", entries: Sequence[Entry], styles: Styles, key: Key, field: str, seeds: Seeds) -> None:
+    largest, lines = max(getattr(entry, field) for entry in entries) or 1, dict[str, list[tuple[float, float]]]()
+    values = []
     for entry in entries:
         estimate, (color, marker) = entry.accuracy[key], styles[entry.method, entry.setting]
+        values.append(100 * estimate.value)
         if not entry.images:
             axes.axhline(100 * estimate.value, color=color, linestyle="--", linewidth=1.2, label=entry.name)
             continue
-        bin_ = round(BINS * getattr(entry, field) / largest)
-        x, drawn[bin_] = getattr(entry, field) + OFFSET * largest * drawn[bin_], drawn[bin_] + 1
-        value, reach = 100 * estimate.value, 100 * (estimate.reach or 0)
-        axes.errorbar(x, value, reach, c=color, marker=marker, ls="none", capsize=3, label=entry.name)
+        x, value, reach = getattr(entry, field), 100 * estimate.value, 100 * (estimate.reach or 0)
+        lines.setdefault(entry.name, []).append((x, value))
+        axes.errorbar(x, value, reach, c=color, marker=marker, ls="none", capsize=3, alpha=0.8, label=entry.name)
+        own = [100 * one for one in seeds.get((entry.method, entry.setting, entry.epochs, key), ())]
+        values += own
+        axes.plot([x] * len(own), own, color=color, marker=".", markersize=3, linestyle="none", alpha=0.6)
+    for name, points in lines.items():
+        color = next(styles[e.method, e.setting][0] for e in entries if e.name == name)
+        axes.plot(*zip(*sorted(points), strict=True), color=color, linewidth=1.0, alpha=0.6)
+    room = max(1.0, 0.25 * (max(values) - min(values)))  # an interval wider than the values is cut, not the axis
     low, high = axes.get_ylim()
-    axes.set(xlim=(0, 1.08 * largest), ylim=(max(0, low), min(100, high)))
+    limits = (max(0, low, min(values) - 3 * room), min(100, high, max(values) + 3 * room))
+    axes.set(xlim=(0, 1.08 * largest), ylim=limits)
 
 
 def curves(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
@@ -63,6 +101,11 @@ def curves(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
         rows: mappings with ``run``, ``method``, ``setting``, ``seed``, ``step``, ``epoch``, ``pflop`` and ``value``.
         out: PNG file to write.
     """
+    return save(curves_figure(rows), out)
+
+
+def curves_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """As ``curves``, not written."""
     figure = blank(10.0, 4.0)
     panels = figure.subplots(1, len(AXES), sharey=True)
     variants: dict[tuple[str, str, int], list[list[Mapping[str, Any]]]] = {}
@@ -76,7 +119,7 @@ def curves(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
         axes.set(xlabel=label, xlim=(0, None))
     panels[0].set_ylabel("k-NN accuracy (%)")
     _legend(figure, panels[0].get_legend_handles_labels()[1])
-    return save(figure, out)
+    return figure
 
 
 def _curve(
@@ -91,11 +134,11 @@ def _curve(
 
 
 def _styles(variants: Sequence[tuple[str, str]]) -> Styles:
-    """Return (color, marker) by (method, setting): one color per method, one marker per setting."""
+    """Return (color, marker) by (method, setting): one colour per method in all figures, one marker per setting."""
     methods, settings = (list(dict.fromkeys(names)) for names in zip(*variants, strict=True))
     return {
         (method, setting): (
-            COLORS[methods.index(method) % len(COLORS)],
+            METHODS.get(method) or COLORS[[one for one in methods if one not in METHODS].index(method) % len(COLORS)],
             MARKERS[settings.index(setting) % len(MARKERS)],
         )
         for method, setting in variants

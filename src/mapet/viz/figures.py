@@ -27,7 +27,11 @@ def loss_curve(metrics_csv: Path, out: Path, chance: float | None = None) -> Pat
     Raises:
         MapetError: the file is missing, has no rows, or lacks ``step`` or ``loss``.
     """
-    columns = _read(Path(metrics_csv))
+    return save(loss_figure(read_columns(Path(metrics_csv)), chance), out)
+
+
+def loss_figure(columns: "dict[str, NDArray[np.float64]]", chance: float | None = None) -> "Figure":
+    """As ``loss_curve``, of columns as ``read_columns`` gives them."""
     panels = {"loss": "loss (nats per token)", "accuracy": "token accuracy (%)"}
     shown = [name for name in panels if name in columns and not np.isnan(columns[name]).all()]
     figure = blank(4.6 * len(shown), 3.4)
@@ -38,11 +42,16 @@ def loss_curve(metrics_csv: Path, out: Path, chance: float | None = None) -> Pat
             axes.axhline(unit * chance, color=GREY, linestyle="--", linewidth=1.2, label="guess by position")
         axes.set(xlabel=_step_label(columns), ylabel=panels[name])
         axes.legend(frameon=False)
-    return save(figure, out)
+        plain(axes)
+    return figure
 
 
-def _read(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Return the columns of a CSV file by name; empty or non-numeric cells become NaN."""
+def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
+    """The columns of a file of metrics by name; empty or non-numeric cells become NaN.
+
+    Raises:
+        MapetError: the file is missing, has no rows, or lacks ``step`` or ``loss``.
+    """
     if not path.is_file():
         raise MapetError(f"There is no metrics file {path}; give the metrics.csv of a run folder.")
     with path.open(newline="", encoding="utf-8") as file:
@@ -62,12 +71,17 @@ def _number(text: str | None) -> float:
 def _curve(axes: "Axes", step: NDArray[np.float64], values: NDArray[np.float64]) -> None:
     single = len(step) == 1
     axes.plot(step, values, color=BLUE, alpha=0.25, linewidth=0.8, marker="o" if single else None)
-    window = 1 + 2 * (len(step) // 50)
+    window = smoothing(len(step))
     label = "each step" if window == 1 else f"mean of {window} steps"
-    axes.plot(step, _running_mean(values, window), color=BLUE, linewidth=1.6, label=label)
+    axes.plot(step, running_mean(values, window), color=BLUE, linewidth=1.6, label=label)
 
 
-def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+def smoothing(count: int) -> int:
+    """Steps of the running mean of so many: about a 25th of them, odd."""
+    return 1 + 2 * (count // 50)
+
+
+def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """Return the (N,) centred running mean over ``window`` (odd) values, fewer at the ends; ignores NaN."""
     is_valid = ~np.isnan(values)
     kernel = np.ones(window)
@@ -83,6 +97,11 @@ def _step_label(columns: dict[str, NDArray[np.float64]]) -> str:
     return "step" if np.isnan(epochs) else f"step ({epochs:g} epoch{'s' if epochs != 1 else ''} in all)"
 
 
+def plain(axes: "Axes") -> None:
+    """Leave out the frame above and on the right."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def blank(width: float, height: float) -> "Figure":
     """Return an empty figure of this size in inches, without pyplot: no window and no global state."""
     from matplotlib.figure import Figure
@@ -93,7 +112,7 @@ def blank(width: float, height: float) -> "Figure":
 def save(figure: "Figure", out: Path) -> Path:
     """Write the figure as a PNG file at 100 dpi; its folder is created."""
     for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
+        plain(axes)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=100, format="png")
     return Path(out)

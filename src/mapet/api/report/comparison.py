@@ -1,0 +1,93 @@
+"""The report of a comparison, made of its CSV files: those in the repository's results can be drawn, too."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mapet.api.report.sections import filled, section
+from mapet.config.report import ReportSettings
+from mapet.utils.errors import MapetError
+from mapet.viz import comparison, table
+from mapet.viz.report.page import Code, Page, Part, Table, Text, drawn
+
+Row = Mapping[str, str]
+FIXED = (
+    "All methods have the same backbone, tokens, images in the same sequence, schedule and optimizer, and are measured "
+    "alike; all settings are listed at the end."
+)
+
+
+def page(folder: Path, s: ReportSettings) -> Page:
+    """Tables, statements, charts, and the settings of all methods.
+
+    Raises:
+        MapetError: no evaluation is finished.
+    """
+    rows = _rows(folder / "table.csv")
+    if not rows:
+        raise MapetError(f"{folder} has no table.csv with rows yet: it is written when all runs are measured.")
+    budgets: dict[str, list[table.Entry]] = {}
+    for row in rows:
+        budgets.setdefault(row["budget"], []).append(_entry(row))
+    methods = list(dict.fromkeys(entry.method for entries in budgets.values() for entry in entries))
+    seeds = max(one.count for entries in budgets.values() for e in entries for one in e.accuracy.values())
+    lead = f"{', '.join(methods)}; {seeds} seed{'s' if seeds > 1 else ''} each. {FIXED}"
+    sections = [
+        *(section(table.TITLES[name], lambda e=entries: _table(e)) for name, entries in budgets.items()),  # type: ignore[misc]
+        section("Accuracy over epochs and over compute", lambda: _charts(budgets, folder)),
+        section("Settings of all runs", lambda: [Code((folder / "compare.yaml").read_text(encoding="utf-8").rstrip())]),
+    ]
+    notes = ["One seed has no interval: differences may be chance."] if seeds == 1 else []
+    return Page(f"Comparison: {folder.resolve().name}", lead, filled(sections), notes)
+
+
+def seconds_of(folder: Path) -> float:
+    """Training time of all runs of a comparison; 0 for another folder."""
+    return sum(float(row["seconds"] or 0) for row in _rows(folder / "costs.csv"))
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _entry(row: Row) -> table.Entry:
+    """One row of ``table.csv``."""
+    accuracy = {}
+    for name in row:
+        what, _, metric = name.removesuffix("_seeds").partition("_")
+        if name.endswith("_seeds") and int(row[name] or 0):
+            reach, key = row[f"{what}_{metric}_reach"], (what, metric)
+            value = float(row[f"{what}_{metric}"])
+            accuracy[key] = table.Estimate(value, float(reach) if reach else None, int(row[name]))
+    seconds, peak = (float(row[name]) if row[name] else None for name in ("seconds", "peak"))
+    return table.Entry(
+        row["method"], row["setting"], float(row["epochs"]), int(float(row["images"])), float(row["gmac"]),
+        float(row["pflop"]), seconds, peak, accuracy,
+    )  # fmt: skip
+
+
+def _table(entries: Sequence[table.Entry]) -> list[Part]:
+    header, *rows = table.cells(entries)
+    lines: list[Part] = [Text(f"{line}.") for line in table.statements(entries)]
+    return [Table("Cost and accuracy", rows, header), *lines, Text(f"{table.LEGEND}.")]
+
+
+def _charts(budgets: Mapping[str, Sequence[table.Entry]], folder: Path) -> list[Part]:
+    """Final accuracies with each seed, and the curves on the way where they were measured."""
+    seeds = comparison.seeds(_rows(folder / "results.csv"), _rows(folder / "costs.csv"))
+    caption = (
+        "Large: mean over seeds with its 95 % interval; small: each seed; lines join a method's points. Dashed: no "
+        "pre-training."
+    )
+    final = comparison.accuracy_figure(budgets, seeds)
+    parts: list[Part] = [drawn(final, "Accuracy of each method over epochs and compute", caption)]
+    curves = [{**row, **{name: float(row[name]) for name in ("step", "epoch", "pflop", "value")}}
+              for row in _rows(folder / "curves.csv")]  # fmt: skip
+    if curves:
+        while_training = comparison.curves_figure(curves)
+        caption = "k-NN accuracy during training; light: each seed, dark: their mean."
+        parts.append(drawn(while_training, "k-NN accuracy during training", caption))
+    return parts

@@ -1,0 +1,295 @@
+"""The report of a pre-training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mapet.api.report.sections import RunFiles, filled, section
+from mapet.config.report import ReportSettings
+from mapet.method.encoder import SIZES
+from mapet.viz.report import charts
+from mapet.viz.report.page import Code, Page, Part, Table, Text, drawn, image
+
+if TYPE_CHECKING:
+    from mapet.config.recipe import Recipe
+    from mapet.data.dataset import ImageDataset
+    from mapet.tokenizers.information import PositionGuess
+
+TITLES = {"mapet": "MaPeT", "pet": "PeT", "mim": "MIM", "cae": "CAE", "mae": "MAE"}
+COLLAPSED = 0.02  # effective rank over width below which features have collapsed
+NEIGHBOURS, FRAMES = 5, 5
+SALT = 0x5250
+
+
+def page(folder: Path, s: ReportSettings) -> Page:
+    """All sections; those that need model or data only with ``s.images``."""
+    from mapet.config.recipe import load
+
+    files = RunFiles(folder)
+    try:
+        recipe: Recipe | None = load(files.run.recipe)
+    except Exception:  # damaged: what needs it is left out
+        recipe = None
+    if recipe is None:
+        lead = f"The recipe of {folder.resolve().name} cannot be read."
+        return Page("Pre-training", lead, [section("Training", files.rates), section("Scores", files.scores)])
+    shown = _Shown(files, recipe, s)
+    looking = [
+        section("What it believes of hidden patches", shown.revealed),
+        section("Where it looks, and what it takes for similar", shown.attention),
+        section("Nearest neighbours", shown.neighbours),
+    ]
+    sections = [
+        section("Training", shown.training),
+        section("What the encoder has learned", shown.learned),
+        section("Tokens", shown.tokens),
+        *(looking if s.images else []),
+        section("Cost", shown.cost),
+        section("Use the encoder", shown.usage),
+        section("Recipe, command and versions", files.origin),
+    ]
+    title = f"{TITLES.get(recipe.objective.name, recipe.objective.name)}: {folder.resolve().name}"
+    return Page(title, shown.lead(), filled(sections), shown.notes())
+
+
+class _Shown:
+    """The sections of one run."""
+
+    def __init__(self, files: RunFiles, recipe: "Recipe", s: ReportSettings) -> None:
+        self.files, self.recipe, self.s, self.run = files, recipe, s, files.run
+        self._guess: PositionGuess | None = None
+
+    @property
+    def total(self) -> int | None:
+        """Steps of the whole training, if the number of images is known."""
+        from mapet.data.loader import steps_in
+
+        o, images = self.recipe.optimization, self.files.images
+        return steps_in(o.epochs, images, o.batch_size) if images else None
+
+    def lead(self) -> str:
+        """One paragraph: what was trained on what, how far, and how long it took."""
+        from mapet.engine.progress import clock
+
+        r, o, steps = self.recipe, self.recipe.optimization, self.files.steps
+        images = f"{self.files.images:,} images of " if self.files.images else ""
+        size = r.model.name if r.model.name != "custom" else f"width {r.model.embed_dim}, depth {r.model.depth}"
+        tokens = f", predicting visual tokens ({r.tokenizer.vocab_size:,} codes)" if r.reads_tokens else ""
+        data = r.data if r.data == "cifar10" else Path(r.data).name
+        took = f" in {clock(self.files.seconds)}" if self.files.seconds else ""
+        far = f"{steps:,} of {self.total:,} steps" if self.total else f"{steps:,} steps"
+        return (
+            f"A vision transformer ({size}, patches of {r.model.patch_size} pixels of {r.model.image_size}) trained "
+            f"without labels on {images}{data}{tokens}: {far} of {o.batch_size} images{took}."
+        )
+
+    def notes(self) -> list[str]:
+        """What looks wrong."""
+        from mapet.api.probes import history
+
+        found = self.files.notes()
+        if self.total and self.files.steps < self.total:
+            found.append(
+                f"The training is not finished: mapet pretrain --resume {self.run.folder.name} goes on with it."
+            )
+        guess, accuracy = self.guess(), self.files.tenths("accuracy") if self.files.steps else None
+        if guess and accuracy and accuracy[1] <= guess.best:
+            found.append(
+                f"The token accuracy ({accuracy[1]:.1%}) is not above what the position alone tells "
+                f"({guess.best:.1%}): train longer, or with more images."
+            )
+        rows = history(self.run)
+        width = self.recipe.model.embed_dim or SIZES.get(self.recipe.model.name, {}).get("embed_dim", 0)
+        if rows and rows[-1].get("rank", width) < COLLAPSED * width:
+            found.append(f"The features have collapsed: effective rank {rows[-1]['rank']:.1f} of {width}.")
+        return found
+
+    def guess(self) -> "PositionGuess | None":
+        """What a position tells of its token, from the stored tokens; None without them."""
+        from mapet.tokenizers.information import position_guess
+
+        if self._guess is None:
+            try:
+                tokens = self._tokens()
+                self._guess = position_guess(tokens, self.recipe.seed) if tokens is not None else None
+            except Exception:  # tokens elsewhere, or damaged
+                return None
+        return self._guess
+
+    def _tokens(self) -> Any:
+        """Up to 10,000 rows (N, L) of the stored tokens; None without a store."""
+        import numpy as np
+        import torch
+
+        from mapet.tokenizers.store import TokenStore
+
+        own = self.run.folder / "tokens"
+        folder = own if own.is_dir() else Path(self.recipe.tokens) if self.recipe.tokens else None
+        if folder is None or not self.recipe.reads_tokens:
+            return None
+        store = TokenStore.open(folder)
+        rows = np.arange(len(store))[:: -(-len(store) // 10_000)]
+        return torch.from_numpy(store.read(rows).astype(np.int64))
+
+    def training(self) -> list[Part]:
+        """Loss, token accuracy against the guess, learning rate, gradient."""
+        from mapet.viz.figures import loss_figure
+
+        guess = self.guess()
+        chart = loss_figure(self.files.columns, guess.best if guess else None)
+        caption = "Light: each step; dark: running mean."
+        if guess:
+            caption += f" Dashed: the most frequent token of each position, {guess.best:.1%}, which needs no image."
+        return [drawn(chart, "Loss and token accuracy over steps", caption), *self.files.rates()]
+
+    def learned(self) -> list[Part]:
+        """Evaluations, and what was measured on the way."""
+        from mapet.api.probes import history
+
+        parts, rows = self.files.scores(), history(self.run)
+        if rows:
+            caption = "Measured on the way (--probe-every), on images that are not trained on where labels exist."
+            parts.append(drawn(charts.probes(rows), "k-NN accuracy and effective rank over epochs", caption))
+        name = self.run.folder.name
+        return parts or [Text(f"Not measured yet: mapet evaluate {name} --data LABELLED, or --probe-every 1.")]
+
+    def tokens(self) -> list[Part]:
+        """How the codes are used, and the images' token maps."""
+        from mapet.tokenizers.codebook import usage
+        from mapet.tokenizers.health import Health
+        from mapet.viz.codes import usage_figure
+        from mapet.viz.figures import plain
+
+        tokens = self._tokens()
+        if tokens is None:
+            return []
+        size = max(int(tokens.max()) + 1, self.recipe.tokenizer.vocab_size)
+        counts, health, guess = usage(tokens, size), Health.of(tokens, size), self.guess()
+        told = f"; {guess.bits:.2f} of a token's {guess.entropy:.2f} bits tell the patch's position" if guess else ""
+        caption = (
+            f"{health.patches:,} patches of {health.images:,} images; {health.seen:,} of {size:,} codes are in use, "
+            f"as evenly as {health.perplexity:,.0f} equally frequent ones{told}."
+        )
+        chart = usage_figure(counts)
+        plain(chart.axes[0])
+        return [drawn(chart, "Share of patches per code", caption)]
+
+    def revealed(self) -> list[Part]:
+        """An order over one image in frames, and the first frame of others."""
+        from tempfile import TemporaryDirectory
+
+        from mapet.api.reveal import WITH_FILL, Revealer, draw
+        from mapet.config.use import RevealSettings
+
+        if self.recipe.objective.name not in (*WITH_FILL, "pet"):
+            return []
+        revealer = Revealer(self.run.folder, self.s.most)
+        source, indices = self._images(self.s.images)
+        parts: list[Part] = [
+            Text(
+                "Patches are given one after another along a random order; of all others the model predicts the token. "
+                "Each code is drawn as its most typical patch, paler than given patches."
+            )
+        ]
+        with TemporaryDirectory() as folder:
+            for number, index in enumerate(indices):
+                found = revealer(source, index, RevealSettings(frames=1 if number else FRAMES, seed=self.s.seed))
+                name = source.image_id(index)
+                path = draw(found, Path(folder) / f"{number}.png")
+                parts.append(image(path, f"Given, believed and true patches of {name}", name))
+        return parts
+
+    def attention(self) -> list[Part]:
+        """Attention of CLS, rollout, components and similarity."""
+        from tempfile import TemporaryDirectory
+
+        from mapet.api.attend import attend
+
+        source, indices = self._images(self.s.images)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "attention.png"
+            images = [source.read(index) for index in indices]
+            attend(self.run.folder, images, path, accelerator=self.s.accelerator)
+            caption = (
+                "From left to right: image, attention rollout, heads of CLS in the last block, principal components of "
+                "the patches as colours, cosine similarity to the framed patch. Predicting tokens gives CLS no loss."
+            )
+            return [image(path, "Attention maps, components and similarities of some images", caption)]
+
+    def neighbours(self) -> list[Part]:
+        """Some images, each with those whose features are nearest."""
+        from tempfile import TemporaryDirectory
+
+        import numpy as np
+
+        from mapet.api.embed import embed
+        from mapet.viz.sheet import contact_sheet
+
+        queries, known = self._images(self.s.images), self._images(self.s.most, training=True)
+        vectors = []
+        for source, indices in (queries, known):
+            images = [source.read(index) for index in indices]
+            found = embed(self.run.folder, images, normalize=True, accelerator=self.s.accelerator)
+            vectors.append(np.concatenate([rows for _, rows in found.chunks()]))
+        tiles = []
+        for index, vector in zip(queries[1], vectors[0], strict=True):
+            tiles.append(("image", queries[0].image_id(index), queries[0].read(index)))
+            similarity = vectors[1] @ vector
+            others = [i for i in np.argsort(-similarity, kind="stable").tolist() if known[1][i] != index
+                      or known[0].name != queries[0].name]  # fmt: skip
+            for i in others[:NEIGHBOURS]:
+                source, position = known[0], known[1][i]
+                tiles.append((f"{similarity[i]:.3f}", source.image_id(position), source.read(position)))
+        with TemporaryDirectory() as folder:
+            path = contact_sheet(tiles, Path(folder) / "neighbours.png", 1 + NEIGHBOURS)
+            caption = f"Cosine similarity of the mean of patches, among {len(known[1]):,} training images."
+            return [image(path, "Some images and their nearest neighbours", caption)]
+
+    def _images(self, count: int, *, training: bool = False) -> "tuple[ImageDataset, list[int]]":
+        """So many readable images: held-out ones where the data has them, drawn by the seed."""
+        import torch
+
+        from mapet.data.dataset import has_held_out, open_dataset
+        from mapet.data.image import UnreadableImage
+        from mapet.utils.rng import random_bits
+
+        split = "train" if training or not has_held_out(self.recipe.data) else "test"
+        source = open_dataset(self.recipe.data, split)
+        found = []
+        for index in random_bits(self.s.seed, SALT, torch.arange(len(source))).argsort().tolist():
+            try:
+                source.read(index)
+            except UnreadableImage:
+                continue
+            found.append(index)
+            if len(found) == count:
+                break
+        return source, sorted(found)
+
+    def cost(self) -> list[Part]:
+        """Images, operations, time and memory."""
+        from mapet.api.show import cost
+        from mapet.engine.progress import clock
+
+        o, seen = self.recipe.optimization, self.files.steps * self.recipe.optimization.batch_size
+        rows = [("images seen", f"{seen:,}")]
+        if seconds := self.files.seconds:
+            rows += [("training time", clock(seconds)), ("images per second", f"{seen / seconds:,.0f}")]
+        rows.append(("batch size", f"{o.batch_size}"))
+        lines = [line.split(maxsplit=1) for line in cost(self.recipe).replace("\n ", " ").splitlines()]
+        return [Table("Cost", [*rows, *((one[0], one[1]) for one in lines if len(one) == 2)])]
+
+    def usage(self) -> list[Part]:
+        """How the encoder is read in Python, and what can be done with it."""
+        name = self.run.folder.name
+        return [
+            Code(
+                "import mapet\n\n"
+                f'encoder = mapet.load_encoder("{name}")\n'
+                f'features = mapet.embed("{name}", "photos")  # the mean of the patches'
+            ),
+            Code(
+                f"mapet evaluate {name} --data LABELLED\n"
+                f"mapet finetune {name} --data LABELLED --out {name}-classifier\n"
+                f"mapet export {name} --to timm  # also read by transformers"
+            ),
+        ]

@@ -1,0 +1,155 @@
+"""Sections that all reports of runs share, made of the files in a run's folder."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mapet.engine.run import Run
+from mapet.utils.io import load_json
+from mapet.viz.report import charts
+from mapet.viz.report.page import Code, Part, Section, Table, Text, drawn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TENTH = 10  # the first and the last tenth of the steps are compared
+FLAT = 0.99  # of the first tenth's loss: a last one above it has learned nothing
+FEWEST = 50  # steps that say something
+MANY_BAD = 0.01  # share of unreadable images
+
+
+def section(title: str, build: Callable[[], Sequence[Part]]) -> Section:
+    """A section; what cannot be made is named with its reason."""
+    try:
+        return Section(title, build())
+    except Exception as error:  # a report of a damaged folder has what is there
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return Section(title, [Text(f"Not available: {reason}")])
+
+
+def filled(sections: Sequence[Section]) -> list[Section]:
+    """Those with content."""
+    return [one for one in sections if one.parts]
+
+
+class RunFiles:
+    """What the files of a run say, without its model; each is read once, and may be missing or damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run, self.folder = Run(folder), folder
+
+    @cached_property
+    def columns(self) -> "dict[str, NDArray[np.float64]]":
+        """The metrics; raises MapetError without any."""
+        from mapet.viz.figures import read_columns
+
+        return read_columns(self.run.metrics)
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Command, time, versions and machine of the first start."""
+        found = load_json(self.folder / "provenance.json")
+        first = found[0] if isinstance(found, list) and found else None
+        return first if isinstance(first, dict) else {}
+
+    @property
+    def seconds(self) -> float | None:
+        """Training time, as far as it is known."""
+        found = load_json(self.folder / "seconds.json")
+        value = found.get("seconds") if isinstance(found, dict) else None
+        return float(value) if isinstance(value, (int, float)) else None
+
+    @property
+    def images(self) -> int | None:
+        """Images of the data set that the run trains on, if that is recorded."""
+        found = load_json(self.folder / "inputs.json")
+        value = found.get("images") if isinstance(found, dict) else None
+        return value if isinstance(value, int) else None
+
+    @property
+    def steps(self) -> int:
+        """Steps with a row of metrics; 0 without any."""
+        try:
+            return int(self.columns["step"][-1])
+        except Exception:
+            return 0
+
+    def tenths(self, name: str) -> tuple[float, float] | None:
+        """Means of a column over the first and the last tenth of the steps; None without values."""
+        import numpy as np
+
+        values = self.columns.get(name)
+        if values is None or np.isnan(values).all():
+            return None
+        part = max(1, len(values) // TENTH)
+        return float(np.nanmean(values[:part])), float(np.nanmean(values[-part:]))
+
+    def rates(self) -> list[Part]:
+        """The chart of learning rate and gradient."""
+        chart = charts.rates(self.columns)
+        return [drawn(chart, "Learning rate and norm of the gradient over steps", "As recorded in metrics.csv.")]
+
+    def notes(self, loss: str = "loss") -> list[str]:
+        """What looks wrong in the metrics and among the images."""
+        import numpy as np
+
+        found = []
+        try:
+            values = self.columns[loss]
+            if not np.isfinite(values[~np.isnan(values)]).all():
+                found.append("The loss has infinite values: lower --lr.")
+            tenths = self.tenths(loss)
+            if tenths and len(values) >= FEWEST and tenths[1] > FLAT * tenths[0]:
+                found.append(
+                    f"The loss is flat: {tenths[0]:.3f} in the first tenth of the steps, {tenths[1]:.3f} in the last."
+                )
+        except Exception:
+            found.append("There are no metrics: the run ended before its first step, or metrics.csv was lost.")
+        bad = self.unreadable()
+        if bad and self.images and bad > MANY_BAD * self.images:
+            found.append(f"{bad:,} of {self.images:,} images cannot be read: see unreadable-images.txt.")
+        return found
+
+    def unreadable(self) -> int:
+        """Images that could not be read."""
+        try:
+            return len(self.run.unreadable_images.read_bytes().splitlines())
+        except OSError:
+            return 0
+
+    def origin(self) -> list[Part]:
+        """Command, machine, versions and all settings."""
+        found: list[Part] = []
+        if about := self.provenance:
+            rows = [(name, str(about[name])) for name in ("command", "time", "processor", "gpu", "system", "python")
+                    if about.get(name)]  # fmt: skip
+            packages = about.get("versions")
+            if isinstance(packages, Mapping):
+                rows.append(("versions", ", ".join(f"{name} {version}" for name, version in packages.items())))
+            found.append(Table("How the run was started", rows))
+        found.append(Text("The recipe; mapet pretrain --recipe FILE repeats a pre-training with it."))
+        found.append(Code(self.run.recipe.read_text(encoding="utf-8").rstrip()))
+        return found
+
+    def scores(self) -> list[Part]:
+        """The evaluations of the run."""
+        rows = []
+        for entry in self.run.scores:
+            for name, score in entry.items():
+                if not isinstance(score, dict) or not {"value", "low", "high", "count"} <= score.keys():
+                    continue
+                interval = f"{100 * score['low']:.1f} – {100 * score['high']:.1f}"
+                note = " ".join(filter(None, [str(entry.get("protocol", "")), score.get("note", "")]))
+                rows.append((name, f"{100 * score['value']:.1f}", interval, f"{score['count']:,}", note))
+        if not rows:
+            return []
+        header = ("score", "%", "95 % interval", "of", "protocol")
+        return [Table("Scores", rows, header)]
+
+
+def plain_json(value: Any) -> str:
+    """A value as indented JSON."""
+    return json.dumps(value, indent=1, ensure_ascii=False)

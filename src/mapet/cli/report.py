@@ -1,0 +1,44 @@
+"""``mapet report``: a folder on one page."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mapet.api.report import report
+from mapet.cli.options import parse, require
+from mapet.config.report import ReportSettings
+from mapet.utils.lock import is_locked
+from mapet.utils.log import log
+
+ABOUT = """Write one HTML file that shows what is in FOLDER: a run, a comparison, or an inspected tokenizer.
+
+The file needs no network and no JavaScript. What FOLDER lacks is left out, with the reason."""
+SECONDS = 30  # between two reports of a run that is watched
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mapet report``."""
+
+    folder: str = ""
+    """Folder of a run, of a comparison, or of mapet tokenizer inspect."""
+    out: str | None = None
+    """HTML file to write; None: report.html in FOLDER. An earlier report is replaced."""
+    watch: bool = False
+    """Write it again every 30 seconds, without images, as long as the run goes on; at its end with images."""
+    settings: ReportSettings = field(default_factory=ReportSettings)
+
+
+def command(arguments: list[str]) -> int:
+    """Parse, write, print where."""
+    o = parse(Options(), arguments, "report FOLDER", ABOUT)
+    require("report", folder=o.folder)
+    try:
+        while o.watch and is_locked(Path(o.folder).expanduser()):
+            path = report(o.folder, o.out, refresh=SECONDS, settings=o.settings, images=0)
+            log.info(f"report    {path}")
+            time.sleep(SECONDS)
+    except KeyboardInterrupt:
+        return 0
+    print(f"report in {report(o.folder, o.out, settings=o.settings)}")
+    return 0

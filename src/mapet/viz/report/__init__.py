@@ -1,0 +1,1 @@
+"""Pages of one file: text, tables, code and figures, without a network or JavaScript."""
