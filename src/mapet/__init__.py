@@ -40,6 +40,7 @@ _HOMES = {
     "VQKDRecipe": "config.vqkd",
     "benchmark": "api.benchmark.run",
     "compare": "api.compare.run",
+    "doctor": "api.doctor",
     "attend": "api.attend",
     "embed": "api.embed",
     "reveal_image": "api.reveal",

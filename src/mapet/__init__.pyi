@@ -9,6 +9,7 @@ from mapet.api.attend import Attended
 from mapet.api.benchmark.report import Report as Report
 from mapet.api.compare.plan import Plan as Plan
 from mapet.api.compare.run import Comparison as Comparison
+from mapet.api.doctor import doctor as doctor
 from mapet.api.encoders import load_classifier as load_classifier
 from mapet.api.encoders import load_encoder as load_encoder
 from mapet.api.estimate import Estimate as Estimate
@@ -730,6 +731,7 @@ __all__ = [
     "attend",
     "benchmark",
     "compare",
+    "doctor",
     "embed",
     "estimate",
     "evaluate",

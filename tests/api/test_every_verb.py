@@ -176,6 +176,11 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
     "linear": probe("linear", pool="token"),
     "attentive": probe("attentive", batch_size=8),
     "fewshot": probe("fewshot", draws=2),
+    "doctor": (
+        lambda m, out: ["doctor"],
+        lambda m, out: print(re.sub(r"\s+", " ", " ".join(f"{d.topic} {d.found}" for d in mapet.doctor()))),
+        lambda out, said: sorted(re.findall(r"versions|images|processor|compiler|memory|disk|cache|extras", said)),
+    ),
     "report": (
         lambda m, out: ["report", m.run, "--out", out.with_suffix(".html"), "--images", "1", "--most", "20"],
         lambda m, out: mapet.report(m.run, out.with_suffix(".html"), images=1, most=20),

@@ -54,7 +54,8 @@ def text_of(path):
 
 
 SHOWN = {
-    "run": ("MaPeT: run", "Loss and token accuracy", "most frequent token of each position", "k-NN accuracy and effective rank", "codes are in use",
+    "run": ("MaPeT: run", "Loss and token accuracy", "most frequent token of each position",
+            "k-NN accuracy and effective rank", "codes are in use",
             "Patches are given one after another", "Attention maps", "nearest neighbours", "GMAC", "load_encoder",
             "objective"),
     "classifier": ("of 2 classes", "top1", "Confusion matrix", "Wrong with the highest confidence", "Least confident"),

@@ -38,7 +38,7 @@ GROUPS = {
     "Training": ("quickstart", "pretrain", "finetune", "compare"),
     "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot"),
     "Use": ("report", "embed", "neighbours", "predict", "attend", "reveal"),
-    "Tools": ("export", "bench", "show", "list", "check"),
+    "Tools": ("export", "bench", "show", "list", "check", "doctor"),
 }
 
 VERBS = {
@@ -203,6 +203,11 @@ VERBS = {
         {"FOLDER": "folder"},
         "folder",
         "mapet check runs/first",
+    ),
+    "doctor": Verb(
+        "what this machine offers, and what will not work",
+        "doctor",
+        example="mapet doctor",
     ),
     "tokenizer fit": Verb(
         "k-means over a frozen teacher's features (with CLIP: k-CLIP)",
