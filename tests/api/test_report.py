@@ -148,7 +148,7 @@ def test_only_a_report_is_replaced(folders, tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda folder: None, "is no folder"),
+        (lambda folder: None, "is not a folder"),
         (lambda folder: folder.mkdir(), "holds nothing to report"),
     ],
 )

@@ -80,7 +80,7 @@ def _builder(folder: Path) -> "Callable[[Path, ReportSettings], Page]":
     from mapet.api.report import comparison, finetuning, pretraining, tokenizer
 
     if not folder.is_dir():
-        raise MapetError(f"{folder} is no folder: give one {KINDS}.")
+        raise MapetError(f"{folder} is not a folder: give one {KINDS}.")
     for name, build in (
         ("compare.yaml", comparison.page),
         ("classifier.json", finetuning.page),

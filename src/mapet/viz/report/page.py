@@ -135,12 +135,12 @@ def image(path: Path, alt: str, caption: str, most: int = 928) -> Figure:
     from PIL import Image
 
     with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    if picture.width > 2 * most:
-        picture.thumbnail((2 * most, 4 * most))
+        shown = opened.convert("RGB")
+    if shown.width > 2 * most:
+        shown.thumbnail((2 * most, 4 * most))
     content = BytesIO()
-    picture.save(content, "WEBP", quality=85)
-    return Figure(_uri("image/webp", content.getvalue()), alt, caption, min(most, picture.width))
+    shown.save(content, "WEBP", quality=85)
+    return Figure(_uri("image/webp", content.getvalue()), alt, caption, min(most, shown.width))
 
 
 def _uri(kind: str, content: bytes) -> str:
