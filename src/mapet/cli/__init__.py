@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
+from mapet.cli.output import muted, print_json, take_flags
 from mapet.cli.verbs import GROUPS, VERBS, module
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.log import log
@@ -29,6 +30,7 @@ def usage() -> str:
         f"{groups}\n\n"
         "mapet VERB --help       the options that people use, and examples\n"
         "mapet VERB --help-all   all options\n"
+        "mapet VERB --quiet      without progress and text; --json: the result as the last line\n"
         "mapet --version\n"
         "mapet --print-completion bash|zsh|tcsh\n"
         '    completion of verbs and options: eval "$(mapet --print-completion bash)"'
@@ -39,8 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; a mistake of the user is one line on stderr and exit code 2."""
     _encode()
     try:
-        with printing():
-            code = _run(list(sys.argv[1:] if argv is None else argv))
+        arguments, flags = take_flags(list(sys.argv[1:] if argv is None else argv))
+        with muted(flags), printing():
+            code = _run(arguments)
+        if "--json" in flags:
+            print_json(code)
         sys.stdout.flush()
         return code
     except MapetError as error:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from mapet.api.attend import attend
 from mapet.api.encoders import KINDS
 from mapet.cli.options import parse, require
+from mapet.cli.output import made
 from mapet.cli.use import images_of
 from mapet.config.use import AttendSettings
 
@@ -32,6 +33,6 @@ def command(arguments: list[str]) -> int:
     """Parse, draw, print where."""
     o = parse(Options(), arguments, "attend FROM IMAGES", ABOUT)
     require("attend", run=o.run, images=o.images, out=o.out)
-    found = attend(o.run, images_of(o.images), o.out, overwrite=o.overwrite, settings=o.settings)
+    found = made(attend(o.run, images_of(o.images), o.out, overwrite=o.overwrite, settings=o.settings))
     print(f"{len(found.image_ids)} images, heads of block {found.block}: figure in {o.out}")
     return 0

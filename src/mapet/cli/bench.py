@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.benchmark.run import benchmark, without_data
 from mapet.cli.options import Preset, given, recipe_in
+from mapet.cli.output import made
 from mapet.config.benchmark import BenchmarkSettings
 from mapet.config.recipe import Recipe
 
@@ -28,5 +29,5 @@ class Options(Preset):
 def command(arguments: list[str]) -> int:
     """Parse and measure, which prints each row; 2 if anything could not be measured."""
     default = Options(settings=without_data(recipe_in(arguments)))
-    report = benchmark(**given(default, arguments, "bench RECIPE", ABOUT))
+    report = made(benchmark(**given(default, arguments, "bench RECIPE", ABOUT)))
     return 2 if report.failed else 0

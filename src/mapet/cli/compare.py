@@ -8,6 +8,7 @@ from mapet.api.compare.run import compare, resume
 from mapet.api.kept_runtime import kept
 from mapet.api.settings import named_recipe
 from mapet.cli.options import Preset, given, parse, recipe_in, take
+from mapet.cli.output import made
 from mapet.config.compare import CompareSettings
 from mapet.config.flat import updated_from
 from mapet.config.recipe import Recipe, Runtime
@@ -47,4 +48,4 @@ def command(arguments: list[str]) -> int:
         found = given(default, arguments, "compare RECIPE", ABOUT)
         runtime, out = updated_from(Runtime(), dict(found)), found.get("out", "")
         work = partial(compare, **found)
-    return stoppable(lambda: print(f"\n{work()}"), again(out, runtime, "compare"), Path(out))
+    return stoppable(lambda: print(f"\n{made(work())}"), again(out, runtime, "compare"), Path(out))

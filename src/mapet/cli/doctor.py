@@ -5,6 +5,7 @@ from textwrap import fill
 
 from mapet.api.doctor import doctor
 from mapet.cli.options import parse
+from mapet.cli.output import made
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Options:
 def command(arguments: list[str]) -> int:
     """Look, print; also problems, with exit code 0: it looked."""
     parse(Options(), arguments, "doctor", "What this machine offers to mapet, and what will not work.")
-    found = doctor()
+    found = made(doctor())
     for one in found:
         print(fill(f"{one.topic:<10} {one.found}", 80, subsequent_indent=" " * 11))
         if one.problem:

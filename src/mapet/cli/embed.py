@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from mapet.api.embed import embed
 from mapet.api.encoders import KINDS
 from mapet.cli.options import parse, require
+from mapet.cli.output import made
 from mapet.cli.use import continued, images_of
 from mapet.config.use import EmbedSettings
 
@@ -36,8 +37,9 @@ def command(arguments: list[str]) -> int:
     """Parse, embed, print what the file holds."""
     o = parse(Options(), arguments, "embed FROM IMAGES", ABOUT)
     require("embed", run=o.run, images=o.images, out=o.out)
-    made = continued(lambda: embed(o.run, images_of(o.images), o.out, overwrite=o.overwrite, settings=o.settings))
-    if made is None:
+    found = continued(lambda: embed(o.run, images_of(o.images), o.out, overwrite=o.overwrite, settings=o.settings))
+    if found is None:
         return 130
-    print(f"{len(made):,} images × {' × '.join(map(str, made.about['shape']))} in {o.out}")
+    made(found)
+    print(f"{len(found):,} images × {' × '.join(map(str, found.about['shape']))} in {o.out}")
     return 0

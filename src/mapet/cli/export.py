@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mapet.api.export import export, loading_text
+from mapet.cli.output import made
 from mapet.cli.probe import parse_from, require_from
 
 
@@ -26,5 +27,5 @@ def command(arguments: list[str]) -> int:
     """Parse, export, print how to load."""
     o = parse_from(Options(), arguments, "export", "Write the encoder of FROM, or its classifier, for other libraries.")
     require_from(o.run, "export")
-    print(loading_text(export(o.run, o.out, o.to, o.overwrite, num_heads=o.num_heads)))
+    print(loading_text(made(export(o.run, o.out, o.to, o.overwrite, num_heads=o.num_heads))))
     return 0

@@ -6,6 +6,7 @@ from typing import Literal
 
 from mapet.api.listing import listing
 from mapet.cli.options import parse, require
+from mapet.cli.output import made
 
 ABOUT = "List the models, objectives, recipes, teachers or evaluation protocols by name."
 
@@ -22,7 +23,7 @@ def command(arguments: list[str]) -> int:
     """Parse, list."""
     o = parse(Options(), arguments, "list", ABOUT)
     require("list", what=o.what)
-    found = listing(o.what)
+    found = made(listing(o.what))
     column = 2 + max(map(len, found)) if any(found.values()) else 0
     for name, about in found.items():
         first, *rest = wrap(about, max(20, 80 - column)) or [""]

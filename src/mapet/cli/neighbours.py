@@ -6,6 +6,7 @@ from typing import Annotated
 from mapet.api.encoders import KINDS
 from mapet.api.neighbours import neighbours
 from mapet.cli.options import parse, require
+from mapet.cli.output import made
 from mapet.config.setting import Option
 from mapet.config.use import NeighboursSettings
 
@@ -35,7 +36,7 @@ def command(arguments: list[str]) -> int:
     """Parse, search, print one line per neighbour."""
     o = parse(Options(), arguments, "neighbours FROM IMAGE", ABOUT)
     require("neighbours", run=o.run, image=o.image, **{"in": o.features})
-    for one in neighbours(o.run, o.image, o.features, o.out, overwrite=o.overwrite, settings=o.settings):
+    for one in made(neighbours(o.run, o.image, o.features, o.out, overwrite=o.overwrite, settings=o.settings)):
         print(f"{one.similarity:.4f}  {one.image_id}")
     if o.out:
         print(f"sheet in {o.out}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.pack import pack, pack_command
 from mapet.cli.options import parse
+from mapet.cli.output import made
 from mapet.config.verbs import PackSettings
 from mapet.utils.log import log
 
@@ -32,7 +33,7 @@ def command(arguments: list[str]) -> int:
     """Pack, and print how to use the result; after Ctrl-C, how to continue."""
     o = parse(Options(), arguments, "pack DATA", ABOUT)
     try:
-        out = pack(o.data, o.out, settings=o.settings)
+        out = made(pack(o.data, o.out, settings=o.settings))
     except KeyboardInterrupt:
         log.info(f"Interrupted. Continue with: {pack_command(o.data, o.out, o.settings)}")
         return 130

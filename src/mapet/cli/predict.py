@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.predict import predict
 from mapet.cli.options import parse, require
+from mapet.cli.output import made
 from mapet.cli.use import continued, images_of
 from mapet.config.use import PredictSettings
 
@@ -35,13 +36,14 @@ def command(arguments: list[str]) -> int:
     """Parse, predict, print the predictions or how many there are."""
     o = parse(Options(), arguments, "predict CLASSIFIER IMAGES", ABOUT)
     require("predict", run=o.run, images=o.images)
-    made = continued(lambda: predict(o.run, images_of(o.images), o.out, overwrite=o.overwrite, settings=o.settings))
-    if made is None:
+    found = continued(lambda: predict(o.run, images_of(o.images), o.out, overwrite=o.overwrite, settings=o.settings))
+    if found is None:
         return 130
+    made(found if o.out else list(found))
     if o.out:
-        print(f"{len(made):,} predictions in {o.out}")
+        print(f"{len(found):,} predictions in {o.out}")
         return 0
-    for one in made:
+    for one in found:
         pairs = zip(one.classes, one.probabilities, strict=True)
         print(f"{one.image_id}  {', '.join(f'{name} {100 * share:.1f} %' for name, share in pairs)}")
     return 0

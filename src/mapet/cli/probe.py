@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from mapet.api.encoders import KINDS
 from mapet.cli.options import parse
+from mapet.cli.output import made
 from mapet.config.evaluate import EvaluateSettings
 from mapet.utils.errors import MapetError
 
@@ -45,7 +46,7 @@ def report(verb: str, source: Source, protocols: str | Sequence[str], settings: 
     from mapet.api.protocols import PROTOCOLS
 
     require_from(source.run, verb)
-    found = evaluate(source.run, source.data, protocols, out=source.out, settings=settings)
+    found = made(evaluate(source.run, source.data, protocols, out=source.out, settings=settings))
     for protocol, scores in found.items():
         print(f"protocol  {PROTOCOLS[protocol].describe(settings)}")
         for name, score in scores.items():

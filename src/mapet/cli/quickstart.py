@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from mapet.cli.options import changed, parse
+from mapet.cli.output import made
 from mapet.config.quickstart import QuickstartSettings
 
 
@@ -28,7 +29,7 @@ def _run(o: Options) -> None:
     from mapet.api.quickstart import quickstart
     from mapet.interop.timm import loading_lines
 
-    result = quickstart(o.out, settings=o.settings)
+    result = made(quickstart(o.out, settings=o.settings))
     figures = ", ".join(map(str, result.figures))
     print(f"\n{result}\n\nfigures   {figures}\nreport    {result.report}\n")
     print(f"Load the encoder anywhere:\n{loading_lines(result.export)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mapet.api.report import report
 from mapet.cli.options import parse, require
+from mapet.cli.output import made
 from mapet.config.report import ReportSettings
 from mapet.utils.lock import is_locked
 from mapet.utils.log import log
@@ -40,5 +41,5 @@ def command(arguments: list[str]) -> int:
             time.sleep(SECONDS)
     except KeyboardInterrupt:
         return 0
-    print(f"report in {report(o.folder, o.out, settings=o.settings)}")
+    print(f"report in {made(report(o.folder, o.out, settings=o.settings))}")
     return 0

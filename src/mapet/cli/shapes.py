@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.shapes import shapes
 from mapet.cli.options import parse, require
+from mapet.cli.output import made
 from mapet.config.segmentation import ShapesSettings
 
 ABOUT = """Compose a segmentation set in ADE20K's layout: images with alpha over photographs.
@@ -28,6 +29,6 @@ def command(arguments: list[str]) -> int:
     """Parse, compose, print where."""
     o = parse(Options(), arguments, "shapes SHAPES PHOTOGRAPHS", ABOUT)
     require("shapes", shapes=o.shapes, photographs=o.photographs, out=o.out)
-    folder, s = shapes(o.shapes, o.photographs, o.out, settings=o.settings), o.settings
+    folder, s = made(shapes(o.shapes, o.photographs, o.out, settings=o.settings)), o.settings
     print(f"{s.train:,} training and {s.test:,} validation images, {s.classes} classes and background: {folder}")
     return 0

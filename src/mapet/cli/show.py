@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from mapet.cli.options import Preset, given, recipe_in
+from mapet.cli.output import made
 from mapet.config.estimate import EstimateSettings
 from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
@@ -29,8 +30,8 @@ def command(arguments: list[str]) -> int:
     about = "Draw a recipe's attention pattern, count its cost, and estimate the hours of its training."
     found = given(Options(settings=named_recipe(recipe_in(arguments))), arguments, "show", about)
     o = updated(Options(settings=named_recipe(found.get("recipe"))), **found)
-    print(show(o.settings))
-    print(estimate(o.settings, settings=o.time) if o.time.has_rate else HINT)
+    print(made(show(o.settings)))
+    print(made(estimate(o.settings, settings=o.time)) if o.time.has_rate else HINT)
     if o.figure:
         print(f"figure     {draw(o.figure, o.settings)}")
     return 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.tokenize import tokenize
 from mapet.cli.options import parse
+from mapet.cli.output import made
 from mapet.config.verbs import TokenizeSettings
 from mapet.utils.log import log
 
@@ -33,7 +34,7 @@ def command(arguments: list[str]) -> int:
     """Tokenize, and print how many tokens there are."""
     o = parse(Options(), arguments, "tokenize DATA", ABOUT)
     try:
-        store = tokenize(o.data, o.out, settings=o.settings)
+        store = made(tokenize(o.data, o.out, settings=o.settings))
     except KeyboardInterrupt:
         log.info("Interrupted. Run the same command to continue.")
         return 130

@@ -11,6 +11,7 @@ from mapet.api.report.write import report_at_end
 from mapet.api.settings import require_unchanged
 from mapet.api.training import RESTORED, RestoredEarlierRun
 from mapet.cli.options import changed, parse
+from mapet.cli.output import made
 from mapet.config.recipe import Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.signals import raised_signals
@@ -30,7 +31,7 @@ def stoppable(train: Callable[[], object], again: str, folder: Path | None = Non
         from mapet.utils.process_group import first_process
 
         try:
-            train()
+            made(train())
             if folder is not None and first_process():
                 report_at_end(folder.expanduser())
         except Stopped as stopped:

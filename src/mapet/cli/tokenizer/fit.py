@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.fit_tokenizer import fit_tokenizer
 from mapet.cli.options import parse
+from mapet.cli.output import made
 from mapet.config.verbs import FitTokenizerSettings
 from mapet.utils.log import log
 
@@ -34,6 +35,6 @@ class Options:
 def command(arguments: list[str]) -> int:
     """Fit, and print where the tokenizer is."""
     o = parse(Options(), arguments, "tokenizer fit DATA", ABOUT)
-    fit_tokenizer(o.data, o.out, overwrite=o.overwrite, settings=o.settings)
+    made(fit_tokenizer(o.data, o.out, overwrite=o.overwrite, settings=o.settings))
     log.info(f"saved     {o.out}")
     return 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.import_tokenizer import import_tokenizer
 from mapet.cli.options import parse
+from mapet.cli.output import made
 from mapet.config.verbs import ImportTokenizerSettings
 from mapet.utils.log import log
 
@@ -24,7 +25,7 @@ class Options:
 def command(arguments: list[str]) -> int:
     """Import, and print a line about the tokenizer."""
     o = parse(Options(), arguments, "tokenizer import FILE", "Turn published weights into a tokenizer's folder.")
-    network = import_tokenizer(o.file, o.out, o.kind, settings=o.settings)
+    network = made(import_tokenizer(o.file, o.out, o.kind, settings=o.settings))
     (rows, columns), (height, width) = network.grid, network.view.size
     codes = f"{network.vocabulary:,} codes, {rows} × {columns} tokens for {height} × {width} pixels"
     log.info(f"{network.kind}  {codes}, hash {network.hash} → {o.out}")

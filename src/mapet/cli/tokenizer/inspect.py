@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from mapet.api.inspect_tokenizer import FINDINGS, inspect_tokenizer
 from mapet.api.tokenizer_report import COLUMN, report_lines
 from mapet.cli.options import parse
+from mapet.cli.output import made
 from mapet.config.verbs import InspectTokenizerSettings
 from mapet.utils.log import log
 
@@ -25,7 +26,7 @@ class Options:
 def command(arguments: list[str]) -> int:
     """Inspect, and print the findings."""
     o = parse(Options(), arguments, "tokenizer inspect FOLDER DATA", "Health of a tokenizer, and images of its codes.")
-    found = inspect_tokenizer(o.folder, o.data, o.out, settings=o.settings)
+    found = made(inspect_tokenizer(o.folder, o.data, o.out, settings=o.settings))
     for line in report_lines(found):
         log.info(line)
     files = ", ".join([FINDINGS, *found["figures"]])
