@@ -105,7 +105,7 @@ class _Recipe(TypedDict, total=False):
     data: str | PathLike[str]
     max_images: int | None
     max_pixels: int
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     seed: int
     tokens: str | PathLike[str] | None
     init: str | PathLike[str]
@@ -292,7 +292,7 @@ class _FinetuneRecipeOfFinetune(TypedDict, total=False):
 
     max_images: int | None
     max_pixels: int
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     seed: int
     init: str | PathLike[str]
     fresh_head: bool
@@ -497,7 +497,7 @@ class _VQKDRecipeOfTrainVqkd(TypedDict, total=False):
 
     max_images: int | None
     max_pixels: int
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     seed: int
     teacher: str | PathLike[str]
     teacher_stage: int | None

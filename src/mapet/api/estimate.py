@@ -6,7 +6,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.memory import in_units, memory_of
-from mapet.api.settings import named_recipe
+from mapet.api.settings import named_recipe, with_precision
 from mapet.config.estimate import EstimateSettings
 from mapet.config.flat import paths, updated
 from mapet.config.recipe import Recipe
@@ -69,7 +69,7 @@ def estimate(
     from mapet.data.loader import steps_in
 
     own = {name: changes.pop(name) for name in paths(EstimateSettings) if name in changes}
-    r, s = updated(named_recipe(recipe), **changes), updated(settings or EstimateSettings(), **own)
+    r, s = with_precision(updated(named_recipe(recipe), **changes)), updated(settings or EstimateSettings(), **own)
     if not s.has_rate:
         raise MapetError("An estimate needs to know how fast a device is: give --bench, --measure or --tflops.")
     with torch.device("meta"):

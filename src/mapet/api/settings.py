@@ -10,6 +10,7 @@ from mapet.config.flat import diff, paths, updated
 from mapet.config.recipe import Recipe
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError, nearest
+from mapet.utils.log import log
 
 R = TypeVar("R")
 M = TypeVar("M", bound=Runtime)
@@ -94,3 +95,19 @@ def require_unchanged(folder: str | Path, before: Any, after: Any, movable: Coll
             )
         given[moved[name]] = wanted
     return given
+
+
+def with_precision(recipe: R, accelerator: str = "auto") -> R:
+    """The recipe, ``auto`` replaced by the precision that this machine's device trains fastest in, which is logged.
+
+    Raises:
+        MapetError: this machine does not have the accelerator.
+    """
+    from mapet.engine.distributed import pick_device
+    from mapet.engine.precision import fastest_precision
+
+    if getattr(recipe, "precision", None) != "auto":
+        return recipe
+    precision, reason = fastest_precision(pick_device(accelerator))
+    log.info(f"precision {precision}: {reason}")
+    return updated(recipe, precision=precision)

@@ -5,7 +5,7 @@ from textwrap import fill
 from typing import Any
 
 from mapet.api.memory import in_units, listed, memory_of
-from mapet.api.settings import named_recipe
+from mapet.api.settings import named_recipe, with_precision
 from mapet.config.flat import updated
 from mapet.config.objectives import short_name
 from mapet.config.recipe import Objective, Recipe
@@ -25,7 +25,7 @@ def show(recipe: Recipe | str | Path | None = None, **changes: Any) -> str:
     Raises:
         MapetError: no such recipe, or settings that do not fit.
     """
-    r = updated(named_recipe(recipe), **changes)
+    r = with_precision(updated(named_recipe(recipe), **changes))
     return f"{drawing(r)}\n\n{cost(r)}"
 
 

@@ -12,6 +12,7 @@ from mapet.api.inputs import check_inputs_unchanged
 from mapet.api.kept_runtime import keep, with_kept
 from mapet.api.memory import Halving
 from mapet.api.moved import Moved
+from mapet.api.settings import with_precision
 from mapet.config.file import save
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
@@ -135,6 +136,8 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
     from mapet.engine.run import Run
     from mapet.utils.process_group import first_process
 
+    if new:
+        job.recipe = with_precision(job.recipe, job.runtime.accelerator)
     job.validate(new=new)
     run = job.run
     runtime = job.runtime = job.runtime if new else with_kept(job.runtime, run.folder)

@@ -51,7 +51,8 @@ class Training:
     """Use only this many images, chosen at random; None: all."""
     max_pixels: Count = MAX_PIXELS
     """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
-    precision: Annotated[Precision, Option(common=True)] = "float32"
-    """Precision of the training; bfloat16 is mixed precision."""
+    precision: Annotated[Literal["auto", Precision], Option(common=True)] = "float32"
+    """float32, bfloat16 (mixed precision), or auto: bfloat16 where the device has instructions for it. The run's recipe
+    records what was chosen."""
     seed: Annotated[Seed, Option(common=True)] = 0
     """Random seed."""

@@ -72,7 +72,7 @@ def compare(
         Stopped: a signal was received; calling again resumes.
     """
     from mapet.api.finetune import named_tuning
-    from mapet.api.settings import named_recipe
+    from mapet.api.settings import named_recipe, with_precision
     from mapet.api.tokenize import require_one_way
 
     runtime = updated_from(runtime or Runtime(), changes)
@@ -85,7 +85,9 @@ def compare(
     t, folders = merged.tokenizer, ",".join(settings.tokenizers)
     require_one_way(t, base.tokenizer, tokens=merged.tokens, tokenizer=t.path, tokenizers=folders)
     _require_apart(out, merged, settings, RECIPE=recipe, tuning=tuning)
-    return _run(_plan(settings, merged, named_tuning(tuning)), Path(out), runtime)
+    merged = with_precision(merged, runtime.accelerator)
+    tuned = with_precision(named_tuning(tuning), runtime.accelerator)
+    return _run(_plan(settings, merged, tuned), Path(out), runtime)
 
 
 def resume(folder: str | Path, runtime: Runtime | None = None, **changes: Any) -> Comparison:
