@@ -37,6 +37,7 @@ SMALL = {  # options of each verb that are given, or replaced
                 "--evaluate": "knn", "--max-images": "None"},
     "shapes": {"--classes": "2", "--train": "3", "--test": "2", "--size": "32"},
     "pack": {"--size": "16", "--workers": "0"},
+    "report": {"--images": "1", "--most": "10", "--accelerator": "cpu"},
     "embed": CPU,
     "attend": CPU,
     "reveal": {},

@@ -254,6 +254,7 @@ def test_python_equals_the_command_line(verb, made, tmp_path, capsys):
     compare(verb, made, tmp_path, capsys)
 
 
+@pytest.mark.timeout(1200)  # two whole ones
 def test_quickstart_is_that_of_the_command_line(cifar10, made, tmp_path, capsys):
     compare("quickstart", made, tmp_path, capsys)
 

@@ -144,7 +144,7 @@ def test_the_first_frame_is_a_forward_pass_of_masked_prediction(run, photo):
         (["attend", "RUN", "PHOTO", "--out", "a.png", "--patch", "4", "0"], "from 0, got 4 0"),
         (["attend", "nowhere", "PHOTO", "--out", "a.png"], "does not exist"),
         (["reveal", "RUN", "IMAGES", "--out", "a.png"], "IMAGE must be one image, got 48"),
-        (["reveal", "RUN", "PHOTO", "--out", "a.png", "--frames", "1"], "--frames must be >= 2 and <= 12, got 1"),
+        (["reveal", "RUN", "PHOTO", "--out", "a.png", "--frames", "0"], "--frames must be >= 1 and <= 12, got 0"),
         (["reveal", "PHOTO", "PHOTO", "--out", "a.png"], "PHOTO"),
     ],
 )

@@ -81,7 +81,7 @@ def _final(axes: "Axes", entries: Sequence[Entry], styles: Styles, key: Key, fie
             continue
         x, value, reach = getattr(entry, field), 100 * estimate.value, 100 * (estimate.reach or 0)
         lines.setdefault(entry.name, []).append((x, value))
-        axes.errorbar(x, value, reach, c=color, marker=marker, ls="none", capsize=3, alpha=0.8, label=entry.name)
+        axes.errorbar(x, value, reach, c=color, marker=marker, ls="none", capsize=3, label=entry.name)
         own = [100 * one for one in seeds.get((entry.method, entry.setting, entry.epochs, key), ())]
         values += own
         axes.plot([x] * len(own), own, color=color, marker=".", markersize=3, linestyle="none", alpha=0.6)
