@@ -7,11 +7,13 @@ import shutil
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from mapet.interop.card import loading_lines
 from mapet.interop.export_folder import verify
-from mapet.interop.timm import from_timm, load_export, loading_lines, to_timm
+from mapet.interop.timm import from_timm, load_export, to_timm
 from mapet.method.encoder import Classifier, Encoder
 from mapet.utils.errors import MapetError
 
@@ -72,6 +74,31 @@ def test_timm_computes_the_same(tmp_path, settings):
         torch.testing.assert_close(model(images(encoder)), encoder.forward_head(expected), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(224, 224), (256, 192)], ids=str)
+@pytest.mark.parametrize("kind", [Encoder, Classifier])
+def test_timm_and_transformers_compute_the_same_from_photographs(tmp_path, size, kind):
+    auto, sets = pytest.importorskip("transformers"), pytest.importorskip("sklearn.datasets")
+    encoder = make(kind, img_size=size, patch_size=16, **({"num_classes": 3} if kind is Classifier else {}))
+    folder = to_timm(encoder, tmp_path / "out", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    photos = [Image.fromarray(pixels) for pixels in sets.load_sample_images().images]
+    crops = [photo.crop((x, 0, x + 400, 427)) for photo in photos for x in (0, 120, 240)][:5]
+    model, classifies = load(folder), kind is Classifier
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    batch = torch.stack([transform(crop) for crop in crops])
+    theirs = (auto.AutoModelForImageClassification if classifies else auto.AutoModel).from_pretrained(folder).eval()
+    processed = auto.AutoImageProcessor.from_pretrained(folder)(crops, return_tensors="pt")["pixel_values"]
+    assert batch.shape == (5, 3, *size)
+    assert torch.equal(processed, batch)
+    for pixels in (batch, batch[:1]):
+        with torch.no_grad():
+            expected = encoder(pixels)
+            timms = model(pixels) if classifies else model.forward_features(pixels)
+            found = theirs(pixels)
+        found = found.logits if classifies else found.last_hidden_state
+        torch.testing.assert_close(timms, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_round_trip(tmp_path, settings):
     encoder = make(**settings)
@@ -114,7 +141,8 @@ def test_code_of_the_model_card_runs(tmp_path):
     lines = loading_lines(folder)
     card = (folder / "README.md").read_text()
     assert len(lines.splitlines()) == 3
-    assert lines in card
+    assert all(line in card for line in loading_lines("./out").splitlines())
+    assert str(tmp_path) not in card
     assert "- objective: mapet\n- epochs: 3\n" in card
     names = {"images": images(encoder)}
     exec(lines, names)
@@ -156,6 +184,32 @@ def test_failure_leaves_no_files(tmp_path, monkeypatch):
         export(make(depth=3), tmp_path / "out", overwrite=True)
     assert earlier.read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize("kind", [Encoder, Classifier])
+def test_an_export_that_timm_reads_otherwise_is_refused(tmp_path, monkeypatch, kind):
+    earlier = export(make(), tmp_path / "out") / "model.safetensors"
+    content, create = earlier.read_bytes(), timm.create_model
+
+    def changed(*given, **settings):
+        model = create(*given, **settings)
+        with torch.no_grad():
+            (model.head.bias if kind is Classifier else model.norm.bias)[0] += 1e-3
+        return model
+
+    monkeypatch.setattr(timm, "create_model", changed)
+    name = "logits" if kind is Classifier else "features"
+    with pytest.raises(MapetError, match=rf"The timm export computes other {name} .* try another version of timm"):
+        export(make(kind, **({"num_classes": 3} if kind is Classifier else {})), tmp_path / "out", overwrite=True)
+    assert earlier.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_the_comparison_draws_no_random_numbers(tmp_path):
+    encoder = make()
+    before = torch.random.get_rng_state()
+    export(encoder, tmp_path / "out")
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_files_have_default_permissions(tmp_path):
@@ -225,9 +279,13 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path, name):
     assert refused > 20
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path):
+def test_weights_that_are_not_finite_are_refused(tmp_path, monkeypatch):
     encoder = make()
     encoder.norm.weight.data[0] = float("nan")
+    with pytest.raises(MapetError, match=r"features of the encoder are NaN or infinite, so nothing is exported"):
+        to_timm(encoder, tmp_path / "out", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    assert not os.listdir(tmp_path)
+    monkeypatch.setattr("mapet.interop.timm.compare", lambda *_: None)
     folder = to_timm(encoder, tmp_path / "out", mean=IMAGENET_MEAN, std=IMAGENET_STD)
     with pytest.raises(MapetError, match=r"model.safetensors is damaged: norm.weight has values"):
         load_export(folder)

@@ -134,12 +134,13 @@ def _pack(path: Path) -> None:
 
 
 def _export(path: Path) -> None:
-    from mapet.interop.export_folder import verify
+    from mapet.interop.export_folder import verify, verify_programs
     from mapet.interop.timm import load_export
 
     if not verify(path.parent):
         _note(path, "only that it can be loaded was checked")
     load_export(path.parent)
+    verify_programs(path.parent)
 
 
 def _note(path: Path, checked: str) -> None:

@@ -30,7 +30,7 @@ def usage() -> str:
         f"{groups}\n\n"
         "mapet VERB --help       the options that people use, and examples\n"
         "mapet VERB --help-all   all options\n"
-        "mapet VERB --quiet      without progress and text; --json: the result as the last line\n"
+        "mapet VERB --quiet      nothing but refusals; --json: the result as last line\n"
         "mapet --version\n"
         "mapet --print-completion bash|zsh|tcsh\n"
         '    completion of verbs and options: eval "$(mapet --print-completion bash)"'

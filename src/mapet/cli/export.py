@@ -14,18 +14,21 @@ class Options:
     run: str = ""
     """FROM: a run or export folder, an official-format checkpoint, or a timm model; may come first, without --run."""
     to: str = "timm"
-    """Library to write for: timm."""
+    """Formats, with commas: timm (with transformers; always written), onnx, torch."""
     out: str | None = None
     """Folder to write; None: export/timm in the run's folder."""
     num_heads: int | None = None
     """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
     overwrite: bool = False
     """Replace an earlier export; only files that mapet wrote are deleted."""
+    push: str | None = None
+    """Upload to this private repository, USER/NAME, of the Hugging Face Hub; None: nothing is sent."""
 
 
 def command(arguments: list[str]) -> int:
     """Parse, export, print how to load."""
     o = parse_from(Options(), arguments, "export", "Write the encoder of FROM, or its classifier, for other libraries.")
     require_from(o.run, "export")
-    print(loading_text(made(export(o.run, o.out, o.to, o.overwrite, num_heads=o.num_heads))))
+    found = made(export(o.run, o.out, o.to, o.overwrite, num_heads=o.num_heads, push=o.push))
+    print(loading_text(found))
     return 0

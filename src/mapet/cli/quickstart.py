@@ -27,7 +27,7 @@ def command(arguments: list[str]) -> int:
 
 def _run(o: Options) -> None:
     from mapet.api.quickstart import quickstart
-    from mapet.interop.timm import loading_lines
+    from mapet.interop.card import loading_lines
 
     result = made(quickstart(o.out, settings=o.settings))
     figures = ", ".join(map(str, result.figures))

@@ -172,7 +172,7 @@ VERBS = {
     ),
     "export": Verb(
         "write an encoder for other libraries",
-        "export RUN [--to timm]",
+        "export RUN [--to timm,onnx,torch]",
         {"RUN": "run"},
         "run to out overwrite",
         "mapet export runs/first --to timm",

@@ -18,12 +18,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mapet.utils.errors import MapetError
-from mapet.utils.fingerprint import KEY, fingerprint
+from mapet.utils.fingerprint import KEY, file_hash, fingerprint
 from mapet.utils.io import sync, writing
 from mapet.utils.lock import LOCK, Lock
 from mapet.utils.owned import AN_EXPORT, EXPORT, discard, find_foreign, is_export, is_unfinished_export
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+PROGRAMS = "programs"  # in the config: the hash of each ONNX or torch.export file
 SEALED = ("architecture", "num_classes", "label_names", "global_pool", "model_args", "pretrained_cfg")  # of the config
 
 
@@ -78,6 +79,21 @@ def verify(folder: Path) -> bool:
     if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise MapetError(f"{path} is damaged: {bad[0]} has values that are NaN or infinite. Export again.")
     return expected is not None
+
+
+def verify_programs(folder: Path) -> None:
+    """Verify the ONNX and torch.export files of an export.
+
+    Raises:
+        MapetError: one is unreadable, or was changed.
+    """
+    for name, expected in read_config(folder).get(PROGRAMS, {}).items():
+        try:
+            found = file_hash(folder / name)
+        except OSError as error:
+            raise MapetError(f"{folder / name} cannot be read ({error}): restore it, or export again.") from error
+        if found != expected:
+            raise MapetError(f"{folder / name} was changed since it was exported: restore it, or export again.")
 
 
 @contextmanager
@@ -151,4 +167,5 @@ def _old(folder: Path) -> Path:
 
 
 def _sealed(config: Mapping[str, Any]) -> str:
-    return json.dumps({name: config.get(name) for name in SEALED}, sort_keys=True)
+    known = {name: config.get(name) for name in SEALED}
+    return json.dumps(known | {name: config[name] for name in (PROGRAMS,) if name in config}, sort_keys=True)

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from mapet.interop.export_folder import CARD, CONFIG, WEIGHTS, read_config, replacing, verify, weights, write
+from mapet.interop.card import card
+from mapet.interop.export_folder import CARD, CONFIG, PROGRAMS, WEIGHTS, read_config, replacing, verify, weights, write
+from mapet.interop.graphs import FILES, Graph, compare, write_graph
 from mapet.method.encoder import SIZES, Classifier, Encoder
 from mapet.utils.errors import MapetError
+from mapet.utils.fingerprint import file_hash
 from mapet.utils.owned import AN_EXPORT
 from mapet.utils.rng import uniform
 
@@ -26,11 +29,12 @@ def to_timm(
     interpolation: str = "bicubic",
     crop_pct: float = 1.0,
     notes: Mapping[str, Any] | None = None,
+    formats: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads, atomically.
 
-    timm's ``forward_features`` then equals ``Encoder.forward``. Returns ``folder``.
+    timm's ``forward_features`` then equals ``Encoder.forward``, which is compared first. Returns ``folder``.
 
     Args:
         encoder: the encoder; a ``Classifier`` is exported with its head.
@@ -39,10 +43,12 @@ def to_timm(
         interpolation: interpolation of the evaluation transform, by timm's name.
         crop_pct: share of the shorter side that the evaluation transform crops.
         notes: training settings, shown in the model card.
+        formats: programs that are written, too: ``onnx``, ``torch``.
         overwrite: replace an earlier export.
 
     Raises:
-        MapetError: the folder is not empty, or ``mean`` or ``std`` does not have one entry per channel.
+        MapetError: the folder is not empty, timm's model or a program differs from the encoder, or ``mean`` or ``std``
+            does not have one entry per channel.
     """
     if not len(mean) == len(std) == encoder.in_chans:
         raise MapetError(
@@ -52,9 +58,13 @@ def to_timm(
     target = Path(folder).resolve()
     with replacing(target, overwrite) as new:
         config = _config(encoder, mean, std, interpolation, crop_pct)
+        for name in formats:
+            write_graph(encoder, name, new)
+            config.setdefault(PROGRAMS, {})[FILES[name]] = file_hash(new / FILES[name])
         write(new / WEIGHTS, weights(encoder.state_dict(), config))
         write(new / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        write(new / CARD, _card(encoder, Path(folder), notes or {}).encode())
+        write(new / CARD, card(encoder, target.name, notes or {}, formats).encode())
+        _compare_timm(encoder, new)
     return Path(folder)
 
 
@@ -103,50 +113,6 @@ def arguments(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def loading_lines(folder: Path, *, classifies: bool = False) -> str:
-    """Return Python code that loads an export and computes one feature vector, or the logits, per image."""
-    features = "features = model.forward_features(images)[:, 1:].mean(dim=1)  # the mean of the patches"
-    return (
-        "import timm\n"
-        f'model = timm.create_model("local-dir:{Path(folder).as_posix()}", pretrained=True).eval()\n'
-        f"{'logits = model(images)' if classifies else features}"
-    )
-
-
-def _card(encoder: Encoder, folder: Path, notes: Mapping[str, Any]) -> str:
-    channels, (height, width) = encoder.in_chans, encoder.img_size
-    trained = "".join(f"- {name}: {value}\n" for name, value in notes.items()) or "- not recorded\n"
-    pretrained = "pre-trained without labels by predicting visual tokens"
-    kind = f"a classifier of {encoder.num_classes} classes" if encoder.num_classes else pretrained
-    other = "other classes" if encoder.num_classes else "fine-tuning"
-    return f"""---
-library_name: timm
-tags:
-- image-{"classification" if encoder.num_classes else "feature-extraction"}
-- mapet
----
-# {folder.resolve().name}
-
-A vision transformer, {kind} (mapet).
-
-- images: {channels} × {height} × {width} (channels, height, width), normalised as in `{CONFIG}`
-- patches: {encoder.patch_size[0]} × {encoder.patch_size[1]} pixels, a grid of {encoder.grid[0]} × {encoder.grid[1]}
-- width {encoder.embed_dim}, {len(encoder.blocks)} blocks, {encoder.num_heads} heads, \
-{sum(parameter.numel() for parameter in encoder.parameters()) / 1e6:.2f} M parameters
-
-## Training
-
-{trained}
-## Use
-
-```python
-{loading_lines(folder, classifies=encoder.num_classes > 0)}
-```
-
-For {other} add `num_classes=…` to `create_model`.
-"""
-
-
 def from_timm(model: nn.Module) -> Encoder:
     """Return an encoder with the weights of a plain ``VisionTransformer`` of timm, without its head.
 
@@ -193,6 +159,21 @@ def load_export(folder: Path) -> Encoder:
     classifier.classes = tuple(map(str, config.get("label_names") or ()))
     classifier.crop_pct = float(model.pretrained_cfg.get("crop_pct") or 1.0)
     return classifier
+
+
+def _compare_timm(encoder: Encoder, folder: Path) -> None:
+    """Refuse an export whose model in timm computes something else."""
+    import timm
+
+    with torch.random.fork_rng(devices=()):  # timm draws weights before it reads them
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    head = (model.forward_head,) if encoder.num_classes else ()
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        features = model.forward_features(images)
+        return (features, *(one(features) for one in head))
+
+    compare(Graph(encoder), run, "timm")
 
 
 def _encoder_like(model: Any) -> Encoder:

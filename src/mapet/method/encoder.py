@@ -91,7 +91,7 @@ class Encoder(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → (B, 1 + L, D): CLS and patches, without position embeddings."""
         patches = self.patch_embed(images)
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
 
     def run(self, rows: Tensor, visible: Seen = None, last: int | None = None, seed: Tensor | None = None) -> Tensor:
         """Apply all blocks and the final norm; returns (B, R, D), or (B, Q, D) with ``last`` = Q.
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
             last: return only the last Q rows; the last block computes no others.
             seed: (B,) int64, one seed per sample for stochastic depth; None draws from torch's generator.
         """
-        scales = drop_path_scale(self.blocks, self.drop_path_rate, len(rows), seed)
+        scales = drop_path_scale(self.blocks, self.drop_path_rate, rows.shape[0], seed)
         return self.norm(run_blocks(self.blocks, rows, visible, last, scales))
 
     def forward(self, images: Tensor, seed: Tensor | None = None) -> Tensor:

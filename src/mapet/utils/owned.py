@@ -35,7 +35,7 @@ def _files(*names: str) -> dict[str, Tree | None]:
 
 
 LISTS: Tree = {r"(unreadable-images|bad-pictures)\.txt(\.\w+)?": None}  # the second name is that of version 0.1
-EXPORT: Tree = {r"config\.json|model\.safetensors|README\.md": None}
+EXPORT: Tree = {r"config\.json|model\.safetensors|README\.md": None, "onnx|torch": {r"model\.(onnx|pt2)": None}}
 PAIR: Tree = _files("tokenizer.json", "tokenizer.safetensors")
 TOKENIZER: Tree = {
     **_files(MARK),
@@ -279,7 +279,7 @@ def _listed(path: Path, tree: Tree) -> Tree | None:
 
 
 def _clear(folder: Path, tree: Tree) -> None:
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=lambda path: (not path.is_dir(), path)):  # an export's weights go last
         inner = _listed(path, tree)
         if inner:
             discard(path, inner)
