@@ -689,6 +689,7 @@ def resume(
     *,
     runtime: Runtime | None = None,
     evaluate_every: int | None = None,
+    epochs: float | None = None,
     **settings: Unpack[_ResumeSettings],
 ) -> Run | Comparison: ...
 def reveal_image(

@@ -12,6 +12,7 @@ from mapet.api.inputs import check_inputs_unchanged
 from mapet.api.kept_runtime import keep, with_kept
 from mapet.api.memory import Halving
 from mapet.api.moved import Moved
+from mapet.api.raised import require_same_rates
 from mapet.config.file import save
 from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
@@ -48,12 +49,14 @@ class Job(ABC, Generic[R]):
         inputs: what must not change before a resumed run ends, in words.
         with_labels: whether the images' labels belong to it.
         moved: inputs that lie elsewhere than when the run was begun.
+        begun_with: its epochs then, if they are raised.
     """
 
     label: ClassVar[str]
     inputs: str
     with_labels: ClassVar[bool] = False
     moved: Moved | None = None
+    begun_with: float | None = None
 
     def __init__(self, run: "Run", recipe: R, runtime: Runtime) -> None:
         self.run, self.recipe, self.runtime = run, recipe, runtime
@@ -175,6 +178,8 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
     run, (epochs, batch_size, lr) = job.run, job.size
     batches = job.batches(fabric)
     images = batches.shuffled
+    if job.begun_with is not None:
+        require_same_rates(job.recipe, job.begun_with, batches, run.completed, run.folder)
     if fabric.is_global_zero:
         _check_inputs(job, batches)
     objective = job.objective(batches, fabric)
@@ -223,7 +228,12 @@ def _fit_to_memory(job: Job[Any], batches: Any, objective: Any, fabric: "Fabric"
 
 
 def _check_inputs(job: Job[Any], batches: Any) -> None:
-    """Refuse other inputs than those of the begin; where they lie elsewhere now, the recipe in the folder says so."""
+    """Refuse other inputs than those of the begin; where they lie elsewhere now, the recipe in the folder says so.
+
+    It says so, too, if epochs are raised.
+    """
+    from mapet.engine.origin import note_raised
+
     images = batches.shuffled
     check_inputs_unchanged(
         job.run,
@@ -235,7 +245,9 @@ def _check_inputs(job: Job[Any], batches: Any) -> None:
         contents=job.contents(batches),
         moved=job.moved,
     )
-    if job.moved:
+    if job.begun_with is not None:
+        note_raised(job.run.folder, job.begun_with)
+    if job.moved or job.begun_with is not None:
         save(job.recipe, job.run.recipe)
 
 
