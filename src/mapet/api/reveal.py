@@ -84,11 +84,11 @@ def reveal_image(
     draw = STRATEGIES[recipe.objective.order]
     order = draw(recipe.grid, recipe.num_masked, s.seed, 0, torch.zeros(1, dtype=torch.int64))
     given = np.linspace(recipe.context - 1, length - 1, s.frames).round().astype(int).tolist()
-    found = [_believed(model, recipe, pixels, true, order, count) for count in given]
+    found = [believed(model, recipe, pixels, true, order, count) for count in given]
     tokens = torch.stack([*(tokens for tokens, _ in found), true[0]])
     shown = [set((order[0, 1 : 1 + count] - 1).tolist()) for count in given]
-    canvas = [_mosaic(recipe, line, typical, pixels[0], kept) for line, kept in zip(tokens[:-1], shown, strict=True)]
-    canvas += [_mosaic(recipe, tokens[-1], typical, pixels[0], set()), pixels[0].permute(1, 2, 0).numpy()]
+    canvas = [mosaic(recipe, line, typical, pixels[0], kept) for line, kept in zip(tokens[:-1], shown, strict=True)]
+    canvas += [mosaic(recipe, tokens[-1], typical, pixels[0], set()), pixels[0].permute(1, 2, 0).numpy()]
     accuracy = tuple(share for _, share in found)
     if path is not None:
         titles = [f"{n} of {length} given\n{a:.0%} of the rest right" for n, a in zip(given, accuracy, strict=True)]
@@ -150,7 +150,7 @@ def _tokens(run: "Run", recipe: Recipe, source: "ImageDataset") -> "tuple[dict[i
     return typical_patches(known.numpy(), tokens.numpy(), recipe.grid), pixels, true
 
 
-def _believed(
+def believed(
     model: "TokenPrediction", recipe: Recipe, pixels: "Tensor", true: "Tensor", order: "Tensor", given: int
 ) -> "tuple[Tensor, float]":
     """Tokens (L,) predicted for all hidden patches from the first ``given`` of the order, and their accuracy."""
@@ -171,7 +171,7 @@ def _believed(
     return found, float((found == true[0])[hidden].double().mean())
 
 
-def _mosaic(
+def mosaic(
     recipe: Recipe, tokens: "Tensor", typical: "dict[int, Any]", pixels: "Tensor", kept: set[int]
 ) -> "NDArray[Any]":
     """(H, W, 3) uint8: the image's own patches at ``kept``, and elsewhere the typical patch of each token, paler."""

@@ -60,6 +60,8 @@ class PretrainRuntime(Runtime):
     """Labelled images for k-NN at these times; without them --data, if it has a split into train and test."""
     probe_images: Annotated[int, Field(ge=2)] = 2000
     """At most so many images for each measurement: of --data, and of the labelled training and test images."""
+    panel_every: Annotated[Rate, Option(common=True)] = 0.0
+    """Draw what is predicted of hidden patches after every so many epochs and at the end, in panels/; 0: not at all."""
     keep_best: Literal["", "knn", "rank"] = ""
     """Keep the checkpoint with the best k-NN accuracy or effective rank as checkpoints/best.safetensors."""
 
