@@ -34,6 +34,8 @@ class Runtime:
     """Keep a checkpoint every so many steps, in addition to the last; 0: only the last."""
     cache_gib: Annotated[Rate, Option(old=("memory",))] = 2.0
     """Keep decoded images in memory if they fit into this many GiB."""
+    logger: Literal["", "trackio", "wandb"] = ""
+    """Log metrics to trackio or wandb too, which must be installed; metrics.csv and TensorBoard are always written."""
     timeout: Annotated[float, Field(gt=0)] = 30.0
     """Minutes after which several processes no longer wait for one that does not answer."""
     max_bad_fraction: Annotated[Share, Option(old=("max_bad",))] = 0.01
