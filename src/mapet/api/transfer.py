@@ -102,6 +102,7 @@ def transfer(
     """
     from mapet.api.embed import encoder_hash
     from mapet.api.finetune import named_tuning
+    from mapet.data.dataset import require_labels, train_and_test
 
     s = updated(settings or EvaluateSettings(), **changes)
     names, sets = protocol_names(protocols), separated(data)
@@ -111,6 +112,8 @@ def transfer(
     require_read(names, s)
     if recipe is not None and not finetune:
         raise MapetError("--recipe only applies to --finetune; remove it, or add that.")
+    for one in sets:
+        require_labels(*train_and_test(one, max_pixels=s.features.max_pixels))
     t = named_tuning(recipe)
     about = {
         "encoder": encoder_hash(load_encoder(source, num_heads=s.features.num_heads)),

@@ -68,8 +68,7 @@ RUN: Tree = {
     **PAIR,  # a VQ-KD run is a tokenizer, too
     **{name: TOKENIZER[name] for name in (r"tokenizer\.(part|next)", "inspect")},
     "checkpoints": _CHECKPOINTS,
-    "panels": {r"step-\d{8,}\.png": None},
-    "tensorboard": {r"events\.out\.tfevents\..+": None},
+    "panels|tensorboard": {r"step-\d{8,}\.png|events\.out\.tfevents\..+": None},
     "tokens": _TOKENS,
     "tokenizer": TOKENIZER,
     r"tokenizer\.tokenizer\.part": PAIR,
