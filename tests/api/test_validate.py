@@ -207,14 +207,14 @@ def test_robustness_is_validate_under_each_corruption(desk, tmp_path):
     one = found[str(sets[1])]
     assert list(one.passes) == [("clean", 0), *((name, n) for name in ("impulse_noise", "fog") for n in (1, 4))]
     wrong = [1 - one.passes[name, n].scores["top1"].value for name in ("impulse_noise", "fog") for n in (1, 4)]
-    assert one.error == pytest.approx(np.mean(wrong))
+    assert one.mce == pytest.approx(np.mean(wrong))
     shutil.copy(out, tmp_path / "base.json")
     content = json.loads(out.read_bytes())
     del content["sets"][str(sets[1])]["fog 4"]
     out.write_text(json.dumps(content))
     again = mapet.robustness(desk / "five", sets, out, baseline=tmp_path / "base.json", **chosen)
     assert {name: one.passes for name, one in again.items()} == {name: one.passes for name, one in found.items()}
-    assert again[str(sets[1])].against_baseline == pytest.approx(1)
+    assert again[str(sets[1])].mce_of_baseline == pytest.approx(1)
     assert (
         mapet.robustness(desk / "five", sets, tmp_path / "s.json", seed=1, **chosen)[str(sets[1])].passes != one.passes
     )

@@ -28,15 +28,15 @@ class Robustness:
 
     Attributes:
         passes: by corruption and strength, as ``("fog", 3)``; ``("clean", 0)`` are the images as they are.
-        error: mean corruption error: 1 − top1, averaged over strengths, then over corruptions; None without any.
-        against_baseline: the same divided by the baseline's, corruption by corruption; None without a baseline.
-        relative: the same of what exceeds the error on clean images; None where the baseline loses nothing.
+        mce: mean corruption error: 1 − top1, averaged over strengths, then over corruptions; None without any.
+        mce_of_baseline: the same divided by the baseline's, corruption by corruption; None without a baseline.
+        relative_mce: the same of what exceeds the error on clean images; None where the baseline loses nothing.
     """
 
     passes: Passes
-    error: float | None = None
-    against_baseline: float | None = None
-    relative: float | None = None
+    mce: float | None = None
+    mce_of_baseline: float | None = None
+    relative_mce: float | None = None
 
     @property
     def clean(self) -> Validation:

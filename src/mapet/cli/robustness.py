@@ -45,8 +45,8 @@ def command(arguments: list[str]) -> int:
 def _show_corruptions(one: Robustness) -> None:
     for name, wrong in errors(one.passes).items():
         print(f"{name:<18}error {' '.join(f'{100 * value:5.1f}' for value in wrong)} %")
-    if one.error is not None:
-        print(f"mean corruption error {100 * one.error:.1f} %")
-    if one.against_baseline is not None:
-        relative = "" if one.relative is None else f", relative {100 * one.relative:.1f} %"
-        print(f"of the baseline's {100 * one.against_baseline:.1f} %{relative}")
+    if one.mce is not None:
+        print(f"mean corruption error {100 * one.mce:.1f} %")
+    if one.mce_of_baseline is not None:
+        relative = "" if one.relative_mce is None else f", relative {100 * one.relative_mce:.1f} %"
+        print(f"of the baseline's {100 * one.mce_of_baseline:.1f} %{relative}")

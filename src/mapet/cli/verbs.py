@@ -131,8 +131,8 @@ VERBS = {
         "robustness CLASSIFIER --data A,B [--out FILE]",
         {"CLASSIFIER": "run"},
         "run data out baseline corruptions severities seed crop_pct real accelerator workers",
-        "mapet robustness runs/classifier --data imagenet-a,imagenet-r\n"
-        "mapet robustness runs/classifier --data imagenet --corruptions all --out c.json",
+        "mapet robustness runs/clf --data imagenet-a,imagenet-r\n"
+        "mapet robustness runs/clf --data imagenet --corruptions all --out r.json",
     ),
     "finetune": Verb(
         "train a classifier from an encoder, and measure its accuracy",
