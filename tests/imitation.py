@@ -76,7 +76,9 @@ def feeding(recipe, source, monkeypatch):
     """``PretrainBatches`` of ``recipe`` for the fake GPU with stored tokens, and a decoded batch."""
     length = recipe.grid[0] * recipe.grid[1]
     tokens = np.zeros((len(source), length), np.uint16)
-    store = SimpleNamespace(vocabulary=8, tokenizer="", tokens=tokens, rows=lambda image_ids: np.arange(len(image_ids)))
+    store = SimpleNamespace(
+        vocabulary=8, tokenizer="", read=tokens.__getitem__, rows=lambda image_ids: np.arange(len(image_ids))
+    )
     stored = Stored(store, source, np.arange(len(source)))
     order = recipe.objective.order
     monkeypatch.setitem(STRATEGIES, order, on_host(STRATEGIES[order]))

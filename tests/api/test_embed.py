@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import mapet
 from forms import MODEL, as_finetuning, in_all_forms
@@ -21,7 +22,9 @@ from mapet.config.recipe import Recipe
 from mapet.data.augment import normalize
 from mapet.data.image import read_image
 from mapet.data.policy import Centre
+from mapet.engine.checkpoint import Checkpoint, write_file
 from mapet.evals.features import features
+from mapet.interop.export_folder import weights
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
 from processes import Forked, stopping
@@ -145,6 +148,8 @@ def test_an_export_knows_crop_and_names(desk, readable, tmp_path):
     assert_predicted(predict(tmp_path / "export", desk / "images"), expected, readable)
     del (config := json.loads((tmp_path / "export/config.json").read_text()))["label_names"]
     (tmp_path / "export/config.json").write_text(json.dumps(config))
+    path = tmp_path / "export/model.safetensors"
+    path.write_bytes(weights(load_file(path), config))  # with the fingerprint of these settings
     assert set(predict(tmp_path / "export", desk / "images" / readable[0])[0].classes) == {"0", "1", "2", "3"}
 
 
@@ -152,6 +157,8 @@ def test_names_of_an_older_run_are_those_of_its_images(images, tmp_path, caplog)
     as_finetuning(tmp_path / "run", ["?", "?"], data=images)
     about = json.loads((tmp_path / "run/classifier.json").read_text())
     (tmp_path / "run/classifier.json").write_text(json.dumps({**about, "classes": []}))
+    last = tmp_path / "run/checkpoints/last.safetensors"
+    write_file(last, 0, Checkpoint(last).read_all()).replace(last)  # which does not say the names either
     with caplog.at_level("INFO", "mapet"):
         found = predict(tmp_path / "run", images / "along/00.png")
     assert found.classes == ("across", "along")

@@ -30,7 +30,7 @@ DALLE = {"kind": "dalle", "image_size": 48}
 COMPARE = {**VIT, **SQUARE, **STEPS, **KMEANS, "objectives": "mim,mae", "seeds": 1, "evaluate": "knn"}
 BENCH = {**VIT, **SQUARE, "objectives": "mim", "batch_sizes": "2", "rounds": 1, "skip_memory": True,
          "accelerator": "cpu"}  # fmt: skip
-SHAPES = {"train": 3, "test": 2, "size": 32}
+SHAPES = {"classes": 2, "train": 3, "test": 2, "size": 32}
 QUICK = {"epochs": 1, "max_images": 512, "accelerator": "cpu"}
 
 
@@ -94,7 +94,10 @@ def cases_of(out, _):
 def table(out, _):
     found = {path.stem: json.loads(path.read_bytes()) for path in (out / "scores").glob("*.json")}
     assert found
-    return {name: {key: value for key, value in one.items() if key != "cost"} for name, one in found.items()}
+    return {
+        name: {key: value for key, value in one.items() if key not in ("cost", "fingerprint")}
+        for name, one in found.items()
+    }
 
 
 def printed(_, said):

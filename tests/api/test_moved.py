@@ -14,6 +14,7 @@ from mapet.config.recipe import Recipe
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
+from mapet.utils.fingerprint import sealed
 
 SIZES = {"image_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 SHORT = {"batch_size": 16, "epochs": 2, "warmup_epochs": 0, "accelerator": "cpu", "save_every": 1}
@@ -129,7 +130,7 @@ def change_tokens(images, tokens):
 
 def change_tokenizer(images, tokens):
     header = json.loads((tokens / "store.json").read_text())
-    (tokens / "store.json").write_text(json.dumps({**header, "tokenizer": "other"}))
+    (tokens / "store.json").write_text(json.dumps(sealed({**header, "tokenizer": "other"})))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def change_tokenizer(images, tokens):
     [
         (change_content, r'other images or tokens than .*\(its image "across/00.png" has another content\)'),
         (lose_an_image, r"has 47 images, not 48"),
-        (change_tokens, r"other tokens"),
+        (change_tokens, r"tokens that do not match their hash"),
         (change_tokenizer, r"another tokenizer"),
     ],
 )

@@ -30,10 +30,10 @@ def options(settings):
 
 
 def content(folder):
-    """All files in a folder, without the command in a pack's header, which names the folder."""
+    """All files in a folder, without the command in a pack's header, which names the folder, and its hash."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for name in [name for name in found if name.endswith("pack.json")]:
-        found[name] = {**json.loads(found[name]), "command": None}
+        found[name] = {**json.loads(found[name]), "command": None, "fingerprint": None}
     return found
 
 

@@ -279,9 +279,11 @@ def test_what_only_a_run_knows_must_be_given_for_the_others(forms, images, capsy
 def test_the_limit_is_drawn_by_a_run_s_seed_and_elsewhere_by_0(forms, images, tmp_path, monkeypatch, name, seed):
     from mapet.build import batches as pretrain_batches
 
-    seeds, chosen = set(), pretrain_batches.chosen
+    seeds, choose = set(), pretrain_batches.choose_indices
     monkeypatch.setattr(
-        pretrain_batches, "chosen", lambda source, max_images, seed: seeds.add(seed) or chosen(source, max_images, seed)
+        pretrain_batches,
+        "choose_indices",
+        lambda source, max_images, seed: seeds.add(seed) or choose(source, max_images, seed),
     )
     options = ["--data", str(images), "--max-images", "20", "--out", str(tmp_path / "scores.json")]
     assert main(["knn", str(forms[name]), *options, *heads(forms[name])]) == 0
@@ -311,7 +313,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(forms, images, tmp_path
     for options, said in (
         ([str(tmp_path / "empty")], "holds neither a run nor an export"),
         ([str(tmp_path / "absent.pth")], "does not exist"),
-        ([str(tmp_path / "other.pth")], "patch_embed"),
+        ([str(tmp_path / "other.pth")], "not a checkpoint of a vision transformer"),
         ([str(tmp_path / "grey.pth")], "1 channels"),
         ([str(forms["export"]), "--num-heads", "2"], "--num-heads is"),
         ([published, "--num-heads", "3"], "3 heads"),

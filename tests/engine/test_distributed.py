@@ -95,5 +95,6 @@ def test_as_many_workers_as_cores_that_may_be_used(given, workers, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 192)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(given), raising=False)
     assert pick_workers(None, torch.device("cuda")) == workers
+    assert pick_workers(None, torch.device("mps")) == min(workers, 4)
     assert pick_workers(None, torch.device("cpu")) == 0
     assert pack._workers() == (given if given > 1 else 0)

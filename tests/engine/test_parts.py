@@ -38,13 +38,14 @@ def test_any_rows_of_the_parts_are_those_of_the_whole(tmp_path):
         assert all(torch.equal(tensor, WHOLE[name]) for name, tensor in found.read_all().items())
 
 
-def test_a_later_save_by_fewer_processes_leaves_nothing_of_the_one_before(tmp_path):
-    write(tmp_path)
-    write(tmp_path, step=6, count=2)
-    names = [f"00000006-{rank:05d}-of-00002.safetensors" for rank in range(2)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "index.json"]
-    assert json.loads((tmp_path / "index.json").read_text())["files"] == names
-    assert Checkpoint(tmp_path).step == 6
+def test_later_saves_by_fewer_processes_keep_the_one_before_and_nothing_older(tmp_path):
+    for step, count in ((5, 3), (6, 2), (7, 1)):
+        write(tmp_path, step=step, count=count)
+    before = [f"00000006-{rank:05d}-of-00002.safetensors" for rank in range(2)]
+    now = ["00000007-00000-of-00001.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*before, *now, "index.json", "previous.json"]
+    assert json.loads((tmp_path / "index.json").read_text())["files"] == now
+    assert (Checkpoint(tmp_path).step, Checkpoint(tmp_path / "previous.json").step) == (7, 6)
 
 
 def test_a_part_of_another_step_is_refused(tmp_path):
@@ -73,11 +74,15 @@ def test_parts_replace_a_file_and_a_file_replaces_parts(tmp_path):
     run = Run.create(tmp_path / "run")
     run.save(1, WHOLE)
     run.save_parts(2, WHOLE, rank=0, count=1, barrier=lambda: None, keep=True)
-    assert {path.name for path in run.checkpoints.iterdir()} == {"last", "step-00000002"}
+    assert {path.name for path in run.checkpoints.iterdir()} == {"last", "last.safetensors", "step-00000002"}
     assert (run.last.name, run.completed) == ("last", 2)
-    run.save(3, WHOLE)
-    assert {path.name for path in run.checkpoints.iterdir()} == {"last.safetensors", "step-00000002"}
-    assert run.completed == 3
+    run.save_parts(3, WHOLE, rank=0, count=1, barrier=lambda: None, keep=False)
+    assert {path.name for path in run.checkpoints.iterdir()} == {"last", "step-00000002"}
+    for step in (4, 5):
+        run.save(step, WHOLE)
+        assert run.completed == step
+    names = {"last.safetensors", "previous.safetensors", "step-00000002"}
+    assert {path.name for path in run.checkpoints.iterdir()} == names
 
 
 def test_one_process_decides_alone_and_several_every_ten_steps():

@@ -133,7 +133,7 @@ def test_what_from_cannot_be(forms, tmp_path):
     for start, backbone, said in (
         (tmp_path / "absent", {}, f"does not exist: give {fits_none}"),
         (tmp_path / "empty", {}, f"holds neither a run nor an export: give {fits_none}"),
-        (tmp_path / "other.pth", {}, "patch_embed"),
+        (tmp_path / "other.pth", {}, "not a checkpoint of a vision transformer"),
         (forms["run"], {"name": "vit_tiny"}, "model"),
         (forms["run"], {"num_heads": 2}, "num_heads"),
         (forms["run"], {"image_size": 18}, "image_size must be a multiple of"),

@@ -59,7 +59,7 @@ def extract_features(
         MapetError: ``data`` has no labels, too many images cannot be read, or the features need more than
             ``settings.cache_gib``.
     """
-    from mapet.build.batches import chosen
+    from mapet.build.batches import choose_indices
     from mapet.data.dataset import require_labels, train_and_test
     from mapet.data.unreadable import UnreadableImages
     from mapet.engine.distributed import pick_device
@@ -68,7 +68,7 @@ def extract_features(
     settings = settings or FeatureSettings()
     splits = train_and_test(data, max_pixels=settings.max_pixels)
     require_labels(*splits)
-    selected = [chosen(splits[0], settings.max_images, seed), chosen(splits[1], None, seed)]
+    selected = [choose_indices(splits[0], settings.max_images, seed), choose_indices(splits[1], None, seed)]
     count = sum(map(len, selected))
     if (needed := features_gib(encoder, pool, count)) > settings.cache_gib:
         raise MapetError(

@@ -84,12 +84,12 @@ class ImagePass:
         Raises:
             MapetError: no images there.
         """
-        from mapet.build.batches import chosen
+        from mapet.build.batches import choose_indices
         from mapet.data.dataset import open_dataset
         from mapet.data.unreadable import UnreadableImages
 
         source = open_dataset(recipe.data, max_pixels=recipe.max_pixels)
-        indices = chosen(source, recipe.max_images, recipe.seed)
+        indices = choose_indices(source, recipe.max_images, recipe.seed)
         unreadable = UnreadableImages(len(indices), runtime.max_bad_fraction, folder / UNREADABLE)
         return cls(source, indices, runtime, unreadable, group, batch_size)
 

@@ -72,7 +72,7 @@ def inspect_tokenizer(
     Raises:
         MapetError: settings that do not fit, no tokenizer or images there, or a second tokenizer with other patches.
     """
-    from mapet.build.batches import chosen
+    from mapet.build.batches import choose_indices
     from mapet.data.dataset import open_dataset
     from mapet.utils.io import replace_file
 
@@ -86,7 +86,7 @@ def inspect_tokenizer(
     codes = _codes_to_show(s, tokenizer.vocabulary)
     other = _other(tokenizer, s)
     source = open_dataset(data, max_pixels=s.max_pixels)
-    seen = tokens_of(tokenizer, images_of(source, chosen(source, s.max_images, s.seed), s))
+    seen = tokens_of(tokenizer, images_of(source, choose_indices(source, s.max_images, s.seed), s))
     found = _findings(tokenizer, folder, source, seen, s)
     if other is not None:
         found["agreement"] = _agreement(seen, tokens_of(other, images_of(source, seen.indices, s)), s)

@@ -111,12 +111,12 @@ def _chosen(source: "ImageDataset", s: PackSettings) -> "ImageDataset":
     """The whole dataset, or some of its images, without an object for each."""
     from array import array
 
-    from mapet.build.batches import chosen
+    from mapet.build.batches import choose_indices
     from mapet.data.dataset import Subset
 
     if s.max_images is None or s.max_images >= len(source):
         return source
-    return Subset(source, array("q", chosen(source, s.max_images, s.seed).numpy().tobytes()), "chosen")
+    return Subset(source, array("q", choose_indices(source, s.max_images, s.seed).numpy().tobytes()), "chosen")
 
 
 def _workers() -> int:

@@ -103,7 +103,7 @@ def _figures(run: "Run", recipe: Recipe) -> tuple[Path, ...]:
     import torch
 
     from mapet.api.pretrain_inputs import run_tokenizer
-    from mapet.build.batches import chosen
+    from mapet.build.batches import choose_indices
     from mapet.data.dataset import open_dataset
     from mapet.tokenizers.information import position_guess
     from mapet.tokenizers.store import TokenStore
@@ -111,7 +111,7 @@ def _figures(run: "Run", recipe: Recipe) -> tuple[Path, ...]:
     from mapet.viz.figures import loss_curve
 
     source, store = open_dataset(recipe.data), TokenStore.open(run.folder / "tokens")
-    indices = chosen(source, recipe.max_images, recipe.seed)[:SHOWN].tolist()
+    indices = choose_indices(source, recipe.max_images, recipe.seed)[:SHOWN].tolist()
     images = torch.from_numpy(np.stack([np.asarray(source.read(index)) for index in indices])).permute(0, 3, 1, 2)
     tokens = store.gather([source.image_id(index) for index in indices])
     loss, codes, maps = (run.folder / f"{name}.png" for name in ("loss", "codes", "tokens"))

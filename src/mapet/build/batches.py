@@ -74,9 +74,6 @@ def choose_indices(source: ImageDataset, max_images: int | None, seed: int) -> T
     return random_bits(seed, LIMIT, indices).argsort(stable=True)[:max_images].sort().values
 
 
-chosen = choose_indices
-
-
 def shuffled_images(
     images: Images,
     views: tuple[CenterCropResize, ...],
@@ -131,9 +128,6 @@ class FirstSteps:
 def random_crops(recipe: Recipe) -> Crops | None:
     """The recipe's random crops and flips; None for the centre crop of each image."""
     return Crops(recipe.seed, recipe.scale, recipe.ratio, recipe.hflip) if recipe.varied else None
-
-
-crops = random_crops
 
 
 def student_view(recipe: Recipe) -> CenterCropResize:

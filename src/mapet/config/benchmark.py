@@ -45,6 +45,6 @@ class BenchmarkSettings:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """auto, cpu or cuda."""
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that decode images; None: up to 8 with a GPU, none on a CPU."""
+    """Processes that decode images; None: up to 8 with a GPU (4 with mps), none on a CPU."""
     cache_gib: Rate = 2.0
     """Cache decoded images in memory if they fit into so many GiB."""

@@ -30,7 +30,7 @@ class FeatureSettings:
     accelerator: Accelerator = "auto"
     """auto, cpu, cuda or mps."""
     workers: Workers | None = None
-    """Processes that decode images; None: up to 8 with an accelerator, none on a CPU."""
+    """Processes that decode images; None: up to 8 with a GPU (4 with mps), none on a CPU."""
     max_bad_fraction: Share = 0.01
     """Largest fraction of images that may be unreadable."""
     cache_gib: Positive = 16.0

@@ -14,7 +14,7 @@ class Runtime:
     """Settings that must not change a result, beyond rounding."""
 
     workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
-    """Processes per device that decode images; None: up to 8 with an accelerator, none on a CPU."""
+    """Processes per device that decode images; None: up to 8 with a GPU (4 with mps), none on a CPU."""
     accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
     """Device type; auto: the best available."""
     devices: Annotated[Count, Option(common=True)] = 1

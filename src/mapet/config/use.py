@@ -22,7 +22,7 @@ class ReadingSettings:
     accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
     """Device type; auto: the best available."""
     workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
-    """Processes that decode images; None: up to 8 with an accelerator, none on a CPU."""
+    """Processes that decode images; None: up to 8 with a GPU (4 with mps), none on a CPU."""
     max_pixels: Count = MAX_PIXELS
     """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
     max_bad_fraction: Share = 1.0

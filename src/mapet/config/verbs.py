@@ -36,7 +36,7 @@ class TokenizeSettings:
     accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
     """Device type; auto: the best available."""
     workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
-    """Processes that decode images; None: up to 8 with an accelerator, none on a CPU."""
+    """Processes that decode images; None: up to 8 with a GPU (4 with mps), none on a CPU."""
     max_bad_fraction: Annotated[Share, Option(old=("max_bad",))] = 0.01
     """Largest fraction of images that may be unreadable."""
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
@@ -107,7 +107,7 @@ class InspectTokenizerSettings:
     accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
     """Device type; auto: the best available."""
     workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
-    """Processes that decode images; None: up to 8 with an accelerator, none on a CPU."""
+    """Processes that decode images; None: up to 8 with a GPU (4 with mps), none on a CPU."""
     max_bad_fraction: Annotated[Share, Option(old=("max_bad",))] = 0.01
     """Largest fraction of images that may be unreadable."""
 

@@ -49,6 +49,10 @@ class Cifar10:
         self._rows = RANGES[split]
         self._images, self._labels = arrays()
 
+    def __reduce__(self) -> tuple[type["Cifar10"], tuple[str]]:
+        """A worker process maps the files itself."""
+        return type(self), (self.split,)
+
     def __len__(self) -> int:
         return len(self._rows)
 

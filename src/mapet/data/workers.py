@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import PicklingError
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ LOWER = "lower --workers or --batch-size"
 KILLED = f"A loader worker was killed (SIGKILL), most likely because the memory ran out: {LOWER}."
 ENDED = f"A loader worker ended, most likely because the memory ran out: {LOWER}."
 TIMED_OUT = "DataLoader timed out"
+NOT_HANDED = r"pickle|local object"  # what Python says of an object that no other process can be given
 HANDOVER = r"received \d+ items of ancdata|unable to open shared memory|Socket Timeout|could not unlink"
 
 
@@ -71,7 +73,7 @@ def load(
 
 def _guarded(loader: DataLoader[T]) -> Iterator[T]:
     """The items. A time-out of the loader only means that no item came within ``POLL`` seconds."""
-    items, waited = iter(loader), 0.0
+    items, waited = _started(loader), 0.0
     while True:
         try:
             with failures_named():
@@ -89,6 +91,19 @@ def _guarded(loader: DataLoader[T]) -> Iterator[T]:
         else:
             waited = 0.0
             yield item
+
+
+def _started(loader: DataLoader[T]) -> Iterator[T]:
+    """The iterator, which starts the workers; all but forked ones are given a pickled copy of the dataset."""
+    try:
+        return iter(loader)
+    except (AttributeError, TypeError, PicklingError) as error:
+        if not re.search(NOT_HANDED, str(error)):
+            raise
+        raise MapetError(
+            f"The dataset cannot be given to loader workers ({error}): use --workers 0, or define its class at the top "
+            "level of a module and open files, locks and connections in read."
+        ) from None
 
 
 @contextmanager

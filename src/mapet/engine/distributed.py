@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TIMEOUT = timedelta(days=7)  # for a collective: another process may have more or slower images
 LOST = r"gloo|Gloo|NCCL|Connection (closed|reset)|Broken pipe|[Tt]imed out"
 LATE = r"timed out|timeout"
+WORKERS = {"cpu": 0, "mps": 4}  # a CPU needs its cores to train; on macOS each worker starts anew: 2 s, 0.5 GB
 SYNC_EVERY = 10  # steps between two decisions to stop or save, each of which synchronises the processes
 _joined = count()  # process groups so far
 
@@ -245,10 +246,8 @@ def cores() -> int:
 
 
 def pick_workers(workers: int | None, device: torch.device) -> int:
-    """``workers``, or by default 0 for a CPU, which needs its cores to train, and up to 8 for a GPU."""
-    if workers is not None:
-        return workers
-    return 0 if device.type == "cpu" else min(8, cores())
+    """``workers``, or by default up to ``WORKERS`` or 8, but not more than the cores."""
+    return min(WORKERS.get(device.type, 8), cores()) if workers is None else workers
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 from mapet.api.benchmark import baselines
 from mapet.api.benchmark.case import OURS, Case
 from mapet.api.benchmark.step import Runner, over_stream
-from mapet.build.batches import PretrainBatches, chosen, crops, student_view
+from mapet.build.batches import PretrainBatches, choose_indices, random_crops, student_view
 from mapet.data.dataset import open_dataset
 from mapet.data.decode import Batch
 from mapet.data.loader import Shuffled
@@ -63,11 +63,11 @@ def pretrain_batches(case: Case, loading: Loading, steps: int, device: torch.dev
         MapetError: no images, or fewer than one batch.
     """
     recipe, source = case.recipe, open_dataset(loading.data)
-    indices = chosen(source, recipe.max_images, recipe.seed)
+    indices = choose_indices(source, recipe.max_images, recipe.seed)
     shuffled = Shuffled(
         source,
         student_view(recipe),
-        crops=crops(recipe),
+        crops=random_crops(recipe),
         batch_size=case.batch,
         epochs=1 + steps / max(1, len(indices) // case.batch),
         seed=recipe.seed,

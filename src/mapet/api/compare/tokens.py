@@ -97,7 +97,7 @@ def _vocabulary(folder: Path, recipe: Recipe) -> int:
 
 def _tokenizer(recipe: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, int]:
     """A tokenizer for online tokens: the named one, or one fitted in ``folder``."""
-    from mapet.build.batches import chosen, require_fitting
+    from mapet.build.batches import choose_indices, require_fitting
     from mapet.data.dataset import open_dataset
     from mapet.data.unreadable import UnreadableImages
     from mapet.tokenizers.tokenizer import load_tokenizer
@@ -105,7 +105,7 @@ def _tokenizer(recipe: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, 
     named = Path(recipe.tokenizer.path or folder)
     if not named.exists():
         source = open_dataset(recipe.data, max_pixels=recipe.max_pixels)
-        indices = chosen(source, recipe.max_images, recipe.seed)
+        indices = choose_indices(source, recipe.max_images, recipe.seed)
         folder.parent.mkdir(parents=True, exist_ok=True)
         fit_codebook(recipe, folder, runtime, source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction))
     tokenizer = load_tokenizer(named, teacher_weights=recipe.tokenizer.teacher_weights)

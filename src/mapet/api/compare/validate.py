@@ -37,12 +37,12 @@ def validate(plan: Plan, runtime: Runtime) -> None:
 def _labels(plan: Plan, source: "ImageDataset") -> None:
     import torch
 
-    from mapet.build.batches import chosen
+    from mapet.build.batches import choose_indices
     from mapet.evals.fewshot import SHOTS
 
     if len(source.classes) < 2:
         raise MapetError(f"{source.name} has only one class: give other --eval-data.")
-    indices = chosen(source, plan.eval_limit, plan.recipe.seed)
+    indices = choose_indices(source, plan.eval_limit, plan.recipe.seed)
     counts = torch.tensor([source.label(i) for i in indices.tolist()]).bincount(minlength=len(source.classes))
     least, number = source.classes[int(counts.argmin())], int(counts.min())
     needed = max(SHOTS) if "fewshot" in plan.evaluate else 1
