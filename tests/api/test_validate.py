@@ -95,7 +95,7 @@ def test_images_of_some_classes_compare_their_logits_only(desk, tmp_path):
         found = mapet.validate(desk / "imagenet", root, subset=subset, **CPU)
         top1, top5, error = slow(rows, labels, list(columns))
         assert (found.scores["top1"].value, found.scores["top5"].value) == (top1, top5)
-        assert found.calibration_error == pytest.approx(error, abs=1e-6)
+        assert found.ece == pytest.approx(error, abs=1e-6)
     assert mapet.validate(desk / "imagenet", root, **CPU).protocol.endswith(
         "12 of 1000 classes, only their logits compared"
     )

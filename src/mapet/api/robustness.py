@@ -30,7 +30,7 @@ class Robustness:
         passes: by corruption and strength, as ``("fog", 3)``; ``("clean", 0)`` are the images as they are.
         mce: mean corruption error: 1 − top1, averaged over strengths, then over corruptions; None without any.
         mce_of_baseline: the same divided by the baseline's, corruption by corruption; None without a baseline.
-        relative_mce: the same of what exceeds the error on clean images; None where the baseline loses nothing.
+        relative_mce: the same of what exceeds that on clean images; None where the baseline loses nothing.
     """
 
     passes: Passes
@@ -140,7 +140,7 @@ def _validation(one: Mapping[str, Any]) -> Validation:
     from mapet.evals.score import Score
 
     scores = {name: Score(**value) for name, value in one["scores"].items()}
-    return Validation(scores, one["calibration_error"], one["protocol"])
+    return Validation(scores, one["ece"], one["protocol"])
 
 
 def _read(path: Path, option: str) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class _File:
         from mapet.api.scores import plain
         from mapet.utils.io import replace_file
 
-        entry = {"scores": plain(one.scores), "calibration_error": one.calibration_error, "protocol": one.protocol}
+        entry = {"scores": plain(one.scores), "ece": one.ece, "protocol": one.protocol}
         self.content["sets"].setdefault(name, {})[key] = entry
         if self.path is not None:
             replace_file(self.path, json.dumps(self.content, indent=1) + "\n")

@@ -33,12 +33,12 @@ class Validation:
 
     Attributes:
         scores: ``top1`` and, with more than five classes, ``top5``.
-        calibration_error: expected calibration error, 15 bins, in [0, 1].
+        ece: expected calibration error, 15 bins, in [0, 1].
         protocol: crop, classes and labels, in words.
     """
 
     scores: "dict[str, Score]"
-    calibration_error: float
+    ece: float
     protocol: str
 
 

@@ -37,4 +37,4 @@ def show(found: Validation) -> None:
     print(f"protocol  {found.protocol}")
     for name, score in found.scores.items():
         print(f"{name:<9} {score} of {score.count:,} images")
-    print(f"ECE       {100 * found.calibration_error:.1f} % (15 bins)")
+    print(f"ECE       {100 * found.ece:.1f} % (15 bins)")
