@@ -7,6 +7,7 @@ are replaced; nothing else is.
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,9 @@ SMALL = {  # options of each verb that are given, or replaced
     "reveal": {},
     "neighbours": CPU,
     "predict": CPU,
+    "validate": CPU,
+    "robustness": CPU,
+    "transfer": {**CPU, "--k": "3"},
     "export": {},
     "show": {},
     "list": {},
@@ -53,6 +57,8 @@ FOLLOW = {  # these take their tokens or settings from what a page made before
     "--resume": list({**VIT, **SQUARE, **STEPS, **KMEANS}),
 }
 CANNOT = {"mapet tokenizer import": "There is no weights file"}  # published weights are not here: the one line is right
+if find_spec("corrupt_tta") is None:
+    CANNOT["mapet robustness runs/classifier --data LABELLED --corruptions"] = "pip install 'mapet[robustness]'"
 SNIPPET = {'model="vit_small", epochs=10': "**tiny"}
 
 
@@ -82,6 +88,8 @@ def shrunk(words):
     for option, names in FOLLOW.items():
         if option in words:
             given = {name: value for name, value in given.items() if name not in names or name == "--accelerator"}
+    if "--resume" in words and "--epochs" in words:
+        given["--epochs"] = "2"
     words = list(words)
     for option, value in given.items():
         if option in words:
@@ -106,8 +114,9 @@ def prepare(desk, page):
     kmeans = ["--teacher", "pixels", "--vocab-size", "8", "--iterations", "2"]
     if page.stem == "clusters":
         assert main(["tokenize", "IMAGES", "--out", "TOKENS", *size, *kmeans]) == 0
-    if page.stem == "using":
+    if page.stem in ("using", "robustness"):
         shutil.copy("IMAGES/across/00.png", "photo.png")
+        Path("FINETUNE.yaml").write_text("optimization: {epochs: 1, batch_size: 8, warmup_epochs: 0}\n")
         assert main(shrunk(["mapet", "pretrain", "IMAGES", "--out", "runs/first"])) == 0
         assert main(shrunk(["mapet", "finetune", "runs/first", "--data", "LABELLED", "--out", "runs/classifier"])) == 0
         assert main(shrunk(["mapet", "embed", "runs/first", "IMAGES", "--out", "features.npz"])) == 0
@@ -129,6 +138,8 @@ def test_every_command_runs(page, desk, capsys):
         line = " ".join(words)
         if words[0] == "make":
             assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M) for target in words[1:]), line
+        elif words[0] == "pip":
+            assert re.search(r"^robustness = ", (ROOT / "pyproject.toml").read_text(), re.M) or "[" not in line
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file(), line
         else:

@@ -31,6 +31,7 @@ _HOMES = {
     "Recipe": "config.recipe",
     "Report": "api.benchmark.report",
     "Run": "engine.run",
+    "Robustness": "api.robustness",
     "Runtime": "config.runtime",
     "Score": "evals.score",
     "Teacher": "tokenizers.teacher",
@@ -38,6 +39,8 @@ _HOMES = {
     "TokenStore": "tokenizers.store",
     "Tokenizer": "config.recipe",
     "VQKDRecipe": "config.vqkd",
+    "Transfer": "api.transfer",
+    "Validation": "api.validate",
     "benchmark": "api.benchmark.run",
     "compare": "api.compare.run",
     "doctor": "api.doctor",
@@ -66,10 +69,13 @@ _HOMES = {
     "register_objective": "build.objectives",
     "resume": "api.resume",
     "reveal": "method.pattern",
+    "robustness": "api.robustness",
     "shapes": "api.shapes",
     "show": "api.show",
     "tokenize": "api.tokenize",
+    "transfer": "api.transfer",
     "train_vqkd": "api.train_vqkd",
+    "validate": "api.validate",
 }
 __all__ = list(_HOMES)
 

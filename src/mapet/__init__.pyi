@@ -20,7 +20,10 @@ from mapet.api.predict import Prediction as Prediction
 from mapet.api.predict import Predictions as Predictions
 from mapet.api.quickstart import QuickstartResult
 from mapet.api.reveal import Revealed
+from mapet.api.robustness import Robustness as Robustness
 from mapet.api.shapes import shapes as shapes
+from mapet.api.transfer import Transfer as Transfer
+from mapet.api.validate import Validation as Validation
 from mapet.build.objectives import register_objective as register_objective
 from mapet.config.benchmark import BenchmarkSettings
 from mapet.config.compare import CompareSettings
@@ -38,6 +41,7 @@ from mapet.config.report import ReportSettings
 from mapet.config.runtime import Runtime as Runtime
 from mapet.config.training import Optimization as Optimization
 from mapet.config.use import AttendSettings, EmbedSettings, NeighboursSettings, PredictSettings, RevealSettings
+from mapet.config.validate import RobustnessSettings, ValidateSettings
 from mapet.config.verbs import (
     FitTokenizerSettings,
     ImportTokenizerSettings,
@@ -210,6 +214,7 @@ class _Runtime(TypedDict, total=False):
     grad_checkpointing: bool
     save_every: int
     cache_gib: float
+    logger: Literal["", "trackio", "wandb"]
     timeout: float
     max_bad_fraction: float
 
@@ -456,6 +461,26 @@ class _Reveal(TypedDict, total=False):
 class _RevealImageSettings(_Reveal, total=False):
     """Settings of ``reveal_image``."""
 
+class _Robustness(TypedDict, total=False):
+    """Settings of ``RobustnessSettings``."""
+
+    split: Literal["train", "test"] | None
+    batch_size: int
+    num_heads: int | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int | None
+    max_pixels: int
+    max_bad_fraction: float
+    crop_pct: float | None
+    subset: bool
+    real: str | PathLike[str] | None
+    corruptions: str | Sequence[str]
+    severities: str | int | Sequence[int]
+    seed: int
+
+class _RobustnessSettings(_Robustness, total=False):
+    """Settings of ``robustness``."""
+
 class _ShowSettings(_Recipe, _Model, _Objective, _Tokenizer, _Optimization, total=False):
     """Settings of ``show``."""
 
@@ -528,6 +553,26 @@ class _VQKDRecipeOfTrainVqkd(TypedDict, total=False):
 
 class _TrainVqkdSettings(_VQKDRecipeOfTrainVqkd, _Runtime, total=False):
     """Settings of ``train_vqkd``."""
+
+class _TransferSettings(_Evaluate, _Feature, _Pool, _KNN, _Attentive, _Fewshot, total=False):
+    """Settings of ``transfer``."""
+
+class _Validate(TypedDict, total=False):
+    """Settings of ``ValidateSettings``."""
+
+    split: Literal["train", "test"] | None
+    batch_size: int
+    num_heads: int | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int | None
+    max_pixels: int
+    max_bad_fraction: float
+    crop_pct: float | None
+    subset: bool
+    real: str | PathLike[str] | None
+
+class _ValidateSettings(_Validate, total=False):
+    """Settings of ``validate``."""
 
 def attend(
     source: str | Path,
@@ -666,6 +711,7 @@ def resume(
     *,
     runtime: Runtime | None = None,
     evaluate_every: int | None = None,
+    epochs: float | None = None,
     **settings: Unpack[_ResumeSettings],
 ) -> Run | Comparison: ...
 def reveal_image(
@@ -677,6 +723,15 @@ def reveal_image(
     settings: RevealSettings | None = None,
     **changes: Unpack[_RevealImageSettings],
 ) -> Revealed: ...
+def robustness(
+    model: str | Path | Classifier,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    baseline: str | Path | None = None,
+    settings: RobustnessSettings | None = None,
+    **changes: Unpack[_RobustnessSettings],
+) -> dict[str, Robustness]: ...
 def show(recipe: Recipe | str | Path | None = None, **changes: Unpack[_ShowSettings]) -> str: ...
 def tokenize(
     data: str | Path,
@@ -695,6 +750,24 @@ def train_vqkd(
     overwrite: bool = False,
     **settings: Unpack[_TrainVqkdSettings],
 ) -> Run: ...
+def transfer(
+    source: str | Path,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    protocols: str | Iterable[str] = ("knn", "linear"),
+    finetune: bool = False,
+    recipe: FinetuneRecipe | str | Path | None = None,
+    settings: EvaluateSettings | None = None,
+    **changes: Unpack[_TransferSettings],
+) -> Transfer: ...
+def validate(
+    model: str | Path | Classifier,
+    data: str | Path,
+    *,
+    settings: ValidateSettings | None = None,
+    **changes: Unpack[_ValidateSettings],
+) -> Validation: ...
 
 __all__ = [
     "Augmentation",
@@ -720,6 +793,7 @@ __all__ = [
     "Predictions",
     "Recipe",
     "Report",
+    "Robustness",
     "Run",
     "Runtime",
     "Score",
@@ -727,7 +801,9 @@ __all__ = [
     "TokenPrediction",
     "TokenStore",
     "Tokenizer",
+    "Transfer",
     "VQKDRecipe",
+    "Validation",
     "attend",
     "benchmark",
     "compare",
@@ -756,9 +832,12 @@ __all__ = [
     "resume",
     "reveal",
     "reveal_image",
+    "robustness",
     "shapes",
     "show",
     "tokenize",
     "train_vqkd",
+    "transfer",
+    "validate",
 ]
 __version__: str

@@ -15,6 +15,7 @@ from golden_numbers import FOLDER
 from mapet.api.check import check
 from mapet.api.listing import listing
 from mapet.cli import main
+from mapet.cli.validate import show
 from mapet.cli.verbs import VERBS
 from mapet.engine.run import load_checkpoint
 
@@ -185,6 +186,21 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
         lambda m, out: ["report", m.run, "--out", out.with_suffix(".html"), "--images", "1", "--most", "20"],
         lambda m, out: mapet.report(m.run, out.with_suffix(".html"), images=1, most=20),
         lambda out, _: re.sub(r"<footer>.*</footer>", "", out.with_suffix(".html").read_text()),
+    ),
+    "transfer": (
+        lambda m, out: ["transfer", m.run, "--data", m.images, "--out", out, "--k", "3"],
+        lambda m, out: mapet.transfer(m.run, m.images, out, k=3),
+        file("transfer.json", "transfer.md"),
+    ),
+    "validate": (
+        lambda m, out: ["validate", m.clf, "--data", m.images, "--crop-pct", "0.9"],
+        lambda m, out: show(mapet.validate(m.clf, m.images, crop_pct=0.9)),
+        printed,
+    ),
+    "robustness": (
+        lambda m, out: ["robustness", m.clf, "--data", m.images, "--out", out.with_suffix(".json")],
+        lambda m, out: mapet.robustness(m.clf, m.images, out.with_suffix(".json")),
+        lambda out, _: file("")(out.with_suffix(".json"), _),
     ),
     "embed": (
         lambda m, out: ["embed", m.run, m.images, "--out", out.with_suffix(".npz"), "--pool", "token"],

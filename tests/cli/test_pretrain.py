@@ -221,8 +221,8 @@ def test_two_tasks_of_slurm_are_one_process(images, tokens, whole, tmp_path):
 
 
 def test_other_settings_on_resume_are_refused(whole, capsys):
-    assert main(["pretrain", "--resume", str(whole), "--epochs", "6"]) == 2
-    assert "optimization.epochs = 5" in capsys.readouterr().err
+    assert main(["pretrain", "--resume", str(whole), "--seed", "6"]) == 2
+    assert "seed = 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [["--out", "other"], ["--overwrite"]])

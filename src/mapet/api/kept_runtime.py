@@ -10,7 +10,16 @@ from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
 
 FILE = "runtime.json"
-KEPT = ("max_bad_fraction", "micro_batch_size", "probe_every", "probe_data", "probe_images", "keep_best")
+KEPT = (
+    "max_bad_fraction",
+    "micro_batch_size",
+    "probe_every",
+    "probe_data",
+    "probe_images",
+    "panel_every",
+    "keep_best",
+    "logger",
+)
 M = TypeVar("M", bound=Runtime)
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mapet.api.journal import Line, Rows
+    from mapet.data.crop import TransformPolicy
     from mapet.data.dataset import ImageDataset
     from mapet.method.encoder import Encoder
 
@@ -25,6 +26,7 @@ class ModelPass:
         crop_pct: share of an image's shorter side that is cropped, centred.
         compute: (B, 3, H, W) normalised → (B, …) float32, by the model.
         settings: how the images are read.
+        crops: what is shown of each image instead of that crop.
 
     Raises:
         MapetError: the model does not take RGB images, or a pack cannot show them.
@@ -35,15 +37,22 @@ class ModelPass:
     crop_pct: float
     compute: "Callable[[Tensor], Tensor]"
     settings: ReadingSettings
+    crops: "TransformPolicy | None" = None
 
     def __post_init__(self) -> None:
         from mapet.data.decode import require_shown
-        from mapet.data.policy import Centre
         from mapet.utils.view import CenterCropResize
 
         if self.model.in_chans != 3:
             raise MapetError(f"FROM takes images of {self.model.in_chans} channels, and images are read as RGB.")
-        require_shown(self.source, [CenterCropResize(self.model.img_size)], Centre(self.crop_pct))
+        require_shown(self.source, [CenterCropResize(self.model.img_size)], self.shown)
+
+    @property
+    def shown(self) -> "TransformPolicy | None":
+        """What is shown of each image; None: the view's whole centred crop."""
+        from mapet.data.policy import Centre
+
+        return self.crops or (None if self.crop_pct == 1 else Centre(self.crop_pct))
 
     def __call__(
         self, label: str, start: int = 0, known: "Sequence[Line]" = ()
@@ -57,7 +66,6 @@ class ModelPass:
 
         from mapet.data.augment import normalize, to_float
         from mapet.data.decode import decode
-        from mapet.data.policy import Centre
         from mapet.data.unreadable import UnreadableImages
         from mapet.engine.distributed import pick_device, pick_workers
         from mapet.engine.progress import Meter
@@ -68,8 +76,8 @@ class ModelPass:
         for image_id, reason in known:
             bad.add(image_id, reason)
         parts = [range(first, min(first + s.batch_size, count)) for first in range(start, count, s.batch_size)]
-        crops, workers = None if self.crop_pct == 1 else Centre(self.crop_pct), pick_workers(s.workers, device)
-        batches = decode(self.source, [view], ((0, part) for part in parts), crops=crops, workers=workers, bad=bad)
+        workers = pick_workers(s.workers, device)
+        batches = decode(self.source, [view], ((0, part) for part in parts), crops=self.shown, workers=workers, bad=bad)
         self.model.to(device).eval()
         with Meter(label, count, start) as meter:
             for part, batch in zip(parts, batches, strict=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.encoders import LoadedEncoder
 from mapet.api.initial import begin_from, load_init
+from mapet.api.panels import Panels, require_drawn
 from mapet.api.pretrain_inputs import prepare_tokens, pretrain_batches, stored_tokens, validate
 from mapet.api.probes import keep_best, labelled_data, probe, record
 from mapet.api.settings import absolute, combined, named_recipe, require_given
@@ -104,6 +105,8 @@ class Pretraining(Job[Recipe]):
         """Check images, tokens, tokenizer, device and FROM of a new run, on rank 0."""
         from mapet.utils.process_group import first_process
 
+        if self.runtime.panel_every:
+            require_drawn(self.recipe.objective.name)
         if new and first_process():
             validate(self.recipe, self.runtime)
         self.labelled = labelled_data(self.recipe.data, self.runtime)
@@ -157,9 +160,11 @@ class Pretraining(Job[Recipe]):
             begin_from(self.first, objective, self.recipe, self.run, batches.tokens.tokenizer)
 
     def stops(self, batches: "PretrainBatches") -> Iterable[int]:
-        """The steps after every ``probe_every`` epochs, and the last one."""
-        every = max(1, round(self.runtime.probe_every * batches.steps_per_epoch))
-        return [*(range(every, batches.steps, every) if self.runtime.probe_every else ()), batches.steps]
+        """The steps after every ``probe_every`` and every ``panel_every`` epochs, and the last one."""
+        self.panels = Panels(self.run, self.recipe, batches)
+        every = (self.runtime.probe_every, self.runtime.panel_every)
+        self.probed, self.drawn = (_stops(epochs, batches) for epochs in every)
+        return sorted({*self.probed, *self.drawn, batches.steps})
 
     def fitted(self, batches: "PretrainBatches", objective: "nn.Module", fabric: "Fabric") -> Runtime:
         """As predicted from the recipe."""
@@ -178,8 +183,10 @@ class Pretraining(Job[Recipe]):
         return f"loss {recent['loss']:.3f}{self._accuracy(recent, '  tokens')}"
 
     def measure(self, objective: Any, batches: "PretrainBatches", step: int, fabric: "Fabric") -> None:
-        """Probe the encoder, if wanted."""
-        if self.runtime.probe_every and fabric.is_global_zero:
+        """Probe the encoder and draw a panel, if wanted."""
+        if step in self.drawn and fabric.is_global_zero:
+            self.panels.draw(objective, step)
+        if step in self.probed and fabric.is_global_zero:
             found = probe(objective.encoder, batches.shuffled, self.labelled, self.runtime, self.recipe.seed)
             record(self.run, step, step / batches.steps_per_epoch, found)
             if self.runtime.keep_best:
@@ -199,3 +206,9 @@ class Pretraining(Job[Recipe]):
         if self.guess is None or "accuracy" not in row:
             return ""
         return f"{name} {row['accuracy']:.1%} (guess {self.guess.best:.1%})"
+
+
+def _stops(epochs: float, batches: "PretrainBatches") -> set[int]:
+    """The steps after every so many epochs, and the last one; none for 0."""
+    every = max(1, round(epochs * batches.steps_per_epoch))
+    return {*range(every, batches.steps, every), batches.steps} if epochs else set()

@@ -69,14 +69,14 @@ def probe(
 
     devices = [parameter.device for parameter in encoder.parameters() if parameter.is_cuda][:1]
     with torch.random.fork_rng(devices=devices):
-        indices = _some(images.indices, runtime.probe_images, seed)
+        indices = some(images.indices, runtime.probe_images, seed)
         features, _ = _read(encoder, images.source, indices, runtime)
         directions = F.normalize(features.double(), dim=1)
         variance = float(directions.var(dim=0, unbiased=False).mean() * features.shape[1])
         found = {"rank": effective_rank(features), "variance": variance}
         if labelled:
             splits = train_and_test(labelled)
-            chosen = (_some(torch.arange(len(split)), runtime.probe_images, seed) for split in splits)
+            chosen = (some(torch.arange(len(split)), runtime.probe_images, seed) for split in splits)
             train, test = (_read(encoder, *pair, runtime) for pair in zip(splits, chosen, strict=True))
             classes = len(splits[0].classes)
             score = knn(train, test, classes=classes)["top1"]
@@ -133,7 +133,7 @@ def keep_best(run: "Run", name: str, step: int) -> None:
     log.info(f"best      {WORSE[name]} so far: {best.name}")
 
 
-def _some(indices: "Tensor", count: int, seed: int) -> "Tensor":
+def some(indices: "Tensor", count: int, seed: int) -> "Tensor":
     """``count`` of the indices, ascending, drawn by the seed."""
     from mapet.utils.rng import random_bits
 

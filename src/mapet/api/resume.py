@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.kept_runtime import kept
 from mapet.api.moved import MOVABLE, relocated
+from mapet.api.raised import raised
 from mapet.api.training import Job, reopened, run_training
 from mapet.config.file import content, read
 from mapet.config.flat import updated
@@ -25,6 +26,7 @@ def resume(
     *,
     runtime: Runtime | None = None,
     evaluate_every: int | None = None,
+    epochs: float | None = None,
     **settings: Any,
 ) -> "Run | Comparison":
     """Continue what was interrupted in ``folder``: a pre-training, a fine-tuning, a VQ-KD training or a comparison.
@@ -35,6 +37,8 @@ def resume(
         folder: of the run or the comparison.
         runtime: what must not change the result; None: the defaults, with the ``max_bad_fraction`` of the last time.
         evaluate_every: of a fine-tuning, test after every so many epochs; 0: at the end only.
+        epochs: more than the run was begun with, if the learning rates of its steps stay the same: while they are
+            constant (``min_lr`` not below the peak) or in the warm-up.
         settings: of ``runtime``, by the names of the command line's options; and where inputs of a training lie now,
             if they were moved: ``data``, ``tokens``, ``tokenizer``, ``teacher_weights``.
 
@@ -47,6 +51,8 @@ def resume(
     """
     folder = Path(folder).expanduser()
     moved = {name: path for name in MOVABLE if (path := settings.pop(name, None))}
+    if epochs is not None and (folder / COMPARISON).is_file():
+        raise MapetError(f"{folder} holds a comparison, whose --epochs are fixed: remove it.")
     if moved and (folder / COMPARISON).is_file():
         raise MapetError(f"{folder} holds a comparison, whose inputs cannot be moved: put them, or a link, there.")
     if (folder / COMPARISON).is_file():
@@ -56,7 +62,7 @@ def resume(
     kind = PretrainRuntime if kind_of(reopened(folder)) == "pre-training" else Runtime
     given = runtime and (PretrainRuntime.of(runtime) if kind is PretrainRuntime else runtime)
     wanted = updated(given or kept(folder, kind), **settings)
-    return resume_run(folder, wanted, evaluate_every=evaluate_every, moved=moved)
+    return resume_run(folder, wanted, evaluate_every=evaluate_every, moved=moved, epochs=epochs)
 
 
 def resume_run(
@@ -65,13 +71,18 @@ def resume_run(
     *,
     evaluate_every: int | None = None,
     moved: Mapping[str, Any] | None = None,
+    epochs: float | None = None,
 ) -> "Run":
     """Continue a training of any kind; as ``resume``."""
     run = reopened(folder)
     kind = kind_of(run)
     if evaluate_every is not None and kind != "fine-tuning":
         raise MapetError(f"--evaluate-every only applies to a fine-tuning, and {folder} holds a {kind}; remove it.")
-    return run_training(_job(run, kind, runtime, evaluate_every or 0, moved or {}), new=False)
+    job = _job(run, kind, runtime, evaluate_every or 0, moved or {})
+    wanted = raised(job.recipe, run.folder, epochs)
+    if wanted != job.recipe:
+        job.recipe, job.begun_with = wanted, job.recipe.optimization.epochs
+    return run_training(job, new=False)
 
 
 def kind_of(run: "Run") -> str:

@@ -155,12 +155,10 @@ class Revealer:
         strategy = STRATEGIES[recipe.objective.order]
         order = strategy(recipe.grid, recipe.num_masked, s.seed, 0, torch.zeros(1, dtype=torch.int64))
         given = np.linspace(recipe.context - 1, length - 1, s.frames).round().astype(int).tolist()
-        found = [_believed(self.model, recipe, pixels, true, order, count) for count in given]
+        found = [believed(self.model, recipe, pixels, true, order, count) for count in given]
         tokens = torch.stack([*(tokens for tokens, _ in found), true[0]])
         shown = [*(set((order[0, 1 : 1 + count] - 1).tolist()) for count in given), set()]
-        frames = [
-            _mosaic(recipe, line, self.typical, pixels[0], kept) for line, kept in zip(tokens, shown, strict=True)
-        ]
+        frames = [mosaic(recipe, line, self.typical, pixels[0], kept) for line, kept in zip(tokens, shown, strict=True)]
         frames.append(pixels[0].permute(1, 2, 0).numpy())
         accuracy = tuple(share for _, share in found)
         return Revealed(order[0].numpy(), tuple(given), tokens.numpy(), accuracy, np.stack(frames))
@@ -186,7 +184,7 @@ def _model(folder: str | Path) -> "tuple[TokenPrediction, Recipe, Run]":
     return objective.eval(), recipe, run
 
 
-def _believed(
+def believed(
     model: "TokenPrediction", recipe: Recipe, pixels: "Tensor", true: "Tensor", order: "Tensor", given: int
 ) -> "tuple[Tensor, float]":
     """Tokens (L,) predicted for all hidden patches from the first ``given`` of the order, and their accuracy."""
@@ -207,7 +205,7 @@ def _believed(
     return found, float((found == true[0])[hidden].double().mean())
 
 
-def _mosaic(
+def mosaic(
     recipe: Recipe, tokens: "Tensor", typical: "dict[int, Any]", pixels: "Tensor", kept: set[int]
 ) -> "NDArray[Any]":
     """(H, W, 3) uint8: the image's own patches at ``kept``, and elsewhere the typical patch of each token, paler."""

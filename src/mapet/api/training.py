@@ -7,11 +7,12 @@ from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from mapet.api.batch_size import batch_line
+from mapet.api.announced import log_plan, log_schedule
 from mapet.api.inputs import check_inputs_unchanged
 from mapet.api.kept_runtime import keep, with_kept
 from mapet.api.memory import Halving
 from mapet.api.moved import Moved
+from mapet.api.raised import require_same_rates
 from mapet.api.settings import with_precision
 from mapet.config.file import save
 from mapet.config.runtime import Runtime
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mapet.data.loader import Stream
     from mapet.engine.optim import Optim
     from mapet.engine.run import Run
+    from mapet.engine.tracker import Track
 
 R = TypeVar("R")
 
@@ -49,12 +51,16 @@ class Job(ABC, Generic[R]):
         inputs: what must not change before a resumed run ends, in words.
         with_labels: whether the images' labels belong to it.
         moved: inputs that lie elsewhere than when the run was begun.
+        begun_with: its epochs then, if they are raised.
+        track: logs each step to a tracker, if one is wanted.
     """
 
     label: ClassVar[str]
     inputs: str
     with_labels: ClassVar[bool] = False
     moved: Moved | None = None
+    begun_with: float | None = None
+    track: "Track | None" = None
 
     def __init__(self, run: "Run", recipe: R, runtime: Runtime) -> None:
         self.run, self.recipe, self.runtime = run, recipe, runtime
@@ -134,8 +140,10 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
     from mapet.data.workers import failures_named
     from mapet.engine.distributed import distributed
     from mapet.engine.run import Run
+    from mapet.engine.tracker import require_tracker, tracking
     from mapet.utils.process_group import first_process
 
+    require_tracker(job.runtime.logger)
     if new:
         job.recipe = with_precision(job.recipe, job.runtime.accelerator)
     job.validate(new=new)
@@ -166,6 +174,7 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
             )
         )
         stack.enter_context(failures_named())
+        job.track = stack.enter_context(tracking(runtime.logger if fabric.is_global_zero else "", run.folder))
         _train(job, fabric)
     return run
 
@@ -175,17 +184,16 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
     from mapet.build.batches import FirstSteps
     from mapet.engine.fit import fit
 
-    run, (epochs, batch_size, lr) = job.run, job.size
+    run, batch_size = job.run, job.size[1]
     batches = job.batches(fabric)
     images = batches.shuffled
+    if job.begun_with is not None:
+        require_same_rates(job.recipe, job.begun_with, batches, run.completed, run.folder)
     if fabric.is_global_zero:
         _check_inputs(job, batches)
     objective = job.objective(batches, fabric)
     more, runtime = _fit_to_memory(job, batches, objective, fabric), job.runtime
-    steps = f"{epochs:g} epochs × {batches.steps_per_epoch} steps of {batch_line(batch_size, lr, runtime)}"
-    data = f"{images.source.name}: {len(images.indices):,} images"
-    for name, line in {"data": data, **job.plan(batches, objective), "steps": steps}.items():
-        log.info(f"{name:<10}{line}")
+    log_plan(job, batches, objective)
     if fabric.is_global_zero and not run.last.exists():
         job.initialize(objective, batches)  # the other ranks receive the weights from rank 0 in ``fit``
     completed = run.completed
@@ -194,7 +202,7 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
             objective = job.objective(batches, fabric)
         optim = job.optim(objective, batches)
         if not number:
-            _log_schedule(optim, batches.steps)
+            log_schedule(optim, batches.steps)
         fit(
             objective,
             FirstSteps(batches, step),
@@ -209,6 +217,7 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
             grad_checkpointing=runtime.grad_checkpointing,
             label=job.label if step == batches.steps else f"{job.label} to step {step}",
             describe=job.progress,
+            track=job.track,
         )
         job.measure(objective, batches, step, fabric)
     if note := images.bad.note():
@@ -226,7 +235,12 @@ def _fit_to_memory(job: Job[Any], batches: Any, objective: Any, fabric: "Fabric"
 
 
 def _check_inputs(job: Job[Any], batches: Any) -> None:
-    """Refuse other inputs than those of the begin; where they lie elsewhere now, the recipe in the folder says so."""
+    """Refuse other inputs than those of the begin; where they lie elsewhere now, the recipe in the folder says so.
+
+    It says so, too, if epochs are raised.
+    """
+    from mapet.engine.origin import note_raised
+
     images = batches.shuffled
     check_inputs_unchanged(
         job.run,
@@ -238,20 +252,10 @@ def _check_inputs(job: Job[Any], batches: Any) -> None:
         contents=job.contents(batches),
         moved=job.moved,
     )
-    if job.moved:
+    if job.begun_with is not None:
+        note_raised(job.run.folder, job.begun_with)
+    if job.moved or job.begun_with is not None:
         save(job.recipe, job.run.recipe)
-
-
-def _log_schedule(optim: "Optim", steps: int) -> None:
-    """The learning rate in words, and notes about settings that a run of so many steps does not suit."""
-    from mapet.engine.optim import Schedule, initial_share
-
-    notes = [initial_share(optim.ema_decay, steps)]
-    if isinstance(optim.lr, Schedule):
-        log.info(f"rate      {optim.lr}")
-        notes = [*optim.lr.notes, *notes]
-    for note in filter(None, notes):
-        log.info(f"note      {note}")
 
 
 def _require_checkpoint(run: "Run") -> None:

@@ -18,7 +18,8 @@ ABOUT = """Pre-train an encoder on unlabelled images.
 
 --recipe NAME (or FILE.yaml) sets the defaults of all other options.
 
---resume RUN continues an interrupted run; with --data or --tokens, if these lie elsewhere now."""
+--resume RUN continues an interrupted run; with --data or --tokens, if these lie elsewhere now; --epochs may be
+raised while the learning rate is constant or in its warm-up."""
 
 
 @dataclass(frozen=True)

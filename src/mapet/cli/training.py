@@ -16,6 +16,8 @@ from mapet.config.recipe import Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.signals import raised_signals
 
+RAISED = ("epochs",)  # flat names of the settings that a resume may raise
+
 
 def stoppable(train: Callable[[], object], again: str, folder: Path | None = None) -> int:
     """Run ``train``; exit code 0, or 128 + signal if interrupted, when the command ``again`` that resumes is printed.
@@ -62,7 +64,7 @@ def again(folder: str, runtime: Runtime, *verb: str) -> str:
 def resumed_options(
     folder: str, default: Any, name: str, arguments: list[str], verb: str, about: str
 ) -> tuple[Any, dict[str, Any]]:
-    """The options to resume with, and the inputs that were moved.
+    """The options to resume with, and the inputs that were moved, or the epochs if there are to be more.
 
     Other settings of the recipe, the field ``name``, must be those of the run.
 
@@ -74,4 +76,4 @@ def resumed_options(
         raise MapetError(f"--out {options.out} does not apply to --resume, which continues in {folder}; remove it.")
     if options.overwrite:
         raise MapetError(f"--overwrite does not apply to --resume, which continues the run in {folder}; remove it.")
-    return options, require_unchanged(folder, getattr(default, name), getattr(options, name), MOVABLE)
+    return options, require_unchanged(folder, getattr(default, name), getattr(options, name), (*MOVABLE, *RAISED))

@@ -36,7 +36,7 @@ PROBE = "data max_images pool out accelerator workers"
 GROUPS = {
     "Data and tokens": ("pack", "tokenizer", "tokenize", "shapes"),
     "Training": ("quickstart", "pretrain", "finetune", "compare"),
-    "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot"),
+    "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot", "transfer", "validate", "robustness"),
     "Use": ("report", "embed", "neighbours", "predict", "attend", "reveal"),
     "Tools": ("export", "bench", "show", "list", "check", "doctor"),
 }
@@ -111,6 +111,28 @@ VERBS = {
         {"FROM": "run"},
         f"run shots draws seed {PROBE}",
         "mapet fewshot runs/first --data labelled --shots 1 5",
+    ),
+    "transfer": Verb(
+        "an encoder on several data sets, in one table",
+        "transfer FROM --data A,B --out FOLDER",
+        {"FROM": "run"},
+        "run data out protocols finetune recipe max_images pool accelerator workers",
+        "mapet transfer runs/first --data cifar10,labelled --out transfer",
+    ),
+    "validate": Verb(
+        "accuracy and calibration of a classifier",
+        "validate CLASSIFIER --data DATA",
+        {"CLASSIFIER": "run"},
+        "run data crop_pct split subset real batch_size accelerator workers",
+        "mapet validate vit_standard_base_patch16_224_KCLIP.tar --data imagenet",
+    ),
+    "robustness": Verb(
+        "a classifier on shifted and corrupted images",
+        "robustness CLASSIFIER --data A,B [--out FILE]",
+        {"CLASSIFIER": "run"},
+        "run data out baseline corruptions severities seed crop_pct real accelerator workers",
+        "mapet robustness runs/clf --data imagenet-a,imagenet-r\n"
+        "mapet robustness runs/clf --data imagenet --corruptions all --out r.json",
     ),
     "finetune": Verb(
         "train a classifier from an encoder, and measure its accuracy",

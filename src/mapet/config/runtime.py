@@ -34,6 +34,8 @@ class Runtime:
     """Keep a checkpoint every so many steps, in addition to the last; 0: only the last."""
     cache_gib: Annotated[Rate, Option(old=("memory",))] = 2.0
     """Keep decoded images in memory if they fit into this many GiB."""
+    logger: Literal["", "trackio", "wandb"] = ""
+    """Log metrics to trackio or wandb too, which must be installed; metrics.csv and TensorBoard are always written."""
     timeout: Annotated[float, Field(gt=0)] = 30.0
     """Minutes after which several processes no longer wait for one that does not answer."""
     max_bad_fraction: Annotated[Share, Option(old=("max_bad",))] = 0.01
@@ -60,6 +62,8 @@ class PretrainRuntime(Runtime):
     """Labelled images for k-NN at these times; without them --data, if it has a split into train and test."""
     probe_images: Annotated[int, Field(ge=2)] = 2000
     """At most so many images for each measurement: of --data, and of the labelled training and test images."""
+    panel_every: Annotated[Rate, Option(common=True)] = 0.0
+    """Draw what is predicted of hidden patches after every so many epochs and at the end, in panels/; 0: not at all."""
     keep_best: Literal["", "knn", "rank"] = ""
     """Keep the checkpoint with the best k-NN accuracy or effective rank as checkpoints/best.safetensors."""
 

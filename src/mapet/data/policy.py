@@ -134,6 +134,11 @@ class Centre:
         """Whether it is the view's whole centred crop."""
         return self.crop_pct == 1
 
+    @property
+    def text(self) -> str:
+        """For the description of a protocol."""
+        return f"centre crop {self.crop_pct:g}"
+
     def __call__(self, epoch: int, indices: Sequence[int]) -> list[Transform]:
         """The same transform for each of ``indices``."""
         return [self._transform] * len(indices)
@@ -144,6 +149,40 @@ class Centre:
 
         (height, width), method = view.size, Image.Resampling[view.interpolation.upper()]
         return ImageOps.fit(image, (width, height), method, bleed=(1 - self.crop_pct) / 2, centering=(0.5, 0.5))
+
+
+@dataclass(frozen=True)
+class Published:
+    """timm's evaluation transform: the shorter side is resized to size / ``crop_pct``, then the centre is cropped."""
+
+    crop_pct: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the view's whole centred crop."""
+        return False
+
+    @property
+    def text(self) -> str:
+        """For the description of a protocol."""
+        return f"timm's centre crop {self.crop_pct:g}"
+
+    def __call__(self, epoch: int, indices: Sequence[int]) -> list[Transform]:
+        """The same transform for each of ``indices``."""
+        return [self._transform] * len(indices)
+
+    def _transform(self, image: "Image.Image", view: CenterCropResize) -> "Image.Image":
+        return evaluation_transform(self.crop_pct, view)(image)
+
+
+@lru_cache(maxsize=8)
+def evaluation_transform(crop_pct: float, view: CenterCropResize) -> Callable[["Image.Image"], "Image.Image"]:
+    """timm's up to the conversion to tensors: PIL image → PIL image of the view's size."""
+    from timm.data import create_transform
+    from torchvision.transforms import Compose
+
+    made = create_transform((3, *view.size), crop_pct=crop_pct, interpolation=view.interpolation)
+    return Compose(made.transforms[:2])  # resize and crop
 
 
 @dataclass(frozen=True)

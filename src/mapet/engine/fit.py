@@ -27,6 +27,8 @@ from mapet.utils.rng import random_bits
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from mapet.engine.tracker import Track
+
 SALT = 5  # separates the generator's seeds from other draws with the same seed
 SAVE_SECONDS = 600.0  # at most between two checkpoints, however long an epoch is
 Filler = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]  # an empty batch → one valid image of any content
@@ -65,6 +67,7 @@ def fit(
     grad_checkpointing: bool = False,
     label: str = "pretrain",
     describe: Callable[[Mapping[str, float]], str] = lambda metrics: f"loss {metrics['loss']:.3f}",
+    track: "Track | None" = None,
 ) -> Run:
     """Train ``objective`` in place, from the run's last checkpoint if it has one, to the end of ``batches``.
 
@@ -88,6 +91,7 @@ def fit(
         grad_checkpointing: recompute the blocks' activations in the backward pass, to save memory.
         label: start of the progress line.
         describe: recent metrics → text of the progress line.
+        track: takes the step and the metrics of each step, on rank 0, besides metrics.csv and TensorBoard.
 
     Raises:
         MapetError: the loss or the gradient is NaN or Inf; the last checkpoint is kept.
@@ -96,7 +100,7 @@ def fit(
     trained, model, optimizer = set_up(fabric, objective, optim.optimizer, compiled, grad_checkpointing)
     ema = {name: p.detach().clone() for name, p in trained.named_parameters()} if optim.ema_decay else {}
     start = _restore(trained, optim.optimizer, ema, run)
-    metrics = MetricsLogger(run, fabric, batches.steps_per_epoch, start)
+    metrics = MetricsLogger(run, fabric, batches.steps_per_epoch, start, track)
     filler: Filler = getattr(batches, "filler", zeros)
     saved, sharded = time.monotonic(), trained is not objective
 

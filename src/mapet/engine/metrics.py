@@ -18,6 +18,8 @@ from mapet.utils.log import log
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from mapet.engine.tracker import Track
+
 T = TypeVar("T")
 Row = dict[str, float | None]  # one step; None: the step was skipped
 DELAY = 10  # steps whose metrics stay on an accelerator, so that a step does not wait for them
@@ -31,7 +33,10 @@ class MetricsLogger:
     later, and always before a checkpoint is written.
     """
 
-    def __init__(self, run: Run, fabric: "Fabric", steps_per_epoch: int, start: int) -> None:
+    def __init__(
+        self, run: Run, fabric: "Fabric", steps_per_epoch: int, start: int, track: "Track | None" = None
+    ) -> None:
+        self.track = track
         self.run, self.fabric, self.steps_per_epoch, self.good = run, fabric, steps_per_epoch, start
         self.names: list[str] = []
         self.pending: list[tuple[int, float, Tensor | None]] = []
@@ -128,6 +133,10 @@ class MetricsLogger:
         self.rows.extend(row for row in complete if self.names[0] in row)
         if rows and self.fabric.is_global_zero:
             self.run.append_metrics(rows)
+            for row in rows:
+                found = {name: value for name, value in row.items() if value is not None}
+                if self.track is not None:
+                    self.track(int(found["step"]), found)
             try:
                 for row in rows if self.writer else ():
                     for name in ("lr", *self.names):

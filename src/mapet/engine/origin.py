@@ -14,8 +14,10 @@ from typing import Any
 from mapet.engine.checkpoint import Checkpoint
 from mapet.utils.errors import MapetError
 from mapet.utils.fingerprint import file_hash
+from mapet.utils.io import load_json, replace_file
 
 RECIPE, CLASSIFIER, METRICS = "recipe.yaml", "classifier.json", "metrics.csv"
+RAISED, RAISED_SETTING = "epochs.json", f"{RECIPE}: optimization.epochs"  # the epochs that a run had before
 PATHS = {"data", "tokens", "init", "from", "path", "teacher", "teacher_weights"}
 
 
@@ -44,6 +46,8 @@ def require_same(path: Path, folder: Path) -> None:
     here = settings(folder)
     for name, value in Checkpoint(path).settings.items():
         file, _, setting = name.partition(": ")
+        if name == RAISED_SETTING and value in earlier_epochs(folder):
+            continue
         if name in here:
             same, now = json.dumps(here[name]) == json.dumps(value), _short(here[name])
         else:
@@ -53,6 +57,17 @@ def require_same(path: Path, folder: Path) -> None:
                 f"{path} does not belong to {folder / file}: it was trained with {setting} {_short(value)}, not "
                 f"{now}. Restore the one that was changed, or begin a new run."
             )
+
+
+def earlier_epochs(folder: Path) -> list[float]:
+    """The numbers of epochs that were raised in the run's folder."""
+    found = load_json(folder / RAISED)
+    return [value for value in found if isinstance(value, int | float)] if isinstance(found, list) else []
+
+
+def note_raised(folder: Path, epochs: float) -> None:
+    """Keep the number of epochs that is about to be raised: checkpoints with it still belong to the run."""
+    replace_file(folder / RAISED, json.dumps([*earlier_epochs(folder), epochs]) + "\n")
 
 
 @lru_cache(maxsize=8)

@@ -24,6 +24,7 @@ from mapet.method.predict import TokenPrediction
 from mapet.utils.weights import extent, fill, named, read_weights
 
 PRETRAINED, FINETUNED = "MaPeT before fine-tuning", "MaPeT after fine-tuning"
+CROP_PCT = 0.9  # of their validation
 RENAMED = {
     "mask_positional_token": "mask_token",
     "decoder.weight": "head.weight",
@@ -85,6 +86,7 @@ def load_finetuned(path: str | Path, *, heads: int | None = None) -> Classifier:
             **settings,
         )
     fill(model, ours, FINETUNED)
+    model.crop_pct = CROP_PCT
     return model.eval()
 
 

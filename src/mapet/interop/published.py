@@ -77,6 +77,7 @@ def of_timm(model: Any) -> Encoder:
     if model.num_classes:
         classifier = Classifier(**arguments(encoder), num_classes=model.num_classes)
         classifier.load_state_dict(model.state_dict())
+        classifier.crop_pct = float(model.pretrained_cfg.get("crop_pct") or 1.0)
         encoder = classifier
     renormalize(encoder, *(model.pretrained_cfg.get(name) or () for name in ("mean", "std")))
     return encoder.eval()

@@ -63,12 +63,13 @@ _CHECKPOINTS: Tree = {
 }
 RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
-    **_files("metrics.csv", "log.txt", "runtime.json", "init.json", "probes.csv", "contents.json", "report.html"),
+    **_files("metrics.csv", "log.txt", "runtime.json", "init.json", "probes.csv", "contents.json", "epochs.json"),
+    **_files("report.html"),
     **LISTS,
     **PAIR,  # a VQ-KD run is a tokenizer, too
     **{name: TOKENIZER[name] for name in (r"tokenizer\.(part|next)", "inspect")},
     "checkpoints": _CHECKPOINTS,
-    "tensorboard": {r"events\.out\.tfevents\..+": None},
+    "panels|tensorboard": {r"step-\d{8,}\.png|events\.out\.tfevents\..+": None},
     "tokens": _TOKENS,
     "tokenizer": TOKENIZER,
     r"tokenizer\.tokenizer\.part": PAIR,
