@@ -64,6 +64,7 @@ _HOMES = {
     "register_objective": "build.objectives",
     "resume": "api.resume",
     "reveal": "method.pattern",
+    "segment_probe": "api.segment_probe",
     "shapes": "api.shapes",
     "show": "api.show",
     "tokenize": "api.tokenize",

@@ -34,6 +34,7 @@ from mapet.config.recipe import Objective as Objective
 from mapet.config.recipe import Recipe as Recipe
 from mapet.config.recipe import Tokenizer as Tokenizer
 from mapet.config.runtime import Runtime as Runtime
+from mapet.config.segmentation import SegmentProbeSettings
 from mapet.config.training import Optimization as Optimization
 from mapet.config.use import AttendSettings, EmbedSettings, NeighboursSettings, PredictSettings, RevealSettings
 from mapet.config.verbs import (
@@ -185,8 +186,30 @@ class _Compare(TypedDict, total=False):
     seeds: int
     evaluate: (
         str
-        | Literal["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune"]
-        | Sequence[Literal["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune"]]
+        | Literal[
+            "knn",
+            "linear",
+            "linear-mae",
+            "linear-beit",
+            "attentive",
+            "fewshot",
+            "finetune",
+            "segment-linear",
+            "segment-knn",
+        ]
+        | Sequence[
+            Literal[
+                "knn",
+                "linear",
+                "linear-mae",
+                "linear-beit",
+                "attentive",
+                "fewshot",
+                "finetune",
+                "segment-linear",
+                "segment-knn",
+            ]
+        ]
     )
     budget: str | Literal["epochs", "compute"] | Sequence[Literal["epochs", "compute"]]
     vary: str | Sequence[str]
@@ -194,6 +217,7 @@ class _Compare(TypedDict, total=False):
     knn_every: float
     eval_data: str | PathLike[str] | None
     eval_limit: int | None
+    segment_data: str | PathLike[str] | None
 
 class _Runtime(TypedDict, total=False):
     """Settings of ``Runtime``."""
@@ -443,6 +467,23 @@ class _Reveal(TypedDict, total=False):
 class _RevealImageSettings(_Reveal, total=False):
     """Settings of ``reveal_image``."""
 
+class _SegmentProbe(TypedDict, total=False):
+    """Settings of ``SegmentProbeSettings``."""
+
+    image_size: int | None
+    max_images: int | None
+    max_patches: int
+    k: int
+    temperature: float
+    reduce_zero_label: bool
+    random: bool
+    num_heads: int | None
+    seed: int
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+
+class _SegmentProbeSettings(_SegmentProbe, total=False):
+    """Settings of ``segment_probe``."""
+
 class _ShowSettings(_Recipe, _Model, _Objective, _Tokenizer, _Optimization, total=False):
     """Settings of ``show``."""
 
@@ -656,6 +697,15 @@ def reveal_image(
     settings: RevealSettings | None = None,
     **changes: Unpack[_RevealImageSettings],
 ) -> Revealed: ...
+def segment_probe(
+    source: str | Path,
+    data: str | Path,
+    protocols: str | Iterable[str] = ...,
+    *,
+    out: str | Path | None = None,
+    settings: SegmentProbeSettings | None = None,
+    **changes: Unpack[_SegmentProbeSettings],
+) -> dict[str, dict[str, Score]]: ...
 def show(recipe: Recipe | str | Path | None = None, **changes: Unpack[_ShowSettings]) -> str: ...
 def tokenize(
     data: str | Path,
@@ -733,6 +783,7 @@ __all__ = [
     "resume",
     "reveal",
     "reveal_image",
+    "segment_probe",
     "shapes",
     "show",
     "tokenize",

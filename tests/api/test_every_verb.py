@@ -48,7 +48,16 @@ def made(images, tmp_path_factory):
         cut[2:10, 2 : 8 + split] = (200, 60 * split, 30, 255)
         (root / "shapes" / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(cut).save(root / "shapes" / name / f"{split}.png")
-    named = {"images": images, "run": run, "clf": clf, "photo": photo, "book": book, "shapes": root / "shapes"}
+    mapet.shapes(root / "shapes", images, root / "set", **SHAPES, classes=2)
+    named = {
+        "set": root / "set",
+        "images": images,
+        "run": run,
+        "clf": clf,
+        "photo": photo,
+        "book": book,
+        "shapes": root / "shapes",
+    }
     return SimpleNamespace(**named, features=root / "features.npz")
 
 
@@ -172,6 +181,11 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
     "linear": probe("linear", pool="token"),
     "attentive": probe("attentive", batch_size=8),
     "fewshot": probe("fewshot", draws=2),
+    "segment-probe": (
+        lambda m, out: ["segment-probe", m.run, "--data", m.set, "--out", out, "--k", "3", "--accelerator", "cpu"],
+        lambda m, out: mapet.segment_probe(m.run, m.set, out=out, k=3, accelerator="cpu"),
+        scores,
+    ),
     "embed": (
         lambda m, out: ["embed", m.run, m.images, "--out", out.with_suffix(".npz"), "--pool", "token"],
         lambda m, out: mapet.embed(m.run, m.images, out.with_suffix(".npz"), pool="token"),

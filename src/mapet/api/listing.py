@@ -26,6 +26,8 @@ PROTOCOLS = {
     "attentive": "attentive probe of CAE: one cross-attention block",
     "fewshot": "logistic regression from a few labelled images per class",
     "finetune": "all weights are trained as a classifier",
+    "segment-linear": "segmentation: logistic regression of patches (segment-probe)",
+    "segment-knn": "segmentation: k nearest neighbours of patches (segment-probe)",
 }
 TEACHERS = {
     "efficientnet_lite0": "installed with mapet; works offline",

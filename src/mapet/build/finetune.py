@@ -19,6 +19,7 @@ from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.fit import Batches
 from mapet.engine.optim import Optim, adamw, layer_scale, scheduled
 from mapet.engine.run import Run, parts, prefixed
+from mapet.evals.dense import resampled
 from mapet.evals.finetune import FineTuning
 from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier, Encoder
@@ -79,14 +80,6 @@ def _check(found: Encoder, side: int, classes: int) -> None:
         raise MapetError(
             f"--image-size must be a multiple of {patch[0]} and {patch[1]}, the size of FROM's patches, got {side}."
         )
-
-
-def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Position embeddings (1, 1 + L, D) for another grid, by timm's bicubic interpolation; that of CLS is kept."""
-    from timm.layers import resample_abs_pos_embed
-
-    positions: Tensor = resample_abs_pos_embed(table, list(new), list(old))
-    return positions
 
 
 def begin(run: Run, classifier: Classifier, t: FinetuneRecipe, about: Mapping[str, Any]) -> None:

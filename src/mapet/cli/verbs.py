@@ -36,7 +36,7 @@ PROBE = "data max_images pool out accelerator workers"
 GROUPS = {
     "Data and tokens": ("pack", "tokenizer", "tokenize", "shapes"),
     "Training": ("quickstart", "pretrain", "finetune", "compare"),
-    "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot"),
+    "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot", "segment-probe"),
     "Use": ("embed", "neighbours", "predict", "attend", "reveal"),
     "Tools": ("export", "bench", "show", "list", "check"),
 }
@@ -112,6 +112,13 @@ VERBS = {
         f"run shots draws seed {PROBE}",
         "mapet fewshot runs/first --data labelled --shots 1 5",
     ),
+    "segment-probe": Verb(
+        "mIoU of an encoder, by linear and k-NN classification of its patches",
+        "segment-probe FROM --data SET",
+        {"FROM": "run"},
+        "run data protocols out image_size max_images max_patches k random seed accelerator",
+        "mapet segment-probe runs/first --data shapes",
+    ),
     "finetune": Verb(
         "train a classifier from an encoder, and measure its accuracy",
         "finetune FROM --data DATA --out RUN",
@@ -123,7 +130,7 @@ VERBS = {
         "train several objectives under one setting: a table, figures",
         "compare [RECIPE] --data IMAGES --out FOLDER",
         {"RECIPE": "recipe"},
-        "recipe resume data out objectives baselines seeds evaluate budget vary eval_data model epochs batch_size "
+        "recipe resume data out objectives baselines seeds evaluate budget vary eval_data segment_data model epochs batch_size "
         "accelerator workers",
         "mapet compare cifar10-vit-tiny --out runs/table --seeds 3\nmapet compare --resume runs/table",
     ),
