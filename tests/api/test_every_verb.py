@@ -29,7 +29,7 @@ DALLE = {"kind": "dalle", "image_size": 48}
 COMPARE = {**VIT, **SQUARE, **STEPS, **KMEANS, "objectives": "mim,mae", "seeds": 1, "evaluate": "knn"}
 BENCH = {**VIT, **SQUARE, "objectives": "mim", "batch_sizes": "2", "rounds": 1, "skip_memory": True,
          "accelerator": "cpu"}  # fmt: skip
-SHAPES = {"train": 3, "test": 2, "size": 32}
+SHAPES = {"classes": 2, "train": 3, "test": 2, "size": 32}
 QUICK = {"epochs": 1, "max_images": 512, "accelerator": "cpu"}
 
 
@@ -48,7 +48,7 @@ def made(images, tmp_path_factory):
         cut[2:10, 2 : 8 + split] = (200, 60 * split, 30, 255)
         (root / "shapes" / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(cut).save(root / "shapes" / name / f"{split}.png")
-    mapet.shapes(root / "shapes", images, root / "set", **SHAPES, classes=2)
+    mapet.shapes(root / "shapes", images, root / "set", **SHAPES)
     named = {
         "set": root / "set",
         "images": images,

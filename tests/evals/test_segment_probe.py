@@ -10,16 +10,7 @@ from forms import randomised
 from mapet.data.segmentation import MaskedImages, both_splits, open_segmentation
 from mapet.evals.dense import class_shares, embedded, patch_features, patch_size_of
 from mapet.evals.iou import iou_scores, overlap
-from mapet.evals.segment_probe import (
-    Patches,
-    knn_probe,
-    linear_probe,
-    majority,
-    training_patches,
-)
-from mapet.evals.segment_probe import (
-    test_overlaps as overlaps,
-)
+from mapet.evals.segment_probe import Patches, knn_probe, linear_probe, majority, probe_overlaps, training_patches
 from mapet.method.encoder import Encoder
 from mapet.utils.errors import MapetError
 
@@ -112,7 +103,7 @@ def test_colours_are_learnt_and_the_majority_is_not_enough(probe):
     patches = training_patches(encoder, striped(20, 0), 2, per_image=16, seed=0, device=CPU)
     assert patches.features.shape == (320, 16)
     fitted = linear_probe(patches, 0) if probe == "linear" else knn_probe(patches, k=5, temperature=0.07)
-    counts = overlaps(encoder, striped(10, 1), {"probe": fitted, "guess": majority(patches)}, 2, CPU)
+    counts = probe_overlaps(encoder, striped(10, 1), {"probe": fitted, "guess": majority(patches)}, 2, CPU)
     found = {name: iou_scores(one, "ab")["mIoU"].value for name, one in counts.items()}
     assert found["probe"] > 0.75 > 0.5 > found["guess"]
 

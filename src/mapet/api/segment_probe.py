@@ -48,7 +48,7 @@ def _size(s: SegmentProbeSettings) -> str:
 SEGMENT_PROTOCOLS = {
     "segment-linear": SegmentProtocol(
         _linear,
-        lambda s: f"segmentation, logistic regression of patches by L-BFGS, {s.max_patches:,} patches{_size(s)}",
+        lambda s: f"segmentation, logistic regression by L-BFGS, {s.max_patches:,} patches{_size(s)}",
     ),
     "segment-knn": SegmentProtocol(
         _knn,
@@ -128,7 +128,7 @@ def measure(
     from mapet.data.segmentation import both_splits
     from mapet.engine.distributed import pick_device
     from mapet.evals.iou import iou_scores
-    from mapet.evals.segment_probe import majority, test_overlaps, training_patches
+    from mapet.evals.segment_probe import majority, probe_overlaps, training_patches
 
     train, test = both_splits(data, s.reduce_zero_label)
     chosen, device, classes = _chosen(train, s), pick_device(s.accelerator), len(train.classes)
@@ -143,7 +143,7 @@ def measure(
     )
     probes = {GUESS: majority(patches), **{name: SEGMENT_PROTOCOLS[name].fit(patches, s) for name in names}}
     tests = _pairs(test, range(len(test)), encoder, s, "test")
-    counts = test_overlaps(encoder, tests, probes, classes, device)
+    counts = probe_overlaps(encoder, tests, probes, classes, device)
     found = {name: iou_scores(one, train.classes) for name, one in counts.items()}
     guess, most = found[GUESS], train.classes[int(patches.pixels.argmax())]
     log.info(f"guess     mIoU {guess['mIoU']}, {guess['accuracy'].value:.1%} of pixels: always {most}")

@@ -130,8 +130,8 @@ VERBS = {
         "train several objectives under one setting: a table, figures",
         "compare [RECIPE] --data IMAGES --out FOLDER",
         {"RECIPE": "recipe"},
-        "recipe resume data out objectives baselines seeds evaluate budget vary eval_data segment_data model epochs batch_size "
-        "accelerator workers",
+        "recipe resume data out objectives baselines seeds evaluate budget vary eval_data segment_data model epochs "
+        "batch_size accelerator workers",
         "mapet compare cifar10-vit-tiny --out runs/table --seeds 3\nmapet compare --resume runs/table",
     ),
     "embed": Verb(

@@ -28,7 +28,8 @@ class CompareSettings:
     seeds: Count = 3
     """Runs per objective, with seeds from --seed on."""
     evaluate: Annotated[Listed[Evaluation], Field(min_length=1)] = ("knn", "linear")
-    """One or more of knn, linear, linear-mae, linear-beit, attentive, fewshot, finetune, segment-linear, segment-knn."""
+    """One or more of knn, linear, linear-mae, linear-beit, attentive, fewshot, finetune; segment-linear, segment-knn
+    with --segment-data."""
     budget: Annotated[Listed[Literal["epochs", "compute"]], Field(min_length=1)] = ("epochs",)
     """epochs (equal epochs for all), compute (equal compute, that of the first objective), or both."""
     vary: Repeated = ()

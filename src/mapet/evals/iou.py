@@ -35,8 +35,8 @@ def iou_scores(counts: Tensor, classes: Sequence[str]) -> dict[str, Score]:
     The intervals are 95 % bootstrap intervals over the images.
 
     Returns:
-        ``mIoU``, the mean over the classes that some mask or prediction has; ``accuracy`` of pixels; and the IoU of each
-        such class as ``IoU NAME``.
+        ``mIoU``, the mean over the classes that some mask or prediction has; ``accuracy`` of pixels; and the IoU of
+        each such class as ``IoU NAME``.
     """
     generator = torch.Generator().manual_seed(0)
     picked = torch.randint(len(counts), (RESAMPLES, len(counts)), generator=generator)

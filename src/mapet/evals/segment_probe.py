@@ -62,7 +62,7 @@ def linear_probe(train: Patches, seed: int) -> Classify:
     """
     classes = train.shares.shape[1]
     features, _ = standardised(train.features, train.features[:1])
-    images = train.image.unique()
+    images = torch.tensor(sorted(set(train.image.tolist())))
     held_images = images[logistic.hold_out_tenth(len(images), seed)[0]] if len(images) > 1 else images
     held, losses = torch.isin(train.image, held_images), []
     kept = ~held if len(images) > 1 else held
@@ -96,10 +96,10 @@ def majority(train: Patches) -> Classify:
 
 
 @torch.no_grad()
-def test_overlaps(
+def probe_overlaps(
     encoder: Encoder, pairs: Iterator[Pair], probes: Mapping[str, Classify], classes: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """Counts (N, classes, 3) of ``iou.overlap`` by probe. Scores are resized to the mask bilinearly before the argmax."""
+    """Counts (N, classes, 3) of ``iou.overlap`` by probe; scores are resized to the mask before the argmax."""
     found: dict[str, list[Tensor]] = {name: [] for name in probes}
     with evaluating(encoder.to(device)):
         for image, target in pairs:
