@@ -19,6 +19,7 @@ from mapet.api.predict import Prediction as Prediction
 from mapet.api.predict import Predictions as Predictions
 from mapet.api.quickstart import QuickstartResult
 from mapet.api.reveal import Revealed
+from mapet.api.segment import load_segmenter as load_segmenter
 from mapet.api.shapes import shapes as shapes
 from mapet.build.objectives import register_objective as register_objective
 from mapet.config.benchmark import BenchmarkSettings
@@ -35,6 +36,7 @@ from mapet.config.recipe import Recipe as Recipe
 from mapet.config.recipe import Tokenizer as Tokenizer
 from mapet.config.runtime import Runtime as Runtime
 from mapet.config.segmentation import SegmentProbeSettings
+from mapet.config.segmentation import SegmentRecipe as SegmentRecipe
 from mapet.config.training import Optimization as Optimization
 from mapet.config.use import AttendSettings, EmbedSettings, NeighboursSettings, PredictSettings, RevealSettings
 from mapet.config.verbs import (
@@ -51,6 +53,7 @@ from mapet.engine.fit import fit as fit
 from mapet.engine.run import Run as Run
 from mapet.evals.feature_file import Embeddings as Embeddings
 from mapet.evals.score import Score as Score
+from mapet.evals.upernet import Segmenter as Segmenter
 from mapet.method.encoder import Classifier as Classifier
 from mapet.method.encoder import Encoder as Encoder
 from mapet.method.pattern import Pattern as Pattern
@@ -467,6 +470,39 @@ class _Reveal(TypedDict, total=False):
 class _RevealImageSettings(_Reveal, total=False):
     """Settings of ``reveal_image``."""
 
+class _SegmentRecipeOfSegment(TypedDict, total=False):
+    """Settings of ``SegmentRecipe``."""
+
+    max_images: int | None
+    max_pixels: int
+    precision: Literal["float32", "bfloat16"]
+    seed: int
+    init: str | PathLike[str]
+    reduce_zero_label: bool
+    drop_path: float
+    layer_decay: float
+    stride: int | None
+
+class _Decoder(TypedDict, total=False):
+    """Settings of ``Decoder``."""
+
+    channels: int
+    auxiliary_channels: int
+    auxiliary_weight: float
+
+class _SceneAugmentation(TypedDict, total=False):
+    """Settings of ``SceneAugmentation``."""
+
+    scale: tuple[float, float]
+    hflip: float
+    photometric: bool
+    cat_max_ratio: float
+
+class _SegmentSettings(
+    _SegmentRecipeOfSegment, _Backbone, _Decoder, _SceneAugmentation, _Optimization, _Runtime, total=False
+):
+    """Settings of ``segment``."""
+
 class _SegmentProbe(TypedDict, total=False):
     """Settings of ``SegmentProbeSettings``."""
 
@@ -697,6 +733,17 @@ def reveal_image(
     settings: RevealSettings | None = None,
     **changes: Unpack[_RevealImageSettings],
 ) -> Revealed: ...
+def segment(
+    source: str | Path | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    recipe: SegmentRecipe | str | Path | None = None,
+    runtime: Runtime | None = None,
+    overwrite: bool = False,
+    evaluate_every: int = 0,
+    **settings: Unpack[_SegmentSettings],
+) -> Run: ...
 def segment_probe(
     source: str | Path,
     data: str | Path,
@@ -752,6 +799,8 @@ __all__ = [
     "Run",
     "Runtime",
     "Score",
+    "SegmentRecipe",
+    "Segmenter",
     "Teacher",
     "TokenPrediction",
     "TokenStore",
@@ -772,6 +821,7 @@ __all__ = [
     "inspect_tokenizer",
     "load_classifier",
     "load_encoder",
+    "load_segmenter",
     "load_tokenizer",
     "neighbours",
     "open_dataset",
@@ -783,6 +833,7 @@ __all__ = [
     "resume",
     "reveal",
     "reveal_image",
+    "segment",
     "segment_probe",
     "shapes",
     "show",

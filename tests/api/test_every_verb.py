@@ -29,6 +29,7 @@ DALLE = {"kind": "dalle", "image_size": 48}
 COMPARE = {**VIT, **SQUARE, **STEPS, **KMEANS, "objectives": "mim,mae", "seeds": 1, "evaluate": "knn"}
 BENCH = {**VIT, **SQUARE, "objectives": "mim", "batch_sizes": "2", "rounds": 1, "skip_memory": True,
          "accelerator": "cpu"}  # fmt: skip
+SEGMENT = {"batch_size": 3, "channels": 8, "auxiliary_channels": 4}
 SHAPES = {"classes": 2, "train": 3, "test": 2, "size": 32}
 QUICK = {"epochs": 1, "max_images": 512, "accelerator": "cpu"}
 
@@ -169,6 +170,11 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
     "finetune": (
         lambda m, out: ["finetune", m.run, "--data", m.images, "--out", out, *options(STEPS)],
         lambda m, out: mapet.finetune(m.run, m.images, out, **STEPS),
+        weights,
+    ),
+    "segment": (
+        lambda m, out: ["segment", m.run, "--data", m.set, "--out", out, *options(STEPS | SEGMENT)],
+        lambda m, out: mapet.segment(m.run, m.set, out, **STEPS | SEGMENT),
         weights,
     ),
     "compare": (

@@ -42,7 +42,7 @@ def classifier_over(found: Encoder, t: FinetuneRecipe, classes: int) -> Classifi
             the patches do not tile.
     """
     keeps, side = found.num_classes > 0 and not t.fresh_head, t.backbone.image_size or found.img_size[0]
-    _check(found, side, classes if keeps else found.num_classes)
+    require_fits(found, side, classes if keeps else found.num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(t.seed)
         model = Classifier(
@@ -64,7 +64,12 @@ def classifier_over(found: Encoder, t: FinetuneRecipe, classes: int) -> Classifi
     return model
 
 
-def _check(found: Encoder, side: int, classes: int) -> None:
+def require_fits(found: Encoder, side: int, classes: int) -> None:
+    """Require a head of so many classes, square RGB images, and a side that the patches tile.
+
+    Raises:
+        MapetError: the first that does not hold.
+    """
     (height, width), patch = found.img_size, found.patch_size
     if found.num_classes != classes:
         raise MapetError(

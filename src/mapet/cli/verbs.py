@@ -35,7 +35,7 @@ PROBE = "data max_images pool out accelerator workers"
 
 GROUPS = {
     "Data and tokens": ("pack", "tokenizer", "tokenize", "shapes"),
-    "Training": ("quickstart", "pretrain", "finetune", "compare"),
+    "Training": ("quickstart", "pretrain", "finetune", "segment", "compare"),
     "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot", "segment-probe"),
     "Use": ("embed", "neighbours", "predict", "attend", "reveal"),
     "Tools": ("export", "bench", "show", "list", "check"),
@@ -125,6 +125,13 @@ VERBS = {
         {"FROM": "init"},
         "init data out recipe resume evaluate_every settings",
         "mapet finetune runs/first --data labelled --out runs/classifier\nmapet finetune --resume runs/classifier",
+    ),
+    "segment": Verb(
+        "train a segmentation model from an encoder, and measure its mIoU",
+        "segment FROM --data SET --out RUN",
+        {"FROM": "init"},
+        "init data out recipe resume evaluate_every settings",
+        "mapet segment runs/first --data shapes --out runs/segmenter\nmapet segment --resume runs/segmenter",
     ),
     "compare": Verb(
         "train several objectives under one setting: a table, figures",

@@ -1,4 +1,4 @@
-"""UPerNet (Xiao et al., arXiv 1807.10221) over a plain vision transformer, with the adapters of BEiT (arXiv 2106.08254).
+"""UPerNet (Xiao et al., arXiv 1807.10221) over a plain vision transformer, with BEiT's adapters (arXiv 2106.08254).
 
 Parameters are named as in transformers' ``UperNetForSemanticSegmentation``.
 
