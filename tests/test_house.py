@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "mapet"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {
-    "": 30_000,
+    "": 31_400,
     "cli": 2_200,
     "method": 1_420,
 }
@@ -21,7 +21,7 @@ LIMITS = {
 # The package was meant to have 17,500 lines. Since then came typed Python functions for every verb, settings that carry
 # their rules, objectives of a user's own, the care for files that are not ours, the upgrade of version 0.1, and checks
 # of images, checkpoints, schedules and signals; then windows, starting from weights,
-# probes on the way, embed, neighbours and predict.
+# probes on the way, embed, neighbours and predict; then segmentation: probes, UPerNet, its augmentation (1,100).
 LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 300, 45, 8
 LOOP = ("engine/fit.py", "fit")  # the training loop may be longer
 WORDS = {  # what is not written, and what is
