@@ -39,7 +39,7 @@ class SegmentProbeSettings:
     FROM."""
     max_images: Annotated[Count | None, Option(common=True)] = None
     """Use only this many training images, chosen at random; None: all."""
-    max_patches: Annotated[Count, Option(common=True)] = 100_000
+    max_patches: Annotated[Count, Option(common=True)] = 50_000
     """Use about this many training patches, the same number of each image."""
     k: Annotated[Count, Option(common=True)] = 20
     """segment-knn: neighbours that vote."""
