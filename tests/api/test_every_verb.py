@@ -103,7 +103,10 @@ def cases_of(out, _):
 def table(out, _):
     found = {path.stem: json.loads(path.read_bytes()) for path in (out / "scores").glob("*.json")}
     assert found
-    return {name: {key: value for key, value in one.items() if key not in ("cost", "fingerprint")} for name, one in found.items()}
+    return {
+        name: {key: value for key, value in one.items() if key not in ("cost", "fingerprint")}
+        for name, one in found.items()
+    }
 
 
 def printed(_, said):
