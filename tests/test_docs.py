@@ -37,6 +37,8 @@ SMALL = {  # options of each verb that are given, or replaced
     "compare": {**VIT, **SQUARE, **STEPS, **KMEANS, "--data": "IMAGES", "--seeds": "1", "--objectives": "mapet,mae",
                 "--evaluate": "knn", "--max-images": "None"},
     "shapes": {"--classes": "2", "--train": "3", "--test": "2", "--size": "32"},
+    "segment": {**STEPS, "--image-size": "16", "--batch-size": "2", "--channels": "8", "--auxiliary-channels": "4"},
+    "segment-probe": CPU,
     "pack": {"--size": "16", "--workers": "0"},
     "report": {"--images": "1", "--most": "10", "--accelerator": "cpu"},
     "embed": CPU,
@@ -127,6 +129,11 @@ def prepare(desk, page):
             stamp.paste((255, 0, 0, 255), (2, 2, 6, 6))
             stamp.save(path)
         shutil.copytree("IMAGES", "PHOTOS")
+        assert main(shrunk(["mapet", "pretrain", "IMAGES", "--out", "runs/first"])) == 0
+        sizes = ["--classes", "2", "--train", "3", "--test", "2", "--size", "32"]
+        assert main(["shapes", "STAMPS", "PHOTOS", "--out", "shapes", *sizes]) == 0
+        shutil.copytree("shapes", "ADE20K")
+        shutil.copytree("runs/first", "runs/base")
     if page.stem == "tokenizers":
         assert main(["tokenizer", "fit", "IMAGES", "--out", "kclip", *size, *kmeans]) == 0
 

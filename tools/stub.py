@@ -45,6 +45,8 @@ SETTINGS = {  # the settings classes, below mapet.config, whose flat names a fun
     "compare": ("compare.CompareSettings", "recipe.Recipe", "runtime.Runtime"),
     "estimate": ("estimate.EstimateSettings", "recipe.Recipe"),
     "benchmark": ("benchmark.BenchmarkSettings", "recipe.Recipe"),
+    "segment": ("segmentation.SegmentRecipe", "runtime.Runtime"),
+    "segment_probe": ("segmentation.SegmentProbeSettings",),
     "show": ("recipe.Recipe",),
     "quickstart": ("quickstart.QuickstartSettings",),
 }

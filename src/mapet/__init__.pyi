@@ -21,6 +21,7 @@ from mapet.api.predict import Predictions as Predictions
 from mapet.api.quickstart import QuickstartResult
 from mapet.api.reveal import Revealed
 from mapet.api.robustness import Robustness as Robustness
+from mapet.api.segment import load_segmenter as load_segmenter
 from mapet.api.shapes import shapes as shapes
 from mapet.api.transfer import Transfer as Transfer
 from mapet.api.validate import Validation as Validation
@@ -39,6 +40,8 @@ from mapet.config.recipe import Recipe as Recipe
 from mapet.config.recipe import Tokenizer as Tokenizer
 from mapet.config.report import ReportSettings
 from mapet.config.runtime import Runtime as Runtime
+from mapet.config.segmentation import SegmentProbeSettings
+from mapet.config.segmentation import SegmentRecipe as SegmentRecipe
 from mapet.config.training import Optimization as Optimization
 from mapet.config.use import AttendSettings, EmbedSettings, NeighboursSettings, PredictSettings, RevealSettings
 from mapet.config.validate import RobustnessSettings, ValidateSettings
@@ -56,6 +59,7 @@ from mapet.engine.fit import fit as fit
 from mapet.engine.run import Run as Run
 from mapet.evals.feature_file import Embeddings as Embeddings
 from mapet.evals.score import Score as Score
+from mapet.evals.upernet import Segmenter as Segmenter
 from mapet.method.encoder import Classifier as Classifier
 from mapet.method.encoder import Encoder as Encoder
 from mapet.method.pattern import Pattern as Pattern
@@ -191,8 +195,30 @@ class _Compare(TypedDict, total=False):
     seeds: int
     evaluate: (
         str
-        | Literal["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune"]
-        | Sequence[Literal["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune"]]
+        | Literal[
+            "knn",
+            "linear",
+            "linear-mae",
+            "linear-beit",
+            "attentive",
+            "fewshot",
+            "finetune",
+            "segment-linear",
+            "segment-knn",
+        ]
+        | Sequence[
+            Literal[
+                "knn",
+                "linear",
+                "linear-mae",
+                "linear-beit",
+                "attentive",
+                "fewshot",
+                "finetune",
+                "segment-linear",
+                "segment-knn",
+            ]
+        ]
     )
     budget: str | Literal["epochs", "compute"] | Sequence[Literal["epochs", "compute"]]
     vary: str | Sequence[str]
@@ -200,6 +226,7 @@ class _Compare(TypedDict, total=False):
     knn_every: float
     eval_data: str | PathLike[str] | None
     eval_limit: int | None
+    segment_data: str | PathLike[str] | None
 
 class _Runtime(TypedDict, total=False):
     """Settings of ``Runtime``."""
@@ -481,6 +508,56 @@ class _Robustness(TypedDict, total=False):
 class _RobustnessSettings(_Robustness, total=False):
     """Settings of ``robustness``."""
 
+class _SegmentRecipeOfSegment(TypedDict, total=False):
+    """Settings of ``SegmentRecipe``."""
+
+    max_images: int | None
+    max_pixels: int
+    precision: Literal["auto", "float32", "bfloat16"]
+    seed: int
+    init: str | PathLike[str]
+    reduce_zero_label: bool
+    drop_path: float
+    layer_decay: float
+    stride: int | None
+
+class _Decoder(TypedDict, total=False):
+    """Settings of ``Decoder``."""
+
+    channels: int
+    auxiliary_channels: int
+    auxiliary_weight: float
+
+class _SceneAugmentation(TypedDict, total=False):
+    """Settings of ``SceneAugmentation``."""
+
+    scale: tuple[float, float]
+    hflip: float
+    photometric: bool
+    cat_max_ratio: float
+
+class _SegmentSettings(
+    _SegmentRecipeOfSegment, _Backbone, _Decoder, _SceneAugmentation, _Optimization, _Runtime, total=False
+):
+    """Settings of ``segment``."""
+
+class _SegmentProbe(TypedDict, total=False):
+    """Settings of ``SegmentProbeSettings``."""
+
+    image_size: int | None
+    max_images: int | None
+    max_patches: int
+    k: int
+    temperature: float
+    reduce_zero_label: bool
+    random: bool
+    num_heads: int | None
+    seed: int
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+
+class _SegmentProbeSettings(_SegmentProbe, total=False):
+    """Settings of ``segment_probe``."""
+
 class _ShowSettings(_Recipe, _Model, _Objective, _Tokenizer, _Optimization, total=False):
     """Settings of ``show``."""
 
@@ -732,6 +809,26 @@ def robustness(
     settings: RobustnessSettings | None = None,
     **changes: Unpack[_RobustnessSettings],
 ) -> dict[str, Robustness]: ...
+def segment(
+    source: str | Path | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    recipe: SegmentRecipe | str | Path | None = None,
+    runtime: Runtime | None = None,
+    overwrite: bool = False,
+    evaluate_every: int = 0,
+    **settings: Unpack[_SegmentSettings],
+) -> Run: ...
+def segment_probe(
+    source: str | Path,
+    data: str | Path,
+    protocols: str | Iterable[str] = ...,
+    *,
+    out: str | Path | None = None,
+    settings: SegmentProbeSettings | None = None,
+    **changes: Unpack[_SegmentProbeSettings],
+) -> dict[str, dict[str, Score]]: ...
 def show(recipe: Recipe | str | Path | None = None, **changes: Unpack[_ShowSettings]) -> str: ...
 def tokenize(
     data: str | Path,
@@ -797,6 +894,8 @@ __all__ = [
     "Run",
     "Runtime",
     "Score",
+    "SegmentRecipe",
+    "Segmenter",
     "Teacher",
     "TokenPrediction",
     "TokenStore",
@@ -820,6 +919,7 @@ __all__ = [
     "inspect_tokenizer",
     "load_classifier",
     "load_encoder",
+    "load_segmenter",
     "load_tokenizer",
     "neighbours",
     "open_dataset",
@@ -833,6 +933,8 @@ __all__ = [
     "reveal",
     "reveal_image",
     "robustness",
+    "segment",
+    "segment_probe",
     "shapes",
     "show",
     "tokenize",

@@ -31,6 +31,7 @@ DALLE = {"kind": "dalle", "image_size": 48}
 COMPARE = {**VIT, **SQUARE, **STEPS, **KMEANS, "objectives": "mim,mae", "seeds": 1, "evaluate": "knn"}
 BENCH = {**VIT, **SQUARE, "objectives": "mim", "batch_sizes": "2", "rounds": 1, "skip_memory": True,
          "accelerator": "cpu"}  # fmt: skip
+SEGMENT = {"batch_size": 3, "channels": 8, "auxiliary_channels": 4}
 SHAPES = {"classes": 2, "train": 3, "test": 2, "size": 32}
 QUICK = {"epochs": 1, "max_images": 512, "accelerator": "cpu"}
 
@@ -50,7 +51,16 @@ def made(images, tmp_path_factory):
         cut[2:10, 2 : 8 + split] = (200, 60 * split, 30, 255)
         (root / "shapes" / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(cut).save(root / "shapes" / name / f"{split}.png")
-    named = {"images": images, "run": run, "clf": clf, "photo": photo, "book": book, "shapes": root / "shapes"}
+    mapet.shapes(root / "shapes", images, root / "set", **SHAPES)
+    named = {
+        "set": root / "set",
+        "images": images,
+        "run": run,
+        "clf": clf,
+        "photo": photo,
+        "book": book,
+        "shapes": root / "shapes",
+    }
     return SimpleNamespace(**named, features=root / "features.npz")
 
 
@@ -167,6 +177,11 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
         lambda m, out: mapet.finetune(m.run, m.images, out, **STEPS),
         weights,
     ),
+    "segment": (
+        lambda m, out: ["segment", m.run, "--data", m.set, "--out", out, *options(STEPS | SEGMENT)],
+        lambda m, out: mapet.segment(m.run, m.set, out, **STEPS | SEGMENT),
+        weights,
+    ),
     "compare": (
         lambda m, out: ["compare", "--data", m.images, "--out", out, *options(COMPARE)],
         lambda m, out: mapet.compare(data=m.images, out=out, **COMPARE),
@@ -201,6 +216,11 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
         lambda m, out: ["robustness", m.clf, "--data", m.images, "--out", out.with_suffix(".json")],
         lambda m, out: mapet.robustness(m.clf, m.images, out.with_suffix(".json")),
         lambda out, _: file("")(out.with_suffix(".json"), _),
+    ),
+    "segment-probe": (
+        lambda m, out: ["segment-probe", m.run, "--data", m.set, "--out", out, "--k", "3", "--accelerator", "cpu"],
+        lambda m, out: mapet.segment_probe(m.run, m.set, out=out, k=3, accelerator="cpu"),
+        scores,
     ),
     "embed": (
         lambda m, out: ["embed", m.run, m.images, "--out", out.with_suffix(".npz"), "--pool", "token"],

@@ -216,7 +216,7 @@ def test_scores_that_cannot_be_saved_are_a_note(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(evaluate, "append", read_only)
     with caplog.at_level(logging.INFO, "mapet"):
-        assert evaluate._saved(tmp_path / "scores.json", {}) is None
+        assert evaluate.saved(tmp_path / "scores.json", {}) is None
     assert "could not be saved" in caplog.text
     assert "Read-only file system" in caplog.text
 

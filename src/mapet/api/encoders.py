@@ -10,6 +10,7 @@ from mapet.config.recipe import Model, Recipe
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
+    from mapet.config.segmentation import SegmentRecipe
     from mapet.engine.run import Run
     from mapet.method.encoder import Classifier, Encoder
 
@@ -66,8 +67,8 @@ def load_classifier(source: str | Path, *, num_heads: int | None = None) -> "Cla
     return found.encoder.eval()
 
 
-def load_start(t: FinetuneRecipe) -> LoadedEncoder:
-    """The encoder that a fine-tuning starts from.
+def load_start(t: "FinetuneRecipe | SegmentRecipe") -> LoadedEncoder:
+    """The encoder that a fine-tuning or a segmentation starts from.
 
     Raises:
         MapetError: as ``load_from``, or a setting of the architecture, which FROM decides.
@@ -171,13 +172,13 @@ def _fixed(name: str, source: str | Path) -> MapetError:
     return MapetError(f"--{name.replace('_', '-')} is fixed by {source}; remove it.")
 
 
-def _random(t: FinetuneRecipe) -> LoadedEncoder:
+def _random(t: "FinetuneRecipe | SegmentRecipe") -> LoadedEncoder:
     """The encoder that a pre-training with this seed starts from."""
     from mapet.build.pretrain import build_encoder
 
     b = t.backbone
     if b.name is None:
-        raise MapetError("mapet finetune random needs --model, and for small images --image-size and --patch-size.")
+        raise MapetError("FROM = random needs --model, and for small images --image-size and --patch-size.")
     model = Model(
         name=b.name,
         embed_dim=b.embed_dim,
@@ -199,6 +200,8 @@ def _from_run(path: Path, checkpoint: Path | None = None) -> LoadedEncoder:
     from mapet.engine.run import Run
 
     run = Run(path)
+    if run.segmenter.is_file():
+        raise MapetError(f"FROM = {path} holds a segmentation model: give the run that it was trained from.")
     if checkpoint is not None:
         Checkpoint(checkpoint).verify()
     if run.classifier.is_file():

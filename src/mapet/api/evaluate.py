@@ -47,9 +47,9 @@ def evaluate(
     s = updated(settings or EvaluateSettings(), **changes)
     names = protocol_names(protocols)
     require_read(names, s)
-    start = _subject(source, s)
+    start = subject(source, random=s.features.random, num_heads=s.features.num_heads)
     images = str(data or "") or _own_images(start)
-    if file := _scores_file(out, start):
+    if file := scores_file(out, start):
         entries(file)  # refuses a file of something else before the work
     about = {"step": start.step, "data": None if data is None else str(data), "limit": s.features.max_images}
     features = Features(start.encoder, images, start.seed, s.features)
@@ -61,14 +61,18 @@ def evaluate(
             found[name] = PROTOCOLS[name].measure(features, s)
             if file:
                 text = PROTOCOLS[name].describe(s)
-                file = _saved(file, {"from": start.origin, "protocol": text, **about, **plain(found[name])})
+                file = saved(file, {"from": start.origin, "protocol": text, **about, **plain(found[name])})
     return {name: found[name] for name in names}
 
 
-def _subject(source: str | Path, s: EvaluateSettings) -> LoadedEncoder:
-    """The encoder that is evaluated."""
-    start = load_from(source, num_heads=s.features.num_heads)
-    start = untrained(start) if s.features.random else headless(start)
+def subject(source: str | Path, *, random: bool, num_heads: int | None) -> LoadedEncoder:
+    """The encoder that is evaluated, with ``random`` as before training.
+
+    Raises:
+        MapetError: as ``load_from`` and ``untrained``, or its images are not RGB.
+    """
+    start = load_from(source, num_heads=num_heads)
+    start = untrained(start) if random else headless(start)
     if (channels := start.encoder.in_chans) != 3:
         raise MapetError(f"FROM takes images of {channels} channels, and --data has RGB ones: give another FROM.")
     return start
@@ -103,7 +107,7 @@ def _require_enough(k: int, images: int) -> None:
         raise MapetError(f"--k must be <= {images}, the number of training images, got {k}.")
 
 
-def _scores_file(out: str | Path | None, start: LoadedEncoder) -> Path | None:
+def scores_file(out: str | Path | None, start: LoadedEncoder) -> Path | None:
     """The file of the scores; without ``out`` nothing is written next to an export or a checkpoint file."""
     if out is not None:
         file = Path(out).expanduser()
@@ -119,7 +123,7 @@ def _guess(found: LabelledFeatures) -> float:
     return float((found.test[1] == most).float().mean())
 
 
-def _saved(file: Path, entry: Mapping[str, Any]) -> Path | None:
+def saved(file: Path, entry: Mapping[str, Any]) -> Path | None:
     """Add an entry to the file of the scores. Returns the file; None, with a note in the log, if it is not writable."""
     try:
         append(file, entry)

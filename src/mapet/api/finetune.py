@@ -1,18 +1,16 @@
 """Train a classifier on labelled images, starting from a pre-trained encoder."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.api.finetune_inputs import evaluate, finetune_batches, record, validate
+from mapet.api.finetune_inputs import evaluate, finetune_batches, validate
 from mapet.api.settings import absolute, combined, is_file, named, require_given
-from mapet.api.training import Job, run_training
+from mapet.api.training import run_training
+from mapet.api.tuned import Tuned
 from mapet.config.finetune import RANDOM, FinetuneRecipe, protocol
 from mapet.config.runtime import Runtime
-from mapet.utils.errors import MapetError
-from mapet.utils.log import log
 from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from mapet.engine.optim import Optim
     from mapet.engine.run import Run
     from mapet.evals.finetune import FineTuning
+    from mapet.evals.score import Score
 
 
 def finetune(
@@ -80,21 +79,15 @@ def anchored(t: FinetuneRecipe) -> FinetuneRecipe:
     return replace(t, init=absolute(t.init, RANDOM), data=absolute(t.data, "cifar10"))
 
 
-class Finetuning(Job[FinetuneRecipe]):
+class Finetuning(Tuned[FinetuneRecipe]):
     """A fine-tuning, with tests on the way and at the end."""
 
     label, inputs, with_labels = "finetune", "images or labels", True
 
-    def __init__(self, run: "Run", recipe: FinetuneRecipe, runtime: Runtime, evaluate_every: int = 0) -> None:
-        super().__init__(run, recipe, runtime)
-        if evaluate_every < 0:
-            raise MapetError(f"--evaluate-every must be >= 0, got {evaluate_every}.")
-        self.evaluate_every = evaluate_every
-
     @property
-    def size(self) -> tuple[float, int, float]:
-        """Epochs, images of a step, and the largest learning rate."""
-        return self.recipe.optimization.epochs, self.recipe.optimization.batch_size, self.recipe.lr
+    def protocol(self) -> str:
+        """The settings in words."""
+        return protocol(self.recipe)
 
     def validate(self, *, new: bool) -> None:
         """Load FROM and check it, images and labels on rank 0, unless a checkpoint has the weights already."""
@@ -132,35 +125,12 @@ class Finetuning(Job[FinetuneRecipe]):
         model = f"{millions:.1f} M parameters, {objective.classifier.num_classes} classes; from {self.about['from']}"
         return {"model": model}
 
-    def stops(self, batches: "FinetuneBatches") -> Iterable[int]:
-        """The steps at the end of every ``evaluate_every`` epochs, and the last one."""
-        every, epochs = self.evaluate_every, ceil(self.recipe.optimization.epochs)
-        between = [epoch * batches.steps_per_epoch for epoch in (range(every, epochs, every) if every else ())]
-        return [*(step for step in between if step < batches.steps), batches.steps]
-
     def optim(self, objective: "FineTuning", batches: "FinetuneBatches") -> "Optim":
         """AdamW with layer decay."""
         from mapet.build.finetune import build_optim
 
         return build_optim(self.recipe, objective, batches)
 
-    def progress(self, recent: Mapping[str, float]) -> str:
-        """Loss and training accuracy."""
-        return f"loss {recent['loss']:.3f}  training accuracy {recent['accuracy']:.1%}"
-
-    def measure(self, objective: "FineTuning", batches: "FinetuneBatches", step: int, fabric: "Fabric") -> None:
-        """Test the classifier and add the scores to the run's."""
-        t, epochs = self.recipe, self.recipe.optimization.epochs
-        epoch = epochs if step == batches.steps else step // batches.steps_per_epoch
-        scores = evaluate(objective.classifier, t, self.runtime, fabric)
-        log.info(f"protocol  {protocol(t)}")
-        for name, score in scores.items():
-            log.info(f"{name:<9} {score} of {score.count:,} test images, after epoch {epoch:g} of {epochs:g}")
-        if fabric.is_global_zero:
-            about = {"protocol": protocol(t), "step": step, "epoch": epoch, "data": t.data, "limit": t.max_images}
-            record(self.run, about, scores)
-        fabric.barrier()
-
-    def summary(self, objective: "FineTuning", batches: "FinetuneBatches") -> str:
-        """The last step."""
-        return f"step {batches.steps}"
+    def scores(self, objective: "FineTuning", fabric: "Fabric") -> "dict[str, Score]":
+        """``top1`` and perhaps ``top5`` over the test images."""
+        return evaluate(objective.classifier, self.recipe, self.runtime, fabric)

@@ -26,6 +26,8 @@ PROTOCOLS = {
     "attentive": "attentive probe of CAE: one cross-attention block",
     "fewshot": "logistic regression from a few labelled images per class",
     "finetune": "all weights are trained as a classifier",
+    "segment-linear": "segmentation: logistic regression of patches (segment-probe)",
+    "segment-knn": "segmentation: k nearest neighbours of patches (segment-probe)",
 }
 TEACHERS = {
     "efficientnet_lite0": "installed with mapet; works offline",
@@ -55,11 +57,11 @@ def listing(what: str) -> dict[str, str]:
 
 
 def _recipes() -> dict[str, str]:
-    """Recipes of pre-training and of fine-tuning, with the first sentence of their docstrings."""
+    """Recipes of pre-training, fine-tuning and segmentation, with the first sentence of their docstrings."""
     from mapet.config import recipes
-    from mapet.config.recipes import finetune
+    from mapet.config.recipes import finetune, segmentation
 
-    made = {**recipes.catalogue(), **finetune.catalogue()}
+    made = {**recipes.catalogue(), **finetune.catalogue(), **segmentation.catalogue()}
     return {name: (make.__doc__ or "").strip().splitlines()[0].replace("``", "") for name, make in made.items()}
 
 

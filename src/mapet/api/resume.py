@@ -18,7 +18,25 @@ if TYPE_CHECKING:
     from mapet.engine.run import Run
 
 COMPARISON = "compare.yaml"
-KINDS = {"objective": "pre-training", "backbone": "fine-tuning", "commitment": "VQ-KD training"}
+KINDS = {  # a setting that only recipes of the kind have
+    "objective": "pre-training",
+    "decoder": "segmentation",
+    "backbone": "fine-tuning",
+    "commitment": "VQ-KD training",
+}
+VERBS = {
+    "pre-training": "pretrain",
+    "fine-tuning": "finetune",
+    "segmentation": "segment",
+    "VQ-KD training": "tokenizer train-vqkd",
+}
+RECIPES = {
+    "Recipe": "pre-training",
+    "FinetuneRecipe": "fine-tuning",
+    "SegmentRecipe": "segmentation",
+    "VQKDRecipe": "VQ-KD training",
+}
+TESTED = ("fine-tuning", "segmentation")
 
 
 def resume(
@@ -29,14 +47,14 @@ def resume(
     epochs: float | None = None,
     **settings: Any,
 ) -> "Run | Comparison":
-    """Continue what was interrupted in ``folder``: a pre-training, a fine-tuning, a VQ-KD training or a comparison.
+    """Continue what was interrupted in ``folder``: a training of any kind, or a comparison.
 
     A training continues from its last checkpoint and ends as if it had not been interrupted.
 
     Args:
         folder: of the run or the comparison.
         runtime: what must not change the result; None: the defaults, with the ``max_bad_fraction`` of the last time.
-        evaluate_every: of a fine-tuning, test after every so many epochs; 0: at the end only.
+        evaluate_every: of a fine-tuning or segmentation, test after every so many epochs; 0: at the end only.
         epochs: more than the run was begun with, if the learning rates of its steps stay the same: while they are
             constant (``min_lr`` not below the peak) or in the warm-up.
         settings: of ``runtime``, by the names of the command line's options; and where inputs of a training lie now,
@@ -76,8 +94,10 @@ def resume_run(
     """Continue a training of any kind; as ``resume``."""
     run = reopened(folder)
     kind = kind_of(run)
-    if evaluate_every is not None and kind != "fine-tuning":
-        raise MapetError(f"--evaluate-every only applies to a fine-tuning, and {folder} holds a {kind}; remove it.")
+    if evaluate_every is not None and kind not in TESTED:
+        raise MapetError(
+            f"--evaluate-every only applies to a fine-tuning or segmentation, and {folder} holds a {kind}; remove it."
+        )
     job = _job(run, kind, runtime, evaluate_every or 0, moved or {})
     wanted = raised(job.recipe, run.folder, epochs)
     if wanted != job.recipe:
@@ -105,10 +125,8 @@ def begun_recipe(folder: str | Path, kind: type[Any]) -> Any:
         MapetError: no run, or one of another kind.
     """
     run = reopened(folder)
-    names = {"Recipe": "pre-training", "FinetuneRecipe": "fine-tuning", "VQKDRecipe": "VQ-KD training"}
-    if (found := kind_of(run)) != (wanted := names[kind.__name__]):
-        verbs = {"pre-training": "pretrain", "fine-tuning": "finetune", "VQ-KD training": "tokenizer train-vqkd"}
-        raise MapetError(f"{folder} holds a {found}, not a {wanted}: run mapet {verbs[found]} --resume {folder}.")
+    if (found := kind_of(run)) != (wanted := RECIPES[kind.__name__]):
+        raise MapetError(f"{folder} holds a {found}, not a {wanted}: run mapet {VERBS[found]} --resume {folder}.")
     return read(run.recipe, kind)
 
 
@@ -120,6 +138,12 @@ def _job(run: "Run", kind: str, runtime: Runtime, evaluate_every: int, given: Ma
 
         recipe, moved = relocated(read(run.recipe, FinetuneRecipe), run.folder, given)
         job = Finetuning(run, recipe, runtime, evaluate_every)
+    elif kind == "segmentation":
+        from mapet.api.segment import Segmentation
+        from mapet.config.segmentation import SegmentRecipe
+
+        segmentation, moved = relocated(read(run.recipe, SegmentRecipe), run.folder, given)
+        job = Segmentation(run, segmentation, runtime, evaluate_every)
     elif kind == "VQ-KD training":
         from mapet.api.train_vqkd import VQKDTrainingJob
         from mapet.config.vqkd import VQKDRecipe

@@ -19,6 +19,7 @@ from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.fit import Batches
 from mapet.engine.optim import Optim, adamw, layer_scale, scheduled
 from mapet.engine.run import Run, parts, prefixed
+from mapet.evals.dense import resampled
 from mapet.evals.finetune import FineTuning
 from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier, Encoder
@@ -41,7 +42,7 @@ def classifier_over(found: Encoder, t: FinetuneRecipe, classes: int) -> Classifi
             the patches do not tile.
     """
     keeps, side = found.num_classes > 0 and not t.fresh_head, t.backbone.image_size or found.img_size[0]
-    _check(found, side, classes if keeps else found.num_classes)
+    require_fits(found, side, classes if keeps else found.num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(t.seed)
         model = Classifier(
@@ -63,7 +64,12 @@ def classifier_over(found: Encoder, t: FinetuneRecipe, classes: int) -> Classifi
     return model
 
 
-def _check(found: Encoder, side: int, classes: int) -> None:
+def require_fits(found: Encoder, side: int, classes: int) -> None:
+    """Require a head of so many classes, square RGB images, and a side that the patches tile.
+
+    Raises:
+        MapetError: the first that does not hold.
+    """
     (height, width), patch = found.img_size, found.patch_size
     if found.num_classes != classes:
         raise MapetError(
@@ -79,14 +85,6 @@ def _check(found: Encoder, side: int, classes: int) -> None:
         raise MapetError(
             f"--image-size must be a multiple of {patch[0]} and {patch[1]}, the size of FROM's patches, got {side}."
         )
-
-
-def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Position embeddings (1, 1 + L, D) for another grid, by timm's bicubic interpolation; that of CLS is kept."""
-    from timm.layers import resample_abs_pos_embed
-
-    positions: Tensor = resample_abs_pos_embed(table, list(new), list(old))
-    return positions
 
 
 def begin(run: Run, classifier: Classifier, t: FinetuneRecipe, about: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mapet.build.finetune import resampled
 from mapet.config.recipe import Recipe
+from mapet.evals.dense import resampled
 from mapet.method.encoder import SIZES, Encoder
 from mapet.utils.errors import MapetError
 

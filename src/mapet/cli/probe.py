@@ -1,14 +1,17 @@
 """What the commands share that start from an encoder: FROM, and for evaluations the images and the printed scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mapet.api.encoders import KINDS
 from mapet.cli.options import parse
 from mapet.cli.output import made
 from mapet.config.evaluate import EvaluateSettings
 from mapet.utils.errors import MapetError
+
+if TYPE_CHECKING:
+    from mapet.evals.score import Score
 
 T = TypeVar("T")
 
@@ -48,7 +51,12 @@ def report(verb: str, source: Source, protocols: str | Sequence[str], settings: 
     require_from(source.run, verb)
     found = made(evaluate(source.run, source.data, protocols, out=source.out, settings=settings))
     for protocol, scores in found.items():
-        print(f"protocol  {PROTOCOLS[protocol].describe(settings)}")
-        for name, score in scores.items():
-            print(f"{name:<9} {score}" + (f"  {score.note}" if score.note else ""))
+        print_scores(PROTOCOLS[protocol].describe(settings), scores)
     return 0
+
+
+def print_scores(protocol: str, scores: "Mapping[str, Score]") -> None:
+    """Print a protocol with its scores."""
+    print(f"protocol  {protocol}")
+    for name, score in scores.items():
+        print(f"{name:<9} {score}" + (f"  {score.note}" if score.note else ""))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.robustness import Robustness, errors, robustness
 from mapet.cli.options import parse, require
+from mapet.cli.output import made
 from mapet.cli.use import continued
 from mapet.cli.validate import show
 from mapet.config.validate import RobustnessSettings
@@ -35,7 +36,7 @@ def command(arguments: list[str]) -> int:
     o = parse(Options(), arguments, "robustness CLASSIFIER", ABOUT)
     require("robustness", run=o.run, data=o.data)
     found = continued(lambda: robustness(o.run, o.data, o.out, baseline=o.baseline, settings=o.settings))
-    for name, one in (found or {}).items():
+    for name, one in (made(found) or {}).items():
         print(f"set       {name}")
         show(one.clean)
         _show_corruptions(one)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.transfer import transfer
 from mapet.cli.options import require
+from mapet.cli.output import made
 from mapet.cli.probe import parse_from
 from mapet.cli.training import stoppable
 from mapet.config.evaluate import EvaluateSettings
@@ -38,10 +39,10 @@ def command(arguments: list[str]) -> int:
     require("transfer", run=o.run, data=o.data, out=o.out)
 
     def work() -> None:
-        made = transfer(
+        found = transfer(
             o.run, o.data, o.out, protocols=o.protocols, finetune=o.finetune, recipe=o.recipe, settings=o.settings
         )
-        print(made.text())
+        print(made(found).text())
         print(f"table in {o.out}")
 
     return stoppable(work, "the same command")

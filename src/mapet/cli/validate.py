@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.validate import Validation, validate
 from mapet.cli.options import parse, require
+from mapet.cli.output import made
 from mapet.config.validate import ValidateSettings
 
 ABOUT = """Accuracy and calibration of a classifier on labelled images.
@@ -28,7 +29,7 @@ def command(arguments: list[str]) -> int:
     """Parse, measure, print."""
     o = parse(Options(), arguments, "validate CLASSIFIER", ABOUT)
     require("validate", run=o.run, data=o.data)
-    show(validate(o.run, o.data, settings=o.settings))
+    show(made(validate(o.run, o.data, settings=o.settings)))
     return 0
 
 

@@ -35,8 +35,18 @@ PROBE = "data max_images pool out accelerator workers"
 
 GROUPS = {
     "Data and tokens": ("pack", "tokenizer", "tokenize", "shapes"),
-    "Training": ("quickstart", "pretrain", "finetune", "compare"),
-    "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot", "transfer", "validate", "robustness"),
+    "Training": ("quickstart", "pretrain", "finetune", "segment", "compare"),
+    "Evaluation": (
+        "evaluate",
+        "knn",
+        "linear",
+        "attentive",
+        "fewshot",
+        "segment-probe",
+        "transfer",
+        "validate",
+        "robustness",
+    ),
     "Use": ("report", "embed", "neighbours", "predict", "attend", "reveal"),
     "Tools": ("export", "bench", "show", "list", "check", "doctor"),
 }
@@ -134,6 +144,13 @@ VERBS = {
         "mapet robustness runs/clf --data imagenet-a,imagenet-r\n"
         "mapet robustness runs/clf --data imagenet --corruptions all --out r.json",
     ),
+    "segment-probe": Verb(
+        "mIoU of an encoder, by linear and k-NN classification of its patches",
+        "segment-probe FROM --data SET",
+        {"FROM": "run"},
+        "run data protocols out image_size max_images max_patches k random seed accelerator",
+        "mapet segment-probe runs/first --data shapes",
+    ),
     "finetune": Verb(
         "train a classifier from an encoder, and measure its accuracy",
         "finetune FROM --data DATA --out RUN",
@@ -141,12 +158,19 @@ VERBS = {
         "init data out recipe resume evaluate_every settings",
         "mapet finetune runs/first --data labelled --out runs/classifier\nmapet finetune --resume runs/classifier",
     ),
+    "segment": Verb(
+        "train a segmentation model from an encoder, and measure its mIoU",
+        "segment FROM --data SET --out RUN",
+        {"FROM": "init"},
+        "init data out recipe resume evaluate_every settings",
+        "mapet segment runs/first --data shapes --out runs/segmenter\nmapet segment --resume runs/segmenter",
+    ),
     "compare": Verb(
         "train several objectives under one setting: a table, figures",
         "compare [RECIPE] --data IMAGES --out FOLDER",
         {"RECIPE": "recipe"},
-        "recipe resume data out objectives baselines seeds evaluate budget vary eval_data model epochs batch_size "
-        "accelerator workers",
+        "recipe resume data out objectives baselines seeds evaluate budget vary eval_data segment_data model epochs "
+        "batch_size accelerator workers",
         "mapet compare cifar10-vit-tiny --out runs/table --seeds 3\nmapet compare --resume runs/table",
     ),
     "report": Verb(

@@ -11,7 +11,10 @@ from mapet.utils.errors import nearest
 
 Baseline = Literal["random", "scratch"]
 BASELINES = get_args(Baseline)
-Evaluation = Literal["knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune"]
+Evaluation = Literal[
+    "knn", "linear", "linear-mae", "linear-beit", "attentive", "fewshot", "finetune", "segment-linear", "segment-knn"
+]
+SEGMENTATION = ("segment-linear", "segment-knn")
 
 
 @settings
@@ -25,7 +28,8 @@ class CompareSettings:
     seeds: Count = 3
     """Runs per objective, with seeds from --seed on."""
     evaluate: Annotated[Listed[Evaluation], Field(min_length=1)] = ("knn", "linear")
-    """One or more of knn, linear, linear-mae, linear-beit, attentive, fewshot, finetune."""
+    """One or more of knn, linear, linear-mae, linear-beit, attentive, fewshot, finetune; segment-linear, segment-knn
+    with --segment-data."""
     budget: Annotated[Listed[Literal["epochs", "compute"]], Field(min_length=1)] = ("epochs",)
     """epochs (equal epochs for all), compute (equal compute, that of the first objective), or both."""
     vary: Repeated = ()
@@ -39,6 +43,8 @@ class CompareSettings:
     """Labelled images: a folder with one sub-folder per class, or cifar10; None: the recipe's --data."""
     eval_limit: Count | None = None
     """Use only so many labelled training images, chosen at random; None: all."""
+    segment_data: PathText | None = None
+    """Segmentation set of segment-linear and segment-knn, a folder in ADE20K's layout."""
 
     def __post_init__(self) -> None:
         names, known = list(map(short_name, self.objectives)), known_objectives(self.objectives)
@@ -47,6 +53,10 @@ class CompareSettings:
             (
                 "random" not in self.baselines or set(self.evaluate) != {"finetune"},
                 "--baselines random cannot be fine-tuned; use scratch, or add another --evaluate.",
+            ),
+            (
+                bool(self.segment_data) or not set(SEGMENTATION) & set(self.evaluate),
+                "--evaluate segment-linear and segment-knn need --segment-data, a segmentation set.",
             ),
         )
         distinct(names, "objectives")  # of two files

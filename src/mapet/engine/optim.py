@@ -92,9 +92,21 @@ def cosine(*, peak: float, floor: float, start: float, warmup: int, total: int) 
     return lr
 
 
+def poly(*, peak: float, floor: float, start: float, warmup: int, total: int, power: float) -> Callable[[int], float]:
+    """As ``cosine``, but floor + (peak − floor) · (1 − share)^power after the warm-up, as in mmsegmentation."""
+
+    def lr(step: int) -> float:
+        if step < warmup:
+            return start + (peak - start) * step / warmup
+        share = (step - warmup) / max(1, total - 1 - warmup)
+        return floor + (peak - floor) * (1 - min(1.0, share)) ** power
+
+    return lr
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """A learning rate by step, which can say what it is. The rate is that of ``cosine``.
+    """A learning rate by step, which can say what it is. The rate is that of ``cosine`` or ``poly``.
 
     Attributes:
         peak: the largest rate.
@@ -103,6 +115,7 @@ class Schedule:
         warmup: steps of the warm-up, fewer than ``total``.
         total: steps of the run.
         notes: what differs from the settings, in words.
+        power: of the polynomial; None: half a cosine.
     """
 
     peak: float
@@ -111,18 +124,30 @@ class Schedule:
     warmup: int
     total: int
     notes: tuple[str, ...] = ()
+    power: float | None = None
 
     def __call__(self, step: int) -> float:
         """The rate of a step, from 0."""
         settings = {"peak": self.peak, "floor": self.floor, "start": self.start}
+        if self.power is not None:
+            return poly(**settings, warmup=self.warmup, total=self.total, power=self.power)(step)
         return cosine(**settings, warmup=self.warmup, total=self.total)(step)
 
     def __str__(self) -> str:
+        shape = "cosine" if self.power is None else f"poly (power {self.power:g})"
         first = f"warm-up {self.warmup:,} step{'s' * (self.warmup != 1)} to " if self.warmup else ""
-        return f"{first}{self.peak:.2e}, cosine to {self(self.total - 1):.2e} at step {self.total:,}"
+        return f"{first}{self.peak:.2e}, {shape} to {self(self.total - 1):.2e} at step {self.total:,}"
 
 
-def scheduled(batches: "Batches", *, peak: float, floor: float, start: float, warmup_epochs: float) -> Schedule:
+def scheduled(
+    batches: "Batches",
+    *,
+    peak: float,
+    floor: float,
+    start: float,
+    warmup_epochs: float,
+    power: float | None = None,
+) -> Schedule:
     """The schedule over a training stream.
 
     Neither floor nor start exceeds the peak. A warm-up that is not shorter than the run becomes a tenth of it.
@@ -135,7 +160,7 @@ def scheduled(batches: "Batches", *, peak: float, floor: float, start: float, wa
         notes.append(f"--warmup-epochs {warmup_epochs:g} is not shorter than the run: {now}")
     if floor > peak:
         notes.append(f"--min-lr {floor:.2e} is above the peak {peak:.2e}: the rate does not decay; lower --min-lr")
-    return Schedule(peak, min(floor, peak), min(start, peak), warmup, total, tuple(notes))
+    return Schedule(peak, min(floor, peak), min(start, peak), warmup, total, tuple(notes), power)
 
 
 def initial_share(decay: float | None, steps: int) -> str | None:

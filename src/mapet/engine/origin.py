@@ -18,13 +18,14 @@ from mapet.utils.io import load_json, replace_file
 
 RECIPE, CLASSIFIER, METRICS = "recipe.yaml", "classifier.json", "metrics.csv"
 RAISED, RAISED_SETTING = "epochs.json", f"{RECIPE}: optimization.epochs"  # the epochs that a run had before
+SEGMENTER = "segmenter.json"
 PATHS = {"data", "tokens", "init", "from", "path", "teacher", "teacher_weights"}
 
 
 def settings(folder: Path) -> dict[str, Any]:
     """The settings in a run's folder, by ``FILE: NAME``; none of a file that is missing or unreadable."""
     found: dict[str, Any] = {}
-    for name in (RECIPE, CLASSIFIER):
+    for name in (RECIPE, CLASSIFIER, SEGMENTER):
         with suppress(OSError):
             stat = (folder / name).stat()
             found |= _parsed(folder / name, stat.st_mtime_ns, stat.st_size, stat.st_ino)

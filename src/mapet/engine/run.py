@@ -10,6 +10,7 @@ checkpoints/            last.safetensors, the one before as previous.safetensors
                         --save-every; folders if the weights are sharded
 runtime.json            settings that a resume takes over: --max-bad-fraction, --micro-batch-size
 classifier.json         fine-tuning only: shape of the classifier, and class names
+segmenter.json          segmentation only: shape of the model, and class names
 unreadable-images.txt   images that could not be read, with the reason; absent if there are none
 .mapet                  marks the folder as a run, which --overwrite may replace
 """
@@ -66,6 +67,7 @@ class Run:
         self.folder = Path(folder)
         self.recipe = self.folder / "recipe.yaml"
         self.classifier = self.folder / "classifier.json"
+        self.segmenter = self.folder / "segmenter.json"
         self.metrics = self.folder / "metrics.csv"
         self.log = self.folder / "log.txt"
         self.checkpoints = self.folder / "checkpoints"

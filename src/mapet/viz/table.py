@@ -10,7 +10,7 @@ from mapet.engine.progress import clock
 
 WIDTH = 80  # characters per line of plain text
 TITLES = {"epochs": "Equal epochs", "compute": "Equal compute"}
-NAMES = {"knn": "k-NN"}
+NAMES = {"knn": "k-NN", "segment-knn": "k-NN mIoU", "segment-linear": "linear mIoU"}
 HEAD = ("", "epochs", "images", "GMAC", "PFLOP", "time", "GiB")
 LEGEND = (
     "images: seen in training; GMAC: multiply-accumulates of one image's forward pass; PFLOP: of the whole training, "
@@ -148,7 +148,7 @@ def _statement(key: Key, found: Mapping[str, Estimate]) -> str:
 def heading(key: Key) -> str:
     """Return the column heading of an evaluation's metric."""
     what, metric = key
-    return NAMES.get(what, what) if metric == "top1" else metric
+    return NAMES.get(what, what) if metric in ("top1", "mIoU") else metric
 
 
 def cells(entries: Sequence[Entry]) -> list[list[str]]:

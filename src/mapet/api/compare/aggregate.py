@@ -96,8 +96,8 @@ def _entry(plan: Plan, variant: Variant, records: Sequence[Mapping[str, Any]]) -
 
 
 def headlines(scores: Mapping[str, Any]) -> list[str]:
-    """The metrics of an evaluation that a table shows: ``top1`` if it has that, else all."""
-    return ["top1"] if "top1" in scores else list(scores)
+    """The metrics of an evaluation that a table shows: ``top1`` or ``mIoU`` if it has that, else all."""
+    return [name for name in ("top1", "mIoU") if name in scores] or list(scores)
 
 
 def _estimate(values: Sequence[float]) -> Estimate:

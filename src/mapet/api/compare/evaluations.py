@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mapet.api.compare.plan import Plan, Trial
 from mapet.api.features import Features
 from mapet.api.protocols import PROTOCOLS, Protocol
+from mapet.api.segment_probe import SEGMENT_PROTOCOLS, measure
 from mapet.config.evaluate import EvaluateSettings, FeatureSettings
 from mapet.config.recipe import Runtime
+from mapet.config.segmentation import SegmentProbeSettings
 
 if TYPE_CHECKING:
     from mapet.config.finetune import Backbone, FinetuneRecipe
@@ -29,7 +31,7 @@ class Subject:
     """
 
     def __init__(self, encoder: "Encoder", trial: Trial, run: Path, plan: Plan, runtime: Runtime) -> None:
-        self.trial, self.run, self.plan, self.runtime = trial, run, plan, runtime
+        self.encoder, self.trial, self.run, self.plan, self.runtime = encoder, trial, run, plan, runtime
         self.settings = EvaluateSettings(
             features=FeatureSettings(
                 max_images=plan.eval_limit,
@@ -70,9 +72,23 @@ def _finetune_protocol(plan: Plan) -> str:
     return protocol(plan.tuning)
 
 
+def _segmentation(name: str) -> Evaluation:
+    """The probe ``name``; with --eval-limit, of so many images of its training split."""
+
+    def settings(plan: Plan) -> SegmentProbeSettings:
+        return SegmentProbeSettings(max_images=plan.eval_limit, seed=plan.recipe.seed)
+
+    def run(subject: Subject) -> "Mapping[str, Score]":
+        s = replace(settings(subject.plan), accelerator=subject.runtime.accelerator)
+        return measure(subject.encoder, str(subject.plan.segment_data), [name], s)[name]
+
+    return Evaluation(run, lambda plan: SEGMENT_PROTOCOLS[name].describe(settings(plan)))
+
+
 EVALUATIONS = {
     **{name: _frozen(protocol) for name, protocol in PROTOCOLS.items()},
     "finetune": Evaluation(_finetune, _finetune_protocol),
+    **{name: _segmentation(name) for name in SEGMENT_PROTOCOLS},
 }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
+from mapet.config.compare import SEGMENTATION
 from mapet.config.file import read, save
 from mapet.config.flat import diff
 from mapet.utils.errors import MapetError
@@ -31,7 +32,7 @@ PLAN = "compare.yaml"
 LISTS = ("objectives", "baselines", "evaluate", "budget")  # a trial's result does not depend on the others
 GROWING = (*LISTS, "seeds")
 PATHS = {"tokens", "tokenizer.path", "init"}  # settings that may point into the comparison's folder
-LABELLED = ("eval_data", "eval_limit")  # scores depend on them, runs do not
+LABELLED = ("eval_data", "eval_limit", "segment_data")  # scores depend on them, runs do not
 
 
 class ResultsFolder:
@@ -139,6 +140,8 @@ def _unused(folder: Path, name: str) -> bool:
     """Whether nothing in the folder depends on a setting yet."""
     tuned = any((folder / "runs").glob("*-finetune")) or any((folder / "runs").glob("scratch-*"))
     scores = ((recorded(path) or {}).keys() - {"cost"} for path in (folder / "scores").glob("*.json"))
+    if name == "segment_data":
+        return not any(one & set(SEGMENTATION) for one in scores)
     return not tuned and (name.startswith("tuning.") or (name in LABELLED and not any(scores)))
 
 

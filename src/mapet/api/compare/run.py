@@ -127,6 +127,7 @@ def _require_apart(out: str | Path, recipe: Recipe, settings: CompareSettings, *
     require_apart(out, **{name: file if isinstance(file, str | Path) else None for name, file in files.items()})
     require_apart(out, data=recipe.data, eval_data=settings.eval_data, tokens=recipe.tokens, tokenizer=t.path)
     require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
+    require_apart(out, segment_data=settings.segment_data)
     for folder in settings.tokenizers:
         require_apart(out, tokenizers=folder)
 
@@ -141,6 +142,7 @@ def _plan(settings: CompareSettings, recipe: Recipe, tuning: FinetuneRecipe) -> 
         objectives=tuple(map(absolute_name, settings.objectives)),
         tokenizers=tuple(absolute(folder) for folder in settings.tokenizers),
         eval_data=absolute(settings.eval_data, "cifar10"),
+        segment_data=absolute(settings.segment_data),
     )
     return Plan(**vars(settings), recipe=anchored(recipe), tuning=tuning)
 
@@ -156,6 +158,7 @@ def _run(plan: Plan, out: Path, runtime: Runtime) -> Comparison:
         raise MapetError("A comparison trains on one device: remove --devices and --num-nodes.")
     require_outside(out, plan.recipe.data)
     require_outside(out, plan.eval_data)
+    require_outside(out, plan.segment_data)
     plan = merge_plans(out, plan)
     every = variants(plan)
     validate(plan, runtime)

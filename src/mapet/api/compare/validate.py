@@ -8,6 +8,7 @@ from mapet.api.compare.evaluations import EVALUATIONS, tuning
 from mapet.api.compare.plan import Plan, Trial, Variant, variants
 from mapet.api.encoders import ARCHITECTURE
 from mapet.api.features import features_gib
+from mapet.config.compare import SEGMENTATION
 from mapet.config.evaluate import FeatureSettings
 from mapet.config.finetune import RANDOM
 from mapet.config.flat import paths
@@ -25,7 +26,12 @@ def validate(plan: Plan, runtime: Runtime) -> None:
         MapetError: images without labels, too few images of a class, or fine-tuning settings that do not fit.
     """
     from mapet.data.dataset import require_labels, train_and_test
+    from mapet.data.segmentation import both_splits
 
+    if set(plan.evaluate) & set(SEGMENTATION):
+        both_splits(str(plan.segment_data), option="--segment-data")
+    if set(plan.measures) <= set(SEGMENTATION):
+        return
     train, test = train_and_test(plan.labelled)
     require_labels(train, test, "--eval-data")
     _labels(plan, train)
@@ -46,7 +52,7 @@ def _labels(plan: Plan, source: "ImageDataset") -> None:
     counts = torch.tensor([source.label(i) for i in indices.tolist()]).bincount(minlength=len(source.classes))
     least, number = source.classes[int(counts.argmin())], int(counts.min())
     needed = max(SHOTS) if "fewshot" in plan.evaluate else 1
-    if number < needed and plan.evaluate != ("finetune",):
+    if number < needed and not set(plan.evaluate) <= {"finetune", *SEGMENTATION}:
         raise MapetError(
             f'Class "{least}" has {number} labelled training images, but --evaluate {",".join(plan.evaluate)} '
             f"needs {needed}: raise --eval-limit, or give other --eval-data."

@@ -1,0 +1,139 @@
+"""The model of a segmentation training, its optimizer and training stream, and the model of a run."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mapet.build.finetune import require_fits
+from mapet.config.segmentation import SegmentRecipe
+from mapet.data.augment import normalize, to_float
+from mapet.data.decode import Batch
+from mapet.data.device import to_device
+from mapet.data.loader import Shuffled, Stream
+from mapet.data.scene import VOID
+from mapet.engine.checkpoint import Checkpoint
+from mapet.engine.fit import Batches
+from mapet.engine.optim import Optim, adamw, layer_scale, scheduled
+from mapet.engine.run import Run, parts, prefixed
+from mapet.evals.dense import resampled
+from mapet.evals.iou import IGNORED
+from mapet.evals.segmentation import Segmenting
+from mapet.evals.upernet import Segmenter
+from mapet.interop.timm import arguments
+from mapet.method.encoder import Encoder
+from mapet.utils.errors import MapetError
+from mapet.utils.io import read_json, replace_file
+from mapet.utils.rng import exact, random_bits
+
+SEED = 0x5E63  # salt
+POWER = 1.0  # of the learning rate's polynomial
+
+
+def segmenter_over(found: Encoder, t: SegmentRecipe, classes: int) -> Segmenter:
+    """A segmentation model with the blocks of ``found``, at the recipe's image size and drop path; the rest is new.
+
+    Fixed positions become learned ones.
+
+    Raises:
+        MapetError: images that are not square RGB, or an image size that the patches do not tile.
+    """
+    side = t.backbone.image_size or found.img_size[0]
+    require_fits(found, side, found.num_classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(t.seed)
+        model = Segmenter(
+            num_classes=classes,
+            channels=t.decoder.channels,
+            auxiliary_channels=t.decoder.auxiliary_channels,
+            **{**arguments(found), "img_size": side, "drop_path_rate": t.drop_path},
+        )
+    weights = {n: p for n, p in found.state_dict().items() if not n.startswith(("head.", "norm.", "fc_norm."))}
+    weights["pos_embed"] = resampled(weights["pos_embed"], found.grid, model.grid)
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def begin(run: Run, model: Segmenter, t: SegmentRecipe, about: Mapping[str, Any]) -> None:
+    """Write the model's architecture and what is known ``about`` it, and its weights as checkpoint 0."""
+    own = {name: getattr(model, name) for name in ("num_classes", "channels", "auxiliary_channels", "drop_path_rate")}
+    replace_file(run.segmenter, json.dumps({**about, "model": {**arguments(model), **own}}, indent=1) + "\n")
+    objective = Segmenting(model, t.decoder.auxiliary_weight)
+    averaged = [(name, p.clone()) for name, p in objective.named_parameters() if t.optimization.ema_decay]
+    run.save(0, {**prefixed("model", objective.state_dict().items()), **prefixed("ema", averaged)})
+
+
+def shaped(run: Run) -> tuple[Segmenter, dict[str, Any]]:
+    """A model of a run's architecture, its weights arbitrary, and the content of ``segmenter.json``.
+
+    Raises:
+        MapetError: not a segmentation.
+    """
+    if not run.segmenter.is_file():
+        raise MapetError(f"{run.folder} holds no segmentation model: there is no {run.segmenter.name} in it.")
+    content = read_json(run.segmenter, "a segmentation")
+    try:
+        model = Segmenter(**content["model"])
+        model.classes = tuple(map(str, content["classes"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MapetError(f"{run.segmenter} is damaged ({error}): restore it, or train again.") from error
+    return model, content
+
+
+def load_run_segmenter(folder: str | Path) -> Segmenter:
+    """The model of a run's last checkpoint in evaluation mode; of its moving average, if it has one.
+
+    Raises:
+        MapetError: no segmentation, no checkpoint yet, or one that does not fit.
+    """
+    run = Run.open(folder)
+    model, _ = shaped(run)
+    if not run.last.exists():
+        raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
+    found = Checkpoint(run.last)
+    tensors = {name: found.read_finite(name) for name in found.shapes if not name.startswith("optimizer/")}
+    try:
+        Segmenting(model).load_state_dict({**parts(tensors, "model"), **parts(tensors, "ema")})
+    except RuntimeError as error:
+        raise MapetError(f"{run.last} does not fit {run.segmenter}: was one of them changed by hand?") from error
+    return model.eval()
+
+
+def build_optim(t: SegmentRecipe, objective: Segmenting, batches: Batches) -> Optim:
+    """AdamW with layer decay, warm-up and polynomial decay."""
+    o = t.optimization
+    optimizer = adamw(
+        objective,
+        weight_decay=o.weight_decay,
+        betas=o.betas,
+        no_decay=o.no_decay,
+        scale=layer_scale(len(objective.segmenter.blocks), t.layer_decay),
+    )
+    warm = {"start": o.warmup_lr, "warmup_epochs": o.warmup_epochs}
+    return Optim(
+        optimizer, scheduled(batches, peak=t.lr, floor=o.min_lr, power=POWER, **warm), o.clip_grad, o.ema_decay
+    )
+
+
+class SegmentBatches(Stream):
+    """The training stream: ``Shuffled`` images and masks, its two views, as arguments of ``Segmenting.forward``."""
+
+    def __init__(self, t: SegmentRecipe, shuffled: Shuffled, device: torch.device) -> None:
+        self.seed, self.shuffled, self.device = t.seed, shuffled, device
+
+    def __call__(self, start: int) -> Iterator[dict[str, Tensor]]:
+        """The batches from step ``start`` on, on the device."""
+        return map(self.prepared, self.shuffled(start))
+
+    def prepared(self, batch: Batch) -> dict[str, Tensor]:
+        """One batch as ``images`` (B, 3, H, W) normalised, ``targets`` (B, H, W) and ``seed`` (B,)."""
+        targets = batch.views[1][:, 0].long()
+        seed = random_bits(self.seed, SEED, batch.epoch, batch.index)
+        return {
+            "images": normalize(to_float(batch.images, self.device)),
+            "targets": to_device(targets.masked_fill(targets == VOID, IGNORED), self.device),
+            "seed": to_device(seed, exact(self.device)),
+        }
