@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mapet.api.segment_probe import SEGMENT_PROTOCOLS, segment_probe
 from mapet.cli.options import require
+from mapet.cli.output import made
 from mapet.cli.probe import parse_from, print_scores, require_from
 from mapet.config.segmentation import SegmentProbeSettings
 
@@ -28,7 +29,7 @@ def command(arguments: list[str]) -> int:
     o = parse_from(Options(), arguments, "segment-probe", "mIoU of a frozen encoder: its patches are classified.")
     require_from(o.run, "segment-probe")
     require("segment-probe", data=o.data)
-    found = segment_probe(o.run, o.data, o.protocols, out=o.out, settings=o.settings)
+    found = made(segment_probe(o.run, o.data, o.protocols, out=o.out, settings=o.settings))
     for name, protocol in SEGMENT_PROTOCOLS.items():
         if name in found:
             print_scores(protocol.describe(o.settings), found[name])

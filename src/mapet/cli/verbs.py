@@ -36,17 +36,8 @@ PROBE = "data max_images pool out accelerator workers"
 GROUPS = {
     "Data and tokens": ("pack", "tokenizer", "tokenize", "shapes"),
     "Training": ("quickstart", "pretrain", "finetune", "segment", "compare"),
-    "Evaluation": (
-        "evaluate",
-        "knn",
-        "linear",
-        "attentive",
-        "fewshot",
-        "segment-probe",
-        "transfer",
-        "validate",
-        "robustness",
-    ),
+    "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot", "segment-probe", "transfer"),
+    "Classifiers": ("validate", "robustness"),
     "Use": ("report", "embed", "neighbours", "predict", "attend", "reveal"),
     "Tools": ("export", "bench", "show", "list", "check", "doctor"),
 }

@@ -77,14 +77,16 @@ def report_at_end(folder: Path) -> None:
 
 def _builder(folder: Path) -> "Callable[[Path, ReportSettings], Page]":
     """What makes the page of a folder, by the files in it."""
-    from mapet.api.report import comparison, finetuning, pretraining, tokenizer
+    from mapet.api.report import comparison, finetuning, pretraining, tokenizer, training
 
     if not folder.is_dir():
         raise MapetError(f"{folder} is not a folder: give one {KINDS}.")
     for name, build in (
         ("compare.yaml", comparison.page),
         ("classifier.json", finetuning.page),
+        ("segmenter.json", training.page),
         ("inspect.json", tokenizer.page),
+        ("tokenizer.json", training.page),
         ("recipe.yaml", pretraining.page),
     ):
         if (folder / name).is_file():
