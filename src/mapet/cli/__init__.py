@@ -21,7 +21,7 @@ OUT_OF_MEMORY = "Out of device memory: lower --micro-batch-size, --batch-size or
 def usage() -> str:
     """The help of ``mapet`` itself."""
     groups = "\n\n".join(
-        "\n".join([f"{group}:", *(f"  {verb:<12}{VERBS[verb].about}" for verb in verbs)])
+        "\n".join([f"{group}:", *(f"  {verb:<15}{VERBS[verb].about}" for verb in verbs)])
         for group, verbs in GROUPS.items()
     )
     return (

@@ -136,7 +136,7 @@ VERBS = {
         "mapet robustness runs/clf --data imagenet --corruptions all --out r.json",
     ),
     "segment-probe": Verb(
-        "mIoU of an encoder, by linear and k-NN classification of its patches",
+        "mIoU of an encoder, whose patches are classified",
         "segment-probe FROM --data SET",
         {"FROM": "run"},
         "run data protocols out image_size max_images max_patches k random seed accelerator",
@@ -150,7 +150,7 @@ VERBS = {
         "mapet finetune runs/first --data labelled --out runs/classifier\nmapet finetune --resume runs/classifier",
     ),
     "segment": Verb(
-        "train a segmentation model from an encoder, and measure its mIoU",
+        "train a segmentation model from an encoder, with its mIoU",
         "segment FROM --data SET --out RUN",
         {"FROM": "init"},
         "init data out recipe resume evaluate_every settings",
