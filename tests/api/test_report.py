@@ -35,7 +35,7 @@ def folders(images, tmp_path_factory):
     """One folder of each kind."""
     root = tmp_path_factory.mktemp("report")
     run = root / "run"
-    mapet.pretrain(data=images, out=run, probe_every=1, probe_data=labelled(images, root), **VIT, **SQUARE,
+    mapet.pretrain(data=images, out=run, probe_every=1, probe_data=labelled(images, root), panel_every=1, **VIT, **SQUARE,
                    **{**STEPS, "epochs": 2}, **KMEANS)  # fmt: skip
     mapet.finetune(run, images, root / "classifier", **STEPS)
     mapet.inspect_tokenizer(run / "tokens" / "tokenizer", images, root / "inspected", num_codes=2)
@@ -54,7 +54,7 @@ def text_of(path):
 
 
 SHOWN = {
-    "run": ("MaPeT: run", "Loss and token accuracy", "most frequent token of each position",
+    "run": ("MaPeT: run", "Loss and token accuracy", "most frequent token of each position", "Predicted and true tokens, step-",
             "k-NN accuracy and effective rank", "codes are in use",
             "Patches are given one after another", "Attention maps", "nearest neighbours", "GMAC", "load_encoder",
             "objective"),

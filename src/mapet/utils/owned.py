@@ -64,8 +64,7 @@ _CHECKPOINTS: Tree = {
 RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
     **_files("segmenter.json", "metrics.csv", "log.txt", "runtime.json", "init.json", "probes.csv", "contents.json"),
-    **_files("epochs.json", "report.html"),
-    **LISTS,
+    **_files("epochs.json", "report.html") | LISTS,
     **PAIR,  # a VQ-KD run is a tokenizer, too
     **{name: TOKENIZER[name] for name in (r"tokenizer\.(part|next)", "inspect")},
     "checkpoints": _CHECKPOINTS,

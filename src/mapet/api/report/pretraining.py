@@ -42,6 +42,7 @@ def page(folder: Path, s: ReportSettings) -> Page:
         section("Training", shown.training),
         section("What the encoder has learned", shown.learned),
         section("Tokens", shown.tokens),
+        section("Predicted tokens on the way", files.panels),
         *(looking if s.images else []),
         section("Cost", shown.cost),
         section("Use the encoder", shown.usage),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mapet.engine.run import Run
 from mapet.utils.io import load_json
 from mapet.viz.report import charts
-from mapet.viz.report.page import Code, Part, Section, Table, Text, drawn
+from mapet.viz.report.page import Code, Part, Section, Table, Text, drawn, image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,6 +112,13 @@ class RunFiles:
         if bad and self.images and bad > MANY_BAD * self.images:
             found.append(f"{bad:,} of {self.images:,} images cannot be read: see unreadable-images.txt.")
         return found
+
+    def panels(self) -> list[Part]:
+        """The first and the last panel of ``--panel-every``."""
+        found = sorted((self.folder / "panels").glob("*.png"))
+        caption = "From left to right: what is given, what is believed, the true tokens, the image."
+        chosen = dict.fromkeys((*found[:1], *found[-1:]))
+        return [image(path, f"Predicted and true tokens, {path.stem}", f"{path.stem}. {caption}") for path in chosen]
 
     def unreadable(self) -> int:
         """Images that could not be read."""
