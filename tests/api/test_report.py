@@ -35,8 +35,8 @@ def folders(images, tmp_path_factory):
     """One folder of each kind."""
     root = tmp_path_factory.mktemp("report")
     run = root / "run"
-    mapet.pretrain(data=images, out=run, probe_every=1, probe_data=labelled(images, root), panel_every=1, **VIT, **SQUARE,
-                   **{**STEPS, "epochs": 2}, **KMEANS)  # fmt: skip
+    extras = {"probe_every": 1, "probe_data": labelled(images, root), "panel_every": 1}
+    mapet.pretrain(data=images, out=run, **extras, **VIT, **SQUARE, **{**STEPS, "epochs": 2}, **KMEANS)
     mapet.finetune(run, images, root / "classifier", **STEPS)
     mapet.inspect_tokenizer(run / "tokens" / "tokenizer", images, root / "inspected", num_codes=2)
     mapet.compare(data=images, out=root / "compared", **COMPARE)
@@ -54,8 +54,8 @@ def text_of(path):
 
 
 SHOWN = {
-    "run": ("MaPeT: run", "Loss and token accuracy", "most frequent token of each position", "Predicted and true tokens, step-",
-            "k-NN accuracy and effective rank", "codes are in use",
+    "run": ("MaPeT: run", "Loss and token accuracy", "most frequent token of each position",
+            "Predicted and true tokens, step-", "k-NN accuracy and effective rank", "codes are in use",
             "Patches are given one after another", "Attention maps", "nearest neighbours", "GMAC", "load_encoder",
             "objective"),
     "classifier": ("of 2 classes", "top1", "Confusion matrix", "Wrong with the highest confidence", "Least confident"),

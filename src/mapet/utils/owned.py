@@ -25,8 +25,7 @@ A_RUN, A_TOKENIZER = "mapet run", "mapet tokenizer"  # formats of marks
 AN_EXPORT = {"mapet": "export 1"}  # in the metadata of the weights, and in config.json
 WORDS = (None, "", "cifar10", "random")  # inputs that are not paths
 PROVENANCE = {"command", "time", "python", "system", "processor", "gpu", "versions"}
-ARGUMENTS = {"img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "init_values",
-             "global_pool"}  # fmt: skip
+ARGUMENTS = set("img_size patch_size in_chans embed_dim depth num_heads mlp_ratio init_values global_pool".split())
 
 
 def _files(*names: str) -> dict[str, Tree | None]:
@@ -42,7 +41,7 @@ TOKENIZER: Tree = {
     **PAIR,
     **LISTS,
     r"tokenizer\.(part|next)": PAIR,
-    "inspect": _files("inspect.json", "codes.png", "tokens.png", "usage.png"),
+    "inspect": _files("inspect.json", "codes.png", "tokens.png", "usage.png", "report.html"),
     rf"{re.escape(ASIDE)}(\.part|\.gone)?": LISTS,
 }
 _STORE = _files("store.json", "tokens.bin", "sums.bin", "keys.txt", "contents.json", LOCK)
@@ -64,7 +63,8 @@ _CHECKPOINTS: Tree = {
 RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
     **_files("segmenter.json", "metrics.csv", "log.txt", "runtime.json", "init.json", "probes.csv", "contents.json"),
-    **_files("epochs.json", "report.html") | LISTS,
+    **_files("epochs.json", "report.html"),
+    **LISTS,
     **PAIR,  # a VQ-KD run is a tokenizer, too
     **{name: TOKENIZER[name] for name in (r"tokenizer\.(part|next)", "inspect")},
     "checkpoints": _CHECKPOINTS,
