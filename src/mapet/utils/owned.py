@@ -25,7 +25,8 @@ A_RUN, A_TOKENIZER = "mapet run", "mapet tokenizer"  # formats of marks
 AN_EXPORT = {"mapet": "export 1"}  # in the metadata of the weights, and in config.json
 WORDS = (None, "", "cifar10", "random")  # inputs that are not paths
 PROVENANCE = {"command", "time", "python", "system", "processor", "gpu", "versions"}
-ARGUMENTS = set("img_size patch_size in_chans embed_dim depth num_heads mlp_ratio init_values global_pool".split())
+ARGUMENTS = {"img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "init_values",
+             "global_pool"}  # fmt: skip
 
 
 def _files(*names: str) -> dict[str, Tree | None]:
@@ -33,7 +34,9 @@ def _files(*names: str) -> dict[str, Tree | None]:
     return {re.escape(name) + r"(\.part)?": None for name in names}
 
 
-LISTS: Tree = {r"(unreadable-images|bad-pictures)\.txt(\.\w+)?": None}  # the second name is that of version 0.1
+LISTS: dict[str, Tree | None] = {
+    r"(unreadable-images|bad-pictures)\.txt(\.\w+)?": None
+}  # the second name is that of version 0.1
 EXPORT: Tree = {r"config\.json|model\.safetensors|README\.md": None, "onnx|torch": {r"model\.(onnx|pt2)": None}}
 PAIR: Tree = _files("tokenizer.json", "tokenizer.safetensors")
 TOKENIZER: Tree = {
@@ -63,8 +66,7 @@ _CHECKPOINTS: Tree = {
 RUN: Tree = {
     **_files(MARK, "recipe.yaml", "provenance.json", "seconds.json", "inputs.json", "classifier.json", "scores.json"),
     **_files("segmenter.json", "metrics.csv", "log.txt", "runtime.json", "init.json", "probes.csv", "contents.json"),
-    **_files("epochs.json", "report.html"),
-    **LISTS,
+    **(_files("epochs.json", "report.html") | LISTS),
     **PAIR,  # a VQ-KD run is a tokenizer, too
     **{name: TOKENIZER[name] for name in (r"tokenizer\.(part|next)", "inspect")},
     "checkpoints": _CHECKPOINTS,
