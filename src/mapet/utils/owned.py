@@ -34,9 +34,7 @@ def _files(*names: str) -> dict[str, Tree | None]:
     return {re.escape(name) + r"(\.part)?": None for name in names}
 
 
-LISTS: dict[str, Tree | None] = {
-    r"(unreadable-images|bad-pictures)\.txt(\.\w+)?": None
-}  # the second name is that of version 0.1
+LISTS: dict[str, Tree | None] = {r"(unreadable-images|bad-pictures)\.txt(\.\w+)?": None}  # also 0.1's
 EXPORT: Tree = {r"config\.json|model\.safetensors|README\.md": None, "onnx|torch": {r"model\.(onnx|pt2)": None}}
 PAIR: Tree = _files("tokenizer.json", "tokenizer.safetensors")
 TOKENIZER: Tree = {
