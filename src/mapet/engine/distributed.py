@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 TIMEOUT = timedelta(days=7)  # for a collective: another process may have more or slower images
 LOST = r"gloo|Gloo|NCCL|Connection (closed|reset)|Broken pipe|[Tt]imed out"
 LATE = r"timed out|timeout"
+DYING = 5.0  # seconds that a process may take to end after its connections closed
 WORKERS = {"cpu": 0, "mps": 4}  # a CPU needs its cores to train; on macOS each worker starts anew: 2 s, 0.5 GB
 SYNC_EVERY = 10  # steps between two decisions to stop or save, each of which synchronises the processes
 _joined = count()  # process groups so far
@@ -160,13 +162,19 @@ def _losses_named(fabric: "Fabric", minutes: float) -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or re.search(LOST, str(error))):
             raise
-        dead = [rank for rank, (host, pid) in enumerate(peers) if host == socket.gethostname() and not _lives(pid)]
+        late, end = re.search(LATE, str(error), re.I), time.monotonic() + DYING
+        while not (dead := _ended(peers)) and not late and time.monotonic() < end:
+            time.sleep(0.05)
         who = f"rank {', '.join(map(str, dead))}" if dead else "another process"
-        late = re.search(LATE, str(error), re.I) and not dead
-        what = f"did not answer within --timeout {minutes:g} minutes" if late else "ended"
+        what = f"did not answer within --timeout {minutes:g} minutes" if late and not dead else "ended"
         raise PeersLost(
             f"Of {fabric.world_size} processes, {who} {what}: see its own messages, then resume all of them."
         ) from None
+
+
+def _ended(peers: list[tuple[str, int]]) -> list[int]:
+    """The ranks of this machine's processes, as (host, pid), that do not run."""
+    return [rank for rank, (host, pid) in enumerate(peers) if host == socket.gethostname() and not _lives(pid)]
 
 
 def _lives(pid: int) -> bool:
