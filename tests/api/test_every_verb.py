@@ -291,7 +291,9 @@ def test_python_equals_the_command_line(verb, made, tmp_path, capsys):
 
 
 @pytest.mark.timeout(1200)  # two whole ones
-def test_quickstart_is_that_of_the_command_line(cifar10, made, tmp_path, capsys):
+def test_quickstart_is_that_of_the_command_line(cifar10, made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mapet.api.quickstart.SHOWN", 80)
+    monkeypatch.setattr("mapet.api.quickstart.LABELLED", 500)
     compare("quickstart", made, tmp_path, capsys)
 
 
