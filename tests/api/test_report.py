@@ -134,6 +134,16 @@ def test_what_looks_wrong_is_said(folders, tmp_path):
         assert said in found, said
 
 
+def test_without_images_neither_model_nor_data_is_read(folders, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("read")
+
+    for name in ("mapet.api.reveal.Revealer", "mapet.api.attend.attend", "mapet.data.dataset.open_dataset"):
+        monkeypatch.setattr(name, refuse)
+    for kind in ("run", "classifier"):
+        assert "Not available" not in mapet.report(folders[kind], tmp_path / f"{kind}.html", images=0).read_text()
+
+
 def test_only_a_report_is_replaced(folders, tmp_path):
     path = tmp_path / "report.html"
     path.write_text("<html>mine</html>")

@@ -13,7 +13,7 @@ class ReportSettings:
 
     images: Annotated[int, Field(ge=0, le=32), Option(common=True)] = 4
     """Images that are shown; 0 draws only what the folder's files hold, without model and data."""
-    most: Annotated[int, Field(ge=10), Option(common=True)] = 2000
+    most: Annotated[int, Field(ge=10), Option(common=True)] = 500
     """Most images that are read, for neighbours, typical patches and the confusion matrix."""
     seed: Annotated[Seed, Option(common=True)] = 0
     """Random seed of their choice."""

@@ -33,17 +33,17 @@ def page(folder: Path, s: ReportSettings) -> Page:
         lead = f"The recipe of {folder.resolve().name} cannot be read."
         return Page("Pre-training", lead, [section("Training", files.rates), section("Scores", files.scores)])
     shown = _Shown(files, recipe, s)
-    looking = [
-        section("What it believes of hidden patches", shown.revealed),
-        section("Where it looks, and what it takes for similar", shown.attention),
-        section("Nearest neighbours", shown.neighbours),
-    ]
+    looking = {
+        "What it believes of hidden patches": shown.revealed,
+        "Where it looks, and what it takes for similar": shown.attention,
+        "Nearest neighbours": shown.neighbours,
+    }
     sections = [
         section("Training", shown.training),
         section("What the encoder has learned", shown.learned),
         section("Tokens", shown.tokens),
         section("Predicted tokens on the way", files.panels),
-        *(looking if s.images else []),
+        *(section(title, build) for title, build in looking.items() if s.images),
         section("Cost", shown.cost),
         section("Use the encoder", shown.usage),
         section("Recipe, command and versions", files.origin),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FILE = "report.html"
 LONG = 60.0  # seconds of a training whose report is written unasked
-FEW = 500  # images that it reads then
+FEW = 500  # images that it reads then, whatever the default
 KINDS = "of a run, of a comparison, or one that mapet tokenizer inspect wrote"
 
 
