@@ -114,7 +114,6 @@ class Revealer:
         self.model, self.recipe, run = _model(folder)
         self.tokenizer = run_tokenizer(run, self.recipe)
         images = open_dataset(self.recipe.data)
-        self.images = images
         indices = torch.arange(len(images))[:: -(-len(images) // sample)]
         known, tokens = self.encoded(images, indices)
         self.typical = typical_patches(known.numpy(), tokens.numpy(), self.recipe.grid)

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from mapet.api.report.sections import filled, section
@@ -33,8 +34,8 @@ def page(folder: Path, s: ReportSettings) -> Page:
     seeds = max(one.count for entries in budgets.values() for e in entries for one in e.accuracy.values())
     lead = f"{', '.join(methods)}; {seeds} seed{'s' if seeds > 1 else ''} each. {FIXED}"
     sections = [
-        *(section(table.TITLES[name], lambda e=entries: _table(e)) for name, entries in budgets.items()),  # type: ignore[misc]
-        section("Accuracy over epochs and over compute", lambda: _charts(budgets, folder)),
+        *(section(table.TITLES[name], partial(_table, entries)) for name, entries in budgets.items()),
+        section("Accuracy over epochs and over compute", partial(_charts, budgets, folder)),
         section("Settings of all runs", lambda: [Code((folder / "compare.yaml").read_text(encoding="utf-8").rstrip())]),
     ]
     notes = ["One seed has no interval: differences may be chance."] if seeds == 1 else []

@@ -1,14 +1,19 @@
-"""The report of a fine-tuning, or of a VQ-KD training's classifier-free kin: curves, scores, confusion, extremes."""
+"""The report of a fine-tuning: scores, curves, confusion matrix, images of extreme predictions."""
 
+from functools import partial
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapet.api.report.sections import RunFiles, filled, section
+from mapet.api.report.sections import RunFiles, filled, readable, section
 from mapet.config.report import ReportSettings
 from mapet.viz.report import charts
 from mapet.viz.report.page import Code, Page, Part, Text, drawn, image
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mapet.api.predict import Predictions
     from mapet.data.dataset import ImageDataset
 
@@ -22,9 +27,9 @@ def page(folder: Path, s: ReportSettings) -> Page:
     tests = _Tests(files, s)
     sections = [
         section("Scores", files.scores),
-        section("Training", lambda: _curves(files)),
+        section("Training", partial(files.curves, "Loss and training accuracy over steps")),
         *([section("Test images", tests.parts)] if s.images else []),
-        section("Use the classifier", lambda: _usage(folder.resolve().name)),
+        section("Use the classifier", partial(_usage, folder.resolve().name)),
         section("Recipe, command and versions", files.origin),
     ]
     return Page(f"Fine-tuning: {folder.resolve().name}", _lead(files), filled(sections), files.notes())
@@ -40,14 +45,6 @@ def _lead(files: RunFiles) -> str:
     kinds = f" of {len(classes):,} classes" if isinstance(classes, list) and classes else ""
     took = f" in {clock(files.seconds)}" if files.seconds else ""
     return f"A classifier{kinds}, trained from {origin}: {files.steps:,} steps{took}."
-
-
-def _curves(files: RunFiles) -> list[Part]:
-    from mapet.viz.figures import loss_figure
-
-    chart = loss_figure(files.columns)
-    return [drawn(chart, "Loss and training accuracy over steps", "Light: each step; dark: running mean."),
-            *files.rates()]  # fmt: skip
 
 
 def _usage(name: str) -> list[Part]:
@@ -67,47 +64,32 @@ class _Tests:
         """Confusion matrix, and the images of the least and the most confident predictions."""
         import numpy as np
 
-        source, indices = self._tests()
-        found = self._predicted(source, indices)
+        from mapet.api.predict import predict
+
+        source, images = self._tests()
+        found = predict(self.files.folder, list(images.values()), top_k=1, accelerator=self.s.accelerator)
         names = list(found.classes)
-        pairs = [(source.label(index), names.index(one.classes[0])) for index, one in zip(indices, found, strict=True)]
+        pairs = [(source.label(index), names.index(one.classes[0])) for index, one in zip(images, found, strict=True)]
         counts = np.zeros((len(names), len(names)), np.int64)
         np.add.at(counts, tuple(np.array(pairs).T), 1)
         right = sum(true == predicted for true, predicted in pairs)
         few = f"{len(pairs):,} test images, {right / len(pairs):.1%} of them right"
         caption = f"{few}. Each row: how the images of a class are predicted."
         confusion = drawn(charts.confusion(counts, names), "Confusion matrix of the classes", caption)
-        return [confusion, *self._extremes(source, indices, found, pairs)]
+        return [confusion, *self._extremes(list(images.values()), found, pairs)]
 
-    def _tests(self) -> "tuple[ImageDataset, list[int]]":
-        import torch
-
+    def _tests(self) -> "tuple[ImageDataset, dict[int, Image.Image]]":
+        """The test set, and the readable ones of some of its images, by index."""
         from mapet.config.file import read
         from mapet.config.finetune import FinetuneRecipe
         from mapet.data.dataset import train_and_test
-        from mapet.data.image import UnreadableImage
-        from mapet.utils.rng import random_bits
 
-        recipe = read(self.files.run.recipe, FinetuneRecipe)
-        source = train_and_test(recipe.data)[1]
-        readable = []
-        for index in random_bits(self.s.seed, SALT, torch.arange(len(source))).argsort().tolist()[: self.s.most]:
-            try:
-                source.read(index)
-                readable.append(index)
-            except UnreadableImage:
-                continue
-        return source, sorted(readable)
+        source = train_and_test(read(self.files.run.recipe, FinetuneRecipe).data)[1]
+        some = islice(readable(source, self.s.seed, SALT), self.s.most)
+        good = ((index, one) for index, one in some if one is not None)
+        return source, dict(sorted(good, key=itemgetter(0)))
 
-    def _predicted(self, source: "ImageDataset", indices: list[int]) -> "Predictions":
-        from mapet.api.predict import predict
-
-        images = [source.read(index) for index in indices]
-        return predict(self.files.folder, images, top_k=1, accelerator=self.s.accelerator)
-
-    def _extremes(
-        self, source: "ImageDataset", indices: list[int], found: "Predictions", pairs: list[tuple[int, int]]
-    ) -> list[Part]:
+    def _extremes(self, images: "list[Image.Image]", found: "Predictions", pairs: list[tuple[int, int]]) -> list[Part]:
         from tempfile import TemporaryDirectory
 
         from mapet.viz.sheet import contact_sheet
@@ -122,7 +104,7 @@ class _Tests:
                 if not some:
                     parts.append(Text(f"{title}: none."))
                     continue
-                tiles = [(f"{names[pairs[i][1]]} {sure[i]:.0%}", f"true: {names[pairs[i][0]]}", source.read(indices[i]))
+                tiles = [(f"{names[pairs[i][1]]} {sure[i]:.0%}", f"true: {names[pairs[i][0]]}", images[i])
                          for i in some]  # fmt: skip
                 path = contact_sheet(tiles, Path(folder) / f"{number}.png")
                 parts.append(image(path, title, f"{title}: prediction above, true class below."))

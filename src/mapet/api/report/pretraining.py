@@ -1,15 +1,21 @@
 """The report of a pre-training."""
 
+from functools import cached_property
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapet.api.report.sections import RunFiles, filled, section
+from mapet.api.report.sections import RunFiles, filled, readable, section
 from mapet.config.report import ReportSettings
 from mapet.method.encoder import SIZES
 from mapet.viz.report import charts
 from mapet.viz.report.page import Code, Page, Part, Table, Text, drawn, image
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
     from mapet.config.recipe import Recipe
     from mapet.data.dataset import ImageDataset
     from mapet.tokenizers.information import PositionGuess
@@ -57,7 +63,6 @@ class _Shown:
 
     def __init__(self, files: RunFiles, recipe: "Recipe", s: ReportSettings) -> None:
         self.files, self.recipe, self.s, self.run = files, recipe, s, files.run
-        self._guess: PositionGuess | None = None
 
     @property
     def total(self) -> int | None:
@@ -92,7 +97,7 @@ class _Shown:
             found.append(
                 f"The training is not finished: mapet pretrain --resume {self.run.folder.name} goes on with it."
             )
-        guess, accuracy = self.guess(), self.files.tenths("accuracy") if self.files.steps else None
+        guess, accuracy = self.guess, self.files.tenths("accuracy") if self.files.steps else None
         if guess and accuracy and accuracy[1] <= guess.best:
             found.append(
                 f"The token accuracy ({accuracy[1]:.1%}) is not above what the position alone tells "
@@ -104,18 +109,17 @@ class _Shown:
             found.append(f"The features have collapsed: effective rank {rows[-1]['rank']:.1f} of {width}.")
         return found
 
+    @cached_property
     def guess(self) -> "PositionGuess | None":
         """What a position tells of its token, from the stored tokens; None without them."""
         from mapet.tokenizers.information import position_guess
 
-        if self._guess is None:
-            try:
-                tokens = self._tokens()
-                self._guess = position_guess(tokens, self.recipe.seed) if tokens is not None else None
-            except Exception:  # tokens elsewhere, or damaged
-                return None
-        return self._guess
+        try:
+            return None if self._tokens is None else position_guess(self._tokens, self.recipe.seed)
+        except Exception:  # tokens elsewhere, or damaged
+            return None
 
+    @cached_property
     def _tokens(self) -> Any:
         """Up to 10,000 rows (N, L) of the stored tokens; None without a store."""
         import numpy as np
@@ -133,14 +137,7 @@ class _Shown:
 
     def training(self) -> list[Part]:
         """Loss, token accuracy against the guess, learning rate, gradient."""
-        from mapet.viz.figures import loss_figure
-
-        guess = self.guess()
-        chart = loss_figure(self.files.columns, guess.best if guess else None)
-        caption = "Light: each step; dark: running mean."
-        if guess:
-            caption += f" Dashed: the most frequent token of each position, {guess.best:.1%}, which needs no image."
-        return [drawn(chart, "Loss and token accuracy over steps", caption), *self.files.rates()]
+        return self.files.curves("Loss and token accuracy over steps", self.guess.best if self.guess else None)
 
     def learned(self) -> list[Part]:
         """Evaluations, and what was measured on the way."""
@@ -160,11 +157,11 @@ class _Shown:
         from mapet.viz.codes import usage_figure
         from mapet.viz.figures import plain
 
-        tokens = self._tokens()
+        tokens = self._tokens
         if tokens is None:
             return []
         size = max(int(tokens.max()) + 1, self.recipe.tokenizer.vocab_size)
-        counts, health, guess = usage(tokens, size), Health.of(tokens, size), self.guess()
+        counts, health, guess = usage(tokens, size), Health.of(tokens, size), self.guess
         told = f"; {guess.bits:.2f} of a token's {guess.entropy:.2f} bits tell the patch's position" if guess else ""
         caption = (
             f"{health.patches:,} patches of {health.images:,} images; {health.seen:,} of {size:,} codes are in use, "
@@ -178,13 +175,14 @@ class _Shown:
         """An order over one image in frames, and the first frame of others."""
         from tempfile import TemporaryDirectory
 
-        from mapet.api.reveal import WITH_FILL, Revealer, draw
+        from mapet.api.panels import DRAWN
+        from mapet.api.reveal import Revealer, draw
         from mapet.config.use import RevealSettings
 
-        if self.recipe.objective.name not in (*WITH_FILL, "pet"):
+        if self.recipe.objective.name not in DRAWN:
             return []
         revealer = Revealer(self.run.folder, self.s.most)
-        source, indices = self._images(self.s.images)
+        source, images = self._chosen
         parts: list[Part] = [
             Text(
                 "Patches are given one after another along a random order; of all others the model predicts the token. "
@@ -192,7 +190,7 @@ class _Shown:
             )
         ]
         with TemporaryDirectory() as folder:
-            for number, index in enumerate(indices):
+            for number, index in enumerate(images):
                 found = revealer(source, index, RevealSettings(frames=1 if number else FRAMES, seed=self.s.seed))
                 name = source.image_id(index)
                 path = draw(found, Path(folder) / f"{number}.png")
@@ -205,11 +203,9 @@ class _Shown:
 
         from mapet.api.attend import attend
 
-        source, indices = self._images(self.s.images)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "attention.png"
-            images = [source.read(index) for index in indices]
-            attend(self.run.folder, images, path, accelerator=self.s.accelerator)
+            attend(self.run.folder, list(self._chosen[1].values()), path, accelerator=self.s.accelerator)
             caption = (
                 "From left to right: image, attention rollout, heads of CLS in the last block, principal components of "
                 "the patches as colours, cosine similarity to the framed patch. Predicting tokens gives CLS no loss."
@@ -222,49 +218,45 @@ class _Shown:
 
         import numpy as np
 
-        from mapet.api.embed import embed
         from mapet.viz.sheet import contact_sheet
 
-        queries, known = self._images(self.s.images), self._images(self.s.most, training=True)
-        vectors = []
-        for source, indices in (queries, known):
-            images = [source.read(index) for index in indices]
-            found = embed(self.run.folder, images, normalize=True, accelerator=self.s.accelerator)
-            vectors.append(np.concatenate([rows for _, rows in found.chunks()]))
-        tiles = []
-        for index, vector in zip(queries[1], vectors[0], strict=True):
-            tiles.append(("image", queries[0].image_id(index), queries[0].read(index)))
-            similarity = vectors[1] @ vector
-            others = [i for i in np.argsort(-similarity, kind="stable").tolist() if known[1][i] != index
-                      or known[0].name != queries[0].name]  # fmt: skip
+        (shown, queries), (source, known) = self._chosen, self._images(self.s.most, training=True)
+        ours, theirs = (self._features(list(images.values())) for images in (queries, known))
+        tiles, indices = [], list(known)
+        for index, features in zip(queries, ours, strict=True):
+            tiles.append(("image", shown.image_id(index), queries[index]))
+            similarity = theirs @ features
+            order = np.argsort(-similarity, kind="stable").tolist()
+            others = [i for i in order if indices[i] != index or source.name != shown.name]
             for i in others[:NEIGHBOURS]:
-                source, position = known[0], known[1][i]
-                tiles.append((f"{similarity[i]:.3f}", source.image_id(position), source.read(position)))
+                tiles.append((f"{similarity[i]:.3f}", source.image_id(indices[i]), known[indices[i]]))
         with TemporaryDirectory() as folder:
             path = contact_sheet(tiles, Path(folder) / "neighbours.png", 1 + NEIGHBOURS)
-            caption = f"Cosine similarity of the mean of patches, among {len(known[1]):,} training images."
+            caption = f"Cosine similarity of the mean of patches, among {len(known):,} training images."
             return [image(path, "Some images and their nearest neighbours", caption)]
 
-    def _images(self, count: int, *, training: bool = False) -> "tuple[ImageDataset, list[int]]":
-        """So many readable images: held-out ones where the data has them, drawn by the seed."""
-        import torch
+    def _features(self, images: "list[Image.Image]") -> "NDArray[Any]":
+        """(N, F), of unit length."""
+        import numpy as np
 
+        from mapet.api.embed import embed
+
+        found = embed(self.run.folder, images, normalize=True, accelerator=self.s.accelerator)
+        return np.concatenate([rows for _, rows in found.chunks()])
+
+    @cached_property
+    def _chosen(self) -> "tuple[ImageDataset, dict[int, Image.Image]]":
+        """The images of all sections."""
+        return self._images(self.s.images)
+
+    def _images(self, count: int, *, training: bool = False) -> "tuple[ImageDataset, dict[int, Image.Image]]":
+        """So many readable images by index: held-out ones where the data has them, drawn by the seed."""
         from mapet.data.dataset import has_held_out, open_dataset
-        from mapet.data.image import UnreadableImage
-        from mapet.utils.rng import random_bits
 
         split = "train" if training or not has_held_out(self.recipe.data) else "test"
         source = open_dataset(self.recipe.data, split)
-        found = []
-        for index in random_bits(self.s.seed, SALT, torch.arange(len(source))).argsort().tolist():
-            try:
-                source.read(index)
-            except UnreadableImage:
-                continue
-            found.append(index)
-            if len(found) == count:
-                break
-        return source, sorted(found)
+        good = ((index, one) for index, one in readable(source, self.s.seed, SALT) if one is not None)
+        return source, dict(sorted(islice(good, count), key=itemgetter(0)))
 
     def cost(self) -> list[Part]:
         """Images, operations, time and memory."""

@@ -1,7 +1,6 @@
 """Sections that all reports of runs share, made of the files in a run's folder."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,9 @@ from mapet.viz.report.page import Code, Part, Section, Table, Text, drawn, image
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
+
+    from mapet.data.dataset import ImageDataset
 
 TENTH = 10  # the first and the last tenth of the steps are compared
 FLAT = 0.99  # of the first tenth's loss: a last one above it has learned nothing
@@ -33,6 +35,20 @@ def section(title: str, build: Callable[[], Sequence[Part]]) -> Section:
 def filled(sections: Sequence[Section]) -> list[Section]:
     """Those with content."""
     return [one for one in sections if one.parts]
+
+
+def readable(source: "ImageDataset", seed: int, salt: int) -> "Iterator[tuple[int, Image.Image | None]]":
+    """The indices of a data set in a sequence drawn by the seed, each with its image; None if that cannot be read."""
+    import torch
+
+    from mapet.data.image import UnreadableImage
+    from mapet.utils.rng import random_bits
+
+    for index in random_bits(seed, salt, torch.arange(len(source))).argsort().tolist():
+        try:
+            yield index, source.read(index)
+        except UnreadableImage:
+            yield index, None
 
 
 class RunFiles:
@@ -86,6 +102,20 @@ class RunFiles:
             return None
         part = max(1, len(values) // TENTH)
         return float(np.nanmean(values[:part])), float(np.nanmean(values[-part:]))
+
+    def curves(self, alt: str, guess: float | None = None) -> list[Part]:
+        """The charts of loss and accuracy, of learning rate and gradient.
+
+        Args:
+            alt: what the first shows.
+            guess: accuracy of the most frequent token of each position, drawn as a dashed line; None: none.
+        """
+        from mapet.viz.figures import loss_figure
+
+        caption = "Light: each step; dark: running mean."
+        if guess is not None:
+            caption += f" Dashed: the most frequent token of each position, {guess:.1%}, which needs no image."
+        return [drawn(loss_figure(self.columns, guess), alt, caption), *self.rates()]
 
     def rates(self) -> list[Part]:
         """The chart of learning rate and gradient."""
@@ -155,8 +185,3 @@ class RunFiles:
             return []
         header = ("score", "%", "95 % interval", "of", "protocol")
         return [Table("Scores", rows, header)]
-
-
-def plain_json(value: Any) -> str:
-    """A value as indented JSON."""
-    return json.dumps(value, indent=1, ensure_ascii=False)

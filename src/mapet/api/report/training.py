@@ -1,11 +1,12 @@
 """The report of a training of another kind: of a segmentation model, or of a VQ-KD tokenizer."""
 
+from functools import partial
 from pathlib import Path
 
 from mapet.api.report.sections import RunFiles, filled, section
 from mapet.config.report import ReportSettings
 from mapet.utils.errors import MapetError
-from mapet.viz.report.page import Page, Part, drawn
+from mapet.viz.report.page import Page
 
 TITLES = {"segmenter.json": "Segmentation", "tokenizer.json": "Tokenizer"}
 
@@ -24,14 +25,7 @@ def page(folder: Path, s: ReportSettings) -> Page:
     title = next(one for file, one in TITLES.items() if (folder / file).is_file())
     sections = [
         section("Scores", files.scores),
-        section("Training", lambda: _curves(files)),
+        section("Training", partial(files.curves, "Loss over steps")),
         section("Recipe, command and versions", files.origin),
     ]
     return Page(f"{title}: {name}", f"A training of {files.steps:,} steps.", filled(sections), files.notes())
-
-
-def _curves(files: RunFiles) -> list[Part]:
-    from mapet.viz.figures import loss_figure
-
-    chart = loss_figure(files.columns)
-    return [drawn(chart, "Loss over steps", "Light: each step; dark: running mean."), *files.rates()]

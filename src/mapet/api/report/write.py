@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 FILE = "report.html"
 LONG = 60.0  # seconds of a training whose report is written unasked
-FEW = 500  # images that it reads then, whatever the default
 KINDS = "of a run, of a comparison, or one that mapet tokenizer inspect wrote"
 
 
@@ -70,7 +69,7 @@ def report_at_end(folder: Path) -> None:
     try:
         seconds = seconds_of(folder) or Run(folder).seconds(Run(folder).completed)
         if seconds >= LONG:
-            log.info(f"report    {report(folder, most=FEW)}")
+            log.info(f"report    {report(folder)}")
     except (MapetError, OSError, RuntimeError) as error:  # the results are complete without it
         log.info(f"note      no report is written: {(str(error).splitlines() or [''])[0]}")
 
