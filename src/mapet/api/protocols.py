@@ -1,6 +1,6 @@
 """The table of evaluation protocols: name → what it reads, how it measures, and how its scores are reported."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -106,19 +106,21 @@ PROTOCOLS = {
 }
 
 
-def protocol_names(protocols: str | Iterable[str]) -> tuple[str, ...]:
-    """Names of ``PROTOCOLS`` without repetitions, from a list or from one string with commas.
+def protocol_names(
+    protocols: str | Iterable[str], known: Collection[str] = PROTOCOLS, kind: str = "protocol"
+) -> tuple[str, ...]:
+    """Names of ``known`` protocols without repetitions, from a list or from one string with commas.
 
     Raises:
-        MapetError: none, or an unknown one.
+        MapetError: none, or an unknown one, which it calls a ``kind``.
     """
     given = protocols.split(",") if isinstance(protocols, str) else protocols
     names = tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
     if not names:
-        raise MapetError(f"--protocols is empty: give one or more of {', '.join(PROTOCOLS)}.")
+        raise MapetError(f"--protocols is empty: give one or more of {', '.join(known)}.")
     for name in names:
-        if name not in PROTOCOLS:
-            raise MapetError(f'There is no protocol "{name}".{nearest(name, PROTOCOLS)}')
+        if name not in known:
+            raise MapetError(f'There is no {kind} "{name}".{nearest(name, known)}')
     return names
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mapet.api.protocols import protocol_names
 from mapet.config.flat import updated
 from mapet.config.segmentation import SegmentProbeSettings
-from mapet.utils.errors import MapetError, nearest
 from mapet.utils.log import log
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def segment_probe(
     from mapet.api.evaluate import saved, scores_file, subject
     from mapet.api.scores import entries, plain
 
-    s, names = updated(settings or SegmentProbeSettings(), **changes), segment_protocol_names(protocols)
+    s = updated(settings or SegmentProbeSettings(), **changes)
+    names = protocol_names(protocols, SEGMENT_PROTOCOLS, "segmentation protocol")
     start = subject(source, random=s.random, num_heads=s.num_heads)
     if file := scores_file(out, start):
         entries(file)  # refuses a file of something else before the work
@@ -103,22 +104,6 @@ def segment_probe(
             text = SEGMENT_PROTOCOLS[name].describe(s)
             file = saved(file, {"from": start.origin, "protocol": text, **about, **plain(found[name])})
     return found
-
-
-def segment_protocol_names(protocols: str | Iterable[str]) -> tuple[str, ...]:
-    """Names of ``SEGMENT_PROTOCOLS`` without repetitions, from a list or from one string with commas.
-
-    Raises:
-        MapetError: none, or an unknown one.
-    """
-    given = protocols.split(",") if isinstance(protocols, str) else protocols
-    names = tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
-    if not names:
-        raise MapetError(f"--protocols is empty: give one or more of {', '.join(SEGMENT_PROTOCOLS)}.")
-    for name in names:
-        if name not in SEGMENT_PROTOCOLS:
-            raise MapetError(f'There is no segmentation protocol "{name}".{nearest(name, SEGMENT_PROTOCOLS)}')
-    return names
 
 
 def measure(
