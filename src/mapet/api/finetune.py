@@ -129,7 +129,7 @@ class Finetuning(Tuned[FinetuneRecipe]):
         """AdamW with layer decay."""
         from mapet.build.finetune import build_optim
 
-        return build_optim(self.recipe, objective, batches)
+        return build_optim(self.recipe, objective, len(objective.classifier.blocks), batches)
 
     def scores(self, objective: "FineTuning", fabric: "Fabric") -> "dict[str, Score]":
         """``top1`` and perhaps ``top5`` over the test images."""

@@ -179,9 +179,10 @@ class Segmentation(Tuned[SegmentRecipe]):
 
     def optim(self, objective: "Segmenting", batches: "SegmentBatches") -> "Optim":
         """AdamW with layer decay."""
-        from mapet.build.segment import build_optim
+        from mapet.build.finetune import build_optim
+        from mapet.build.segment import POWER
 
-        return build_optim(self.recipe, objective, batches)
+        return build_optim(self.recipe, objective, len(objective.segmenter.blocks), batches, POWER)
 
     def scores(self, objective: "Segmenting", fabric: "Fabric") -> "dict[str, Score]":
         """``mIoU``, ``accuracy`` and ``IoU NAME`` over the test images."""

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import read
+from mapet.config.segmentation import SegmentRecipe
 from mapet.data.augment import normalize, to_float
 from mapet.data.decode import Batch
 from mapet.data.device import to_device
@@ -126,30 +127,50 @@ def load_run_classifier(folder: str | Path, checkpoint: Path | None = None) -> t
     run = Run.open(folder)
     classifier, about = shaped(run)
     checkpoint = checkpoint or run.last
+    step = load_trained(FineTuning(classifier), checkpoint, run.classifier)
+    t = read(run.recipe, FinetuneRecipe)
+    classifier.classes, classifier.crop_pct = tuple(map(str, about.get("classes") or ())), t.crop_pct
+    return classifier.eval(), t, step
+
+
+def load_trained(objective: nn.Module, checkpoint: Path, shape: Path) -> int:
+    """Load the weights of a supervised training, or their moving average if there is one.
+
+    Args:
+        objective: with the architecture that the file ``shape`` of the run describes.
+        checkpoint: of the run.
+        shape: for the error.
+
+    Returns:
+        The completed steps.
+
+    Raises:
+        MapetError: no checkpoint yet, or one that does not fit.
+    """
     if not checkpoint.exists():
-        raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
+        raise MapetError(f"{shape.parent} has no checkpoint yet: let it train until the first is written.")
     found = Checkpoint(checkpoint)
     tensors = {name: found.read_finite(name) for name in found.shapes if not name.startswith("optimizer/")}
     try:
-        FineTuning(classifier).load_state_dict({**parts(tensors, "model"), **parts(tensors, "ema")})
+        objective.load_state_dict({**parts(tensors, "model"), **parts(tensors, "ema")})
     except RuntimeError as error:
-        raise MapetError(f"{checkpoint} does not fit {run.classifier}: was one of them changed by hand?") from error
-    t = read(run.recipe, FinetuneRecipe)
-    classifier.classes, classifier.crop_pct = tuple(map(str, about.get("classes") or ())), t.crop_pct
-    return classifier.eval(), t, found.step
+        raise MapetError(f"{checkpoint} does not fit {shape}: was one of them changed by hand?") from error
+    return found.step
 
 
-def build_optim(t: FinetuneRecipe, objective: FineTuning, batches: Batches) -> Optim:
-    """AdamW with layer decay, warm-up and cosine decay."""
+def build_optim(
+    t: FinetuneRecipe | SegmentRecipe, objective: nn.Module, blocks: int, batches: Batches, power: float | None = None
+) -> Optim:
+    """AdamW with layer decay over so many blocks, warm-up, and polynomial decay of a power; None: cosine decay."""
     o = t.optimization
     optimizer = adamw(
         objective,
         weight_decay=o.weight_decay,
         betas=o.betas,
         no_decay=o.no_decay,
-        scale=layer_scale(len(objective.classifier.blocks), t.layer_decay),
+        scale=layer_scale(blocks, t.layer_decay),
     )
-    lr = scheduled(batches, peak=t.lr, floor=o.min_lr, start=o.warmup_lr, warmup_epochs=o.warmup_epochs)
+    lr = scheduled(batches, peak=t.lr, floor=o.min_lr, start=o.warmup_lr, warmup_epochs=o.warmup_epochs, power=power)
     return Optim(optimizer, lr, o.clip_grad, o.ema_decay)
 
 

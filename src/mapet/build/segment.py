@@ -8,17 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapet.build.finetune import require_fits
+from mapet.build.finetune import load_trained, require_fits
 from mapet.config.segmentation import SegmentRecipe
 from mapet.data.augment import normalize, to_float
 from mapet.data.decode import Batch
 from mapet.data.device import to_device
 from mapet.data.loader import Shuffled, Stream
 from mapet.data.scene import VOID
-from mapet.engine.checkpoint import Checkpoint
-from mapet.engine.fit import Batches
-from mapet.engine.optim import Optim, adamw, layer_scale, scheduled
-from mapet.engine.run import Run, parts, prefixed
+from mapet.engine.run import Run, prefixed
 from mapet.evals.dense import resampled
 from mapet.evals.iou import IGNORED
 from mapet.evals.segmentation import Segmenting
@@ -91,31 +88,8 @@ def load_run_segmenter(folder: str | Path) -> Segmenter:
     """
     run = Run.open(folder)
     model, _ = shaped(run)
-    if not run.last.exists():
-        raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
-    found = Checkpoint(run.last)
-    tensors = {name: found.read_finite(name) for name in found.shapes if not name.startswith("optimizer/")}
-    try:
-        Segmenting(model).load_state_dict({**parts(tensors, "model"), **parts(tensors, "ema")})
-    except RuntimeError as error:
-        raise MapetError(f"{run.last} does not fit {run.segmenter}: was one of them changed by hand?") from error
+    load_trained(Segmenting(model), run.last, run.segmenter)
     return model.eval()
-
-
-def build_optim(t: SegmentRecipe, objective: Segmenting, batches: Batches) -> Optim:
-    """AdamW with layer decay, warm-up and polynomial decay."""
-    o = t.optimization
-    optimizer = adamw(
-        objective,
-        weight_decay=o.weight_decay,
-        betas=o.betas,
-        no_decay=o.no_decay,
-        scale=layer_scale(len(objective.segmenter.blocks), t.layer_decay),
-    )
-    warm = {"start": o.warmup_lr, "warmup_epochs": o.warmup_epochs}
-    return Optim(
-        optimizer, scheduled(batches, peak=t.lr, floor=o.min_lr, power=POWER, **warm), o.clip_grad, o.ema_decay
-    )
 
 
 class SegmentBatches(Stream):
