@@ -1,16 +1,10 @@
 """``mapet finetune``: a pre-trained encoder and labelled images in, a classifier and its accuracy out."""
 
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 
 from mapet.api.finetune import finetune, named_tuning
-from mapet.api.kept_runtime import kept
-from mapet.api.resume import begun_recipe, resume
-from mapet.cli.options import given, require, take
-from mapet.cli.training import again, resumed_options, stoppable
+from mapet.cli.training import train_from
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.flat import updated
 from mapet.config.runtime import Runtime
 
 ABOUT = """Train a classifier on labelled images, starting from FROM.
@@ -38,20 +32,4 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, then train or resume."""
-    folder, arguments = take(arguments, "--resume")
-    if folder is not None:
-        default = Options(tuning=begun_recipe(folder, FinetuneRecipe), runtime=kept(folder, Runtime))
-        o, moved = resumed_options(folder, default, "tuning", arguments, "finetune", ABOUT)
-        train = partial(resume, folder, runtime=o.runtime, evaluate_every=o.evaluate_every, **moved)
-        return stoppable(train, _again(folder, o), Path(folder))
-    name, arguments = take(arguments, "--recipe")
-    default = Options(tuning=named_tuning(name))
-    settings = given(default, arguments, "finetune", ABOUT)
-    o = updated(default, **settings)
-    require("finetune", init=o.tuning.init, data=o.tuning.data, out=o.out)
-    return stoppable(partial(finetune, recipe=name, **settings), _again(o.out, o), Path(o.out))
-
-
-def _again(folder: str, o: Options) -> str:
-    every = f" --evaluate-every {o.evaluate_every}" if o.evaluate_every else ""
-    return again(folder, o.runtime, "finetune") + every
+    return train_from(arguments, Options, "tuning", named_tuning, finetune, "finetune", ABOUT)

@@ -1,15 +1,9 @@
 """``mapet segment``: a pre-trained encoder and pairs of images and masks in, a segmentation model and its mIoU out."""
 
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 
-from mapet.api.kept_runtime import kept
-from mapet.api.resume import begun_recipe, resume
 from mapet.api.segment import named_segmentation, segment
-from mapet.cli.options import given, require, take
-from mapet.cli.training import again, resumed_options, stoppable
-from mapet.config.flat import updated
+from mapet.cli.training import train_from
 from mapet.config.runtime import Runtime
 from mapet.config.segmentation import SegmentRecipe
 
@@ -38,20 +32,4 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, then train or resume."""
-    folder, arguments = take(arguments, "--resume")
-    if folder is not None:
-        default = Options(recipe=begun_recipe(folder, SegmentRecipe), runtime=kept(folder, Runtime))
-        o, moved = resumed_options(folder, default, "recipe", arguments, "segment", ABOUT)
-        train = partial(resume, folder, runtime=o.runtime, evaluate_every=o.evaluate_every, **moved)
-        return stoppable(train, _again(folder, o), Path(folder))
-    name, arguments = take(arguments, "--recipe")
-    default = Options(recipe=named_segmentation(name))
-    settings = given(default, arguments, "segment", ABOUT)
-    o = updated(default, **settings)
-    require("segment", init=o.recipe.init, data=o.recipe.data, out=o.out)
-    return stoppable(partial(segment, recipe=name, **settings), _again(o.out, o), Path(o.out))
-
-
-def _again(folder: str, o: Options) -> str:
-    every = f" --evaluate-every {o.evaluate_every}" if o.evaluate_every else ""
-    return again(folder, o.runtime, "segment") + every
+    return train_from(arguments, Options, "recipe", named_segmentation, segment, "segment", ABOUT)

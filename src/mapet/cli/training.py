@@ -3,15 +3,19 @@
 import shlex
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mapet.api.kept_runtime import kept
 from mapet.api.moved import MOVABLE
 from mapet.api.report.write import report_at_end
+from mapet.api.resume import begun_recipe, resume
 from mapet.api.settings import require_unchanged
 from mapet.api.training import RESTORED, RestoredEarlierRun
-from mapet.cli.options import changed, parse
+from mapet.cli.options import changed, given, parse, require, take
 from mapet.cli.output import made
+from mapet.config.flat import updated
 from mapet.config.recipe import Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.signals import raised_signals
@@ -59,6 +63,45 @@ def _begun(folder: Path | None, end: BaseException) -> bool:
 def again(folder: str, runtime: Runtime, *verb: str) -> str:
     """The command that resumes the run in ``folder``, with its runtime settings; without a verb, of pretrain."""
     return shlex.join(["mapet", *(verb or ("pretrain",)), "--resume", folder, *changed(runtime)])
+
+
+def train_from(
+    arguments: list[str],
+    options: Callable[..., Any],
+    name: str,
+    named: Callable[[str | None], Any],
+    train: Callable[..., object],
+    verb: str,
+    about: str,
+) -> int:
+    """Parse, then train from an encoder, with tests, or resume.
+
+    Args:
+        arguments: after the verb.
+        options: its options, with ``out``, ``evaluate_every``, ``runtime`` and a recipe.
+        name: the recipe's field.
+        named: gives a recipe by its name or file, the defaults for None.
+        train: the function of the verb.
+        verb, about: for refusals and the help.
+    """
+    folder, arguments = take(arguments, "--resume")
+    if folder is not None:
+        default = options(**{name: begun_recipe(folder, type(named(None)))}, runtime=kept(folder, Runtime))
+        o, moved = resumed_options(folder, default, name, arguments, verb, about)
+        work = partial(resume, folder, runtime=o.runtime, evaluate_every=o.evaluate_every, **moved)
+        return stoppable(work, _tested_again(folder, o, verb), Path(folder))
+    recipe, arguments = take(arguments, "--recipe")
+    default = options(**{name: named(recipe)})
+    settings = given(default, arguments, verb, about)
+    o = updated(default, **settings)
+    wanted = getattr(o, name)
+    require(verb, init=wanted.init, data=wanted.data, out=o.out)
+    return stoppable(partial(train, recipe=recipe, **settings), _tested_again(o.out, o, verb), Path(o.out))
+
+
+def _tested_again(folder: str, o: Any, verb: str) -> str:
+    every = f" --evaluate-every {o.evaluate_every}" if o.evaluate_every else ""
+    return again(folder, o.runtime, verb) + every
 
 
 def resumed_options(
