@@ -82,6 +82,7 @@ def _cpu() -> Iterator[Diagnosis]:
     import torch
 
     from mapet.engine.distributed import cores
+    from mapet.engine.precision import fastest_precision
 
     kinds = {
         "AVX-512": torch.cpu._is_avx512_supported(),
@@ -89,8 +90,8 @@ def _cpu() -> Iterator[Diagnosis]:
         "AMX": torch.cpu._is_amx_tile_supported(),
     }
     have = ", ".join(name for name, there in kinds.items() if there) or "none of AVX-512, bfloat16, AMX"
-    told = "fast" if kinds["bfloat16"] or kinds["AMX"] else "slower than float32 here"
-    yield Diagnosis("processor", f"{cores()} cores; {have}; --precision bfloat16 is {told}")
+    chosen, _ = fastest_precision(torch.device("cpu"))
+    yield Diagnosis("processor", f"{cores()} cores; {have}; --precision auto is {chosen}")
 
 
 def _gpus() -> Iterator[Diagnosis]:

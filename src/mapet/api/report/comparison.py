@@ -13,8 +13,8 @@ from mapet.viz.report.page import Code, Page, Part, Table, Text, drawn
 
 Row = Mapping[str, str]
 FIXED = (
-    "All methods have the same backbone, tokens, images in the same sequence, schedule and optimizer, and are measured "
-    "alike; all settings are listed at the end."
+    "Except for settings in parentheses, all methods have the same backbone, tokens, images in the same sequence, "
+    "schedule and optimizer, and are measured alike; all settings are listed at the end."
 )
 
 
