@@ -134,12 +134,14 @@ def _pack(path: Path) -> None:
 
 
 def _export(path: Path) -> None:
+    from mapet.api.segment import load_segmenter
     from mapet.interop.export_folder import verify, verify_programs
+    from mapet.interop.segmenter import is_segmenter
     from mapet.interop.timm import load_export
 
     if not verify(path.parent):
         _note(path, "only that it can be loaded was checked")
-    load_export(path.parent)
+    load_segmenter(path.parent) if is_segmenter(path.parent) else load_export(path.parent)
     verify_programs(path.parent)
 
 

@@ -79,17 +79,22 @@ def named_segmentation(name: SegmentRecipe | str | Path | None) -> SegmentRecipe
     return named(name, SegmentRecipe, find)
 
 
-def load_segmenter(run: str | Path) -> "Segmenter":
+def load_segmenter(source: str | Path) -> "Segmenter":
     """The model of a segmentation in eval mode: images (B, 3, H, W), normalised → logits (B, classes, H, W).
 
     Its ``classes`` are the class names. ``mapet.evals.upernet.sliding_logits`` is its test on large images.
 
+    Args:
+        source: a run of ``segment``, or an export of one.
+
     Raises:
         MapetError: not a segmentation, or no checkpoint yet.
     """
-    from mapet.build.segment import load_run_segmenter
+    from mapet.build.segment import load_exported_segmenter, load_run_segmenter
+    from mapet.interop.segmenter import is_segmenter
 
-    return load_run_segmenter(run)
+    folder = Path(source).expanduser()
+    return load_exported_segmenter(folder) if is_segmenter(folder) else load_run_segmenter(folder)
 
 
 class Segmentation(Tuned[SegmentRecipe]):

@@ -2,12 +2,15 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.encoders import LoadedEncoder
-from mapet.config.finetune import protocol
+from mapet.config.file import read
+from mapet.config.finetune import FinetuneRecipe, protocol
 from mapet.config.recipe import Recipe
+from mapet.config.segmentation import SegmentRecipe, segmentation_protocol
 from mapet.utils.io import load_json
 
 if TYPE_CHECKING:
@@ -26,14 +29,21 @@ def training_notes(found: LoadedEncoder, source: str | Path) -> dict[str, Any]:
         notes = {"objective": public(o.name), "mask ratio": o.mask_ratio, **_tokenizer(found.run, found.recipe)}
         return notes | {"data": public(found.recipe.data, found.recipe.data), **steps, **_scores(found.run)}
     about = json.loads(found.run.classifier.read_text())
-    return {
-        "protocol": protocol(found.recipe),
-        "from": public(about["from"], found.recipe.init),
-        "data": public(found.recipe.data, found.recipe.data),
-        **steps,
-        **_scores(found.run),
-        "classes, in the order of the logits": ", ".join(about["classes"]),
-    }
+    classes = {"classes, in the order of the logits": ", ".join(about["classes"])}
+    return {**_tuned(found.recipe, protocol(found.recipe), about), **steps, **_scores(found.run), **classes}
+
+
+def segmentation_notes(run: "Run") -> dict[str, Any]:
+    """The same of a segmentation model."""
+    from mapet.engine.checkpoint import Checkpoint
+
+    t, about = read(run.recipe, SegmentRecipe), json.loads(run.segmenter.read_text())
+    steps = {"epochs": f"{t.optimization.epochs:g}", "steps": Checkpoint(run.last).step}
+    return {**_tuned(t, segmentation_protocol(t), about), **steps, **_scores(run)}
+
+
+def _tuned(t: FinetuneRecipe | SegmentRecipe, protocol: str, about: Mapping[str, Any]) -> dict[str, str]:
+    return {"protocol": protocol, "from": public(about["from"], t.init), "data": public(t.data, t.data)}
 
 
 def public(text: str, path: str | Path = "") -> str:

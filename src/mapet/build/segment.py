@@ -20,6 +20,7 @@ from mapet.evals.dense import resampled
 from mapet.evals.iou import IGNORED
 from mapet.evals.segmentation import Segmenting
 from mapet.evals.upernet import Segmenter
+from mapet.interop.segmenter import read_segmenter
 from mapet.interop.timm import arguments
 from mapet.method.encoder import Encoder
 from mapet.utils.errors import MapetError
@@ -56,11 +57,16 @@ def segmenter_over(found: Encoder, t: SegmentRecipe, classes: int) -> Segmenter:
 
 def begin(run: Run, model: Segmenter, t: SegmentRecipe, about: Mapping[str, Any]) -> None:
     """Write the model's architecture and what is known ``about`` it, and its weights as checkpoint 0."""
-    own = {name: getattr(model, name) for name in ("num_classes", "channels", "auxiliary_channels", "drop_path_rate")}
-    replace_file(run.segmenter, json.dumps({**about, "model": {**arguments(model), **own}}, indent=1) + "\n")
+    replace_file(run.segmenter, json.dumps({**about, "model": segmenter_arguments(model)}, indent=1) + "\n")
     objective = Segmenting(model, t.decoder.auxiliary_weight)
     averaged = [(name, p.clone()) for name, p in objective.named_parameters() if t.optimization.ema_decay]
     run.save(0, {**prefixed("model", objective.state_dict().items()), **prefixed("ema", averaged)})
+
+
+def segmenter_arguments(model: Segmenter) -> dict[str, Any]:
+    """What ``Segmenter`` is called with for a model of this architecture, JSON-ready."""
+    own = ("num_classes", "channels", "auxiliary_channels", "drop_path_rate")
+    return {**arguments(model), **{name: getattr(model, name) for name in own}}
 
 
 def shaped(run: Run) -> tuple[Segmenter, dict[str, Any]]:
@@ -89,6 +95,22 @@ def load_run_segmenter(folder: str | Path) -> Segmenter:
     run = Run.open(folder)
     model, _ = shaped(run)
     load_trained(Segmenting(model), run.last, run.segmenter)
+    return model.eval()
+
+
+def load_exported_segmenter(folder: Path) -> Segmenter:
+    """The model of an export in evaluation mode.
+
+    Raises:
+        MapetError: something else, or an export that was changed or does not fit together.
+    """
+    weights, config = read_segmenter(folder)
+    try:
+        model = Segmenter(**config["model_args"])
+        model.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise MapetError(f"The weights of {folder} do not fit its config.json: export again.") from error
+    model.classes = tuple(map(str, config["label_names"]))
     return model.eval()
 
 

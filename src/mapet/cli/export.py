@@ -1,4 +1,4 @@
-"""``mapet export``: an encoder or a classifier for other libraries."""
+"""``mapet export``: an encoder, a classifier or a segmentation model for other libraries."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ class Options:
     run: str = ""
     """FROM: a run or export folder, an official-format checkpoint, or a timm model; may come first, without --run."""
     to: str = "timm"
-    """Formats, with commas: timm (with transformers; always written), onnx, torch."""
+    """Formats, with commas: timm (with transformers; always written but for a segmentation model), onnx, torch."""
     out: str | None = None
-    """Folder to write; None: export/timm in the run's folder."""
+    """Folder to write; None: export/timm in the run's folder, or export/segmenter."""
     num_heads: int | None = None
     """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
     overwrite: bool = False
@@ -27,7 +27,12 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, export, print how to load."""
-    o = parse_from(Options(), arguments, "export", "Write the encoder of FROM, or its classifier, for other libraries.")
+    o = parse_from(
+        Options(),
+        arguments,
+        "export",
+        "Write the encoder, classifier or segmentation model of FROM for other libraries.",
+    )
     require_from(o.run, "export")
     found = made(export(o.run, o.out, o.to, o.overwrite, num_heads=o.num_heads, push=o.push))
     print(loading_text(found))

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mapet.engine.memory import recompute
+from mapet.utils.autograd import start_without_devices
 
 WORKSPACE = {"cpu": 60 << 20, "cuda": 40 << 20}  # what a step's libraries load and keep
 WASTE = {
@@ -77,8 +78,7 @@ def footprint(
     if grad_checkpointing:
         recompute(objective)
     memory = Allocated(holes=device == "cpu")
-    # A first backward pass of fake tensors would start autograd's threads, as for a GPU, and no fork could train then.
-    torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
+    start_without_devices()
     with FakeTensorMode(allow_non_fake_inputs=True), memory, torch.device(device):
         objective.to_empty(device=device)
         weights, trained = memory.now, [p for p in objective.parameters() if p.requires_grad]

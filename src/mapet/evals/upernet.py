@@ -123,7 +123,7 @@ class Segmenter(Encoder):
         """Normalised (B, 3, H, W), sides multiples of the patch → the adapters' levels; positions are interpolated."""
         rows, grid = embedded(self, images)
         levels = {}
-        scales = drop_path_scale(self.blocks, self.drop_path_rate, len(rows), seed)
+        scales = drop_path_scale(self.blocks, self.drop_path_rate, rows.shape[0], seed)
         for number, (block, scale) in enumerate(zip(self.blocks, scales, strict=True), 1):
             rows = block(rows, scale=scale)
             if number in self.taps:

@@ -63,6 +63,61 @@ For {other} add `num_classes=…` to `create_model`.
 """
 
 
+def segmentation_card(
+    model: Encoder, name: str, config: Mapping[str, Any], notes: Mapping[str, Any], formats: Sequence[str]
+) -> str:
+    """Return the card of a segmentation model; arguments as those of ``card``, and the export's ``config``."""
+    height, width = model.img_size
+    code = "\n\n".join(f"{what}:\n\n```python\n{lines}\n```" for what, lines in _dense_uses(name, config, formats))
+    trained = "".join(f"- {name}: {value}\n" for name, value in notes.items())
+    return f"""---
+library_name: mapet
+tags:
+- image-segmentation
+- mapet
+---
+# UPerNet over {_title(model, {}).split(" ")[0]}{f", {notes['data']}" if "data" in notes else ""}
+
+A vision transformer with a UPerNet head that gives each pixel one of {len(config["label_names"])} classes (mapet).
+
+- images: {model.in_chans} × {height} × {width} (channels, height, width), normalised as in `config.json`
+- classes, in the order of the logits: {", ".join(config["label_names"])}
+- {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M parameters
+
+## Training
+
+{trained}
+## Use
+
+The lines run in the folder that holds `{name}`; `photo.png` is any image. `mask` has the index of a class for each
+pixel of the resized image. In mapet the model takes images of any size, and `mapet.evals.upernet.sliding_logits`
+moves a window over large ones, as the test does; the other files take images of {height} × {width} pixels.
+
+{code}
+"""
+
+
+def _dense_uses(name: str, config: Mapping[str, Any], formats: Sequence[str]) -> list[tuple[str, str]]:
+    """As ``_uses``; the lines of the programs follow those of mapet."""
+    (_, height, width), mean, std = (config["pretrained_cfg"][key] for key in ("input_size", "mean", "std"))
+    prepare = (
+        "import mapet\nimport torch\nfrom PIL import Image\nfrom torchvision.transforms import functional\n\n"
+        f'image = Image.open("photo.png").convert("RGB").resize(({width}, {height}))\n'
+        f"images = functional.normalize(functional.to_tensor(image), {mean}, {std})[None]"
+    )
+    mask = "mask = logits.argmax(dim=1)[0]"
+    load = f'model = mapet.load_segmenter("./{name}")\nlogits = model(images)'
+    uses = [("mapet", f"{prepare}\n{load}\n{mask}\nnames = model.classes")]
+    if "onnx" in formats:
+        session = f'import onnxruntime\nsession = onnxruntime.InferenceSession("./{name}/onnx/model.onnx")'
+        run = 'logits = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])'
+        uses.append(("ONNX Runtime, with `images` as for mapet", f"{session}\n{run}\n{mask}"))
+    if "torch" in formats:
+        lines = f'import torch\n(logits,) = torch.export.load("./{name}/torch/model.pt2").module()(images)\n{mask}'
+        uses.append(("torch without any of these libraries, with `images` as for mapet", lines))
+    return uses
+
+
 def _title(encoder: Encoder, notes: Mapping[str, Any]) -> str:
     size = next((name for name, size in SIZES.items() if size["embed_dim"] == encoder.embed_dim), "vit")
     family, _, word = size.partition("_")

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mapet.interop.export_folder import write
 from mapet.method.encoder import Encoder
+from mapet.utils.autograd import start_without_devices
 from mapet.utils.errors import MapetError
 from mapet.utils.rng import uniform
 
@@ -26,16 +27,21 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Graph(nn.Module):
-    """What a program computes: ``features`` (B, 1 + L, D) as ``Encoder.forward``; with a head ``logits``, too."""
+    """What a program computes: ``features`` (B, 1 + L, D) as ``Encoder.forward``; with a head ``logits``, too.
 
-    def __init__(self, encoder: Encoder) -> None:
+    Of a segmentation model (``dense``) it is ``logits`` (B, classes, H, W) alone.
+    """
+
+    def __init__(self, encoder: Encoder, *, dense: bool = False) -> None:
         super().__init__()
-        self.encoder = deepcopy(encoder).cpu().float()
-        self.names = ("features", "logits") if encoder.num_classes else ("features",)
+        self.encoder, self.dense = deepcopy(encoder).cpu().float(), dense
+        self.names = ("logits",) if dense else ("features", "logits") if encoder.num_classes else ("features",)
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, H, W) → features, and logits (B, classes) if there is a head."""
+        """(B, C, H, W) → features, and logits (B, classes) if there is a head; or dense logits."""
+        if self.dense:
+            return (self.encoder(images),)
         features = Encoder.forward(self.encoder, images)
         return (features, self.encoder.forward_head(features)) if self.encoder.num_classes else (features,)
 
@@ -50,7 +56,7 @@ def require_packages(target: str) -> None:
         raise MapetError(f"--to onnx needs {' and '.join(missing)}: pip install 'mapet[onnx]'.")
 
 
-def write_graph(encoder: Encoder, target: str, folder: Path) -> None:
+def write_graph(encoder: Encoder, target: str, folder: Path, *, dense: bool = False) -> None:
     """Write ``FILES[target]`` in ``folder``: float32, batches of any size, images of the encoder's size.
 
     The file is read back and compared with the encoder on noise and on smooth images, in batches of 1 and 5.
@@ -59,8 +65,9 @@ def write_graph(encoder: Encoder, target: str, folder: Path) -> None:
         MapetError: it computes something else, or its packages are missing.
     """
     require_packages(target)
-    graph, path = Graph(encoder), folder / FILES[target]
+    graph, path = Graph(encoder, dense=dense), folder / FILES[target]
     path.parent.mkdir()
+    start_without_devices()  # export's tensors are fake
     with _quiet():
         program = torch.export.export(graph, (_images(encoder, 2),), dynamic_shapes=({0: torch.export.Dim("batch")},))
         for node in program.graph.nodes:

@@ -19,6 +19,8 @@ from mapet.utils.fingerprint import file_hash
 from mapet.utils.owned import AN_EXPORT
 from mapet.utils.rng import uniform
 
+UPERNET = "upernet"  # the architecture of a segmentation model, which timm lacks
+
 
 def to_timm(
     encoder: Encoder,
@@ -58,14 +60,21 @@ def to_timm(
     target = Path(folder).resolve()
     with replacing(target, overwrite) as new:
         config = _config(encoder, mean, std, interpolation, crop_pct)
-        for name in formats:
-            write_graph(encoder, name, new)
-            config.setdefault(PROGRAMS, {})[FILES[name]] = file_hash(new / FILES[name])
-        write(new / WEIGHTS, weights(encoder.state_dict(), config))
-        write(new / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        write(new / CARD, card(encoder, target.name, notes or {}, formats).encode())
+        write_files(new, encoder, config, card(encoder, target.name, notes or {}, formats), formats)
         _compare_timm(encoder, new)
     return Path(folder)
+
+
+def write_files(
+    folder: Path, encoder: Encoder, config: dict[str, Any], text: str, formats: Sequence[str], *, dense: bool = False
+) -> None:
+    """Write programs, weights, ``config`` with the hashes of the programs, and the card ``text`` into a new export."""
+    for name in formats:
+        write_graph(encoder, name, folder, dense=dense)
+        config.setdefault(PROGRAMS, {})[FILES[name]] = file_hash(folder / FILES[name])
+    write(folder / WEIGHTS, weights(encoder.state_dict(), config))
+    write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write(folder / CARD, text.encode())
 
 
 def _config(
@@ -140,6 +149,8 @@ def load_export(folder: Path) -> Encoder:
     import timm
 
     verify(folder)
+    if read_config(folder).get("architecture") == UPERNET:
+        raise MapetError(f"{folder} holds a segmentation model: give the run that it was trained from.")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError) as error:

@@ -36,11 +36,10 @@ def _files(*names: str) -> dict[str, Tree | None]:
 
 LISTS: dict[str, Tree | None] = {r"(unreadable-images|bad-pictures)\.txt(\.\w+)?": None}  # also 0.1's
 EXPORT: Tree = {r"config\.json|model\.safetensors|README\.md": None, "onnx|torch": {r"model\.(onnx|pt2)": None}}
+_NEW: Tree = {"timm|segmenter": EXPORT, re.escape(LOCK): None}
 PAIR: Tree = _files("tokenizer.json", "tokenizer.safetensors")
 TOKENIZER: Tree = {
-    **_files(MARK),
-    **PAIR,
-    **LISTS,
+    **(_files(MARK, "tokenizer.json", "tokenizer.safetensors") | LISTS),
     r"tokenizer\.(part|next)": PAIR,
     "inspect": _files("inspect.json", "codes.png", "tokens.png", "usage.png", "report.html"),
     rf"{re.escape(ASIDE)}(\.part|\.gone)?": LISTS,
@@ -72,7 +71,7 @@ RUN: Tree = {
     "tokens": _TOKENS,
     "tokenizer": TOKENIZER,
     r"tokenizer\.tokenizer\.part": PAIR,
-    "export": {r"timm|\.timm\.old": EXPORT, r"\.timm(-\w+|\.part)": {"timm": EXPORT, re.escape(LOCK): None}},
+    "export": {r"(timm|segmenter)|\.(timm|segmenter)\.old": EXPORT, r"\.(timm|segmenter)(-\w+|\.part)": _NEW},
 }
 QUICKSTART: Tree = {**RUN, **_files("quickstart.json", "loss.png", "codes.png", "tokens.png")}
 
