@@ -168,6 +168,14 @@ def test_other_folders_are_refused(tmp_path, make, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_the_share_of_waiting_is_told_where_it_is_known(folders, tmp_path):
+    run = Run(shutil.copytree(folders["run"], tmp_path / "run"))
+    run.note_seconds(run.completed, 60.0, 15.0)
+    assert "25% of the time" in mapet.report(run.folder, images=0).read_text()
+    (run.folder / "seconds.json").write_text('{"step": 3, "seconds": 60.0}')  # of an older version
+    assert "waiting for data" not in mapet.report(run.folder, images=0).read_text()
+
+
 def test_a_report_is_written_at_the_end_of_a_long_training(folders, tmp_path):
     run = shutil.copytree(folders["run"], tmp_path / "run")
     for seconds, written in ((59.0, False), (61.0, True)):

@@ -71,6 +71,7 @@ def test_pace_is_that_since_the_last_call(logger, clock):
     clock[0] += 1
     later.note_time(4)
     assert later.run.seconds(4) == 10  # 9 of the first step, and 1
+    assert later.run.seconds(4, "waited") == 2  # half of 4 seconds in two steps
 
 
 def test_an_accelerator_is_asked_every_ten_steps(logger, monkeypatch):

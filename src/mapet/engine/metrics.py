@@ -43,7 +43,7 @@ class MetricsLogger:
         self.rows: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self.delay = 1 if fabric.device.type == "cpu" else DELAY
         self.images, self.waited, self.since = 0, 0.0, time.monotonic()
-        self.started = self.since - run.seconds(start)
+        self.started, self.waited_in_all = self.since - run.seconds(start), run.seconds(start, "waited")
         self.writer: Any = None
         self.skipped = 0
 
@@ -72,7 +72,8 @@ class MetricsLogger:
                 batch = next(batches)
             except StopIteration:
                 return
-            self.waited += time.monotonic() - before
+            waited = time.monotonic() - before
+            self.waited, self.waited_in_all = self.waited + waited, self.waited_in_all + waited
             yield batch
 
     def record(self, step: int, lr: float, metrics: Mapping[str, Tensor], images: int) -> None:
@@ -121,7 +122,7 @@ class MetricsLogger:
     def note_time(self, step: int) -> None:
         """Store the training time so far, including the time before an interruption."""
         if self.fabric.is_global_zero:
-            self.run.note_seconds(step, time.monotonic() - self.started)
+            self.run.note_seconds(step, time.monotonic() - self.started, self.waited_in_all)
 
     def _row(self, step: int, lr: float, values: list[float] | None) -> Row:
         epoch = 1 + (step - 1) // self.steps_per_epoch

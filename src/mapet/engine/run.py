@@ -218,15 +218,16 @@ class Run:
         checkpoint = self.checkpoint
         return checkpoint.step if checkpoint else 0
 
-    def note_seconds(self, step: int, seconds: float) -> None:
-        """Store the training time of the steps up to ``step``."""
-        replace_file(self.folder / "seconds.json", json.dumps({"step": step, "seconds": seconds}) + "\n")
+    def note_seconds(self, step: int, seconds: float, waited: float = 0.0) -> None:
+        """Store the training time of the steps up to ``step``, and how much of it the first process waited for data."""
+        noted = {"step": step, "seconds": seconds, "waited": waited}
+        replace_file(self.folder / "seconds.json", json.dumps(noted) + "\n")
 
-    def seconds(self, step: int) -> float:
+    def seconds(self, step: int, name: str = "seconds") -> float:
         """Training time of the steps up to ``step``, in proportion to the last stored time; 0 if there is none."""
         noted = load_json(self.folder / "seconds.json")
         with suppress(TypeError, KeyError, ValueError, ZeroDivisionError):  # absent or damaged
-            return float(noted["seconds"] * step / noted["step"])
+            return float(noted[name] * step / noted["step"])
         return 0.0
 
     def append_metrics(self, rows: Sequence[Mapping[str, float | None]]) -> None:

@@ -267,6 +267,8 @@ class _Shown:
         rows = [("images seen", f"{seen:,}")]
         if seconds := self.files.seconds:
             rows += [("training time", clock(seconds)), ("images per second", f"{seen / seconds:,.0f}")]
+            if (waited := self.files.waited) is not None:
+                rows.append(("waiting for data", f"{waited / seconds:.0%} of the time"))
         rows.append(("batch size", f"{o.batch_size}"))
         lines = [line.split(maxsplit=1) for line in cost(self.recipe).replace("\n ", " ").splitlines()]
         return [Table("Cost", [*rows, *((one[0], one[1]) for one in lines if len(one) == 2)])]

@@ -74,8 +74,16 @@ class RunFiles:
     @property
     def seconds(self) -> float | None:
         """Training time, as far as it is known."""
+        return self._noted("seconds")
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds of it in which the steps waited for data; None in older runs."""
+        return self._noted("waited")
+
+    def _noted(self, name: str) -> float | None:
         found = load_json(self.folder / "seconds.json")
-        value = found.get("seconds") if isinstance(found, dict) else None
+        value = found.get(name) if isinstance(found, dict) else None
         return float(value) if isinstance(value, (int, float)) else None
 
     @property
