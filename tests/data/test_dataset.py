@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mapet
+from mapet.data import packed_strings
 from mapet.data.dataset import ImageDataset, Subset, open_dataset, require_labels, split_held_out, train_and_test
+from mapet.data.folder import listed_once
+from mapet.data.listing import Listing
 from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
 
@@ -290,7 +294,42 @@ def test_lines_are_the_strings_they_were_made_of():
     strings = ["", "a/b.png", "ä\udcff", "", "z" * 300]
     lines = PackedStrings(strings)
     assert list(lines) == strings
-    assert lines[-1] == strings[-1]
+    assert [lines[i] for i in range(-5, 5)] == strings * 2
     assert lines[1:3] == strings[1:3]
-    with pytest.raises(IndexError):
-        lines[5]
+    for index in (5, -6):
+        with pytest.raises(IndexError):
+            lines[index]
+
+
+def test_more_strings_than_are_encoded_at_a_time(monkeypatch):
+    monkeypatch.setattr(packed_strings, "BLOCK", 4)
+    for count in (0, 3, 4, 9):
+        strings = ["é" * i for i in range(count)]
+        assert list(PackedStrings(iter(strings))) == strings
+
+
+def test_a_folder_is_listed_once_within_a_block_and_again_after_it(tmp_path):
+    fill(tmp_path, ["a/1.png", "b/2.png"])
+    with listed_once():
+        first = open_dataset(str(tmp_path))
+        fill(tmp_path, ["a/3.png"])
+        assert open_dataset(f"{tmp_path}/../{tmp_path.name}") is first
+        assert len(open_dataset(str(tmp_path), max_pixels=10**6)) == 3  # other settings
+    assert len(open_dataset(str(tmp_path))) == 3
+
+
+def test_a_training_lists_its_images_once(images, tmp_path, monkeypatch):
+    tops, init = [], Listing.__init__
+    monkeypatch.setattr(Listing, "__init__", lambda self, top, prefix: tops.append(top) or init(self, top, prefix))
+    model = {"model": "custom", "embed_dim": 16, "depth": 1, "num_heads": 2, "image_size": 16, "patch_size": 8}
+    mapet.pretrain(
+        data=images,
+        out=tmp_path / "run",
+        objective="mim",
+        vocab_size=4,
+        epochs=1,
+        batch_size=8,
+        teacher="pixels",
+        **model,
+    )
+    assert tops == [str(images)]

@@ -137,6 +137,7 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
             checkpoint.
         RestoredEarlierRun: Ctrl-C came before the first step, and an earlier run is restored.
     """
+    from mapet.data.folder import listed_once
     from mapet.data.workers import failures_named
     from mapet.engine.distributed import distributed
     from mapet.engine.run import Run
@@ -144,12 +145,11 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
     from mapet.utils.process_group import first_process
 
     require_tracker(job.runtime.logger)
-    if new:
-        job.recipe = with_precision(job.recipe, job.runtime.accelerator)
-    job.validate(new=new)
-    run = job.run
-    runtime = job.runtime = job.runtime if new else with_kept(job.runtime, run.folder)
+    run, job.recipe = job.run, with_precision(job.recipe, job.runtime.accelerator) if new else job.recipe
     with ExitStack() as stack:
+        stack.enter_context(listed_once())
+        job.validate(new=new)
+        runtime = job.runtime = job.runtime if new else with_kept(job.runtime, run.folder)
         if first_process():
             stack.enter_context(run.lock())
             run.clean()

@@ -2,6 +2,9 @@
 
 import os
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -38,15 +41,17 @@ class Folder:
         self.name = f"folder {top}"
         prefix = f"{part}/" if part else ""
         self._files = Listing(str(top), prefix)
-        self._paths, self._files.images = PackedStrings(sorted(self._files.images)), []
-        if not len(self._paths):
+        paths, self._files.images = self._files.images, []
+        paths.sort()
+        if not paths:
             left = f"; {self._files.left_alone()}" if self._files.left else ""
             raise MapetError(
                 f"The folder {top} and its sub-folders hold no images (files ending in {' '.join(SUFFIXES)} and others "
                 f"that Pillow decodes){left}: give another folder, or convert the files to JPEG or PNG."
             )
         self._start = len(prefix)
-        self.tops = tuple(sorted({self._top(path) for path in self._paths}))
+        self.tops = tuple(sorted({self._top(path) for path in paths}))
+        self._paths = PackedStrings(paths)
         self.classes = self.tops if len(self.tops) > 1 and "" not in self.tops else ()
 
     def __len__(self) -> int:
@@ -125,6 +130,29 @@ def open_folder(root: Path, split: str, max_pixels: int = MAX_PIXELS) -> Folder:
     Raises:
         MapetError: a folder without splits has no "test", or no held-out split has classes of ``train`` only.
     """
+    known, key = _known.get(), (os.path.abspath(root), split, max_pixels)
+    if known is None or key not in known:
+        found = _open(root, split, max_pixels)
+        if known is None:
+            return found
+        known[key] = found
+    return known[key]
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """A block in which each folder is listed when it is first opened, and not again."""
+    token = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+_known: ContextVar[dict[tuple[str, str, int], Folder] | None] = ContextVar("known", default=None)
+
+
+def _open(root: Path, split: str, max_pixels: int) -> Folder:
     held_out = held_out_names(root)
     if split == "train":
         return _noted(Folder(root, "train" if held_out else "", max_pixels))
