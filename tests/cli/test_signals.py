@@ -10,7 +10,7 @@ import pytest
 
 from mapet.cli import main
 from mapet.engine.run import Run
-from processes import Forked, pair, wait_for_step
+from processes import Forked, free_port, pair, wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = [
@@ -118,6 +118,18 @@ def test_a_rank_that_hangs_stops_the_others(images, tmp_path):
     assert code == 2, complaint
     assert "did not answer within --timeout 0.05 minutes" in complaint
     assert "Traceback" not in complaint
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_never_joins_is_told_in_one_line(images, tmp_path, rank):
+    joint = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    words = arguments(images, tmp_path / "r", "--devices", "2", "--timeout", "0.02")
+    alone = Forked(tmp_path, *words, **joint, RANK=str(rank), LOCAL_RANK=str(rank))
+    code, _, complaint = alone.wait()
+    assert code == 2, complaint
+    assert "Not all of 2 processes joined within --timeout 0.02 minutes: see the messages of the others" in complaint
+    assert "Traceback" not in complaint
+    assert complaint.count(f"mapet (rank {rank}):") == 1
 
 
 def test_torchrun_shows_the_line_last(images, tmp_path):

@@ -33,7 +33,8 @@ def stoppable(train: Callable[[], object], again: str, folder: Path | None = Non
     """
     with raised_signals():
         from mapet.data.workers import WorkersFailed
-        from mapet.engine.distributed import PeersLost, Stopped
+        from mapet.engine.distributed import Stopped
+        from mapet.engine.peers import PeersLost
         from mapet.utils.process_group import first_process
 
         try:

@@ -1,16 +1,12 @@
 """Devices, processes and signals: what surrounds a training step and must not change its result."""
 
 import os
-import re
 import signal
-import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +15,7 @@ from torch import Tensor
 
 from mapet.engine.gpu import require_kernels
 from mapet.engine.memory import keep_freed
+from mapet.engine.peers import all_joined, losses_named
 from mapet.utils.errors import MapetError
 from mapet.utils.process_group import ProcessGroup, launched
 from mapet.utils.signals import handled, stop_signals
@@ -28,16 +25,9 @@ if TYPE_CHECKING:
 
 
 TIMEOUT = timedelta(days=7)  # for a collective: another process may have more or slower images
-LOST = r"gloo|Gloo|NCCL|Connection (closed|reset)|Broken pipe|[Tt]imed out"
-LATE = r"timed out|timeout"
-DYING = 5.0  # seconds that a process may take to end after its connections closed
 WORKERS = {"cpu": 0, "mps": 4}  # a CPU needs its cores to train; on macOS each worker starts anew: 2 s, 0.5 GB
 SYNC_EVERY = 10  # steps between two decisions to stop or save, each of which synchronises the processes
 _joined = count()  # process groups so far
-
-
-class PeersLost(MapetError):
-    """Another process of the group ended or did not answer; what was written is kept."""
 
 
 class Stopped(Exception):
@@ -69,6 +59,7 @@ def init_fabric(
 
     Raises:
         MapetError: the machine lacks the accelerator, or the launcher started another number of processes.
+        PeersLost: a process did not join.
     """
     from lightning_fabric import Fabric
 
@@ -94,7 +85,8 @@ def init_fabric(
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MapetError(f"Cannot use {devices} × {device.type} here: {reason} Try --accelerator cpu.") from error
-    fabric.launch()
+    with all_joined(count, minutes):
+        fabric.launch()
     return fabric
 
 
@@ -136,56 +128,13 @@ def distributed(**settings: Any) -> Iterator["Fabric"]:
     A connection that a peer closes during interpreter shutdown can abort the process.
     """
     fabric = init_fabric(**settings)
-    with _losses_named(fabric, settings.get("minutes", 30.0)):
+    with losses_named(fabric, settings.get("minutes", 30.0)):
         try:
             yield fabric
         except Stopped:
             _leave(fabric)
             raise
         _leave(fabric)
-
-
-@contextmanager
-def _losses_named(fabric: "Fabric", minutes: float) -> Iterator[None]:
-    """Turn the error of a collective that another process left into a line that names that process.
-
-    Raises:
-        PeersLost: another process ended or did not answer.
-    """
-    if fabric.world_size == 1:
-        yield
-        return
-    peers: list[Any] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(peers, (socket.gethostname(), os.getpid()))
-    try:
-        yield
-    except RuntimeError as error:
-        if not (isinstance(error, torch.distributed.DistError) or re.search(LOST, str(error))):
-            raise
-        late, end = re.search(LATE, str(error), re.I), time.monotonic() + DYING
-        while not (dead := _ended(peers)) and not late and time.monotonic() < end:
-            time.sleep(0.05)
-        who = f"rank {', '.join(map(str, dead))}" if dead else "another process"
-        what = f"did not answer within --timeout {minutes:g} minutes" if late and not dead else "ended"
-        raise PeersLost(
-            f"Of {fabric.world_size} processes, {who} {what}: see its own messages, then resume all of them."
-        ) from None
-
-
-def _ended(peers: list[tuple[str, int]]) -> list[int]:
-    """The ranks of this machine's processes, as (host, pid), that do not run."""
-    return [rank for rank, (host, pid) in enumerate(peers) if host == socket.gethostname() and not _lives(pid)]
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process of this machine runs; one that ended and was not waited for yet does not."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except ProcessLookupError:
-        return False
-    except OSError:  # no /proc, or the process of someone else
-        return True
 
 
 def _leave(fabric: "Fabric") -> None:
