@@ -15,7 +15,8 @@ from mapet.config import recipes
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import dotted
 from mapet.config.recipe import Model, Objective, Optimization, Recipe
-from mapet.config.recipes import finetune
+from mapet.config.recipes import finetune, segmentation
+from mapet.config.segmentation import SegmentRecipe
 from mapet.config.vqkd import VQKDRecipe
 from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier
@@ -191,6 +192,63 @@ def test_pre_training(name):
 @pytest.mark.parametrize("name", FINE_TUNING)
 def test_fine_tuning(name):
     assert dotted(finetune.catalogue()[name]()) == OURS_TUNED | FINE_TUNING[name]
+
+
+OURS_SEGMENTED = {"init": "", "data": "", "max_images": None, "max_pixels": 89_478_485, "seed": 0}
+OURS_SEGMENTED |= {f"backbone.{name}": None for name in BACKBONE if name != "image_size"}
+ADE20K_BASE = {  # UPerNet over ViT-B/16, crops of 512, 160,000 steps of 16
+    "backbone.image_size": 512,
+    "precision": "bfloat16",
+    "reduce_zero_label": True,
+    "drop_path": 0.1,
+    "layer_decay": 0.65,
+    "stride": 341,
+    "decoder.channels": 768,
+    "decoder.auxiliary_channels": 256,
+    "decoder.auxiliary_weight": 0.4,
+    "augmentation.scale": (0.5, 2.0),
+    "augmentation.hflip": 0.5,
+    "augmentation.photometric": True,
+    "augmentation.cat_max_ratio": 0.75,
+    "optimization.epochs": 160_000 / (20_210 // 16),
+    "optimization.batch_size": 16,
+    "optimization.lr": 1e-4,
+    "optimization.base_lr": 1.875e-4,  # without effect beside lr
+    "optimization.min_lr": 0.0,
+    "optimization.warmup_lr": 1e-10,
+    "optimization.warmup_epochs": 1_500 / (20_210 // 16),
+    "optimization.weight_decay": 0.05,
+    "optimization.betas": (0.9, 0.999),
+    "optimization.no_decay": ("pos_embed", "cls_token"),
+    "optimization.clip_grad": None,
+    "optimization.ema_decay": None,
+}
+BEIT2 = {"layer_decay": 0.75, "drop_path": 0.15, "optimization.lr": 5e-5, "optimization.warmup_lr": 5e-11}
+SEGMENTATION = {
+    "ade20k-mae-vit-base": {},
+    "ade20k-cae-vit-base": {},  # after 1,600 epochs
+    "ade20k-beit-vit-base": {"optimization.lr": 7e-4, "optimization.warmup_lr": 7e-10},
+    "ade20k-beit2-vit-base": BEIT2,
+}
+
+
+def test_no_segmentation_recipe_is_left_out():
+    assert segmentation.catalogue().keys() == SEGMENTATION.keys()
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_segmentation(name):
+    found = dotted(segmentation.catalogue()[name]())
+    expected = OURS_SEGMENTED | ADE20K_BASE | SEGMENTATION[name]
+    rate = pytest.approx(expected.pop("optimization.warmup_lr"), rel=1e-12)
+    assert found == expected | {"optimization.warmup_lr": rate}
+
+
+def test_the_defaults_of_segmentation_are_those_of_the_base_model():
+    t, published = SegmentRecipe(), segmentation.mae_vit_base()
+    same = ("layer_decay", "drop_path", "augmentation", "reduce_zero_label")
+    assert [getattr(t, name) for name in same] == [getattr(published, name) for name in same]
+    assert t.lr == published.lr
 
 
 def test_the_defaults_of_pre_training_are_mapet_s_but_for_a_smaller_batch():

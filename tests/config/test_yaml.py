@@ -1,10 +1,12 @@
 """YAML that cannot be used is one line with the file, whatever reads it."""
 
+from dataclasses import fields
+
 import pytest
 
 from mapet.api.compare.plan import Plan
 from mapet.cli import main
-from mapet.config.file import content, read
+from mapet.config.file import content, read, save
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import Recipe
 from mapet.config.vqkd import VQKDRecipe
@@ -93,3 +95,10 @@ def test_every_verb_says_which_file(images, tmp_path, text, command, capsys):
     assert message.count("\n") == 1
     assert ".yaml" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_saved_recipe_keeps_the_sequence_of_its_fields(tmp_path):
+    save(Recipe(), tmp_path / "recipe.yaml")
+    written = list(content(tmp_path / "recipe.yaml"))
+    assert written == [field.name for field in fields(Recipe) if field.name in written]
+    assert written != sorted(written)
