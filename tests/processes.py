@@ -49,6 +49,10 @@ class Forked:
             self.code = os.waitstatus_to_exitcode(status) if pid else None
         return self.code is not None
 
+    def poll(self) -> int | None:
+        self.ended()
+        return self.code
+
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
@@ -87,6 +91,17 @@ def stopping(
     return stopped
 
 
+def torchrun(*options: str) -> None:
+    """torchrun with ``-m mapet ARGUMENTS``, for a fork; the processes that it starts are forks of this one, too."""
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, parse_args
+
+    given = parse_args(options)
+    config, _, _ = config_from_args(given)
+    config.start_method = "fork"
+    elastic_launch(config, lambda: sys.exit(main(given.training_script_args)))()
+
+
 def pair(folder: Path, *arguments: str) -> list[Forked]:
     """``mapet ARGUMENTS`` as two processes, joined as torchrun joins them."""
     return crowd(folder, 2, partial(main, arguments))
@@ -115,7 +130,7 @@ def finished(processes: list[Forked]) -> str:
     return "".join(out for _, out, _ in ends)
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str] | Forked) -> None:
     """Until the run in ``folder`` has written so many rows, or ended; a line still being written does not count."""
     metrics = Run(folder).metrics
     while (metrics.read_text().count("\n") if metrics.is_file() else 0) <= step and process.poll() is None:

@@ -22,7 +22,7 @@ from mapet.data.workers import WorkersFailed
 from mapet.engine.run import Run
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
-from processes import wait_for_step
+from processes import Forked, wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = [
@@ -79,12 +79,11 @@ def children(pid: int) -> list[int]:
 
 def test_a_killed_worker_is_one_line_and_the_run_goes_on(images, tmp_path):
     more = ["--image-size", "16", "--patch-size", "4", "--batch-size", "8", "--epochs", "300", "--workers", "2"]
-    command = [sys.executable, "-m", "mapet", *arguments(images, tmp_path / "r", *more)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True)
+    process = Forked(tmp_path, *arguments(images, tmp_path / "r", *more))
     wait_for_step(tmp_path / "r", 8, process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
-    _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 2, complaint
+    code, _, complaint = process.wait()
+    assert code == 2, complaint
     assert re.search(
         r"A loader worker (was killed \(SIGKILL\)|ended), most likely because the memory ran out", complaint
     )
