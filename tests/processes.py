@@ -91,20 +91,27 @@ def stopping(
     return stopped
 
 
-def torchrun(*options: str) -> None:
-    """torchrun with ``-m mapet ARGUMENTS``, for a fork; the processes that it starts are forks of this one, too."""
+def torchrun(*options: str, work: Callable[[], int | None] | None = None) -> None:
+    """torchrun with ``-m mapet ARGUMENTS`` or ``work``, for a fork; what it starts are forks of this process, too."""
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, parse_args
 
-    given = parse_args(options)
+    given = parse_args([*options, *(["work"] if work else [])])
     config, _, _ = config_from_args(given)
     config.start_method = "fork"
-    elastic_launch(config, lambda: sys.exit(main(given.training_script_args)))()
+    command = work or partial(main, given.training_script_args)
+    elastic_launch(config, lambda: sys.exit(command() or 0))()
 
 
 def pair(folder: Path, *arguments: str) -> list[Forked]:
     """``mapet ARGUMENTS`` as two processes, joined as torchrun joins them."""
     return crowd(folder, 2, partial(main, arguments))
+
+
+def under_torchrun(folder: Path, *arguments: str, work: Callable[[], int | None] | None = None) -> tuple[int, str, str]:
+    """How ``mapet ARGUMENTS``, or ``work``, ends in two processes of torchrun, and what was said."""
+    options = ["--standalone", "--nproc-per-node", "2", *([] if work else ["-m", "mapet", *arguments])]
+    return Forked(folder, work=partial(torchrun, *options, work=work), OMP_NUM_THREADS="1").wait()
 
 
 def crowd(folder: Path, count: int, work: Callable[[], int | None], nodes: int = 1) -> list[Forked]:

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 
@@ -21,8 +19,8 @@ from mapet.config.recipe import fair, load, read
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.lock import Lock
 from mapet.utils.rng import randint
+from processes import Forked
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
 MODEL = ["--model", "custom", "--embed-dim", "16", "--depth", "3", "--num-heads", "2", "--drop-path", "0.1", *STUDENT]
 SMALL = [*MODEL, "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "1", "--lr", "1e-3"]
@@ -240,13 +238,11 @@ def test_a_folder_that_was_moved_resumes(images, tmp_path, monkeypatch):
 def test_a_real_kill_in_the_middle_of_a_run(images, two, tmp_path):
     out = tmp_path / "out"
     last = out / "runs" / next(path.name for path in (two / "runs").iterdir() if path.name.startswith("mae-2"))
-    command = [sys.executable, "-m", "mapet", *arguments(images, out, *TWO)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1)
-    while not Run(last).metrics.is_file() and process.poll() is None:
+    process = Forked(tmp_path, *arguments(images, out, *TWO))
+    while not Run(last).metrics.is_file() and not process.ended():
         time.sleep(0.002)
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert process.wait()[0] == -signal.SIGKILL
     assert not (out / "table.md").exists()
     assert main(arguments(images, out, *TWO)) == 0
     assert_equal(out, two)
