@@ -259,8 +259,8 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
         cases_of,
     ),
     "show": (
-        lambda m, out: ["show", "--objective", "pet"],
-        lambda m, out: print(mapet.show(objective="pet")),
+        lambda m, out: ["show", "--objective", "pet", *options(VIT)],
+        lambda m, out: print(mapet.show(objective="pet", **VIT)),
         lambda _, said: said.partition("hours")[0].partition("memory")[0].strip(),
     ),
     "list": (

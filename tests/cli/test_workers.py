@@ -56,7 +56,7 @@ LARGE = ["--image-size", "224", "--patch-size", "56", "--batch-size", "256", "--
 @needs_unshare
 def test_docker_s_shared_memory_is_refused_at_the_start(many, tmp_path):
     command = [*SMALL_SHM, sys.executable, "-m", "mapet", *arguments(many, tmp_path / "r", *LARGE)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
     assert done.returncode == 2, done.stderr
     for part in ("/dev/shm has 64 MiB free", "4 loader workers need", "--workers 0", "--shm-size", "mapet pack"):
         assert part in done.stderr
