@@ -16,6 +16,7 @@ from mapet.cli import main
 from mapet.config.evaluate import FeatureSettings
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import fair, load, read
+from mapet.data.cifar import Cifar10
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.lock import Lock
 from mapet.utils.rng import randint
@@ -324,7 +325,9 @@ def test_one_setting_over_tokenizers_and_random_crops(images, five, tmp_path):
     assert not (tmp_path / "crops" / "tokens").exists()
 
 
-def test_cifar10_in_a_few_steps(cifar10, tmp_path):
+def test_cifar10_in_a_few_steps(cifar10, tmp_path, monkeypatch):
+    """--eval-limit is of the training images; the test images are all of them, here 500."""
+    monkeypatch.setattr(Cifar10, "__len__", lambda self: {"train": 50_000, "test": 500}[self.split])
     model = [*MODEL[:-4], "--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--epochs", "1"]
     fit = [
         "--teacher",
@@ -341,7 +344,7 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
     asked = ["--objectives", "mapet,pet,mim,cae,mae", "--seeds", "1", "--evaluate", "knn"]
     out = tmp_path / "out"
     assert main(["compare", "--data", "cifar10", "--out", str(out), *model, *fit, *asked]) == 0
-    assert {row["count"] for row in rows(out)} == {"10000"}
+    assert {row["count"] for row in rows(out)} == {"500"}
 
 
 @pytest.mark.parametrize(
