@@ -39,7 +39,7 @@ for number, arguments in enumerate(json.loads(sys.argv[1])):
 
 def run(code, **environment):
     """Run Python code; its output is bytes."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=os.environ | environment)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=250, env=os.environ | environment)
 
 
 @pytest.fixture(scope="module")
