@@ -14,8 +14,8 @@ help:  ## list the targets
 quickstart: setup  ## from nothing to a pre-trained encoder and its scores
 	$(BIN)/mapet quickstart
 
-test: setup  ## all tests, one file at a time on each core
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: setup  ## all tests, one file at a time on each core, the longest first
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 SECONDS ?= 600
 
@@ -29,14 +29,14 @@ fuzz: setup  ## damaged files and odd settings for SECONDS=600
 test-newest:  ## all tests with the newest versions that pyproject.toml allows, in their own environment
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --disable-pip-version-check -e '.[dev]'
-	.venv-newest/bin/python -m pytest -n auto --dist loadfile
+	.venv-newest/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-lowest:  ## all tests with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check packaging
 	.venv-lowest/bin/python tools/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
-	.venv-lowest/bin/python -m pytest -n auto --dist loadfile
+	.venv-lowest/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 mutants: setup  ## do the tests of ROOM notice NUMBER random changes of it? (SEED)
 	$(BIN)/python tools/mutants.py --room $(or $(ROOM),method) --number $(or $(NUMBER),40) --seed $(or $(SEED),0)

@@ -49,6 +49,10 @@ class Forked:
             self.code = os.waitstatus_to_exitcode(status) if pid else None
         return self.code is not None
 
+    def poll(self) -> int | None:
+        self.ended()
+        return self.code
+
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
@@ -87,9 +91,27 @@ def stopping(
     return stopped
 
 
+def torchrun(*options: str, work: Callable[[], int | None] | None = None) -> None:
+    """torchrun with ``-m mapet ARGUMENTS`` or ``work``, for a fork; what it starts are forks of this process, too."""
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, parse_args
+
+    given = parse_args([*options, *(["work"] if work else [])])
+    config, _, _ = config_from_args(given)
+    config.start_method = "fork"
+    command = work or partial(main, given.training_script_args)
+    elastic_launch(config, lambda: sys.exit(command() or 0))()
+
+
 def pair(folder: Path, *arguments: str) -> list[Forked]:
     """``mapet ARGUMENTS`` as two processes, joined as torchrun joins them."""
     return crowd(folder, 2, partial(main, arguments))
+
+
+def under_torchrun(folder: Path, *arguments: str, work: Callable[[], int | None] | None = None) -> tuple[int, str, str]:
+    """How ``mapet ARGUMENTS``, or ``work``, ends in two processes of torchrun, and what was said."""
+    options = ["--standalone", "--nproc-per-node", "2", *([] if work else ["-m", "mapet", *arguments])]
+    return Forked(folder, work=partial(torchrun, *options, work=work), OMP_NUM_THREADS="1").wait()
 
 
 def crowd(folder: Path, count: int, work: Callable[[], int | None], nodes: int = 1) -> list[Forked]:
@@ -115,7 +137,7 @@ def finished(processes: list[Forked]) -> str:
     return "".join(out for _, out, _ in ends)
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str] | Forked) -> None:
     """Until the run in ``folder`` has written so many rows, or ended; a line still being written does not count."""
     metrics = Run(folder).metrics
     while (metrics.read_text().count("\n") if metrics.is_file() else 0) <= step and process.poll() is None:

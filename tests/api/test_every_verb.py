@@ -17,6 +17,7 @@ from mapet.api.listing import listing
 from mapet.cli import main
 from mapet.cli.validate import show
 from mapet.cli.verbs import VERBS
+from mapet.data.cifar import Cifar10
 from mapet.engine.run import load_checkpoint
 
 VIT = {"model": "custom", "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -33,7 +34,7 @@ BENCH = {**VIT, **SQUARE, "objectives": "mim", "batch_sizes": "2", "rounds": 1, 
          "accelerator": "cpu"}  # fmt: skip
 SEGMENT = {"batch_size": 3, "channels": 8, "auxiliary_channels": 4}
 SHAPES = {"classes": 2, "train": 3, "test": 2, "size": 32}
-QUICK = {"epochs": 1, "max_images": 512, "accelerator": "cpu"}
+QUICK = {"epochs": 1, "max_images": 128, "accelerator": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +259,8 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
         cases_of,
     ),
     "show": (
-        lambda m, out: ["show", "--objective", "pet"],
-        lambda m, out: print(mapet.show(objective="pet")),
+        lambda m, out: ["show", "--objective", "pet", *options(VIT)],
+        lambda m, out: print(mapet.show(objective="pet", **VIT)),
         lambda _, said: said.partition("hours")[0].partition("memory")[0].strip(),
     ),
     "list": (
@@ -292,6 +293,7 @@ def test_python_equals_the_command_line(verb, made, tmp_path, capsys):
 
 @pytest.mark.timeout(1200)  # two whole ones
 def test_quickstart_is_that_of_the_command_line(cifar10, made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Cifar10, "__len__", lambda self: {"train": 50_000, "test": 500}[self.split])
     monkeypatch.setattr("mapet.api.quickstart.SHOWN", 80)
     monkeypatch.setattr("mapet.api.quickstart.LABELLED", 500)
     compare("quickstart", made, tmp_path, capsys)

@@ -8,6 +8,7 @@ import torch
 import mapet
 from mapet.api.kept_runtime import kept
 from mapet.api.memory import memory_of
+from mapet.build import footprint
 from mapet.cli import main
 from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
@@ -169,6 +170,23 @@ def test_recomputation_needs_less_and_an_average_more():
     assert memory_of(recipe, Runtime(grad_checkpointing=True), "cpu").total < 0.8 * plain
     assert memory_of(updated(recipe, ema_decay=0.9), device="cpu").optimizer > memory_of(recipe, device="cpu").optimizer
     assert memory_of(recipe, Runtime(micro_batch_size=32), "cpu").total < 0.5 * plain
+
+
+MATTERS = [{"batch_size": 32}, {"ema_decay": 0.9}, {"color_jitter": 0.0}, {"precision": "bfloat16"}, {"depth": 2}]
+MATTERS += [{"objective": name} for name in ("pet", "mae")] + [{"mask_ratio": 0.5}]
+RUNS = [Runtime(micro_batch_size=4), Runtime(devices=2), Runtime(devices=2, strategy="fsdp"), Runtime(num_nodes=2)]
+RUNS += [Runtime(grad_checkpointing=True, micro_batch_size=8)]
+
+
+def test_a_prediction_is_kept_for_all_that_it_depends_on():
+    recipe = updated(Recipe(), **{**SIZES, "batch_size": 16, "objective": "mim"})
+    kept = footprint.predict_footprint(recipe)
+    assert all(footprint.predict_footprint(updated(recipe, **change)) != kept for change in MATTERS)
+    assert all(footprint.predict_footprint(recipe, runtime) != kept for runtime in RUNS)
+    assert footprint.predict_footprint(recipe, vocabulary=9) != kept
+    same = updated(recipe, seed=3, data="elsewhere", epochs=7, lr=1.0)
+    assert footprint.predict_footprint(same, Runtime(workers=3, cache_gib=0)) is kept
+    assert footprint._predicted(same, Runtime(), same.tokenizer.vocab_size, "cpu") == kept
 
 
 def test_runtime_json_names_the_size(by_four):

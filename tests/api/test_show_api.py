@@ -10,10 +10,11 @@ from mapet.utils.errors import MapetError
 
 
 def test_show_returns_what_the_command_prints(capsys):
-    text = show("in1k-vit-base", objective="pet")
+    text = show("in1k-vit-base", objective="pet", model="custom", embed_dim=64, depth=1, num_heads=1)
     assert not capsys.readouterr().out
     assert "343" in text
-    assert main(["show", "in1k-vit-base", "--objective", "pet"]) == 0
+    size = ["--model", "custom", "--embed-dim", "64", "--depth", "1", "--num-heads", "1"]
+    assert main(["show", "in1k-vit-base", "--objective", "pet", *size]) == 0
     assert capsys.readouterr().out.startswith(f"{text}\n")
 
 

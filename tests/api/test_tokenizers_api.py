@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from mapet.cli import main
 from mapet.config.verbs import PackSettings
 from mapet.tokenizers.store import TokenStore
 from mapet.utils.errors import MapetError
+from processes import under_torchrun
 
 FIT = {"image_size": 16, "patch_size": 4, "teacher": "pixels", "vocab_size": 12, "iterations": 2}
 
@@ -123,25 +122,16 @@ def test_mistakes_are_refused_in_python_too(images, tmp_path, said):
     assert not (tmp_path / "out").exists()
 
 
-SCRIPT = """
-import os
-from mapet.api.fit_tokenizer import fit_tokenizer
-from mapet.api.tokenize import tokenize
-fit_tokenizer({images!r}, "book", image_size=16, patch_size=4, teacher="pixels", vocab_size=12, iterations=2)
-number = len(tokenize({images!r}, "tokens", "book", image_size=16, patch_size=4))
-os.write(1, f"{{number}}\\n".encode())  # a single write: print may interleave the lines of two processes
-"""
-
-
 def test_a_script_under_torchrun_calls_one_verb_after_another(images, book, tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT.format(images=str(images)))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path])), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launch], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["48", "48"]
+    def script():
+        size, codes = {"image_size": 16, "patch_size": 4}, {"teacher": "pixels", "vocab_size": 12, "iterations": 2}
+        fit_tokenizer(images, tmp_path / "book", **size, **codes)
+        number = len(tokenize(images, tmp_path / "tokens", tmp_path / "book", **size))
+        (tmp_path / f"{os.environ['RANK']}.number").write_text(str(number))
+
+    code, _, complaint = under_torchrun(tmp_path, work=script)
+    assert code == 0, complaint[-2000:]
+    assert [(tmp_path / f"{rank}.number").read_text() for rank in range(2)] == ["48", "48"]
     alone = tokenize(images, tmp_path / "alone", tmp_path / "book", image_size=16, patch_size=4)
     both, keys = TokenStore.open(tmp_path / "tokens"), list(alone.image_ids())
     assert torch.equal(both.gather(keys), alone.gather(keys))

@@ -11,7 +11,9 @@ from mapet.api.benchmark import measure, rates
 from mapet.api.benchmark.rates import Rates
 from mapet.api.benchmark.report import read_rates, reason
 from mapet.api.benchmark.run import benchmark
+from mapet.build.pretrain import build_objective
 from mapet.cli import main
+from mapet.config.recipe import Model, Recipe
 from mapet.utils.errors import MapetError
 
 TINY = ["--model", "custom", "--embed-dim", "16", "--depth", "1", "--num-heads", "2", "--image-size", "16"]
@@ -244,8 +246,12 @@ def test_a_pack_of_another_size_is_refused_before_anything_is_measured(images, t
     assert not (tmp_path / "bench").exists()
 
 
+ONE_BLOCK = Model(name="custom", embed_dim=192, depth=1, num_heads=3)
+SHOW = ["show", "--model", "custom", "--embed-dim", "192", "--depth", "1", "--num-heads", "3", "--batch-size", "50"]
+
+
 def shown(capsys, *arguments):
-    assert main(["show", "--model", "vit_tiny", "--batch-size", "50", "--epochs", "2", *arguments]) == 0
+    assert main([*SHOW, "--epochs", "2", *arguments]) == 0
     return capsys.readouterr().out
 
 
@@ -262,10 +268,7 @@ def test_show_predicts_hours(tmp_path, capsys, monkeypatch):
 
     one = hours("--bench", str(path))
     assert hours("--bench", str(path), "--devices", "5") < one / 4
-    from mapet.build.pretrain import build_objective
-    from mapet.config.recipe import Model, Recipe
-
-    flop = 2 * build_objective(Recipe(model=Model()), 8192).macs(training=True) * 2000
+    flop = 2 * build_objective(Recipe(model=ONE_BLOCK), 8192).macs(training=True) * 2000
     assert hours("--tflops", "0.001", "--devices", "2") == pytest.approx(flop / 2e9 / 3600, rel=0.01)
     assert hours("--measure") > 0
 
@@ -281,8 +284,5 @@ def test_show_predicts_hours(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_hours_that_are_unknown(arguments, said, capsys):
-    assert (
-        main(["show", "--batch-size", "50", *(["--images", "99"] if "absent.json" in arguments else []), *arguments])
-        == 2
-    )
+    assert main([*SHOW, *(["--images", "99"] if "absent.json" in arguments else []), *arguments]) == 2
     assert said in capsys.readouterr().err

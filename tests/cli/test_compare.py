@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 
@@ -18,11 +16,12 @@ from mapet.cli import main
 from mapet.config.evaluate import FeatureSettings
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.recipe import fair, load, read
+from mapet.data.cifar import Cifar10
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.lock import Lock
 from mapet.utils.rng import randint
+from processes import Forked
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
 MODEL = ["--model", "custom", "--embed-dim", "16", "--depth", "3", "--num-heads", "2", "--drop-path", "0.1", *STUDENT]
 SMALL = [*MODEL, "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "1", "--lr", "1e-3"]
@@ -50,8 +49,33 @@ def five(images, tmp_path_factory):
 def two(images, tmp_path_factory):
     """An unbroken comparison, to which the broken ones must be equal."""
     folder = tmp_path_factory.mktemp("compared") / "two"
-    assert main(arguments(images, folder, *TWO)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        left = watch(patch)
+        assert main(arguments(images, folder, *TWO)) == 0
+    (folder.parent / "moments").write_text(str(-left[0]))
     return folder
+
+
+class Killed(BaseException):
+    """What stands for a kill inside this process."""
+
+
+def watch(patch):
+    """How many moments are left to a kill, which is none from 0 on; each is before something goes to the disk."""
+    left = [0]
+
+    def watched(act):
+        def acted(*given, **named):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return act(*given, **named)
+
+        return acted
+
+    for owner, name in ((os, "fsync"), (os, "replace"), (Run, "append_metrics")):
+        patch.setattr(owner, name, watched(getattr(owner, name)))
+    return left
 
 
 def assert_equal(one, other):
@@ -175,30 +199,10 @@ def test_more_seeds_of_a_limit_have_tokens_too(images, tmp_path):
     assert {row["seed"] for row in rows(tmp_path / "out")} == {"0", "1"}
 
 
-class Killed(BaseException):
-    """What stands for a kill inside this process."""
-
-
 def test_killed_at_five_moments_it_ends_as_if_it_had_not_been(images, two, tmp_path, monkeypatch):
     """A moment is before something goes to the disk: a step's figures, a checkpoint, tokens, a score, a table."""
-    out, left = tmp_path / "out", [0]
-
-    def watched(act):
-        def acted(*given, **named):
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-            return act(*given, **named)
-
-        return acted
-
-    monkeypatch.setattr(os, "fsync", watched(os.fsync))
-    monkeypatch.setattr(os, "replace", watched(os.replace))
-    monkeypatch.setattr(Run, "append_metrics", watched(Run.append_metrics))
-    assert main(arguments(images, tmp_path / "counted", *TWO)) == 0
-    moments = -left[0]
+    out, left, moments = tmp_path / "out", watch(monkeypatch), int((two.parent / "moments").read_text())
     assert moments > 40
-    assert_equal(tmp_path / "counted", two)
     for number in range(5):
         left[0] = 1 + int(randint(moments // 5, 17, number))
         with pytest.raises(Killed):
@@ -240,13 +244,11 @@ def test_a_folder_that_was_moved_resumes(images, tmp_path, monkeypatch):
 def test_a_real_kill_in_the_middle_of_a_run(images, two, tmp_path):
     out = tmp_path / "out"
     last = out / "runs" / next(path.name for path in (two / "runs").iterdir() if path.name.startswith("mae-2"))
-    command = [sys.executable, "-m", "mapet", *arguments(images, out, *TWO)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1)
-    while not Run(last).metrics.is_file() and process.poll() is None:
+    process = Forked(tmp_path, *arguments(images, out, *TWO))
+    while not Run(last).metrics.is_file() and not process.ended():
         time.sleep(0.002)
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert process.wait()[0] == -signal.SIGKILL
     assert not (out / "table.md").exists()
     assert main(arguments(images, out, *TWO)) == 0
     assert_equal(out, two)
@@ -323,7 +325,9 @@ def test_one_setting_over_tokenizers_and_random_crops(images, five, tmp_path):
     assert not (tmp_path / "crops" / "tokens").exists()
 
 
-def test_cifar10_in_a_few_steps(cifar10, tmp_path):
+def test_cifar10_in_a_few_steps(cifar10, tmp_path, monkeypatch):
+    """--eval-limit is of the training images; the test images are all of them, here 500."""
+    monkeypatch.setattr(Cifar10, "__len__", lambda self: {"train": 50_000, "test": 500}[self.split])
     model = [*MODEL[:-4], "--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--epochs", "1"]
     fit = [
         "--teacher",
@@ -340,7 +344,7 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path):
     asked = ["--objectives", "mapet,pet,mim,cae,mae", "--seeds", "1", "--evaluate", "knn"]
     out = tmp_path / "out"
     assert main(["compare", "--data", "cifar10", "--out", str(out), *model, *fit, *asked]) == 0
-    assert {row["count"] for row in rows(out)} == {"10000"}
+    assert {row["count"] for row in rows(out)} == {"500"}
 
 
 @pytest.mark.parametrize(

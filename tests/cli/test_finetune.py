@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from itertools import islice
 
 import numpy as np
@@ -18,9 +15,8 @@ from mapet.data.augment import normalize
 from mapet.data.dataset import train_and_test
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.view import CenterCropResize
-from processes import wait_for_step
+from processes import Forked, wait_for_step
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 NETWORK = ["--model", "custom", "--embed-dim", "16", "--depth", "2", "--num-heads", "2"]
 NETWORK += ["--image-size", "16", "--patch-size", "4"]
 SHORT = ["--batch-size", "8", "--epochs", "5", "--warmup-epochs", "1", "--lr", "1e-3", "--ema-decay", "0.9"]
@@ -58,11 +54,10 @@ def scores(folder):
 
 def test_killed_and_resumed_with_workers_is_uninterrupted_without(images, whole, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "mapet", *arguments(images, out, "--workers", "2")]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1)
+    process = Forked(tmp_path, *arguments(images, out, "--workers", "2"))
     wait_for_step(out, 6, process)
     process.kill()
-    process.communicate()
+    process.wait()
     assert main(["finetune", "--resume", str(out)]) == 0
     assert_equal(whole, out)
 

@@ -1,10 +1,13 @@
 """The entry point: help at once, and every mistake one line with the way out."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import import_module
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
@@ -14,13 +17,40 @@ from mapet.cli.completion import SHELLS
 from mapet.cli.options import leaves
 from mapet.cli.verbs import VERBS, module
 
+WHAT = ("models", "objectives", "recipes", "protocols")
 HEAVY = ("torch", "numpy", "timm", "lightning_fabric", "matplotlib", "transformers", "PIL")
 EVERY = [name for name in VERBS if name != "tokenizer"]
+SIZE = ["--model", "custom", "--embed-dim", "64", "--depth", "1", "--num-heads", "1"]
+FORKS = f"""
+import json, os, sys
+import pydantic, rich, tyro
+from mapet.cli import main
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+    if not os.fork():
+        sys.stdout = open(f"{{number}}.out", "w", encoding="utf-8")
+        try:
+            main(arguments)
+        finally:
+            print(set({HEAVY}) & sys.modules.keys(), flush=True)
+            os._exit(0)
+    os.wait()
+"""
 
 
 def run(code, **environment):
     """Run Python code; its output is bytes."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=os.environ | environment)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=250, env=os.environ | environment)
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What light commands print, then the heavy modules that they imported: each in a fork of one fresh process."""
+    folder = tmp_path_factory.mktemp("printed")
+    commands = [[*verb.split(), "--help"] for verb in EVERY] + [["list", what] for what in WHAT]
+    environment = os.environ | {"COLUMNS": "80"}
+    subprocess.run([sys.executable, "-c", FORKS, json.dumps(commands)], cwd=folder, env=environment, check=True)
+    found = [(folder / f"{number}.out").read_text(encoding="utf-8").splitlines() for number in range(len(commands))]
+    return {" ".join(command): lines for command, lines in zip(commands, found, strict=True)}
 
 
 def test_help_imports_nothing_heavy():
@@ -37,13 +67,8 @@ def test_help_lists_every_verb_once_in_80_columns(capsys):
 
 
 @pytest.mark.parametrize("verb", EVERY)
-def test_the_help_of_a_verb_fits_one_screen_and_imports_nothing_heavy(verb):
-    code = (
-        "import sys; from mapet.cli import main\n"
-        f"try: main({[*verb.split(), '--help']})\n"
-        f"except SystemExit: pass\nprint(set({HEAVY}) & sys.modules.keys())"
-    )
-    *lines, heavy = run(code, COLUMNS="80").stdout.decode().splitlines()
+def test_the_help_of_a_verb_fits_one_screen_and_imports_nothing_heavy(verb, printed):
+    *lines, heavy = printed[f"{verb} --help"]
     assert heavy == "set()"
     assert lines[0].startswith(f"usage: mapet {verb}")
     assert len(lines) <= 40
@@ -66,9 +91,11 @@ def test_help_all_shows_every_option_in_80_columns(verb, capsys, monkeypatch):
 
 @pytest.mark.parametrize("columns", ["1", "5"])
 @pytest.mark.parametrize("option", ["--help", "--help-all"])
-def test_help_ends_in_a_very_narrow_terminal(option, columns):
-    done = run(f"from mapet.cli import main; main(['show', {option!r}])", COLUMNS=columns)
-    assert b"--objective" in done.stdout
+def test_help_ends_in_a_very_narrow_terminal(option, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        main(["show", option])
+    assert "--objective" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["-h"], ["pretrain", "--help-all"]])
@@ -84,20 +111,28 @@ def test_a_closed_pipe_is_no_traceback(arguments):
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 @pytest.mark.parametrize(
-    "arguments", [["show"], ["pretrain", "--help"], ["pretrain", "--help-all"], ["list", "recipes"]]
+    "arguments", [["show", *SIZE], ["pretrain", "--help"], ["pretrain", "--help-all"], ["list", "recipes"]]
 )
-def test_output_in_any_encoding(arguments, encoding):
-    done = run(f"import sys; from mapet.cli import main; main({arguments})", PYTHONIOENCODING=encoding)
+def test_output_in_any_encoding(arguments, encoding, monkeypatch):
+    streams = {name: TextIOWrapper(BytesIO(), encoding, "strict") for name in ("stdout", "stderr")}
+    with monkeypatch.context() as patch, suppress(SystemExit):
+        for name, stream in streams.items():
+            patch.setattr(sys, name, stream)
+        assert main(arguments) == 0
+    out, err = (stream.flush() or stream.buffer.getvalue() for stream in streams.values())
+    assert err == b""
+    assert out.decode(encoding)
+
+
+def test_output_of_a_process_in_ascii():
+    done = run(f"from mapet.cli import main; main({['show', *SIZE]})", PYTHONIOENCODING="ascii")
     assert done.stderr == b""
-    assert done.stdout.decode(encoding)
+    assert done.stdout.decode("ascii")
 
 
-@pytest.mark.parametrize("what", ["models", "objectives", "recipes", "protocols"])
-def test_list_prints_names_without_heavy_imports(what):
-    done = run(
-        f"import sys; from mapet.cli import main; main(['list', {what!r}]); print(set({HEAVY}) & sys.modules.keys())"
-    )
-    *lines, heavy = done.stdout.decode().splitlines()
+@pytest.mark.parametrize("what", WHAT)
+def test_list_prints_names_without_heavy_imports(what, printed):
+    *lines, heavy = printed[f"list {what}"]
     assert heavy == "set()"
     names = [line.split()[0] for line in lines if line[0] != " "]
     assert names == list(listing(what))
@@ -207,7 +242,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, said, capsys):
 
 @pytest.mark.parametrize("objective", ["mapet", "pet", "mim"])
 def test_show_draws_and_counts(objective, capsys):
-    assert main(["show", "--objective", objective, "--model", "vit_base"]) == 0
+    assert main(["show", "--objective", objective, *SIZE]) == 0
     text = capsys.readouterr().out
     assert {"mapet": "489", "pet": "343", "mim": "197"}[objective] in text
     assert text.count("▶") == 1 + 4

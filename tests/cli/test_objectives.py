@@ -8,7 +8,7 @@ import torch
 
 from mapet.build.pretrain import build_objective
 from mapet.cli import main
-from mapet.config.recipe import OBJECTIVES, Objective, Recipe
+from mapet.config.recipe import OBJECTIVES, Model, Objective, Recipe
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
 
@@ -90,11 +90,13 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(images, tokens, tmp_path, mo
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_show_counts_what_the_objective_counts(objective, capsys):
-    assert main(["show", "--objective", objective, "--vocab-size", "40"]) == 0
+    model = Model(name="custom", embed_dim=48, depth=3, num_heads=3)
+    size = ["--model", "custom", "--embed-dim", "48", "--depth", "3", "--num-heads", "3"]
+    assert main(["show", "--objective", objective, "--vocab-size", "40", *size]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("▶") == 1 + 4
     line = next(line for line in text.splitlines() if line.startswith("training"))
     with torch.device("meta"):
-        counted = build_objective(Recipe(objective=Objective(name=objective)), 40)
+        counted = build_objective(Recipe(model=model, objective=Objective(name=objective)), 40)
     assert f" {counted.macs(training=True) / 1e9:.3f} GMAC" in line

@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,9 +16,8 @@ from mapet.config.recipe import Recipe, Runtime, Tokenizer
 from mapet.config.runtime import PretrainRuntime
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.codebook import Codebook
-from processes import wait_for_step
+from processes import Forked, under_torchrun, wait_for_step
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 STUDENT = ["--image-size", "16", "--patch-size", "4"]
 MODEL = ["--model", "custom", "--embed-dim", "16", "--depth", "2", "--num-heads", "2", "--drop-path", "0.2", *STUDENT]
 SMALL = [*MODEL, "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "1", "--lr", "1e-3"]
@@ -81,20 +77,19 @@ def test_without_crops_it_is_the_run_with_stored_tokens(images, tokens, tokenize
 def test_killed_and_resumed_is_uninterrupted(images, tokenizer, whole, tmp_path):
     out = tmp_path / "killed"
     options = arguments(images, tokenizer, out, *CROPS, "--workers", "2")
-    process = subprocess.Popen([sys.executable, "-m", "mapet", *options], env=ENVIRONMENT, stdout=-1, stderr=-1)
+    process = Forked(tmp_path, *options)
     wait_for_step(out, 7, process)
     process.kill()
-    process.communicate()
+    process.wait()
     assert main(["pretrain", "--resume", str(out)]) == 0
     assert_equal(whole, out)
 
 
 def test_two_processes_are_one(images, tokenizer, whole, tmp_path):
     out = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mapet"]
     options = arguments(images, tokenizer, out, *CROPS, "--devices", "2", "--accelerator", "cpu")
-    done = subprocess.run([*command, *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, _, complaint = under_torchrun(tmp_path, *options)
+    assert code == 0, complaint[-3000:]
     torch.testing.assert_close(losses(whole), losses(out), atol=1e-5, rtol=0)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
-from processes import Forked, crowd, finished, free_port, stopping, wait_for_step
+from processes import Forked, crowd, finished, free_port, stopping, torchrun, wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
@@ -67,8 +67,9 @@ def arguments(images, tokens, out, *more):
     return ["pretrain", "--data", str(images), "--tokens", str(tokens), "--out", str(out), *SMALL, *more]
 
 
-def start(*options):
-    return subprocess.Popen([sys.executable, "-m", "mapet", *options], env=ENVIRONMENT, stdout=-1, stderr=-1, text=True)
+def answered(process):
+    said, complaints = process.communicate()
+    return process.returncode, said, complaints
 
 
 def rows(folder):
@@ -98,22 +99,28 @@ def test_thirty_steps_leave_a_complete_folder(whole):
 def test_killed_and_resumed_is_uninterrupted(images, tokens, whole, tmp_path, workers, step):
     """SIGKILL at whatever moment, then --resume: bit-equal to the run that was left alone."""
     out = tmp_path / "killed"
-    process = start(*arguments(images, tokens, out, *STREAMED, "--workers", str(workers)))
+    process = Forked(tmp_path, *arguments(images, tokens, out, *STREAMED, "--workers", str(workers)))
     wait_for_step(out, step, process)
     process.kill()
-    process.communicate()
+    process.wait()
     assert main(["pretrain", "--resume", str(out), *STREAMED, "--workers", str(workers)]) == 0
     assert_equal(whole, out)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_politely_prints_how_to_go_on(images, tokens, whole, tmp_path, number, code):
+    """The one by a true command, the other by a fork."""
     out = tmp_path / "stopped"
-    process = start(*arguments(images, tokens, out))
+    command = arguments(images, tokens, out)
+    if number == signal.SIGINT:
+        true = [sys.executable, "-m", "mapet", *command]
+        process = subprocess.Popen(true, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True)
+    else:
+        process = Forked(tmp_path, *command)
     wait_for_step(out, 7, process)
-    process.send_signal(number)
-    said, complaints = process.communicate()
-    assert process.returncode == code
+    os.kill(process.pid, number)
+    ended, said, complaints = process.wait() if isinstance(process, Forked) else answered(process)
+    assert ended == code
     assert f"mapet pretrain --resume {out}" in said
     assert "Traceback" not in complaints
     step, _ = load_checkpoint(Run(out).last)
@@ -161,13 +168,6 @@ def losses(folder):
 def assert_same_losses(one, other):
     assert len(rows(other)) == 30
     torch.testing.assert_close(losses(one), losses(other), atol=1e-5, rtol=0)
-
-
-def torchrun(*options):
-    """A launcher of torchrun, forked; the processes that it starts are new ones."""
-    from torch.distributed.run import main
-
-    main(options)
 
 
 def test_two_nodes_are_one_process(images, tokens, whole, tmp_path):

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,9 +15,8 @@ from mapet.config.recipes.segmentation import catalogue
 from mapet.config.segmentation import SegmentRecipe
 from mapet.engine.optim import Schedule
 from mapet.engine.run import Run, load_checkpoint
-from processes import wait_for_step
+from processes import Forked, wait_for_step
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 NETWORK = ["--model", "custom", "--embed-dim", "16", "--depth", "2", "--num-heads", "2"]
 NETWORK += ["--image-size", "16", "--patch-size", "4", "--channels", "8", "--auxiliary-channels", "4"]
 SHORT = ["--batch-size", "4", "--epochs", "5", "--warmup-epochs", "1", "--lr", "2e-3", "--ema-decay", "0.9"]
@@ -72,11 +68,10 @@ def assert_equal(one, other):
 
 def test_killed_and_resumed_with_workers_is_uninterrupted_without(pairs, whole, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "mapet", *arguments(pairs, out, "--workers", "2")]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1)
+    process = Forked(tmp_path, *arguments(pairs, out, "--workers", "2"))
     wait_for_step(out, 6, process)
     process.kill()
-    process.communicate()
+    process.wait()
     assert main(["segment", "--resume", str(out)]) == 0
     assert_equal(whole, out)
 

@@ -10,7 +10,7 @@ import pytest
 
 from mapet.cli import main
 from mapet.engine.run import Run
-from processes import Forked, free_port, pair, wait_for_step
+from processes import Forked, free_port, pair, torchrun, wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = [
@@ -25,20 +25,35 @@ def arguments(images, out, *more):
     return ["pretrain", "--data", str(images), "--out", str(out), *TINY, *more]
 
 
-def start(*words, **settings):
-    """The command; a hang-up that these tests ignore, as under nohup, is not ignored there."""
-    command = [sys.executable, "-m", "mapet", *words]
-    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True, preexec_fn=heard, **settings)
+def signalled(images, folder, number, *more, true=False):
+    """How the command ends, and what it says, if the signal comes after three steps to it and all its workers.
+
+    A hang-up that these tests ignore, as under nohup, is not ignored there. The command is a ``true`` one, or a fork.
+    """
+    words, heard = arguments(images, folder / "r", *more), partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+
+    def work():
+        os.setsid()
+        heard()
+        return main(words)
+
+    if true:
+        command, started = [sys.executable, "-m", "mapet", *words], {"start_new_session": True, "preexec_fn": heard}
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True, **started)
+    else:
+        process = Forked(folder, work=work)
+    wait_for_step(folder / "r", 3, process)
+    os.killpg(process.pid, number)
+    if not true:
+        return process.wait()
+    said, complaint = process.communicate(timeout=60)
+    return process.returncode, said, complaint
 
 
 @pytest.mark.parametrize("number", ALL[1:])
 def test_a_signal_writes_a_checkpoint(images, tmp_path, number):
-    process = start(*arguments(images, tmp_path / "r"))
-    wait_for_step(tmp_path / "r", 3, process)
-    process.send_signal(number)
-    said, complaint = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, complaint
+    code, said, complaint = signalled(images, tmp_path, number, true=number == signal.SIGHUP)
+    assert code == 128 + number, complaint
     assert f"resume with: mapet pretrain --resume {tmp_path / 'r'}" in said
     assert "Traceback" not in complaint
     assert Run(tmp_path / "r").completed >= 3
@@ -47,11 +62,8 @@ def test_a_signal_writes_a_checkpoint(images, tmp_path, number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_main_process(images, tmp_path, number):
     """SLURM signals every process of a step, loader workers too."""
-    process = start(*arguments(images, tmp_path / "r", "--workers", "2"), start_new_session=True)
-    wait_for_step(tmp_path / "r", 3, process)
-    os.killpg(process.pid, number)
-    said, complaint = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, complaint
+    code, said, complaint = signalled(images, tmp_path, number, "--workers", "2")
+    assert code == 128 + number, complaint
     assert "resume with: mapet pretrain --resume" in said
     assert not complaint or "Traceback" not in complaint
 
@@ -134,13 +146,8 @@ def test_a_rank_that_never_joins_is_told_in_one_line(images, tmp_path, rank):
 
 def test_torchrun_shows_the_line_last(images, tmp_path):
     """Its own report, after a traceback of its own code, quotes the line of the rank that failed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "mapet"]
-    done = subprocess.run(
-        [*command, *arguments(images, tmp_path / "r", "--devices", "3")],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    last = done.stderr.rpartition("Root Cause")[2]
+    words = ["--nproc-per-node", "2", "-m", "mapet", *arguments(images, tmp_path / "r", "--devices", "3")]
+    code, _, complaint = Forked(tmp_path, work=partial(torchrun, *words), OMP_NUM_THREADS="1").wait()
+    assert code == 1
+    last = complaint.rpartition("Root Cause")[2]
     assert "The launcher started 2 processes, but --devices 3" in last

@@ -82,10 +82,10 @@ if __name__ == "__main__":
     import mapet
     from mapet.cli import main
 
-    mapet.pack(Own(), "own", size=32, form="jpeg", workers=2)
+    mapet.pack(Own(), "own", size=32, form="jpeg", workers=1)
     assert main(sys.argv[1:]) == 0
     try:
-        mapet.pack(Open(), "open", size=32, workers=2)
+        mapet.pack(Open(), "open", size=32, workers=1)
     except mapet.MapetError as error:
         print("refused", error)
 """

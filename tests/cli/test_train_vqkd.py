@@ -1,10 +1,7 @@
 """Training a VQ-KD through the command line, on a folder of images: exact resume, processes, refusals."""
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +9,7 @@ import torch
 from mapet.cli import main
 from mapet.engine.run import Run, load_checkpoint
 from mapet.tokenizers.tokenizer import load_tokenizer
+from processes import under_torchrun
 
 SIZES = {"vocab-size": 32, "code-dim": 8, "image-size": 16, "patch-size": 4, "embed-dim": 16, "depth": 1}
 STEPS = {
@@ -101,11 +99,8 @@ def test_machine_settings_do_not_change_the_result(images, whole, tmp_path):
 
 
 def test_two_processes_are_one(images, whole, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mapet"]
-    options = arguments(images, tmp_path / "two", "--devices", "2")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, _, complaint = under_torchrun(tmp_path, *arguments(images, tmp_path / "two", "--devices", "2"))
+    assert code == 0, complaint[-3000:]
     for name in ("loss", "perplexity", "used"):
         torch.testing.assert_close(column(tmp_path / "two", name), column(whole, name), atol=1e-4, rtol=1e-4)
     ours, theirs = (load_tokenizer(folder).codes for folder in (tmp_path / "two", whole))

@@ -22,7 +22,7 @@ from mapet.data.workers import WorkersFailed
 from mapet.engine.run import Run
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
-from processes import wait_for_step
+from processes import Forked, wait_for_step
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = [
@@ -56,7 +56,7 @@ LARGE = ["--image-size", "224", "--patch-size", "56", "--batch-size", "256", "--
 @needs_unshare
 def test_docker_s_shared_memory_is_refused_at_the_start(many, tmp_path):
     command = [*SMALL_SHM, sys.executable, "-m", "mapet", *arguments(many, tmp_path / "r", *LARGE)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
     assert done.returncode == 2, done.stderr
     for part in ("/dev/shm has 64 MiB free", "4 loader workers need", "--workers 0", "--shm-size", "mapet pack"):
         assert part in done.stderr
@@ -79,12 +79,11 @@ def children(pid: int) -> list[int]:
 
 def test_a_killed_worker_is_one_line_and_the_run_goes_on(images, tmp_path):
     more = ["--image-size", "16", "--patch-size", "4", "--batch-size", "8", "--epochs", "300", "--workers", "2"]
-    command = [sys.executable, "-m", "mapet", *arguments(images, tmp_path / "r", *more)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True)
+    process = Forked(tmp_path, *arguments(images, tmp_path / "r", *more))
     wait_for_step(tmp_path / "r", 8, process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
-    _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 2, complaint
+    code, _, complaint = process.wait()
+    assert code == 2, complaint
     assert re.search(
         r"A loader worker (was killed \(SIGKILL\)|ended), most likely because the memory ran out", complaint
     )

@@ -3,9 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -15,11 +12,8 @@ from mapet.engine.distributed import distributed
 from mapet.engine.fit import fit
 from mapet.engine.run import Run
 from mapet.utils.process_group import first_process
-from processes import crowd, finished
+from processes import crowd, finished, under_torchrun
 from toy import Numbers, Toy, optim
-
-HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "OMP_NUM_THREADS": "1"}
 
 
 def losses(run):
@@ -27,14 +21,15 @@ def losses(run):
 
 
 def test_two_processes_are_one(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(HERE / "two_processes.py"), str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    def work():
+        folder, two = tmp_path / "two", Toy()
+        run = Run.create(folder) if first_process() else Run(folder)
+        two.layers[2].p = 0.0
+        with distributed(accelerator="cpu", devices=2) as fabric:
+            fit(two, Numbers(rank=fabric.global_rank, world=2), optim(two, clip_grad=1.0), fabric, run)
+
+    code, _, complaint = under_torchrun(tmp_path, work=work)
+    assert code == 0, complaint[-2000:]
     toy = Toy()
     toy.layers[2].p = 0.0
     one = Run.create(tmp_path / "one")

@@ -108,7 +108,7 @@ def test_a_tenth_is_held_out():
 
 def test_top5_is_the_chosen_layers():
     noises = (0.05, 5.0)
-    train, test = layered(600, 1, noises, classes=7), layered(200, 2, noises, classes=7)
+    train, test = layered(300, 1, noises, classes=7), layered(200, 2, noises, classes=7)
     scores = linear(train, test, classes=7, protocol="beit", batch=60)
     assert list(scores) == ["top1", "top5", "layer 1", "layer 2"]
     assert scores["top5"].value >= scores["top1"].value == scores["layer 1"].value

@@ -1,13 +1,15 @@
 """The memory of a recipe's training, before it begins."""
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mapet.build.pretrain import build_objective
-from mapet.config.recipe import Recipe
+from mapet.config.objectives import is_own
+from mapet.config.recipe import Optimization, Recipe
 from mapet.config.runtime import Runtime
 from mapet.engine.footprint import Footprint, footprint
 
@@ -34,10 +36,30 @@ def predict_footprint(
         device: ``"cpu"`` or ``"cuda"``.
     """
     runtime = runtime or Runtime()
+    vocabulary = recipe.tokenizer.vocab_size if vocabulary is None else vocabulary
+    if is_own(recipe.objective.name):
+        return _predicted(recipe, runtime, vocabulary, device)
+    return _kept(*_relevant(recipe, runtime), vocabulary, device)
+
+
+def _relevant(recipe: Recipe, runtime: Runtime) -> tuple[Recipe, Runtime]:
+    """The settings on which the memory of a built-in objective depends; the others, such as the seed, as by default."""
+    steps, parts = (
+        {name: getattr(given, name) for name in names}
+        for given, names in (
+            (recipe.optimization, ("batch_size", "ema_decay")),
+            (runtime, ("devices", "num_nodes", "strategy", "micro_batch_size", "grad_checkpointing")),
+        )
+    )
+    plain = replace(recipe, data="", seed=0, init="", tokens=None, optimization=Optimization(**steps))
+    return plain, Runtime(**parts)
+
+
+def _predicted(recipe: Recipe, runtime: Runtime, vocabulary: int, device: str) -> Footprint:
     size, processes = recipe.optimization.batch_size, runtime.processes
     share = max(1, size // processes)
     with torch.device("meta"):
-        objective = build_objective(recipe, recipe.tokenizer.vocab_size if vocabulary is None else vocabulary)
+        objective = build_objective(recipe, vocabulary)
     found = footprint(
         objective,
         lambda: _batch(recipe, share),
@@ -51,6 +73,9 @@ def predict_footprint(
     if processes > 1 and runtime.strategy == "fsdp":
         found = replace(found, weights=found.weights // processes, optimizer=found.optimizer // processes)
     return found
+
+
+_kept = lru_cache(maxsize=64)(_predicted)  # a comparison trains one recipe with many seeds
 
 
 def _batch(recipe: Recipe, images: int) -> dict[str, Tensor]:
