@@ -140,7 +140,8 @@ def _log_features(start: LoadedEncoder, data: str, pool: str, found: LabelledFea
     if first:
         counts = f"{len(x_train):,} training, {len(found.test[0]):,} test images"
         log.info(f"encoder   {start.origin}; {data}: {counts}")
-        log.info(f"labels    {found.classes} classes, guess {100 * _guess(found):.1f} % (the most frequent)")
+        guess = f"guess {100 * _guess(found):.1f} % (the most frequent training class)"
+        log.info(f"labels    {found.classes} classes, {guess}")
     if x_train.ndim == 2:
         log.info(f"features  {x_train.shape[1]} wide, of effective rank {effective_rank(x_train):.1f}")
     else:

@@ -167,19 +167,22 @@ def _model(folder: str | Path) -> "tuple[TokenPrediction, Recipe, Run]":
     """The objective of a pre-training with its last weights, averaged where the run averages them."""
     from mapet.api.initial import state_of
     from mapet.build.pretrain import build_objective
-    from mapet.config.recipe import load
+    from mapet.config.file import read_run
     from mapet.engine.run import Run
     from mapet.method.predict import TokenPrediction
 
     run = Run.open(folder)
     if run.classifier.is_file() or not run.last.exists():
         raise MapetError(f"{folder} holds no pre-training with a checkpoint: give the folder of one.")
-    recipe, state = load(run.recipe), state_of(run.last)
+    recipe, state = read_run(run.recipe, Recipe), state_of(run.last)
     head = state.get("head.weight")
     objective = None if head is None else build_objective(recipe, len(head))
     if not isinstance(objective, TokenPrediction):
         raise MapetError(f"{folder} was trained with {recipe.objective.name}: only mapet, pet and mim can be drawn.")
-    objective.load_state_dict(state)
+    try:
+        objective.load_state_dict(state)
+    except RuntimeError as error:
+        raise MapetError(f"{run.last} does not fit {run.recipe}: was one of them changed by hand?") from error
     return objective.eval(), recipe, run
 
 

@@ -11,7 +11,7 @@ from mapet.api.validate import Validation, find_targets, measure, open_classifie
 from mapet.config.flat import updated
 from mapet.config.setting import separated
 from mapet.config.validate import RobustnessSettings
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 
 if TYPE_CHECKING:
     from mapet.method.encoder import Classifier
@@ -147,7 +147,9 @@ def _read(path: Path, option: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise MapetError(f"{option} {path} cannot be read ({error}): give a file of mapet robustness.") from None
+        raise MapetError(
+            f"{option} {path} cannot be read ({reason(error)}): give a file of mapet robustness."
+        ) from None
     if not isinstance(content, dict) or content.get("format") != FORM:
         raise MapetError(f"{option} {path} is not a file of mapet robustness: give another.")
     return content

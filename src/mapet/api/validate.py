@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mapet.api.encoders import is_foreign_file, load_classifier
 from mapet.config.flat import updated
 from mapet.config.validate import ValidateSettings
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.log import log
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _several_labels(path: Path, source: "ImageDataset", classes: int) -> list[li
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise MapetError(f"--real {path} cannot be read ({error}): {wanted}.") from None
+        raise MapetError(f"--real {path} cannot be read ({reason(error)}): {wanted}.") from None
     rows = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(rows, list) or not all(isinstance(row, list) and _are_classes(row, classes) for row in rows):
         raise MapetError(f"--real {path} does not hold a list of classes 0 … {classes - 1} for each image: {wanted}.")

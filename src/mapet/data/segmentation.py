@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class SegmentationSet:
             with Image.open(image_file) as image, Image.open(mask_file) as mask:
                 pixels, labels = image.convert("RGB"), np.asarray(mask).astype(np.int64)
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-            raise MapetError(f"{image_file} or its mask {mask_file} cannot be read: {error}.") from None
+            raise MapetError(f"{image_file} or its mask {mask_file} cannot be read: {reason(error)}.") from None
         if labels.ndim != 2:
             raise MapetError(f"{mask_file} must have one channel of class labels, got {labels.shape[2]} channels.")
         if labels.shape != (pixels.height, pixels.width):

@@ -10,7 +10,7 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 
 from mapet.data.segmentation import CLASSES, IMAGES, MASKS, SPLITS, SUFFIXES
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import require_free
 from mapet.utils.rng import randint, random_bits, uniform
 
@@ -155,7 +155,7 @@ def _composed(
         with Image.open(path) as photo:
             image = ImageOps.fit(photo.convert("RGB"), (size, size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MapetError(f"{path} cannot be read: {error}. Take it out of --photographs.") from None
+        raise MapetError(f"{path} cannot be read: {reason(error)}. Take it out of --photographs.") from None
     mask = Image.new("L", (size, size), 1)
     for n in range(1 + int(randint(objects, *key, PLACE))):
         label = int(randint(len(categories), *key, PICK, n))

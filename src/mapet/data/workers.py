@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 
 T = TypeVar("T")
 SHARED = Path("/dev/shm")  # torch hands tensors over through files there
@@ -101,8 +101,8 @@ def _started(loader: DataLoader[T]) -> Iterator[T]:
         if not re.search(NOT_HANDED, str(error)):
             raise
         raise MapetError(
-            f"The dataset cannot be given to loader workers ({error}): use --workers 0, or define its class at the top "
-            "level of a module and open files, locks and connections in read."
+            f"The dataset cannot be given to loader workers ({reason(error)}): use --workers 0, or define its class at "
+            "the top level of a module and open files, locks and connections in read."
         ) from None
 
 

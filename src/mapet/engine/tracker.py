@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mapet.engine.origin import settings
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.log import log
 
 PROJECT = "mapet"
@@ -74,6 +74,6 @@ def _tried(name: str, call: Callable[[], object]) -> bool:
     try:
         call()
     except Exception as error:
-        log.info(f"note      {name} is not written any more ({type(error).__name__}: {error}); metrics.csv is")
+        log.info(f"note      {name} is not written any more ({type(error).__name__}: {reason(error)}); metrics.csv is")
         return False
     return True

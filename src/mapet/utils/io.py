@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.lock import LOCK
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
@@ -148,7 +148,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except OSError:
         raise MapetError(f"{path.parent} is not {what}: it has no readable {path.name}.") from None
     except ValueError as error:
-        raise MapetError(f"{path} is damaged ({error}): create {what} again or restore the file.") from None
+        raise MapetError(f"{path} is damaged ({reason(error)}): create {what} again or restore the file.") from None
     if not isinstance(fields, dict):
         raise MapetError(f"{path} is damaged (not an object): create {what} again or restore the file.")
     return fields

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,8 +54,11 @@ def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
     """
     if not path.is_file():
         raise MapetError(f"There is no metrics file {path}; give the metrics.csv of a run folder.")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MapetError(f"{path} cannot be read: {reason(error)}.") from error
     if not rows or not {"step", "loss"} <= rows[0].keys():
         raise MapetError(f"{path} has no rows with step and loss; give the metrics.csv of a run.")
     return {name: np.array([_number(row[name]) for row in rows]) for name in rows[0] if name}
