@@ -14,6 +14,7 @@ from mapet.utils.errors import MapetError
 from mapet.utils.io import encode_id, load_json, replace_file, require_free, sync, write_from, writing
 from mapet.utils.lock import Lock
 from mapet.utils.owned import Tree, discard, find_foreign
+from mapet.utils.signals import held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,10 +144,11 @@ class Journal:
         with writing(self.out):
             write(result)
             sync(result)
+        with writing(self.out), held():
             os.replace(result, self.out)
             sync(self.out.parent)
-        self._lock.release()
-        discard(self.folder, TREE)
+            self._lock.release()
+            discard(self.folder, TREE)
 
     def release(self) -> None:
         """Let other processes in; the folder stays."""

@@ -34,12 +34,9 @@ def command(arguments: list[str]) -> int:
     """Parse, write, print where."""
     o = parse(Options(), arguments, "report FOLDER", ABOUT)
     require("report", folder=o.folder)
-    try:
-        while o.watch and is_locked(Path(o.folder).expanduser()):
-            path = report(o.folder, o.out, refresh=SECONDS, settings=o.settings, images=0)
-            log.info(f"report    {path}")
-            time.sleep(SECONDS)
-    except KeyboardInterrupt:
-        return 0
+    while o.watch and is_locked(Path(o.folder).expanduser()):
+        path = report(o.folder, o.out, refresh=SECONDS, settings=o.settings, images=0)
+        log.info(f"report    {path}")
+        time.sleep(SECONDS)
     print(f"report in {made(report(o.folder, o.out, settings=o.settings))}")
     return 0

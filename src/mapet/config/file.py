@@ -44,7 +44,7 @@ def read_run(path: str | Path, kind: type[T]) -> T:
         MapetError: as ``read``, or the file is empty or was cut.
     """
     found = content(path)
-    if not isinstance(found, dict) or not found.get("data") or not _ends_with(found, kind):
+    if not isinstance(found, dict) or "data" not in found or not _ends_with(found, kind):
         raise MapetError(f"{path} is damaged: it {'lacks settings' if found else 'is empty'}. Restore it.")
     return read(path, kind)
 

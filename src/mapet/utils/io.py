@@ -43,7 +43,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
     try:
         with writing(path):
             _replace(path, part, content)
-    except (MapetError, OSError):
+    except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise

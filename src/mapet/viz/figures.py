@@ -1,6 +1,7 @@
 """The loss curve of a run as a PNG file, and helpers shared by all figures."""
 
 import csv
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapet.utils.errors import MapetError, reason
+from mapet.utils.io import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,9 +115,11 @@ def blank(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", out: Path) -> Path:
-    """Write the figure as a PNG file at 100 dpi; its folder is created."""
+    """Write the figure as a PNG file at 100 dpi, atomically; its folder is created."""
     for axes in figure.axes:
         plain(axes)
+    content = BytesIO()
+    figure.savefig(content, dpi=100, format="png")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=100, format="png")
+    replace_file(Path(out), content.getvalue())
     return Path(out)
