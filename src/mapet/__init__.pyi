@@ -241,7 +241,7 @@ class _Runtime(TypedDict, total=False):
     grad_checkpointing: bool
     save_every: int
     cache_gib: float
-    logger: Literal["", "trackio", "wandb"]
+    logger: str | PathLike[str]
     timeout: float
     max_bad_fraction: float
 
