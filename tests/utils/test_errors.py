@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from mapet.utils.errors import LONGEST_REASON, reason
+from mapet.utils.io import replace_file
 
 PACKAGE = Path(__file__).parents[2] / "src" / "mapet"
 
@@ -61,3 +62,9 @@ def test_no_exception_is_put_into_a_text_as_it_is():
         if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Name) and node.value.id == handler.name
     ]
     assert not found
+
+
+def test_what_cannot_be_written_is_named_not_its_temporary(tmp_path):
+    with pytest.raises(OSError, match="No such file") as caught:
+        replace_file(tmp_path / "none" / "report.html", "")
+    assert caught.value.filename == str(tmp_path / "none" / "report.html")

@@ -111,7 +111,8 @@ def scores_file(out: str | Path | None, start: LoadedEncoder) -> Path | None:
     """The file of the scores; without ``out`` nothing is written next to an export or a checkpoint file."""
     if out is not None:
         file = Path(out).expanduser()
-        if not (above := file.absolute().parent.parent).is_dir():
+        folder = file.absolute().parent
+        if not (above := folder if folder.exists() else folder.parent).is_dir():
             raise MapetError(f"--out {out} cannot be written: there is no folder {above}; make it, or give another.")
         return file
     return start.run.folder / "scores.json" if start.run else None

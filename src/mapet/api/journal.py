@@ -69,8 +69,9 @@ class Journal:
         self.about: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **about}))
         self.done = self.readable = self._end = 0
         self.unreadable: list[Line] = []
-        out.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock(self.folder, "writing into")
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock(self.folder, "writing into")
         try:
             self._begin(overwrite)
             self._recover(batch_size)
@@ -85,12 +86,14 @@ class Journal:
         if found is None:
             require_free(self.folder, [f"{ABOUT}.part"])
         elif not isinstance(found, dict) or found.get("format") != FORMAT or find_foreign(self.folder, TREE):
-            raise MapetError(f"{self.folder} holds files that mapet did not write: give another --out.")
+            raise MapetError(
+                f"--out {self.out} is made in {self.folder}, which holds files that mapet did not write: give another."
+            )
         elif not overwrite:
             name = next(name for name in {**self.about, **found} if found.get(name) != self.about.get(name))
             raise MapetError(
-                f"{self.folder} was begun with {name} {found.get(name)}, not {self.about.get(name)}: begin anew with "
-                "--overwrite, or give another --out."
+                f"--out {self.out} was begun with {name} {found.get(name)}, not {self.about.get(name)}: begin anew "
+                "with --overwrite, or give another."
             )
         for name in (LINES, ROWS, RESULT):
             (self.folder / name).unlink(missing_ok=True)

@@ -29,7 +29,7 @@ def writing(path: Path) -> Iterator[None]:
                 f"{path} could not be written: the disk is full. Free some space, then run the same command again, "
                 "or with --resume what was begun."
             ) from error
-        error.filename = error.filename or str(path)
+        error.filename = str(path)  # not the temporary beside it
         raise
 
 
@@ -95,6 +95,18 @@ def write_from(path: Path, start: int, content: bytes) -> None:
             raise
     if new:
         sync(path.parent)
+
+
+def require_folder(folder: str | Path, option: str) -> Path:
+    """A given folder, which must be there.
+
+    Raises:
+        MapetError: it does not exist, or is a file; ``option`` names it.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise MapetError(f"{option} {folder} {'is a file' if path.exists() else 'does not exist'}: give a folder.")
+    return path
 
 
 def require_free(folder: Path, ours: Collection[str] = ()) -> None:
