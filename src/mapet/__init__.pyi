@@ -484,6 +484,7 @@ class _Reveal(TypedDict, total=False):
 
     frames: int
     seed: int
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
 
 class _RevealImageSettings(_Reveal, total=False):
     """Settings of ``reveal_image``."""

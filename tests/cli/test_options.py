@@ -167,3 +167,13 @@ def test_an_out_that_cannot_be_written_is_refused_at_once(verb, tmp_path, capsys
 
 def test_some_verbs_have_an_out(capsys):
     assert sum(main([*verb.split(), "--out", ""]) == 2 and "is empty" in capsys.readouterr().err for verb in VERBS) > 20
+
+
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_a_verb_without_options_has_no_empty_section(flag, capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", flag])
+    text = capsys.readouterr().out
+    assert "has no options" in text
+    assert "\n\n\n" not in text
+    assert "all 0" not in text

@@ -73,7 +73,7 @@ def reveal_image(
         if path.suffix != ".png":
             raise MapetError(f"--out must end in .png, got {path}.")
         require_replaceable(path, overwrite, is_sheet)
-    revealer, source = Revealer(run), open_images(image)
+    revealer, source = Revealer(run, accelerator=s.accelerator), open_images(image)
     if len(source) != 1:
         raise MapetError(f"IMAGE must be one image, got {len(source):,}: give a file.")
     found = revealer(source, 0, s)
@@ -99,20 +99,23 @@ class Revealer:
     Args:
         folder: of the run.
         sample: images of the training that the typical patches are chosen from.
+        accelerator: device type.
 
     Raises:
         MapetError: a run of another kind or without tokens, or no image of the training that can be read.
     """
 
-    def __init__(self, folder: str | Path, sample: int = SAMPLE) -> None:
+    def __init__(self, folder: str | Path, sample: int = SAMPLE, accelerator: str = "auto") -> None:
         import torch
 
         from mapet.api.pretrain_inputs import run_tokenizer
         from mapet.data.dataset import open_dataset
+        from mapet.engine.distributed import pick_device
         from mapet.viz.codes import typical_patches
 
         self.model, self.recipe, run = _model(folder)
-        self.tokenizer = run_tokenizer(run, self.recipe)
+        self.device = pick_device(accelerator)
+        self.model, self.tokenizer = self.model.to(self.device), run_tokenizer(run, self.recipe).to(self.device)
         images = open_dataset(self.recipe.data)
         indices = torch.arange(len(images))[:: -(-len(images) // sample)]
         known, tokens = self.encoded(images, indices)
@@ -133,7 +136,7 @@ class Revealer:
 
         several = ImagePass(source, indices, Runtime(), UnreadableImages(len(indices), 1.0), batch_size=64)
         view, encode = self.tokenizer.view, self.tokenizer.encode
-        parts = [(pixels, encode(to_float(pixels))) for pixels, _ in several.decode(view, indices)]
+        parts = [(pixels, encode(to_float(pixels, self.device)).cpu()) for pixels, _ in several.decode(view, indices)]
         if not parts:
             raise MapetError(f"{source.name}: none can be read.")
         pixels, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -199,9 +202,9 @@ def believed(
     length = true.shape[1]
     fill = recipe.objective.name in WITH_FILL
     at_once = TokenPrediction(model.encoder, pattern(length, [length - given], fill), model.vocabulary)
-    at_once.mask_token, at_once.head = model.mask_token, model.head
+    at_once.mask_token, at_once.head, device = model.mask_token, model.head, model.mask_token.device
     with torch.no_grad():
-        logits = at_once.eval().logits(normalize(to_float(pixels)), order)[0]
+        logits = at_once.eval().to(device).logits(normalize(to_float(pixels, device)), order.to(device))[0].cpu()
     found, hidden = true[0].clone(), order[0, 1 + given :] - 1
     found[hidden] = logits.argmax(dim=1)
     return found, float((found == true[0])[hidden].double().mean())

@@ -1,5 +1,6 @@
 """Devices, processes and signals: what surrounds a training step and must not change its result."""
 
+import logging
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from torch import Tensor
 from mapet.engine.gpu import require_kernels
 from mapet.engine.memory import keep_freed
 from mapet.utils.errors import MapetError
+from mapet.utils.log import FABRIC
 from mapet.utils.process_group import ProcessGroup, launched
 from mapet.utils.signals import handled, stop_signals
 
@@ -73,6 +75,9 @@ def init_fabric(
     from lightning_fabric import Fabric
 
     from mapet.engine.sharding import fabric_strategy
+
+    theirs = logging.getLogger(FABRIC)  # its lines go to the run's log, not among ours on the screen
+    theirs.handlers = [one for one in theirs.handlers if type(one) is not logging.StreamHandler]
 
     device, count, started = pick_device(accelerator), devices * num_nodes, launched().count
     if started not in (1, count):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from mapet.utils.process_group import first_process
 
+FABRIC = "lightning_fabric"  # the logger of Lightning Fabric
 log = logging.getLogger("mapet")
 log.addFilter(lambda record: first_process())
 

@@ -187,7 +187,7 @@ class _Shown:
 
         if self.recipe.objective.name not in DRAWN:
             return []
-        revealer = Revealer(self.run.folder, self.s.most)
+        revealer = Revealer(self.run.folder, self.s.most, self.s.accelerator)
         source, images = self._chosen
         parts: list[Part] = [
             Text(
