@@ -19,6 +19,7 @@ from mapet.utils.lock import Lock, is_locked
 from processes import Forked
 
 RESULTS = Path(__file__).parents[2] / "results" / "cifar10"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1"
 MOST = 3_000_000  # bytes
 VIT = {"model": "custom", "embed_dim": 16, "depth": 2, "num_heads": 2}
 SQUARE = {"image_size": 16, "patch_size": 4}
@@ -262,3 +263,12 @@ def test_in_a_browser(folders, tmp_path, name, width):
     assert broken == 0
     assert shown > 0
     assert "CONSOLE" not in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize(("kind", "verb"), [("pretrain", "pretrain"), ("finetune", "finetune"), ("vqkd", "")])
+def test_runs_of_version_0_1_are_not_taken_for_damaged(tmp_path, kind, verb):
+    """Their recipes have other names, and checkpoints do not say what they belong to."""
+    found = text_of(mapet.report(FIXTURES / kind, tmp_path / "report.html", images=0))
+    assert "damaged" not in found
+    assert f"mapet {verb} --recipe FILE" in found or not verb
+    assert "pretrain --recipe" not in found or verb == "pretrain"

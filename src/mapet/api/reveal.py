@@ -134,11 +134,12 @@ class Revealer:
         from mapet.data.augment import to_float
         from mapet.data.unreadable import UnreadableImages
 
-        several = ImagePass(source, indices, Runtime(), UnreadableImages(len(indices), 1.0), batch_size=64)
+        bad = UnreadableImages(len(indices), 1.0)
+        several = ImagePass(source, indices, Runtime(), bad, batch_size=64)
         view, encode = self.tokenizer.view, self.tokenizer.encode
         parts = [(pixels, encode(to_float(pixels, self.device)).cpu()) for pixels, _ in several.decode(view, indices)]
         if not parts:
-            raise MapetError(f"{source.name}: none can be read.")
+            raise MapetError(f"No image can be read: {bad.note()}")
         pixels, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
         side = (self.recipe.model.image_size,) * 2
         if tuple(pixels.shape[2:]) != side:

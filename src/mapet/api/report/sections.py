@@ -227,9 +227,18 @@ class RunFiles:
             if isinstance(packages, Mapping):
                 rows.append(("versions", ", ".join(f"{name} {version}" for name, version in packages.items())))
             found.append(Table("How the run was started", rows))
-        found.append(Text("The recipe; mapet pretrain --recipe FILE repeats a pre-training with it."))
         found.append(Code(text_of(self.run.recipe)))
+        found.append(Text(f"The recipe{self._repeats()}."))
         return found
+
+    def _repeats(self) -> str:
+        """What trains again by the recipe, where its kind is known and has a command for that."""
+        from mapet.api.resume import VERBS, kind_of
+
+        with suppress(MapetError):
+            if (kind := kind_of(self.run)) != "VQ-KD training":
+                return f", as recipe.yaml in the folder: mapet {VERBS[kind]} --recipe FILE trains with it again"
+        return ""
 
     def learned(self) -> list[Part]:
         """Evaluations, and what was measured on the way."""
