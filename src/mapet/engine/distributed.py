@@ -1,6 +1,5 @@
 """Devices, processes and signals: what surrounds a training step and must not change its result."""
 
-import logging
 import os
 import re
 import signal
@@ -20,8 +19,7 @@ from torch import Tensor
 
 from mapet.engine.gpu import require_kernels
 from mapet.engine.memory import keep_freed
-from mapet.utils.errors import MapetError
-from mapet.utils.log import FABRIC
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.process_group import ProcessGroup, launched
 from mapet.utils.signals import handled, stop_signals
 
@@ -75,10 +73,9 @@ def init_fabric(
     from lightning_fabric import Fabric
 
     from mapet.engine.sharding import fabric_strategy
+    from mapet.utils.log import without_fabric
 
-    theirs = logging.getLogger(FABRIC)  # its lines go to the run's log, not among ours on the screen
-    theirs.handlers = [one for one in theirs.handlers if type(one) is not logging.StreamHandler]
-
+    without_fabric()
     device, count, started = pick_device(accelerator), devices * num_nodes, launched().count
     if started not in (1, count):
         raise MapetError(
@@ -97,8 +94,7 @@ def init_fabric(
             plugins=_environment(devices, num_nodes),
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MapetError(f"Cannot use {devices} × {device.type} here: {reason} Try --accelerator cpu.") from error
+        raise MapetError(f"{devices} × {device.type} do not work: {reason(error)}. Try --accelerator cpu.") from error
     fabric.launch()
     return fabric
 

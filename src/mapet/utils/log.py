@@ -15,6 +15,12 @@ log = logging.getLogger("mapet")
 log.addFilter(lambda record: first_process())
 
 
+def without_fabric() -> None:
+    """Keep the lines of Lightning Fabric, once it is imported, off the screen; a run's log.txt still gets them."""
+    theirs = logging.getLogger(FABRIC)
+    theirs.handlers = [one for one in theirs.handlers if type(one) is not logging.StreamHandler]
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep records from the handlers attached so far; those attached inside, such as a run's log.txt, get them."""

@@ -49,7 +49,7 @@ def raised_signals() -> Iterator[None]:
 def never_lost() -> Iterator[None]:
     """Raise ``KeyboardInterrupt`` for a Ctrl-C also where it would be lost or become another error.
 
-    Python drops what is raised in a destructor, and some C code replaces it by an error of its own.
+    Python drops what is raised in a destructor, and some C code replaces it by another error.
     """
     came, again, before = list[int](), list[threading.Timer](), sys.unraisablehook
 
