@@ -18,10 +18,12 @@ import random
 import re
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -435,6 +437,11 @@ def read_recipe(folder: Path) -> Any:
 
 
 def damage_image(chance: random.Random, folder: Path) -> str:
+    if chance.random() < 0.2:
+        kind = chance.choice(sorted(BOMBS))
+        (folder / "it.png").write_bytes(BOMBS[kind]())
+        (folder / "intact").write_text("bomb")
+        return f"bomb: {kind}"
     mode, size = chance.choice(MODES), chance.choice(((1, 1), (7, 5), (64, 48), (1, 900)))
     form, content = chance.choice(FORMATS), io.BytesIO()
     image = _image(mode, size, chance)
@@ -455,15 +462,50 @@ def damage_image(chance: random.Random, folder: Path) -> str:
         for _ in range(chance.randint(1, 8)):
             data[chance.randrange(min(len(data), 40) if kind == "header" else len(data))] = chance.randrange(256)
     (folder / f"it.{chance.choice(('png', 'jpg', 'tif', 'none'))}").write_bytes(bytes(data))
-    (folder / "intact").write_text("yes" if kind == "none" else "")
-    return f"{kind} of {form} {mode} {size}"
+    odd = mode in ("I", "F", "I;16") and _has_odd(image)
+    (folder / "intact").write_text("yes" if kind == "none" and not odd and form != "TGA" else "")
+    return f"{kind} of {form} {mode} {size}{' with odd values' * odd}"
+
+
+def _has_odd(image: Image.Image) -> bool:
+    values = np.asarray(image, float)
+    return bool(((values < 0) | (values > 2**16) | ~np.isfinite(values)).any())
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _png(width: int, height: int, before: bytes = b"") -> bytes:
+    """A PNG of black and white whose pixels are all black, and as many as its header says, if they are few."""
+    lines = bytes(min(1 + -(-width // 8), 10_000)) * min(height, 99)
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + before + _chunk(b"IDAT", zlib.compress(lines)) + _chunk(b"IEND", b"")
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {  # small files that claim, or decode to, more than memory holds
+    "PNG of 4 gigapixels": lambda: _png(2**16, 2**16),
+    "PNG of 4 exapixels": lambda: _png(2**31 - 1, 2**31 - 1),
+    "PNG with 80 MB of text": lambda: _png(8, 8, _chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(80_000_000)))),
+    "GIF": lambda: b"GIF89a" + 2 * b"\xff" * 2 + b"\0\0\0," + bytes(4) + 4 * b"\xff" + b"\0\2\2L\1\0;",
+    "BMP": lambda: b"BM" + struct.pack("<IIIIiiHHIIIIII", 62, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0),
+    "PPM": lambda: b"P6 100000 100000 255\n" + bytes(30),
+}
 
 
 def _image(mode: str, size: tuple[int, int], chance: random.Random) -> Image.Image:
     pixels = np.random.default_rng(chance.randrange(2**32)).integers(0, 256, (*size[::-1], 3), np.uint8)
     if mode in ("I", "F", "I;16"):
-        kind = {"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]
-        return Image.fromarray(pixels[..., 0].astype(kind))
+        values = pixels[..., 0].astype({"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode])
+        if chance.random() < 0.5:
+            known = np.finfo if mode == "F" else np.iinfo
+            odd = [
+                known(values.dtype).min,
+                known(values.dtype).max,
+                *((np.nan, np.inf, 1e-40) if mode == "F" else (0,)),
+            ]
+            values.flat[chance.randrange(values.size) :: chance.randint(1, 9)] = chance.choice(odd)
+        return Image.fromarray(values)
     image = Image.fromarray(pixels)
     return (
         image.convert("L").convert("LA") if mode == "LA" else _to_lab(image) if mode == "LAB" else image.convert(mode)
@@ -479,9 +521,11 @@ def read_image(folder: Path) -> Any:
     try:
         image = decode_image(path.read_bytes())
     except UnreadableImage as error:
-        if (folder / "intact").read_text():
+        if (folder / "intact").read_text() == "yes":
             raise RuntimeError(f"an undamaged image is refused: {error}") from error
         raise
+    if (folder / "intact").read_text() == "bomb":
+        raise RuntimeError("a bomb is decoded")
     view = CenterCropResize((8, 8))
     from mapet.data.crop import Crop
 

@@ -241,7 +241,7 @@ class _Runtime(TypedDict, total=False):
     grad_checkpointing: bool
     save_every: int
     cache_gib: float
-    logger: Literal["", "trackio", "wandb"]
+    logger: str | PathLike[str]
     timeout: float
     max_bad_fraction: float
 
@@ -484,6 +484,7 @@ class _Reveal(TypedDict, total=False):
 
     frames: int
     seed: int
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
 
 class _RevealImageSettings(_Reveal, total=False):
     """Settings of ``reveal_image``."""

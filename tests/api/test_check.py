@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from forms import as_finetuning
 from mapet.api.check import check
 from mapet.cli import main
 from mapet.engine.run import Run
@@ -72,3 +73,10 @@ def test_what_has_no_fingerprint_is_named(caplog):
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(MapetError, match="holds no run, tokens"):
         check(tmp_path)
+
+
+def test_a_cut_recipe_is_found(tmp_path):
+    run = as_finetuning(tmp_path / "run", ["a", "b"])
+    assert not any(check(run).values())
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text()[:-200])
+    assert "recipe.yaml is damaged: it lacks settings" in check(run)["recipe.yaml"]

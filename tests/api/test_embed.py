@@ -286,7 +286,9 @@ def test_another_call_is_not_continued(desk, whole, tmp_path):
         (tmp_path / "features.npz.part" / "about.json").write_text(json.dumps(about))
 
     begun()
-    with pytest.raises(MapetError, match=r"\.part was begun with encoder other, not \w+: begin anew with overwrite"):
+    with pytest.raises(
+        MapetError, match=r"features.npz was begun with encoder other, not \w+: begin anew with overwrite"
+    ):
         WORK["features.npz"](desk, out)
     WORK["features.npz"](desk, out, overwrite=True)
     assert out.read_bytes() == whole["features.npz"]

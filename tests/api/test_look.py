@@ -146,10 +146,19 @@ def test_the_first_frame_is_a_forward_pass_of_masked_prediction(run, photo):
         (["reveal", "RUN", "IMAGES", "--out", "a.png"], "IMAGE must be one image, got 48"),
         (["reveal", "RUN", "PHOTO", "--out", "a.png", "--frames", "0"], "--frames must be >= 1 and <= 12, got 0"),
         (["reveal", "PHOTO", "PHOTO", "--out", "a.png"], "PHOTO"),
+        (
+            ["reveal", "RUN", "bad.jpg", "--out", "a.png"],
+            "No image can be read: 1 of 1 images are unreadable: bad.jpg (not",
+        ),
+        (
+            ["attend", "RUN", "bad.jpg", "--out", "a.png"],
+            "No image can be read: 1 of 1 images are unreadable: bad.jpg (not",
+        ),
     ],
 )
 def test_refusals(words, text, run, photo, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.jpg").write_bytes(b"none")
     given = {"RUN": str(run), "PHOTO": str(photo), "IMAGES": str(images)}
     assert main([given.get(word, word) for word in words]) == 2
     assert given.get(text, text) in capsys.readouterr().err

@@ -19,6 +19,7 @@ from mapet.utils.lock import Lock, is_locked
 from processes import Forked
 
 RESULTS = Path(__file__).parents[2] / "results" / "cifar10"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1"
 MOST = 3_000_000  # bytes
 VIT = {"model": "custom", "embed_dim": 16, "depth": 2, "num_heads": 2}
 SQUARE = {"image_size": 16, "patch_size": 4}
@@ -102,17 +103,69 @@ def garble(name):
     return lambda run: (run / name).write_bytes(b"\xff\x00 {")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [lose("metrics.csv"), lose("checkpoints"), lose("tokens"), lose("provenance.json"), garble("recipe.yaml"),
-     garble("metrics.csv"), garble("scores.json"), garble("probes.csv"), garble("seconds.json"),
-     garble("checkpoints/last.safetensors"), garble("tokens/store.json")],
-)  # fmt: skip
-def test_a_damaged_run_has_a_report(folders, tmp_path, damage):
+def cut(name, lines):
+    return lambda run: (run / name).write_text("".join((run / name).read_text().splitlines(keepends=True)[:lines]))
+
+
+def empty(name):
+    return lambda run: (run / name).write_bytes(b"")
+
+
+LAST = "checkpoints/last.safetensors"
+DAMAGES = {  # and what the notes say of it
+    "lost metrics": (lose("metrics.csv"), "metrics.csv is missing"),
+    "lost checkpoints": (lose("checkpoints"), ""),
+    "lost tokens": (lose("tokens"), ""),
+    "lost provenance": (lose("provenance.json"), ""),
+    "other recipe": (garble("recipe.yaml"), "recipe.yaml is not YAML: it is not text in UTF-8 (byte 0)"),
+    "empty recipe": (empty("recipe.yaml"), "recipe.yaml is damaged: it is empty"),
+    "cut recipe": (cut("recipe.yaml", 21), "recipe.yaml is damaged: it lacks settings"),
+    "other metrics": (garble("metrics.csv"), "metrics.csv is damaged: it lacks the steps 1-6"),
+    "cut metrics": (cut("metrics.csv", 4), "metrics.csv is damaged: it lacks the steps 4-6"),
+    "other scores": (garble("scores.json"), "scores.json is damaged"),
+    "other probes": (garble("probes.csv"), "probes.csv is damaged"),
+    "other seconds": (garble("seconds.json"), "seconds.json is damaged"),
+    "empty inputs": (empty("inputs.json"), "inputs.json is damaged"),
+    "other provenance": (garble("provenance.json"), "provenance.json is damaged"),
+    "other checkpoint": (garble(LAST), "last.safetensors is not a readable checkpoint (not a whole safetensors file"),
+    "other tokens": (garble("tokens/store.json"), ""),
+}
+RAW = r"codec can|Error\(s\)|Traceback|Errno|Error:|None\b.*None|Expecting value"  # what no reader should see
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_run_has_a_report(folders, tmp_path, name):
+    """It says what is damaged, in plain words, and states nothing that is not known."""
+    run = shutil.copytree(folders["run"], tmp_path / "run")
+    damage, noted = DAMAGES[name]
+    damage(run)
+    found = text_of(mapet.report(run, images=int("checkpoint" in name or "tokens" in name), most=10))
+    assert noted in found
+    assert not re.search(RAW, found.partition("How the run was started")[0])
+    assert ("Run: run" if "recipe" in name else "MaPeT: run") in found
+    assert "6 of 6 steps" in found or "A run of 6 steps" in found or "inputs" in name
+    assert "not finished" not in found
+    assert "vit_tiny" not in found
+    assert "Recipe, command and versions" in found
+
+
+@pytest.mark.parametrize("damage", [empty("recipe.yaml"), cut("recipe.yaml", 40)])
+def test_a_cut_recipe_is_refused_where_it_is_read(folders, images, tmp_path, damage, capsys):
     run = shutil.copytree(folders["run"], tmp_path / "run")
     damage(run)
-    content = mapet.report(run, images=1, most=10).read_text()
-    assert "Recipe, command and versions" in content or "cannot be read" in content
+    for words in (["knn", run, "--data", images], ["reveal", run, images / "across" / "00.png"], ["export", run]):
+        assert main([*map(str, words), "--out", str(tmp_path / "out.png")]) == 2
+        assert f"{run / 'recipe.yaml'} is damaged" in capsys.readouterr().err
+
+
+def test_damaged_tables_of_a_comparison_are_named(folders, tmp_path):
+    folder = shutil.copytree(folders["compared"], tmp_path / "compared")
+    garble("results.csv")(folder)
+    assert "results.csv is damaged" in text_of(mapet.report(folder))
+    for content in (b"\xff\x00 {", b"", (folder / "table.csv").read_bytes().replace(b",", b",x")):
+        (folder / "table.csv").write_bytes(content)
+        with pytest.raises(MapetError, match=r"table\.csv is damaged"):
+            mapet.report(folder)
 
 
 def test_what_looks_wrong_is_said(folders, tmp_path):
@@ -218,3 +271,12 @@ def test_in_a_browser(folders, tmp_path, name, width):
     assert broken == 0
     assert shown > 0
     assert "CONSOLE" not in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize(("kind", "verb"), [("pretrain", "pretrain"), ("finetune", "finetune"), ("vqkd", "")])
+def test_runs_of_version_0_1_are_not_taken_for_damaged(tmp_path, kind, verb):
+    """Their recipes have other names, and checkpoints do not say what they belong to."""
+    found = text_of(mapet.report(FIXTURES / kind, tmp_path / "report.html", images=0))
+    assert "damaged" not in found
+    assert f"mapet {verb} --recipe FILE" in found or not verb
+    assert "pretrain --recipe" not in found or verb == "pretrain"

@@ -15,6 +15,7 @@ from mapet.api.validate import find_targets
 from mapet.config.validate import ValidateSettings
 from mapet.data import corrupt
 from mapet.data.augment import normalize
+from mapet.data.dataset import train_and_test
 from mapet.data.image import read_image
 from mapet.data.policy import Centre, Published
 from mapet.method.encoder import Classifier
@@ -186,6 +187,38 @@ def test_a_fine_tuning_scores_as_at_its_end(images, tmp_path):
     recorded = json.loads((run.folder / "scores.json").read_bytes())[-1]["top1"]
     found = mapet.validate(run.folder, tmp_path / "data", accelerator="cpu").scores["top1"]
     assert (found.value, found.count) == (recorded["value"], recorded["count"])
+
+
+def test_training_images_of_the_fine_tuning_are_counted(tmp_path, caplog):
+    """As files, whichever folder is given: the training ones of a folder with and without a split."""
+    caplog.set_level("INFO", "mapet")
+    names = ["a", "b", "c", "d", "e"]
+    split = layout(tmp_path / "split" / "train", names).parent
+    layout(split / "test", names)
+    folder = layout(tmp_path / "whole", names, each=4)
+    whole = as_finetuning(tmp_path / "of-whole", names, data=folder)
+    held_in = len(train_and_test(str(folder))[0])
+    assert 10 < held_in < 20
+    trained = as_finetuning(tmp_path / "of-split", names, data=split)
+    mapet.export(trained)
+    link = tmp_path / "link"
+    link.symlink_to(split / "train")
+    for model, data, count in (
+        (whole, folder, held_in),
+        (trained, split, 0),
+        (trained, split / "train", 10),
+        (trained, link, 10),
+        (trained / "export" / "timm", link, 10),
+        (trained, folder, 0),
+        (mapet.load_classifier(trained), split / "train", 0),  # of a module nothing is known
+    ):
+        caplog.clear()
+        assert mapet.validate(model, data, **CPU).trained_on == count
+        assert (f"note      {count:,} of the" in caplog.text) == (count > 0)
+    out = tmp_path / "scores.json"
+    for _ in range(2):  # measured, and read again
+        both = mapet.robustness(trained, [split, link], out, **CPU)
+        assert [one.clean.trained_on for one in both.values()] == [0, 10]
 
 
 def test_broken_images_do_not_count(desk, tmp_path):

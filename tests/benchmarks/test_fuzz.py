@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from peak import memory, reset_peak
+
 FILE = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
 CASES = {"recipe": 60, "image": 60, "checkpoint": 25, "tokenizer": 25, "store": 25, "export": 15, "pack": 20}
 CASES |= {"run": 4}  # seconds each; comparisons are left to the long form
@@ -30,6 +32,17 @@ def test_a_clear_line_or_the_same_result(fuzz, areas, tmp_path, name):
     found = {seed: fuzz.case(areas[name], seed, tmp_path) for seed in range(CASES[name])}
     assert not {seed: outcome for seed, outcome in found.items() if fuzz.failed(name, outcome)}
     assert "error" in {outcome.kind for outcome in found.values()} or name == "run"
+
+
+def test_bombs_are_refused_without_their_memory(fuzz, tmp_path):
+    for name, make in fuzz.BOMBS.items():
+        content = make()
+        assert len(content) < 300_000
+        before = reset_peak()
+        with pytest.raises(fuzz.UnreadableImage) as refused:
+            fuzz.decode_image(content)
+        assert memory("VmHWM") - before < 150 << 20, name
+        assert "\n" not in str(refused.value)
 
 
 def test_what_must_not_be_is_noticed(fuzz, tmp_path):

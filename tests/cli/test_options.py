@@ -152,3 +152,28 @@ def test_the_images_of_pretrain_are_a_word_or_an_option(tmp_path, capsys):
     for arguments in (["absent", "--out", "x"], ["--data", "absent", "--out", "x"]):
         assert main(["pretrain", *arguments]) == 2
         assert "absent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", sorted({*VERBS} - {"tokenizer"}))
+def test_an_out_that_cannot_be_written_is_refused_at_once(verb, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    for out, said in (("", "--out is empty"), (str(file / "x"), f"{file} is not a folder")):
+        assert main([*verb.split(), "--out", out]) == 2
+        text = capsys.readouterr().err
+        assert text.count("\n") == 1
+        assert said in text or 'has no option "--out"' in text
+
+
+def test_some_verbs_have_an_out(capsys):
+    assert sum(main([*verb.split(), "--out", ""]) == 2 and "is empty" in capsys.readouterr().err for verb in VERBS) > 20
+
+
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_a_verb_without_options_has_no_empty_section(flag, capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", flag])
+    text = capsys.readouterr().out
+    assert "has no options" in text
+    assert "\n\n\n" not in text
+    assert "all 0" not in text

@@ -152,3 +152,15 @@ def test_memory_maps_are_not_copied(cifar10, desk):
         assert (copy.name, copy.image_id(1), copy.label(1)) == (source.name, source.image_id(1), source.label(1))
         assert copy.read(1).tobytes() == source.read(1).tobytes()
     assert isinstance(cifar10[0], Cifar10)
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_script_without_a_guard_is_told_so(images, tmp_path, guarded):
+    script = tmp_path / "script.py"
+    call = f"mapet.pack({str(images)!r}, {str(tmp_path / 'pack')!r}, size=16, workers=1)"
+    guard = 'if __name__ == "__main__":\n    ' if guarded else ""
+    script.write_text(f'import multiprocessing, mapet\n{guard}multiprocessing.set_start_method("spawn"); {call}\n')
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode == 0) == guarded, done.stderr
+    said = done.stderr.splitlines()[-1] if done.stderr else ""
+    assert (f"Loader workers import {script} again" in said and 'if __name__ == "__main__":' in said) != guarded

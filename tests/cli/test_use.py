@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -96,6 +97,9 @@ def test_paths_on_standard_input(desk, capsys, tmp_path, monkeypatch, end):
         ("predict run images", "fine-tune it first (mapet finetune run --data LABELLED --out RUN), or"),
         ("predict classifier", "mapet predict needs IMAGES: mapet predict CLASSIFIER IMAGES [--out FILE]"),
         ("predict classifier images --top-k 0", "--top-k must be >= 1, got 0."),
+        ("predict nothing images", "CLASSIFIER = nothing does not exist"),
+        ("validate nothing --data images", "CLASSIFIER = nothing does not exist"),
+        ("reveal run images/along/03.png --out r.png --accelerator tpu", "--accelerator must be one of auto, cpu"),
         ("predict classifier nowhere", 'There is no folder "nowhere"'),
         ("embed run images --out f.npy", "A file of features ends in .npz or .parquet, got f.npy."),
         ("embed run images --out f.npz --pool layers", "--pool must be one of avg, token, avg+token, patches"),
@@ -153,3 +157,56 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
     few, many = map(int, done.stdout.split("growth")[1].split())
     assert many - few < 12 << 20, (few, many)
     assert (tmp_path / "many.npz").stat().st_size > 20_000 * 4 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict classifier images --out",
+        "embed run images --out",
+        "export run --out",
+        "report classifier --images 0 --out",
+    ],
+)
+def test_ctrl_c_while_something_is_written_leaves_nothing_half_made(desk, tmp_path, command):
+    """At each flush to the disk: exit 130 and no file of that name, or the whole one."""
+    ends = {"embed": "f.npz", "report": "r.html"}
+    out = tmp_path / "whole" / ends.get(command.split()[0], "f")
+    out.parent.mkdir()
+    assert main([*command.split(), str(out)]) == 0
+    for number in range(1, 9):
+        begun = tmp_path / str(number) / out.name
+        begun.parent.mkdir()
+        words = [*command.split(), str(begun)]
+        process = Forked(tmp_path, work=interrupted(os, "fsync", number, partial(main, words)))
+        code, said, complaint = process.wait()
+        assert "Traceback" not in said + complaint
+        if code == 0:
+            break
+        assert code == 130
+        assert "nterrupted" in said + complaint
+        assert not begun.exists() or files_of(begun).keys() == files_of(out).keys()
+        assert main([*words, "--overwrite"][: None if "report" not in command else -1]) == 0
+    assert number > 1
+
+
+def interrupted(owner, name, number, work):
+    """``work`` with a Ctrl-C before the ``number``-th call of ``owner.name``."""
+    plain, numbers = getattr(owner, name), itertools.count(1)
+
+    def counted(*given, **named):
+        if next(numbers) == number:
+            signal.raise_signal(signal.SIGINT)
+        return plain(*given, **named)
+
+    def begun():
+        setattr(owner, name, counted)
+        return work()
+
+    return begun
+
+
+def files_of(path):
+    """The sizes of a file, or of all files in a folder."""
+    found = [path] if path.is_file() else path.rglob("*")
+    return {one.name: one.stat().st_size for one in found}

@@ -1,17 +1,23 @@
 """Every refusal names the setting, what it must be, and the value."""
 
+import dataclasses
+import importlib
+import pkgutil
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
+import mapet.config
 from mapet.api.compare.plan import Plan
 from mapet.config.evaluate import EvaluateSettings
 from mapet.config.finetune import Augmentation, Backbone, FinetuneRecipe
 from mapet.config.flat import earlier, paths, updated, with_settings
 from mapet.config.quickstart import QuickstartSettings
 from mapet.config.recipe import Model, Objective, Optimization, Recipe, Runtime, Tokenizer
+from mapet.config.refusal import choices
+from mapet.config.runtime import PretrainRuntime
 from mapet.config.setting import Option, settings
 from mapet.config.verbs import TokenizeSettings
 from mapet.config.vqkd import VQKDRecipe
@@ -105,3 +111,22 @@ def test_a_class_of_settings_says_all_at_its_fields():
         Pooling(3)
     with pytest.raises(MapetError, match="power must be > 0, got -1"):
         Pooling(power=-1)
+
+
+def test_no_choice_is_an_empty_word():
+    """A refusal and the help could not name it."""
+    nameless = [
+        f"{kind.__qualname__}.{one.name}"
+        for module in pkgutil.walk_packages(mapet.config.__path__, "mapet.config.")
+        for kind in vars(importlib.import_module(module.name)).values()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        for one in dataclasses.fields(kind)
+        if "" in choices(one.type)
+    ]
+    assert not nameless
+
+
+def test_none_is_the_word_for_no_choice():
+    with pytest.raises(MapetError, match="logger must be one of none, trackio, wandb, got"):
+        Runtime(logger="csv")
+    assert Runtime(logger="").logger == PretrainRuntime(keep_best="").keep_best == "none"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mapet.engine.distributed import init_fabric
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
@@ -115,3 +116,11 @@ def test_a_run_without_a_checkpoint_has_no_steps(tmp_path):
     assert (run.completed, run.checkpoint, run.scores, run.seconds(3)) == (0, None, [], 0)
     run.save(4, {"x": torch.ones(2)})
     assert (run.completed, run.checkpoint.step) == (4, 4)
+
+
+def test_lines_of_lightning_go_to_the_log_of_the_run_alone(tmp_path, capfd):
+    run = Run.create(tmp_path / "run")
+    with run.logging():
+        init_fabric(accelerator="cpu", precision="bfloat16")
+    assert "Mixed Precision" in run.log.read_text()
+    assert capfd.readouterr() == ("", "")

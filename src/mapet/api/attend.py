@@ -139,9 +139,9 @@ def _read(source: "ImageDataset", size: tuple[int, int]) -> Any:
         raise MapetError(f"IMAGES are {len(source):,}, and a figure shows at most {MOST}: give fewer.")
     bad = UnreadableImages(len(source), 1.0)
     batches = list(in_order(source, CenterCropResize(size), MOST, bad=bad))
-    if note := bad.note():
-        log.info(f"note      {note}")
     ids = tuple(source.image_id(i) for batch in batches for i in batch.index.tolist())
+    if ids and (note := bad.note()):
+        log.info(f"note      {note}")
     if not ids:
-        raise MapetError(f"{source.name}: none can be read.")
+        raise MapetError(f"No image can be read: {bad.note()}")
     return ids, torch.cat([batch.images for batch in batches])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mapet.utils.errors import MapetError
+from mapet.utils.io import require_folder
 from mapet.utils.log import log
 
 TOKENIZERS = ("tokenizer", "tokens/tokenizer")  # in a run
@@ -23,7 +24,7 @@ def check(folder: str | Path) -> dict[str, str]:
     Raises:
         MapetError: the folder holds nothing of the kind.
     """
-    folder = Path(folder).expanduser()
+    folder = require_folder(folder, "FOLDER")
     found = {str(path.relative_to(folder)): _fault(verify, path) for path, verify in _parts(folder)}
     if not found:
         raise MapetError(f"{folder} holds no run, tokens, tokenizer, pack or export: give the folder of one.")
@@ -37,6 +38,8 @@ def _parts(folder: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
             yield path, _checkpoint
         if (path / "previous.json").is_file():
             yield path / "previous.json", _checkpoint
+    if (folder / "checkpoints").is_dir() and (folder / "recipe.yaml").is_file():
+        yield folder / "recipe.yaml", _recipe
     if (folder / "checkpoints").is_dir() and (folder / "metrics.csv").is_file():
         yield folder / "metrics.csv", _metrics
     for path in sorted((folder / "scores").glob("*.json")):
@@ -56,6 +59,19 @@ def _fault(verify: Callable[[Path], None], path: Path) -> str:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror or error}."
     return ""
+
+
+def _recipe(path: Path) -> None:
+    from mapet.api.resume import kind_of
+    from mapet.config.file import read_run
+    from mapet.config.finetune import FinetuneRecipe
+    from mapet.config.recipe import Recipe
+    from mapet.config.segmentation import SegmentRecipe
+    from mapet.config.vqkd import VQKDRecipe
+    from mapet.engine.run import Run
+
+    kinds = {"fine-tuning": FinetuneRecipe, "segmentation": SegmentRecipe, "VQ-KD training": VQKDRecipe}
+    read_run(path, kinds.get(kind_of(Run.open(path.parent)), Recipe))
 
 
 def _metrics(path: Path) -> None:

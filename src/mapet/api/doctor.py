@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from mapet.utils.errors import reason
+
 VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
 HARMFUL = {  # versions that must not be installed, and why
     ("lightning-fabric", "2.6.2"): "this release was compromised",
@@ -47,8 +49,7 @@ def _guarded(check: "Callable[[], Iterator[Diagnosis]]") -> Iterator[Diagnosis]:
     try:
         yield from check()
     except Exception as error:  # that it fails is the finding
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        yield Diagnosis(check.__name__.strip("_"), "failed", f"{line}: reinstall the package that it names")
+        yield Diagnosis(check.__name__.strip("_"), "failed", f"{reason(error)}: reinstall the package that it names")
 
 
 def _versions() -> Iterator[Diagnosis]:

@@ -1,5 +1,6 @@
 """The one resolver of FROM: a run, an export folder or a checkpoint file; for a fine-tuning also random weights."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,11 +59,14 @@ def load_classifier(source: str | Path, *, num_heads: int | None = None) -> "Cla
     """
     from mapet.method.encoder import Classifier
 
-    found = load_from(source, num_heads=num_heads)
+    try:
+        found = load_from(source, num_heads=num_heads)
+    except MapetError as error:  # one word for what is given
+        raise MapetError(re.sub(r"\bFROM\b", "CLASSIFIER", error.option_text)) from error
     if not isinstance(found.encoder, Classifier):
         raise MapetError(
-            f"{found.origin} has no classifier's head: fine-tune it first (mapet finetune {source} --data LABELLED "
-            "--out RUN), or give a fine-tuning, or an export of one."
+            f"CLASSIFIER = {source}, {found.origin}, has no classifier's head: fine-tune it first (mapet finetune "
+            f"{source} --data LABELLED --out RUN), or give a fine-tuning, or an export of one."
         )
     return found.encoder.eval()
 

@@ -111,7 +111,8 @@ def scores_file(out: str | Path | None, start: LoadedEncoder) -> Path | None:
     """The file of the scores; without ``out`` nothing is written next to an export or a checkpoint file."""
     if out is not None:
         file = Path(out).expanduser()
-        if not (above := file.absolute().parent.parent).is_dir():
+        folder = file.absolute().parent
+        if not (above := folder if folder.exists() else folder.parent).is_dir():
             raise MapetError(f"--out {out} cannot be written: there is no folder {above}; make it, or give another.")
         return file
     return start.run.folder / "scores.json" if start.run else None
@@ -140,7 +141,8 @@ def _log_features(start: LoadedEncoder, data: str, pool: str, found: LabelledFea
     if first:
         counts = f"{len(x_train):,} training, {len(found.test[0]):,} test images"
         log.info(f"encoder   {start.origin}; {data}: {counts}")
-        log.info(f"labels    {found.classes} classes, guess {100 * _guess(found):.1f} % (the most frequent)")
+        guess = f"guess {100 * _guess(found):.1f} % (the most frequent training class)"
+        log.info(f"labels    {found.classes} classes, {guess}")
     if x_train.ndim == 2:
         log.info(f"features  {x_train.shape[1]} wide, of effective rank {effective_rank(x_train):.1f}")
     else:

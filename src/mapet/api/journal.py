@@ -14,6 +14,7 @@ from mapet.utils.errors import MapetError
 from mapet.utils.io import encode_id, load_json, replace_file, require_free, sync, write_from, writing
 from mapet.utils.lock import Lock
 from mapet.utils.owned import Tree, discard, find_foreign
+from mapet.utils.signals import held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,8 +69,9 @@ class Journal:
         self.about: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **about}))
         self.done = self.readable = self._end = 0
         self.unreadable: list[Line] = []
-        out.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock(self.folder, "writing into")
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock(self.folder, "writing into")
         try:
             self._begin(overwrite)
             self._recover(batch_size)
@@ -84,12 +86,14 @@ class Journal:
         if found is None:
             require_free(self.folder, [f"{ABOUT}.part"])
         elif not isinstance(found, dict) or found.get("format") != FORMAT or find_foreign(self.folder, TREE):
-            raise MapetError(f"{self.folder} holds files that mapet did not write: give another --out.")
+            raise MapetError(
+                f"--out {self.out} is made in {self.folder}, which holds files that mapet did not write: give another."
+            )
         elif not overwrite:
             name = next(name for name in {**self.about, **found} if found.get(name) != self.about.get(name))
             raise MapetError(
-                f"{self.folder} was begun with {name} {found.get(name)}, not {self.about.get(name)}: begin anew with "
-                "--overwrite, or give another --out."
+                f"--out {self.out} was begun with {name} {found.get(name)}, not {self.about.get(name)}: begin anew "
+                "with --overwrite, or give another."
             )
         for name in (LINES, ROWS, RESULT):
             (self.folder / name).unlink(missing_ok=True)
@@ -143,10 +147,11 @@ class Journal:
         with writing(self.out):
             write(result)
             sync(result)
+        with writing(self.out), held():
             os.replace(result, self.out)
             sync(self.out.parent)
-        self._lock.release()
-        discard(self.folder, TREE)
+            self._lock.release()
+            discard(self.folder, TREE)
 
     def release(self) -> None:
         """Let other processes in; the folder stays."""

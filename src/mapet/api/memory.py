@@ -8,7 +8,7 @@ from mapet.api.kept_runtime import keep
 from mapet.config.objectives import is_own
 from mapet.config.recipe import Recipe
 from mapet.config.runtime import Runtime
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.log import log
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def fit_to_memory(job: "Job[Recipe]", batches: "PretrainBatches", objective: "nn
     except Exception as error:  # of a user's own objective, which may need values
         if not is_own(job.recipe.objective.name):
             raise
-        log.info(f"memory    not predicted: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        log.info(f"memory    not predicted: {type(error).__name__}: {reason(error)}")
         return runtime
     whole = need
     while _exceeds(need, room) and size > 1 and job.runtime.micro_batch_size is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mapet.api.probes import some
 from mapet.api.reveal import believed, mosaic
 from mapet.config.recipe import Recipe
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.log import log
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Panels:
             with SummaryWriter(self.run.folder / "tensorboard") as board:
                 board.add_image("panel", canvas, step, dataformats="HWC")
         except OSError as error:
-            log.info(f"note      the panel of step {step} is not written ({error})")
+            log.info(f"note      the panel of step {step} is not written ({reason(error)})")
 
     def canvas(self, objective: Any) -> "NDArray[Any]":
         """(H, W, 3) uint8, a line per image: what is given, predicted tokens, true tokens, the image."""

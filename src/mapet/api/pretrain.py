@@ -189,7 +189,7 @@ class Pretraining(Job[Recipe]):
         if step in self.probed and fabric.is_global_zero:
             found = probe(objective.encoder, batches.shuffled, self.labelled, self.runtime, self.recipe.seed)
             record(self.run, step, step / batches.steps_per_epoch, found)
-            if self.runtime.keep_best:
+            if self.runtime.keep_best != "none":
                 keep_best(self.run, self.runtime.keep_best, step)
         fabric.barrier()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mapet.config.evaluate import FeatureSettings
 from mapet.config.runtime import PretrainRuntime
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import replace_file, sync
 from mapet.utils.log import log
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mapet.method.encoder import Encoder
 
 FILE, BEST = "probes.csv", "best.safetensors"
-NAMES = ("step", "epoch", "rank", "variance", "knn", "knn_low", "knn_high", "guess")
+NAMES = ("step", "epoch", "rank", "variance", "knn", "knn_low", "knn_high", "guess", "images")
 WORSE = {"knn": "accuracy", "rank": "effective rank"}
 
 
@@ -58,7 +58,8 @@ def probe(
         ``rank``: effective rank of the features (``evals.features.effective_rank``; RankMe, Garrido et al., arXiv
         2210.02885, leaves the mean in); ``variance``: mean over the channels of the variance of features of unit
         length, times the width (1 if they point anywhere, 0 if all are equal); ``knn``, ``knn_low``, ``knn_high``:
-        top-1 accuracy and its 95 % interval; ``guess``: that of always naming the most frequent class.
+        top-1 accuracy and its 95 % interval; ``guess``: that of always naming the most frequent training class, which
+        may be below 1 / classes on the test images drawn; ``images``: their number.
     """
     import torch
     from torch.nn import functional as F
@@ -83,6 +84,7 @@ def probe(
             most = train[1].bincount(minlength=classes).argmax()
             guess = float((test[1] == most).double().mean())
             found |= {"knn": score.value, "knn_low": score.low, "knn_high": score.high, "guess": guess}
+            found["images"] = float(score.count)
     return found
 
 
@@ -93,7 +95,8 @@ def record(run: "Run", step: int, epoch: float, found: Mapping[str, float]) -> N
     line = f"effective rank {found['rank']:.1f}"
     if "knn" in found:
         interval = f"{found['knn_low']:.1%} - {found['knn_high']:.1%}"
-        line = f"k-NN {found['knn']:.1%} ({interval}; guess {found['guess']:.1%}), {line}"
+        guess = f"guess {found['guess']:.1%}, the most frequent training class among {found['images']:,.0f} test images"
+        line = f"k-NN {found['knn']:.1%} ({interval}; {guess}), {line}"
     log.info(f"probe     epoch {epoch:g}: {line}")
     row = {"step": step, "epoch": epoch, **found}
     kept = [earlier for earlier in history(run) if earlier["step"] < step]
@@ -107,14 +110,15 @@ def record(run: "Run", step: int, epoch: float, found: Mapping[str, float]) -> N
             for name, value in found.items():
                 board.add_scalar(f"probe/{name}", value, step)
     except OSError as error:
-        log.info(f"note      tensorboard/ is not written ({error}); {FILE} is")
+        log.info(f"note      tensorboard/ is not written ({reason(error)}); {FILE} is")
 
 
 def history(run: "Run") -> list[dict[str, float]]:
     """The rows of ``probes.csv`` by name; without a valid file none."""
     try:
         lines = csv.DictReader((run.folder / FILE).read_text(encoding="utf-8").splitlines())
-        return [{name: float(value) for name, value in line.items() if value} for line in lines]
+        rows = [{name: float(value) for name, value in line.items() if value} for line in lines]
+        return [row for row in rows if {"step", "epoch", "rank"} <= row.keys()]
     except (OSError, ValueError, TypeError, AttributeError):
         return []
 

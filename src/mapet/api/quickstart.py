@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mapet.api.features import Features
 from mapet.api.protocols import PROTOCOLS
 from mapet.config.evaluate import EvaluateSettings, FeatureSettings
+from mapet.config.file import read_run
 from mapet.config.flat import updated
 from mapet.config.quickstart import QuickstartSettings
-from mapet.config.recipe import Recipe, Runtime, load
+from mapet.config.recipe import Recipe, Runtime
 from mapet.utils.errors import MapetError
 from mapet.utils.io import replace_file
 
@@ -68,7 +69,7 @@ def quickstart(
     if (folder / SCORES).exists():
         raise MapetError(f"{out} holds a finished quickstart: delete it, or give another --out.")
     runtime, recipe, started = Runtime(accelerator=s.accelerator), quickstart_recipe(s), Run(folder).recipe.is_file()
-    if started and load(Run(folder).recipe) != recipe:
+    if started and read_run(Run(folder).recipe, Recipe) != recipe:
         raise MapetError(f"{out} holds another run, or a quickstart with other settings: give another --out.")
     run = resume_run(folder, runtime) if started else pretrain(recipe, folder, runtime=runtime)
     encoder = load_run_encoder(folder)[0]

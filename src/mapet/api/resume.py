@@ -8,7 +8,7 @@ from mapet.api.kept_runtime import kept
 from mapet.api.moved import MOVABLE, relocated
 from mapet.api.raised import raised
 from mapet.api.training import Job, reopened, run_training
-from mapet.config.file import content, read
+from mapet.config.file import content, read_run
 from mapet.config.flat import updated
 from mapet.config.runtime import PretrainRuntime, Runtime
 from mapet.utils.errors import MapetError
@@ -127,7 +127,7 @@ def begun_recipe(folder: str | Path, kind: type[Any]) -> Any:
     run = reopened(folder)
     if (found := kind_of(run)) != (wanted := RECIPES[kind.__name__]):
         raise MapetError(f"{folder} holds a {found}, not a {wanted}: run mapet {VERBS[found]} --resume {folder}.")
-    return read(run.recipe, kind)
+    return read_run(run.recipe, kind)
 
 
 def _job(run: "Run", kind: str, runtime: Runtime, evaluate_every: int, given: Mapping[str, Any]) -> Job[Any]:
@@ -136,25 +136,25 @@ def _job(run: "Run", kind: str, runtime: Runtime, evaluate_every: int, given: Ma
         from mapet.api.finetune import Finetuning
         from mapet.config.finetune import FinetuneRecipe
 
-        recipe, moved = relocated(read(run.recipe, FinetuneRecipe), run.folder, given)
+        recipe, moved = relocated(read_run(run.recipe, FinetuneRecipe), run.folder, given)
         job = Finetuning(run, recipe, runtime, evaluate_every)
     elif kind == "segmentation":
         from mapet.api.segment import Segmentation
         from mapet.config.segmentation import SegmentRecipe
 
-        segmentation, moved = relocated(read(run.recipe, SegmentRecipe), run.folder, given)
+        segmentation, moved = relocated(read_run(run.recipe, SegmentRecipe), run.folder, given)
         job = Segmentation(run, segmentation, runtime, evaluate_every)
     elif kind == "VQ-KD training":
         from mapet.api.train_vqkd import VQKDTrainingJob
         from mapet.config.vqkd import VQKDRecipe
 
-        vqkd, moved = relocated(read(run.recipe, VQKDRecipe), run.folder, given)
+        vqkd, moved = relocated(read_run(run.recipe, VQKDRecipe), run.folder, given)
         job = VQKDTrainingJob(run, vqkd, runtime)
     else:
         from mapet.api.pretrain import Pretraining
         from mapet.config.recipe import Recipe
 
-        pretraining, moved = relocated(read(run.recipe, Recipe), run.folder, given)
+        pretraining, moved = relocated(read_run(run.recipe, Recipe), run.folder, given)
         job = Pretraining(run, pretraining, runtime)
     job.moved = moved
     return job

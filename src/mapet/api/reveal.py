@@ -73,7 +73,7 @@ def reveal_image(
         if path.suffix != ".png":
             raise MapetError(f"--out must end in .png, got {path}.")
         require_replaceable(path, overwrite, is_sheet)
-    revealer, source = Revealer(run), open_images(image)
+    revealer, source = Revealer(run, accelerator=s.accelerator), open_images(image)
     if len(source) != 1:
         raise MapetError(f"IMAGE must be one image, got {len(source):,}: give a file.")
     found = revealer(source, 0, s)
@@ -99,20 +99,23 @@ class Revealer:
     Args:
         folder: of the run.
         sample: images of the training that the typical patches are chosen from.
+        accelerator: device type.
 
     Raises:
         MapetError: a run of another kind or without tokens, or no image of the training that can be read.
     """
 
-    def __init__(self, folder: str | Path, sample: int = SAMPLE) -> None:
+    def __init__(self, folder: str | Path, sample: int = SAMPLE, accelerator: str = "auto") -> None:
         import torch
 
         from mapet.api.pretrain_inputs import run_tokenizer
         from mapet.data.dataset import open_dataset
+        from mapet.engine.distributed import pick_device
         from mapet.viz.codes import typical_patches
 
         self.model, self.recipe, run = _model(folder)
-        self.tokenizer = run_tokenizer(run, self.recipe)
+        self.device = pick_device(accelerator)
+        self.model, self.tokenizer = self.model.to(self.device), run_tokenizer(run, self.recipe).to(self.device)
         images = open_dataset(self.recipe.data)
         indices = torch.arange(len(images))[:: -(-len(images) // sample)]
         known, tokens = self.encoded(images, indices)
@@ -131,11 +134,12 @@ class Revealer:
         from mapet.data.augment import to_float
         from mapet.data.unreadable import UnreadableImages
 
-        several = ImagePass(source, indices, Runtime(), UnreadableImages(len(indices), 1.0), batch_size=64)
+        bad = UnreadableImages(len(indices), 1.0)
+        several = ImagePass(source, indices, Runtime(), bad, batch_size=64)
         view, encode = self.tokenizer.view, self.tokenizer.encode
-        parts = [(pixels, encode(to_float(pixels))) for pixels, _ in several.decode(view, indices)]
+        parts = [(pixels, encode(to_float(pixels, self.device)).cpu()) for pixels, _ in several.decode(view, indices)]
         if not parts:
-            raise MapetError(f"{source.name}: none can be read.")
+            raise MapetError(f"No image can be read: {bad.note()}")
         pixels, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
         side = (self.recipe.model.image_size,) * 2
         if tuple(pixels.shape[2:]) != side:
@@ -167,19 +171,22 @@ def _model(folder: str | Path) -> "tuple[TokenPrediction, Recipe, Run]":
     """The objective of a pre-training with its last weights, averaged where the run averages them."""
     from mapet.api.initial import state_of
     from mapet.build.pretrain import build_objective
-    from mapet.config.recipe import load
+    from mapet.config.file import read_run
     from mapet.engine.run import Run
     from mapet.method.predict import TokenPrediction
 
     run = Run.open(folder)
     if run.classifier.is_file() or not run.last.exists():
         raise MapetError(f"{folder} holds no pre-training with a checkpoint: give the folder of one.")
-    recipe, state = load(run.recipe), state_of(run.last)
+    recipe, state = read_run(run.recipe, Recipe), state_of(run.last)
     head = state.get("head.weight")
     objective = None if head is None else build_objective(recipe, len(head))
     if not isinstance(objective, TokenPrediction):
         raise MapetError(f"{folder} was trained with {recipe.objective.name}: only mapet, pet and mim can be drawn.")
-    objective.load_state_dict(state)
+    try:
+        objective.load_state_dict(state)
+    except RuntimeError as error:
+        raise MapetError(f"{run.last} does not fit {run.recipe}: was one of them changed by hand?") from error
     return objective.eval(), recipe, run
 
 
@@ -196,9 +203,9 @@ def believed(
     length = true.shape[1]
     fill = recipe.objective.name in WITH_FILL
     at_once = TokenPrediction(model.encoder, pattern(length, [length - given], fill), model.vocabulary)
-    at_once.mask_token, at_once.head = model.mask_token, model.head
+    at_once.mask_token, at_once.head, device = model.mask_token, model.head, model.mask_token.device
     with torch.no_grad():
-        logits = at_once.eval().logits(normalize(to_float(pixels)), order)[0]
+        logits = at_once.eval().to(device).logits(normalize(to_float(pixels, device)), order.to(device))[0].cpu()
     found, hidden = true[0].clone(), order[0, 1 + given :] - 1
     found[hidden] = logits.argmax(dim=1)
     return found, float((found == true[0])[hidden].double().mean())

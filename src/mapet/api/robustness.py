@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mapet.api.trained_on import trained_on
 from mapet.api.validate import Validation, find_targets, measure, open_classifier
 from mapet.config.flat import updated
 from mapet.config.setting import separated
 from mapet.config.validate import RobustnessSettings
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 
 if TYPE_CHECKING:
     from mapet.method.encoder import Classifier
@@ -92,6 +93,7 @@ def robustness(
     found = {name: find_targets(classifier, name, s) for name in names}
     made: dict[str, Robustness] = {}
     for name, targets in found.items():
+        seen = trained_on(model, targets.source)
         passes = dict[tuple[str, int], Validation]()
         for corruption, strength in wanted:
             key = f"{corruption} {strength}"
@@ -99,7 +101,7 @@ def robustness(
                 shown = crops if corruption == CLEAN else Corrupted(s.seed, corruption, strength, crops)
                 known = measure(classifier, targets, shown, s, key)
                 file.add(name, key, known)
-            passes[corruption, strength] = known
+            passes[corruption, strength] = replace(known, trained_on=seen)
         made[name] = _summary(passes, bases.get(name))
     return made
 
@@ -147,7 +149,9 @@ def _read(path: Path, option: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise MapetError(f"{option} {path} cannot be read ({error}): give a file of mapet robustness.") from None
+        raise MapetError(
+            f"{option} {path} cannot be read ({reason(error)}): give a file of mapet robustness."
+        ) from None
     if not isinstance(content, dict) or content.get("format") != FORM:
         raise MapetError(f"{option} {path} is not a file of mapet robustness: give another.")
     return content

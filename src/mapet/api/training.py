@@ -174,7 +174,7 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
             )
         )
         stack.enter_context(failures_named())
-        job.track = stack.enter_context(tracking(runtime.logger if fabric.is_global_zero else "", run.folder))
+        job.track = stack.enter_context(tracking(runtime.logger if fabric.is_global_zero else "none", run.folder))
         _train(job, fabric)
     return run
 

@@ -3,14 +3,15 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.encoders import is_foreign_file, load_classifier
+from mapet.api.trained_on import trained_on
 from mapet.config.flat import updated
 from mapet.config.validate import ValidateSettings
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.log import log
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ class Validation:
         scores: ``top1`` and, with more than five classes, ``top5``.
         ece: expected calibration error, 15 bins, in [0, 1].
         protocol: crop, classes and labels, in words.
+        trained_on: so many of the images are training images of the fine-tuning; 0 also where that is not known.
     """
 
     scores: "dict[str, Score]"
     ece: float
     protocol: str
+    trained_on: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,14 @@ class Targets:
         columns: (S,) int64, the logits that are compared; None: all.
         labels: for each image its correct classes, as positions among these logits.
         text: classes and labels, in words.
+        trained_on: as in ``Validation``.
     """
 
     source: "ImageDataset"
     columns: "Tensor | None"
     labels: Sequence[Sequence[int]]
     text: str
+    trained_on: int = 0
 
 
 def validate(
@@ -86,7 +91,8 @@ def validate(
     """
     s = updated(settings or ValidateSettings(), **changes)
     classifier, crops = open_classifier(model, s)
-    return measure(classifier, find_targets(classifier, data, s), crops, s, "validate")
+    targets = find_targets(classifier, data, s)
+    return measure(classifier, replace(targets, trained_on=trained_on(model, targets.source)), crops, s, "validate")
 
 
 def open_classifier(model: "str | Path | Classifier", s: ValidateSettings) -> "tuple[Classifier, Centre | Published]":
@@ -166,7 +172,7 @@ def _several_labels(path: Path, source: "ImageDataset", classes: int) -> list[li
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise MapetError(f"--real {path} cannot be read ({error}): {wanted}.") from None
+        raise MapetError(f"--real {path} cannot be read ({reason(error)}): {wanted}.") from None
     rows = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(rows, list) or not all(isinstance(row, list) and _are_classes(row, classes) for row in rows):
         raise MapetError(f"--real {path} does not hold a list of classes 0 … {classes - 1} for each image: {wanted}.")
@@ -217,7 +223,7 @@ def measure(
     found = torch.cat(ranks)
     count = classifier.num_classes if targets.columns is None else len(targets.columns)
     error = calibration_error(torch.cat(confidence), found == 0)
-    return Validation(tops(found, count), error, f"{crops.text}, {targets.text}")
+    return Validation(tops(found, count), error, f"{crops.text}, {targets.text}", targets.trained_on)
 
 
 def _logits(classifier: "Classifier", columns: "Tensor | None") -> "Callable[[torch.Tensor], torch.Tensor]":

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mapet.config.file import read_run
 from mapet.config.finetune import FinetuneRecipe
-from mapet.config.recipe import read
 from mapet.config.segmentation import SegmentRecipe
 from mapet.data.augment import normalize, to_float
 from mapet.data.decode import Batch
@@ -24,7 +24,7 @@ from mapet.evals.dense import resampled
 from mapet.evals.finetune import FineTuning
 from mapet.interop.timm import arguments
 from mapet.method.encoder import Classifier, Encoder
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import read_json, replace_file
 from mapet.utils.rng import exact, random_bits
 
@@ -113,7 +113,7 @@ def shaped(run: Run) -> tuple[Classifier, dict[str, Any]]:
     try:
         return Classifier(**content["model"]), content
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MapetError(f"{run.classifier} is damaged ({error}): restore it, or fine-tune again.") from error
+        raise MapetError(f"{run.classifier} is damaged ({reason(error)}): restore it, or fine-tune again.") from error
 
 
 def load_run_classifier(folder: str | Path, checkpoint: Path | None = None) -> tuple[Classifier, FinetuneRecipe, int]:
@@ -128,7 +128,7 @@ def load_run_classifier(folder: str | Path, checkpoint: Path | None = None) -> t
     classifier, about = shaped(run)
     checkpoint = checkpoint or run.last
     step = load_trained(FineTuning(classifier), checkpoint, run.classifier)
-    t = read(run.recipe, FinetuneRecipe)
+    t = read_run(run.recipe, FinetuneRecipe)
     classifier.classes, classifier.crop_pct = tuple(map(str, about.get("classes") or ())), t.crop_pct
     return classifier.eval(), t, step
 

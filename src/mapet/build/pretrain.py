@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mapet.build.objectives import objective_type
-from mapet.config.recipe import Recipe, load
+from mapet.config.file import read_run
+from mapet.config.recipe import Recipe
 from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.generations import require_valid
 from mapet.engine.optim import Optim, adamw, scheduled
@@ -65,7 +66,7 @@ def load_run_encoder(folder: str | Path, checkpoint: Path | None = None) -> tupl
     checkpoint = checkpoint or run.last
     if not checkpoint.exists():
         raise MapetError(f"{run.folder} has no checkpoint yet: let it train until the first is written.")
-    recipe = load(run.recipe)
+    recipe = read_run(run.recipe, Recipe)
     encoder, step = encoder_at(checkpoint, recipe)
     return encoder, recipe, step
 

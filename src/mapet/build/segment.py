@@ -23,7 +23,7 @@ from mapet.evals.upernet import Segmenter
 from mapet.interop.segmenter import read_segmenter
 from mapet.interop.timm import arguments
 from mapet.method.encoder import Encoder
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import read_json, replace_file
 from mapet.utils.rng import exact, random_bits
 
@@ -82,7 +82,7 @@ def shaped(run: Run) -> tuple[Segmenter, dict[str, Any]]:
         model = Segmenter(**content["model"])
         model.classes = tuple(map(str, content["classes"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MapetError(f"{run.segmenter} is damaged ({error}): restore it, or train again.") from error
+        raise MapetError(f"{run.segmenter} is damaged ({reason(error)}): restore it, or train again.") from error
     return model, content
 
 

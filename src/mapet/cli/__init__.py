@@ -14,6 +14,7 @@ from mapet.cli.output import muted, print_json, take_flags
 from mapet.cli.verbs import GROUPS, VERBS, module
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.log import log
+from mapet.utils.signals import never_lost
 
 OUT_OF_MEMORY = "Out of device memory: lower --micro-batch-size, --batch-size or --samples."
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _encode()
     try:
         arguments, flags = take_flags(list(sys.argv[1:] if argv is None else argv))
-        with muted(flags), printing():
+        with never_lost(), muted(flags), printing():
             code = _run(arguments)
         if "--json" in flags:
             print_json(code)
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MapetError as error:
         return _fail(error.option_text)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was written is kept.", 130)
+        return _fail("interrupted.", 130)
     except BrokenPipeError:
         _close_stdout()
         return 141

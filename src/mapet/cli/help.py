@@ -35,6 +35,8 @@ def short_help(default: Any, verb: str, description: str, columns: int) -> str:
         "",
     ]
     after = ["", "examples:", *(f"  {line}" for line in about.example.splitlines())] if about.example else []
+    if not known:
+        return "\n".join([*lines, f"mapet {verb} has no options.", *after])
     after += ["", f"mapet {verb} --help-all lists all {len(known)} options."]
     for length in (2**9, 2 * (columns - INDENT), columns - INDENT):
         options = [line for one in shown for line in _lines(one, about, columns, length)]
@@ -44,9 +46,12 @@ def short_help(default: Any, verb: str, description: str, columns: int) -> str:
 
 
 def print_full_help(default: Any, verb: str, description: str, columns: int) -> None:
-    """Print tyro's table of all options."""
+    """Print tyro's table of all options; the short help where there are none."""
     import tyro
 
+    if not list(leaves(default)):
+        print(short_help(default, verb, description, columns))
+        return
     parts = [fill(part, columns, subsequent_indent="  ", break_on_hyphens=False) for part in description.split("\n\n")]
     description = "\n\n".join(parts)  # tyro joins lines that begin with a letter
     flags: Any = {one.name: one.default for one in leaves(default) if isinstance(one.default, bool)}

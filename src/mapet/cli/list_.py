@@ -15,7 +15,7 @@ ABOUT = "List the models, objectives, recipes, teachers or evaluation protocols 
 class Options:
     """Options of ``mapet list WHAT``."""
 
-    what: Literal["", "models", "objectives", "recipes", "teachers", "protocols"] = ""
+    what: Literal["models", "objectives", "recipes", "teachers", "protocols"] | None = None
     """models, objectives, recipes, teachers or protocols."""
 
 
@@ -23,7 +23,7 @@ def command(arguments: list[str]) -> int:
     """Parse, list."""
     o = parse(Options(), arguments, "list", ABOUT)
     require("list", what=o.what)
-    found = made(listing(o.what))
+    found = made(listing(o.what or ""))
     column = 2 + max(map(len, found)) if any(found.values()) else 0
     for name, about in found.items():
         first, *rest = wrap(about, max(20, 80 - column)) or [""]

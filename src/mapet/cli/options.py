@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
@@ -126,7 +127,24 @@ def given(default: Any, arguments: Sequence[str], verb: str, description: str) -
             raise MapetError(f"{word} and {known[name].option} are the same: give one of them.")
         if word in found:
             found[name] = found.pop(word)
+    if "out" in found:
+        require_writable(found["out"])
     return found
+
+
+def require_writable(out: str) -> None:
+    """Refuse ``--out`` at once where nothing can be written.
+
+    Raises:
+        MapetError: it is empty, or below a file or a folder that cannot be written.
+    """
+    if not out.strip():
+        raise MapetError("--out is empty: give a path, or leave --out away where it is not required.")
+    above = next(path for path in Path(out).expanduser().absolute().parents if os.path.lexists(path))
+    if not above.is_dir():
+        raise MapetError(f"--out {out} cannot be written: {above} is not a folder; give another.")
+    if not os.access(above, os.W_OK):
+        raise MapetError(f"--out {out} cannot be written: there is no permission to write in {above}; give another.")
 
 
 def table(hints: Mapping[str, Any]) -> Any:

@@ -11,7 +11,10 @@ from mapet.config.report import ReportSettings
 from mapet.utils.lock import is_locked
 from mapet.utils.log import log
 
-ABOUT = """Write one HTML file that shows what is in FOLDER: a run, a comparison, or an inspected tokenizer.
+ABOUT = """Write one HTML file that shows what is in FOLDER.
+
+FOLDER is a pre-training, a fine-tuning, a segmentation, a VQ-KD training, a comparison, or what mapet tokenizer inspect
+wrote.
 
 The file needs no network and no JavaScript. What FOLDER lacks is left out, with the reason."""
 SECONDS = 30  # between two reports of a run that is watched
@@ -22,7 +25,7 @@ class Options:
     """Options of ``mapet report``."""
 
     folder: str = ""
-    """Folder of a run, of a comparison, or of mapet tokenizer inspect."""
+    """A pre-training, fine-tuning, segmentation, VQ-KD training, comparison, or what mapet tokenizer inspect wrote."""
     out: str | None = None
     """HTML file to write; None: report.html in FOLDER. An earlier report is replaced."""
     watch: bool = False
@@ -34,12 +37,9 @@ def command(arguments: list[str]) -> int:
     """Parse, write, print where."""
     o = parse(Options(), arguments, "report FOLDER", ABOUT)
     require("report", folder=o.folder)
-    try:
-        while o.watch and is_locked(Path(o.folder).expanduser()):
-            path = report(o.folder, o.out, refresh=SECONDS, settings=o.settings, images=0)
-            log.info(f"report    {path}")
-            time.sleep(SECONDS)
-    except KeyboardInterrupt:
-        return 0
+    while o.watch and is_locked(Path(o.folder).expanduser()):
+        path = report(o.folder, o.out, refresh=SECONDS, settings=o.settings, images=0)
+        log.info(f"report    {path}")
+        time.sleep(SECONDS)
     print(f"report in {made(report(o.folder, o.out, settings=o.settings))}")
     return 0

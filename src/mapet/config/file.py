@@ -1,10 +1,11 @@
 """Settings as YAML."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mapet.utils.errors import MapetError
+from mapet.config.setting import group
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import replace_file
 
 T = TypeVar("T")
@@ -36,6 +37,25 @@ def read(path: str | Path, kind: type[T]) -> T:
         raise MapetError(f"{path}: {error.option_text}") from error
 
 
+def read_run(path: str | Path, kind: type[T]) -> T:
+    """As ``read``, of a run's own file, in which ``save`` wrote all settings.
+
+    Raises:
+        MapetError: as ``read``, or the file is empty or was cut.
+    """
+    found = content(path)
+    if not isinstance(found, dict) or "data" not in found or not _ends_with(found, kind):
+        raise MapetError(f"{path} is damaged: it {'lacks settings' if found else 'is empty'}. Restore it.")
+    return read(path, kind)
+
+
+def _ends_with(content: dict[str, Any], kind: Any) -> bool:
+    """Whether the last setting of ``kind`` is there, which a cut file lacks; it has had its name since version 0.1."""
+    last = fields(kind)[-1]
+    inner, value = group(last), content.get(last.name)
+    return last.name in content and (inner is None or (isinstance(value, dict) and _ends_with(value, inner)))
+
+
 def content(path: str | Path) -> Any:
     """What a YAML file holds, unchecked; {} if it is empty.
 
@@ -49,15 +69,15 @@ def content(path: str | Path) -> Any:
     except OSError as error:
         raise MapetError(f"Cannot read the recipe {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:
-        raise MapetError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        raise MapetError(f"{path} is not YAML: {reason(error)}") from error
     except RecursionError as error:
         raise MapetError(f"{path} is not YAML of settings: it is nested too deeply.") from error
     except UnicodeDecodeError as error:
         raise MapetError(f"{path} is not YAML: it is not text in UTF-8 (byte {error.start}).") from error
     except Exception as error:  # PyYAML builds dates and numbers, whose exceptions vary
-        reason = " ".join(str(error).split())[:100]
         raise MapetError(
-            f"{path} is not YAML: a value like a date or a number is none ({reason}); put it in quotes if it is text."
+            f"{path} is not YAML: a value like a date or a number is none ({reason(error)}); put it in quotes if it is "
+            "text."
         ) from error
 
 

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mapet.config.setting import Count, Option, PathText, Rate, Share, require, settings
 
+OrNone = BeforeValidator(lambda value: value or "none")  # "" stood for none
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -34,7 +35,7 @@ class Runtime:
     """Keep a checkpoint every so many steps, in addition to the last; 0: only the last."""
     cache_gib: Annotated[Rate, Option(old=("memory",))] = 2.0
     """Keep decoded images in memory if they fit into this many GiB."""
-    logger: Literal["", "trackio", "wandb"] = ""
+    logger: Annotated[Literal["none", "trackio", "wandb"], OrNone] = "none"
     """Log metrics to trackio or wandb too, which must be installed; metrics.csv and TensorBoard are always written."""
     timeout: Annotated[float, Field(gt=0)] = 30.0
     """Minutes after which several processes no longer wait for one that does not answer."""
@@ -64,7 +65,7 @@ class PretrainRuntime(Runtime):
     """At most so many images for each measurement: of --data, and of the labelled training and test images."""
     panel_every: Annotated[Rate, Option(common=True)] = 0.0
     """Draw what is predicted of hidden patches after every so many epochs and at the end, in panels/; 0: not at all."""
-    keep_best: Literal["", "knn", "rank"] = ""
+    keep_best: Annotated[Literal["none", "knn", "rank"], OrNone] = "none"
     """Keep the checkpoint with the best k-NN accuracy or effective rank as checkpoints/best.safetensors."""
 
     @classmethod
@@ -74,7 +75,7 @@ class PretrainRuntime(Runtime):
 
     def __post_init__(self) -> None:
         require(
-            (not self.keep_best or self.probe_every > 0, "--keep-best needs --probe-every."),
+            (self.keep_best == "none" or self.probe_every > 0, "--keep-best needs --probe-every."),
             (not self.probe_data or self.probe_every > 0, "--probe-data needs --probe-every."),
-            (not self.keep_best or self.strategy == "ddp", "--keep-best needs --strategy ddp, got fsdp."),
+            (self.keep_best == "none" or self.strategy == "ddp", "--keep-best needs --strategy ddp, got fsdp."),
         )

@@ -87,3 +87,5 @@ class RevealSettings:
     """Frames, from the context alone to the whole image."""
     seed: Annotated[Seed, Option(common=True)] = 0
     """Random seed of the order in which patches are given."""
+    accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
+    """Device type; auto: the best available."""

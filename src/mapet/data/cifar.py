@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,7 +92,7 @@ def arrays() -> Arrays:
         images, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in (first, "labels"))
     except (OSError, ValueError, EOFError) as error:
         raise MapetError(
-            f"The cache of CIFAR-10 in {folder} cannot be used ({error}): delete that folder, "
+            f"The cache of CIFAR-10 in {folder} cannot be used ({reason(error)}): delete that folder, "
             "or set MAPET_CACHE to one that can be written."
         ) from error
     if not _complete(images, labels):

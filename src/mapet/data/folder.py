@@ -67,11 +67,15 @@ class Folder:
 
     def read(self, i: int) -> "Image.Image":
         """The image in RGB; raises ``UnreadableImage``."""
-        return read_image(self.root / self._paths[i], self.max_pixels)
+        return read_image(self.file(i), self.max_pixels)
+
+    def file(self, i: int) -> Path:
+        """The image file."""
+        return self.root / self._paths[i]
 
     def content(self, i: int) -> tuple[str, bytes]:
         """The bytes of the image file, and what they are."""
-        return "file", (self.root / self._paths[i]).read_bytes()
+        return "file", self.file(i).read_bytes()
 
     def note(self) -> str:
         """Which files are left alone, and which sub-folders hold no image; empty if there are none."""

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from mapet.utils.errors import reason
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -80,9 +82,11 @@ def _as_unreadable() -> Iterator[None]:
         raise
     except OSError as error:
         # A failed system call has an errno; PIL raises the same class without one for damaged content.
-        raise UnreadableImage(f"unreadable: {error.strerror}" if error.errno else f"damaged: {error}") from error
+        raise UnreadableImage(
+            f"unreadable: {error.strerror}" if error.errno else f"damaged: {reason(error)}"
+        ) from error
     except Exception as error:  # a decoder may raise anything on damaged content
-        raise UnreadableImage(f"damaged: {str(error) or type(error).__name__}") from error
+        raise UnreadableImage(f"damaged: {reason(error)}") from error
 
 
 @cache

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
+from mapet.utils.io import require_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class SegmentationSet:
             with Image.open(image_file) as image, Image.open(mask_file) as mask:
                 pixels, labels = image.convert("RGB"), np.asarray(mask).astype(np.int64)
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-            raise MapetError(f"{image_file} or its mask {mask_file} cannot be read: {error}.") from None
+            raise MapetError(f"{image_file} or its mask {mask_file} cannot be read: {reason(error)}.") from None
         if labels.ndim != 2:
             raise MapetError(f"{mask_file} must have one channel of class labels, got {labels.shape[2]} channels.")
         if labels.shape != (pixels.height, pixels.width):
@@ -116,7 +117,7 @@ def open_segmentation(
     Raises:
         MapetError: no such folders, no pairs, an image without a mask, or a class file without names.
     """
-    root = Path(folder).expanduser()
+    root = require_folder(folder, option)
     images, masks = (root / part / SPLITS[split] for part in (IMAGES, MASKS))
     for one in (images, masks):
         if not one.is_dir():
@@ -151,7 +152,10 @@ def both_splits(
 def _classes(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return tuple(f"class {i + 1}" for i in range(ADE20K))
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise MapetError(f"{path} cannot be read ({reason(error)}): write one class name a line.") from error
     if not names:
         raise MapetError(f"{path} has no class names: write one a line, or delete it for ADE20K's 150 classes.")
     return names

@@ -10,8 +10,8 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 
 from mapet.data.segmentation import CLASSES, IMAGES, MASKS, SPLITS, SUFFIXES
-from mapet.utils.errors import MapetError
-from mapet.utils.io import require_free
+from mapet.utils.errors import MapetError, reason
+from mapet.utils.io import require_folder, require_free
 from mapet.utils.rng import randint, random_bits, uniform
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def compose_shapes(
             raise MapetError(f"--{name} must be >= 1, got {value}.")
     if classes > MOST:
         raise MapetError(f"--classes must be <= {MOST}, the labels of an 8-bit mask, got {classes}.")
-    folder, photos = Path(out).expanduser(), _split(list(_files(photographs)), seed)
+    folder, photos = Path(out).expanduser(), _split(list(_files(require_folder(photographs, "--photographs"))), seed)
     if not all(photos.values()):
         raise MapetError(f"--photographs {photographs} must hold two images or more.")
     found = _categories(shapes, classes, seed)
@@ -100,9 +100,7 @@ def _candidates(folder: Path, seed: int) -> list[Path]:
 
 def _categories(shapes: str | Path, classes: int, seed: int) -> dict[str, dict[str, list[Path]]]:
     """Class → split → files of usable shapes; classes by name."""
-    root, found = Path(shapes).expanduser(), {}
-    if not root.is_dir():
-        raise MapetError(f"--shapes {shapes} must be a folder whose sub-folders are classes.")
+    root, found = require_folder(shapes, "--shapes"), {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         parts = _split([path for path in _candidates(folder, seed) if _cutout(path)], seed)
         if all(parts.values()):
@@ -155,7 +153,7 @@ def _composed(
         with Image.open(path) as photo:
             image = ImageOps.fit(photo.convert("RGB"), (size, size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MapetError(f"{path} cannot be read: {error}. Take it out of --photographs.") from None
+        raise MapetError(f"{path} cannot be read: {reason(error)}. Take it out of --photographs.") from None
     mask = Image.new("L", (size, size), 1)
     for n in range(1 + int(randint(objects, *key, PLACE))):
         label = int(randint(len(categories), *key, PICK, n))

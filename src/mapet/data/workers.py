@@ -1,11 +1,12 @@
 """Worker processes that load items ahead of the main process, and what is said when they cannot."""
 
+import multiprocessing
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import PicklingError
 from types import FrameType, TracebackType
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 
 T = TypeVar("T")
 SHARED = Path("/dev/shm")  # torch hands tensors over through files there
@@ -28,6 +29,7 @@ WAYS_OUT = "use --workers 0, give the container more (docker run --shm-size=8g),
 LOWER = "lower --workers or --batch-size"
 KILLED = f"A loader worker was killed (SIGKILL), most likely because the memory ran out: {LOWER}."
 ENDED = f"A loader worker ended, most likely because the memory ran out: {LOWER}."
+GUARD = r"__name__\s*==|==\s*__name__|parent_process\("  # in a script that knows where it runs
 TIMED_OUT = "DataLoader timed out"
 NOT_HANDED = r"pickle|local object"  # what Python says of an object that no other process can be given
 HANDOVER = r"received \d+ items of ancdata|unable to open shared memory|Socket Timeout|could not unlink"
@@ -55,6 +57,7 @@ def load(
         WorkersFailed: a worker ended or hangs (on the way).
     """
     if workers:
+        _require_guard()
         _require_shared_memory((workers * AHEAD + HELD) * ranks * item_bytes, workers * ranks)
     loader = DataLoader(
         items,
@@ -101,8 +104,8 @@ def _started(loader: DataLoader[T]) -> Iterator[T]:
         if not re.search(NOT_HANDED, str(error)):
             raise
         raise MapetError(
-            f"The dataset cannot be given to loader workers ({error}): use --workers 0, or define its class at the top "
-            "level of a module and open files, locks and connections in read."
+            f"The dataset cannot be given to loader workers ({reason(error)}): use --workers 0, or define its class at "
+            "the top level of a module and open files, locks and connections in read."
         ) from None
 
 
@@ -130,6 +133,24 @@ def workers_failed(error: RuntimeError) -> WorkersFailed | None:
     return WorkersFailed(
         f"A loader worker was ended by a signal ({found[1]}), perhaps as {SHARED} is full: {WAYS_OUT}."
     )
+
+
+def _require_guard() -> None:
+    """Refuse to start workers that would import, and so run, the whole script of the user again.
+
+    Raises:
+        MapetError: Python starts processes anew here (``spawn``, ``forkserver``), and the script has no guard.
+    """
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if method == "fork" or script is None or sys.modules["__main__"].__spec__ is not None:
+        return
+    with suppress(OSError, UnicodeDecodeError):
+        if not re.search(GUARD, Path(script).read_text(encoding="utf-8")):
+            raise MapetError(
+                f"Loader workers import {script} again, as multiprocessing starts them by {method}, and would run "
+                'all of it: put its calls below a line if __name__ == "__main__": or use --workers 0.'
+            )
 
 
 def _require_shared_memory(needed: int, workers: int) -> None:

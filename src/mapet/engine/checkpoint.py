@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.fingerprint import KEY, fingerprint
 from mapet.utils.io import FULL, load_json, replace_file, sync
 from mapet.utils.owned import discard
@@ -158,9 +158,10 @@ def write_file(
     except (OSError, SafetensorError) as error:
         for folder in {path.parent, *(copy.parent for copy in copies)}:
             clean(folder)
-        reason = "the disk is full" if "os error 28" in str(error) or getattr(error, "errno", None) in FULL else error
+        full = "os error 28" in str(error) or getattr(error, "errno", None) in FULL
+        why = "the disk is full" if full else reason(error)
         raise MapetError(
-            f"The checkpoint {path} could not be written: {reason}. Free some space, then continue with --resume; "
+            f"The checkpoint {path} could not be written: {why}. Free some space, then continue with --resume; "
             "the checkpoint before is kept."
         ) from error
     return partial
@@ -184,8 +185,9 @@ def _write(path: Path, step: int, tensors: Mapping[str, Tensor], about: str) -> 
     sync(path)
 
 
-def _unreadable(path: Path, reason: object) -> MapetError:
-    return MapetError(f"{path} is not a readable checkpoint ({reason}): restore it, or start the run again.")
+def _unreadable(path: Path, why: Exception | str) -> MapetError:
+    why = why if isinstance(why, str) else reason(why)
+    return MapetError(f"{path} is not a readable checkpoint ({why}): restore it, or start the run again.")
 
 
 def write_parts(

@@ -16,7 +16,7 @@ from torch import Tensor
 from mapet.engine.gpu import require_kernels
 from mapet.engine.memory import keep_freed
 from mapet.engine.peers import all_joined, losses_named
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.process_group import ProcessGroup, launched
 from mapet.utils.signals import handled, stop_signals
 
@@ -64,7 +64,9 @@ def init_fabric(
     from lightning_fabric import Fabric
 
     from mapet.engine.sharding import fabric_strategy
+    from mapet.utils.log import without_fabric
 
+    without_fabric()
     device, count, started = pick_device(accelerator), devices * num_nodes, launched().count
     if started not in (1, count):
         raise MapetError(
@@ -83,8 +85,7 @@ def init_fabric(
             plugins=_environment(devices, num_nodes),
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MapetError(f"Cannot use {devices} × {device.type} here: {reason} Try --accelerator cpu.") from error
+        raise MapetError(f"{devices} × {device.type} do not work: {reason(error)}. Try --accelerator cpu.") from error
     with all_joined(count, minutes):
         fabric.launch()
     return fabric

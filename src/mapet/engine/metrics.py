@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mapet.engine.run import Run
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.log import log
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class MetricsLogger:
                         if row[name] is not None:
                             self.writer.add_scalar(name, row[name], row["step"])
             except OSError as error:  # as a full disk, met in its thread
-                log.info(f"note      tensorboard/ is not written any more ({error}); metrics.csv is")
+                log.info(f"note      tensorboard/ is not written any more ({reason(error)}); metrics.csv is")
                 self.writer = None
 
     def _abort(self, row: Row) -> None:

@@ -38,7 +38,7 @@ from mapet.engine.origin import require_same
 from mapet.utils.errors import MapetError
 from mapet.utils.io import load_json, replace_file, writing
 from mapet.utils.lock import LOCK, Lock
-from mapet.utils.log import log
+from mapet.utils.log import FABRIC, log
 from mapet.utils.owned import (
     A_RUN,
     ASIDE,
@@ -150,16 +150,19 @@ class Run:
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """Copy log messages of rank 0, with the time, to ``log.txt``."""
+        """Copy log messages of rank 0, and those of Lightning Fabric, with the time, to ``log.txt``."""
         handler, level, propagate = _LogFile(self), log.level, log.propagate
         if not log.isEnabledFor(logging.INFO):  # nobody else listens
             log.setLevel(logging.INFO)
             log.propagate = False
-        log.addHandler(handler)
+        listened = (log, logging.getLogger(FABRIC))
+        for one in listened:
+            one.addHandler(handler)
         try:
             yield
         finally:
-            log.removeHandler(handler)
+            for one in listened:
+                one.removeHandler(handler)
             log.setLevel(level)
             log.propagate = propagate
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mapet.engine.origin import settings
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.log import log
 
 PROJECT = "mapet"
@@ -17,12 +17,12 @@ Track = Callable[[int, Mapping[str, float]], None]  # step, metrics
 
 
 def require_tracker(name: str) -> None:
-    """Require the package of a tracker; "" is none.
+    """Require the package of a tracker; "none" has none.
 
     Raises:
         MapetError: it is not installed.
     """
-    if name and find_spec(name) is None:
+    if name != "none" and find_spec(name) is None:
         raise MapetError(f"--logger {name} needs its package: pip install 'mapet[{name}]'.")
 
 
@@ -34,10 +34,10 @@ def tracking(name: str, folder: Path) -> Iterator[Track | None]:
     without paths. If the tracker fails, that is noted, and the training goes on without it.
 
     Args:
-        name: "trackio", "wandb", or "" for none.
+        name: "trackio", "wandb" or "none".
         folder: of the run.
     """
-    run = _begun(name, folder) if name else None
+    run = None if name == "none" else _begun(name, folder)
     if run is None:
         yield None
         return
@@ -74,6 +74,6 @@ def _tried(name: str, call: Callable[[], object]) -> bool:
     try:
         call()
     except Exception as error:
-        log.info(f"note      {name} is not written any more ({type(error).__name__}: {error}); metrics.csv is")
+        log.info(f"note      {name} is not written any more ({type(error).__name__}: {reason(error)}); metrics.csv is")
         return False
     return True

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 
 FORMAT = "mapet features 1"
 SUFFIXES = (".npz", ".parquet")
@@ -224,7 +224,6 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise MapetError(
-            f"{path} is damaged, or mapet embed did not write it ({reason}): embed the images again."
+            f"{path} is damaged, or mapet embed did not write it ({reason(error)}): embed the images again."
         ) from error

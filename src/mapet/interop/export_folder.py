@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.fingerprint import KEY, file_hash, fingerprint
 from mapet.utils.io import sync, writing
 from mapet.utils.lock import LOCK, Lock
@@ -51,7 +51,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise MapetError(f"{folder / CONFIG} cannot be read ({error}): restore it, or export again.") from error
+        raise MapetError(f"{folder / CONFIG} cannot be read ({reason(error)}): restore it, or export again.") from error
     if not isinstance(config, dict):
         raise MapetError(f"{folder / CONFIG} is not a JSON object: restore it, or export again.")
     return config
@@ -70,7 +70,7 @@ def verify(folder: Path) -> bool:
         expected = (file.metadata() or {}).get(KEY)
         found = fingerprint(tensors, tensors.__getitem__, _sealed(config)) if expected else None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise MapetError(f"{path} cannot be read ({error}): restore it, or export again.") from error
+        raise MapetError(f"{path} cannot be read ({reason(error)}): restore it, or export again.") from error
     if found != expected:
         raise MapetError(
             f"{folder} was changed since it was exported: {WEIGHTS} and {CONFIG} do not match the fingerprint. "
@@ -91,7 +91,9 @@ def verify_programs(folder: Path) -> None:
         try:
             found = file_hash(folder / name)
         except OSError as error:
-            raise MapetError(f"{folder / name} cannot be read ({error}): restore it, or export again.") from error
+            raise MapetError(
+                f"{folder / name} cannot be read ({reason(error)}): restore it, or export again."
+            ) from error
         if found != expected:
             raise MapetError(f"{folder / name} was changed since it was exported: restore it, or export again.")
 

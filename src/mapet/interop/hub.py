@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mapet.interop.export_folder import CARD, CONFIG, WEIGHTS
 from mapet.interop.graphs import FILES
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 
 
 def require_hub(name: str) -> None:
@@ -37,9 +37,8 @@ def push(folder: Path, name: str, formats: Sequence[str] = ()) -> str:
         address = str(api.create_repo(name, private=True, exist_ok=True))
         api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files, commit_message="mapet export")
     except Exception as error:  # the HTTP library, and so the class of its errors, depends on the version
-        reason = " ".join(str(error).split())[:200]
         raise MapetError(
-            f"--push {name} failed: {reason}. The export is in {folder}; "
+            f"--push {name} failed: {reason(error)}. The export is in {folder}; "
             "log in with hf auth login, then repeat with --overwrite."
         ) from error
     return address

@@ -13,7 +13,7 @@ from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mapet.interop.state_dict import encoder_settings, settings_errors
 from mapet.interop.timm import arguments, from_timm
 from mapet.method.encoder import Classifier, Encoder
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.weights import extent, fill, named, read_weights
 
 HUGGING_FACE = ("vit", "vit_mae")  # model types whose computation is that of ``Encoder``
@@ -142,7 +142,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MapetError(f"{path} cannot be read ({error}): restore it.") from error
+        raise MapetError(f"{path} cannot be read ({reason(error)}): restore it.") from error
     if not isinstance(content, dict):
         raise MapetError(f"{path} is not a JSON object: restore it.")
     return content

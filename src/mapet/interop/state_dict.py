@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mapet.method.encoder import Encoder
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.weights import count, extent, named
 
 Size = int | tuple[int, int]
@@ -82,7 +82,7 @@ def settings_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise MapetError(f"These settings do not fit the weights: {error}.") from error
+        raise MapetError(f"These settings do not fit the weights: {reason(error)}.") from error
 
 
 def num_masked(encoder: Encoder, context: int) -> int:

@@ -14,7 +14,7 @@ from mapet.interop.card import card
 from mapet.interop.export_folder import CARD, CONFIG, PROGRAMS, WEIGHTS, read_config, replacing, verify, weights, write
 from mapet.interop.graphs import FILES, Graph, compare, write_graph
 from mapet.method.encoder import SIZES, Classifier, Encoder
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.fingerprint import file_hash
 from mapet.utils.owned import AN_EXPORT
 from mapet.utils.rng import uniform
@@ -133,8 +133,7 @@ def from_timm(model: nn.Module) -> Encoder:
         weights = {name: tensor for name, tensor in model.state_dict().items() if name[:5] != "head."}
         encoder.load_state_dict(weights)
     except (AttributeError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MapetError(f"This {type(model).__name__} is not a plain vision transformer: {reason}") from error
+        raise MapetError(f"This {type(model).__name__} is not a plain vision transformer: {reason(error)}") from error
     _check_same_features(encoder, model)
     return encoder.train(model.training)
 
@@ -154,7 +153,7 @@ def load_export(folder: Path) -> Encoder:
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
-        raise MapetError(f"timm cannot load {folder}: {' '.join(str(error).split())[:200]}") from error
+        raise MapetError(f"timm cannot load {folder}: {reason(error)}") from error
     normalised = tuple(tuple(model.pretrained_cfg.get(name) or ()) for name in ("mean", "std"))
     if normalised != (IMAGENET_MEAN, IMAGENET_STD):
         raise MapetError(

@@ -17,7 +17,7 @@ from mapet.tokenizers.kmeans import KMeans
 from mapet.tokenizers.kmeans_init import finite
 from mapet.tokenizers.teacher import Features, open_teacher
 from mapet.tokenizers.tokenizer import in_view, write_folder
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.process_group import SINGLE_PROCESS, ProcessGroup
 from mapet.utils.versions import versions
 
@@ -176,8 +176,8 @@ def _teacher(recorded: dict[str, Any], origin: str, source: str, weights: Path |
     except MapetError:
         raise
     except Exception as error:  # a library of another version, or one that is not installed
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise MapetError(f"The teacher {source} of {folder} cannot be built here ({reason}).") from error
+        why = f"{type(error).__name__}: {reason(error)}"
+        raise MapetError(f"The teacher {source} of {folder} cannot be built here ({why}).") from error
     found = teacher.describe()
     for name in sorted(found, reverse=True):
         if found[name] != recorded.get(name):

@@ -1,5 +1,6 @@
 """Errors that a user can correct: one line with the setting, the value, the reason and the way out."""
 
+import json
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -34,6 +35,7 @@ OTHER_NAMES = {  # what a setting or a choice is called elsewhere
     "resume-from": "resume",
 }
 LONGEST_LIST = 12  # names that are listed where none is near
+LONGEST_REASON = 120  # characters
 
 
 class MapetError(Exception):
@@ -49,6 +51,25 @@ class MapetError(Exception):
     def option_text(self) -> str:
         """The text for the command line."""
         return super().__str__()
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one plain line without a full stop, whichever library raised it."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not text in UTF-8, byte {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON, line {error.lineno} column {error.colno}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f'"{error.args[0]}" is missing' if error.args else "an entry is missing"
+    text = " ".join((error.option_text if isinstance(error, MapetError) else str(error)).split())
+    if text.startswith("Error(s) in loading state_dict"):
+        return "the weights do not fit the model"
+    if type(error).__name__ == "SafetensorError":
+        return f"not a whole safetensors file, {text.rpartition(': ')[2]}"
+    text = text if len(text) <= LONGEST_REASON or isinstance(error, MapetError) else f"{text[:LONGEST_REASON]}…"
+    return text.rstrip(".") or type(error).__name__
 
 
 def similar(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:

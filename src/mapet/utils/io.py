@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.lock import LOCK
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
@@ -29,7 +29,7 @@ def writing(path: Path) -> Iterator[None]:
                 f"{path} could not be written: the disk is full. Free some space, then run the same command again, "
                 "or with --resume what was begun."
             ) from error
-        error.filename = error.filename or str(path)
+        error.filename = str(path)  # not the temporary beside it
         raise
 
 
@@ -43,7 +43,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
     try:
         with writing(path):
             _replace(path, part, content)
-    except (MapetError, OSError):
+    except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
@@ -97,6 +97,18 @@ def write_from(path: Path, start: int, content: bytes) -> None:
         sync(path.parent)
 
 
+def require_folder(folder: str | Path, option: str) -> Path:
+    """A given folder, which must be there.
+
+    Raises:
+        MapetError: it does not exist, or is a file; ``option`` names it.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise MapetError(f"{option} {folder} {'is a file' if path.exists() else 'does not exist'}: give a folder.")
+    return path
+
+
 def require_free(folder: Path, ours: Collection[str] = ()) -> None:
     """Require that ``folder`` is missing, empty, or holds nothing but the names ``ours`` and a lock.
 
@@ -148,7 +160,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except OSError:
         raise MapetError(f"{path.parent} is not {what}: it has no readable {path.name}.") from None
     except ValueError as error:
-        raise MapetError(f"{path} is damaged ({error}): create {what} again or restore the file.") from None
+        raise MapetError(f"{path} is damaged ({reason(error)}): create {what} again or restore the file.") from None
     if not isinstance(fields, dict):
         raise MapetError(f"{path} is damaged (not an object): create {what} again or restore the file.")
     return fields

@@ -10,8 +10,15 @@ from contextlib import contextmanager
 
 from mapet.utils.process_group import first_process
 
+FABRIC = "lightning_fabric"  # the logger of Lightning Fabric
 log = logging.getLogger("mapet")
 log.addFilter(lambda record: first_process())
+
+
+def without_fabric() -> None:
+    """Keep the lines of Lightning Fabric, once it is imported, off the screen; a run's log.txt still gets them."""
+    theirs = logging.getLogger(FABRIC)
+    theirs.handlers = [one for one in theirs.handlers if type(one) is not logging.StreamHandler]
 
 
 @contextmanager

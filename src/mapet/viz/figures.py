@@ -1,13 +1,15 @@
 """The loss curve of a run as a PNG file, and helpers shared by all figures."""
 
 import csv
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
+from mapet.utils.io import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,8 +56,11 @@ def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
     """
     if not path.is_file():
         raise MapetError(f"There is no metrics file {path}; give the metrics.csv of a run folder.")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MapetError(f"{path} cannot be read: {reason(error)}.") from error
     if not rows or not {"step", "loss"} <= rows[0].keys():
         raise MapetError(f"{path} has no rows with step and loss; give the metrics.csv of a run.")
     return {name: np.array([_number(row[name]) for row in rows]) for name in rows[0] if name}
@@ -110,9 +115,11 @@ def blank(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", out: Path) -> Path:
-    """Write the figure as a PNG file at 100 dpi; its folder is created."""
+    """Write the figure as a PNG file at 100 dpi, atomically; its folder is created."""
     for axes in figure.axes:
         plain(axes)
+    content = BytesIO()
+    figure.savefig(content, dpi=100, format="png")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=100, format="png")
+    replace_file(Path(out), content.getvalue())
     return Path(out)

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from mapet.api.report.sections import filled, section
+from mapet.api.report.sections import filled, section, text_of
 from mapet.config.report import ReportSettings
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.viz import comparison, table
 from mapet.viz.report.page import Code, Page, Part, Table, Text, drawn
 
 Row = Mapping[str, str]
+FILES = ("results.csv", "costs.csv", "curves.csv")
 FIXED = (
     "Except for settings in parentheses, all methods have the same backbone, tokens, images in the same sequence, "
     "schedule and optimizer, and are measured alike; all settings are listed at the end."
@@ -24,21 +25,18 @@ def page(folder: Path, s: ReportSettings) -> Page:
     Raises:
         MapetError: no evaluation is finished.
     """
-    rows = _rows(folder / "table.csv")
-    if not rows:
-        raise MapetError(f"{folder} has no table.csv with rows yet: it is written when all runs are measured.")
-    budgets: dict[str, list[table.Entry]] = {}
-    for row in rows:
-        budgets.setdefault(row["budget"], []).append(_entry(row))
+    budgets = _budgets(folder / "table.csv")
     methods = list(dict.fromkeys(entry.method for entries in budgets.values() for entry in entries))
     seeds = max(one.count for entries in budgets.values() for e in entries for one in e.accuracy.values())
     lead = f"{', '.join(methods)}; {seeds} seed{'s' if seeds > 1 else ''} each. {FIXED}"
     sections = [
         *(section(table.TITLES[name], partial(_table, entries)) for name, entries in budgets.items()),
         section("Accuracy over epochs and over compute", partial(_charts, budgets, folder)),
-        section("Settings of all runs", lambda: [Code((folder / "compare.yaml").read_text(encoding="utf-8").rstrip())]),
+        section("Settings of all runs", lambda: [Code(text_of(folder / "compare.yaml"))]),
     ]
-    notes = ["One seed has no interval: differences may be chance."] if seeds == 1 else []
+    notes = [f"{name} is damaged: what it holds is left out." for name in FILES
+             if (folder / name).exists() and not _rows(folder / name)]  # fmt: skip
+    notes += ["One seed has no interval: differences may be chance."] if seeds == 1 else []
     return Page(f"Comparison: {folder.resolve().name}", lead, filled(sections), notes)
 
 
@@ -52,6 +50,25 @@ def _rows(path: Path) -> list[Row]:
         return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except (OSError, UnicodeDecodeError):
         return []
+
+
+def _budgets(path: Path) -> dict[str, list[table.Entry]]:
+    """The rows of ``table.csv`` by budget."""
+    if not path.exists():
+        raise MapetError(f"{path.parent} has no {path.name} yet: it is written when all runs are measured.")
+    found: dict[str, list[table.Entry]] = {}
+    try:
+        for row in _rows(path):
+            found.setdefault(row["budget"], []).append(_entry(row))
+    except (KeyError, ValueError, TypeError) as error:
+        raise _damaged(path, reason(error)) from error
+    if not found:
+        raise _damaged(path, "no rows of text in UTF-8")
+    return found
+
+
+def _damaged(path: Path, why: str) -> MapetError:
+    return MapetError(f"{path} is damaged ({why}): mapet compare --resume {path.parent} writes it again.")
 
 
 def _entry(row: Row) -> table.Entry:

@@ -80,11 +80,11 @@ class _Tests:
 
     def _tests(self) -> "tuple[ImageDataset, dict[int, Image.Image]]":
         """The test set, and the readable ones of some of its images, by index."""
-        from mapet.config.file import read
+        from mapet.config.file import read_run
         from mapet.config.finetune import FinetuneRecipe
         from mapet.data.dataset import train_and_test
 
-        source = train_and_test(read(self.files.run.recipe, FinetuneRecipe).data)[1]
+        source = train_and_test(read_run(self.files.run.recipe, FinetuneRecipe).data)[1]
         some = islice(readable(source, self.s.seed, SALT), self.s.most)
         good = ((index, one) for index, one in some if one is not None)
         return source, dict(sorted(good, key=itemgetter(0)))

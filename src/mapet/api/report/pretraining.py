@@ -1,6 +1,6 @@
 """The report of a pre-training."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mapet.api.report.sections import RunFiles, filled, readable, section
 from mapet.config.report import ReportSettings
 from mapet.method.encoder import SIZES
-from mapet.viz.report import charts
+from mapet.utils.errors import MapetError
 from mapet.viz.report.page import Code, Page, Part, Table, Text, drawn, image
 
 if TYPE_CHECKING:
@@ -28,17 +28,15 @@ SALT = 0x5250
 
 def page(folder: Path, s: ReportSettings) -> Page:
     """All sections; those that need model or data only with ``s.images``."""
-    from mapet.config.recipe import load
+    from mapet.config.file import read_run
+    from mapet.config.recipe import Recipe
 
     files = RunFiles(folder)
     try:
-        recipe: Recipe | None = load(files.run.recipe)
-    except Exception:  # damaged: what needs it is left out
-        recipe = None
-    if recipe is None:
-        lead = f"The recipe of {folder.resolve().name} cannot be read."
-        return Page("Pre-training", lead, [section("Training", files.rates), section("Scores", files.scores)])
-    shown = _Shown(files, recipe, s)
+        shown = _Shown(files, read_run(files.run.recipe, Recipe), s)
+    except MapetError as error:
+        return _without_recipe(files, error.option_text)
+    recipe = shown.recipe
     looking = {
         "What it believes of hidden patches": shown.revealed,
         "Where it looks, and what it takes for similar": shown.attention,
@@ -56,6 +54,18 @@ def page(folder: Path, s: ReportSettings) -> Page:
     ]
     title = f"{TITLES.get(recipe.objective.name, recipe.objective.name)}: {folder.resolve().name}"
     return Page(title, shown.lead(), filled(sections), shown.notes())
+
+
+def _without_recipe(files: RunFiles, why: str) -> Page:
+    """What is known of a run whose recipe is damaged."""
+    sections = [
+        section("Training", partial(files.curves, "Loss and token accuracy over steps")),
+        section("What the encoder has learned", files.learned),
+        section("Predicted tokens on the way", files.panels),
+        section("Recipe, command and versions", files.origin),
+    ]
+    lead = f"A run of {files.steps:,} steps. Its recipe is not known, so neither model nor data can be shown."
+    return Page(f"Run: {files.folder.resolve().name}", lead, filled(sections), [why, *files.notes()])
 
 
 class _Shown:
@@ -141,14 +151,10 @@ class _Shown:
 
     def learned(self) -> list[Part]:
         """Evaluations, and what was measured on the way."""
-        from mapet.api.probes import history
-
-        parts, rows = self.files.scores(), history(self.run)
-        if rows:
-            caption = "Measured on the way (--probe-every), on images that are not trained on where labels exist."
-            parts.append(drawn(charts.probes(rows), "k-NN accuracy and effective rank over epochs", caption))
         name = self.run.folder.name
-        return parts or [Text(f"Not measured yet: mapet evaluate {name} --data LABELLED, or --probe-every 1.")]
+        return self.files.learned() or [
+            Text(f"Not measured yet: mapet evaluate {name} --data LABELLED, or --probe-every 1.")
+        ]
 
     def tokens(self) -> list[Part]:
         """How the codes are used, and the images' token maps."""
@@ -181,7 +187,7 @@ class _Shown:
 
         if self.recipe.objective.name not in DRAWN:
             return []
-        revealer = Revealer(self.run.folder, self.s.most)
+        revealer = Revealer(self.run.folder, self.s.most, self.s.accelerator)
         source, images = self._chosen
         parts: list[Part] = [
             Text(

@@ -1,11 +1,13 @@
 """Sections that all reports of runs share, made of the files in a run's folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.engine.run import Run
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import load_json
 from mapet.viz.report import charts
 from mapet.viz.report.page import Code, Part, Section, Table, Text, drawn, image
@@ -16,11 +18,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mapet.data.dataset import ImageDataset
+    from mapet.engine.checkpoint import Checkpoint
 
 TENTH = 10  # the first and the last tenth of the steps are compared
 FLAT = 0.99  # of the first tenth's loss: a last one above it has learned nothing
 FEWEST = 50  # steps that say something
 MANY_BAD = 0.01  # share of unreadable images
+JSON = {"scores.json": list, "provenance.json": list, "inputs.json": dict, "seconds.json": dict,
+        "classifier.json": dict, "segmenter.json": dict}  # fmt: skip
 
 
 def section(title: str, build: Callable[[], Sequence[Part]]) -> Section:
@@ -28,8 +33,19 @@ def section(title: str, build: Callable[[], Sequence[Part]]) -> Section:
     try:
         return Section(title, build())
     except Exception as error:  # a report of a damaged folder has what is there
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return Section(title, [Text(f"Not available: {reason}")])
+        return Section(title, [Text(f"Not available: {reason(error)}.")])
+
+
+def text_of(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        MapetError: the file and why it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").rstrip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MapetError(f"{path} cannot be read: {reason(error)}.") from error
 
 
 def filled(sections: Sequence[Section]) -> list[Section]:
@@ -94,18 +110,64 @@ class RunFiles:
         return value if isinstance(value, int) else None
 
     @property
+    def _checkpoints(self) -> "Iterator[Checkpoint | str]":
+        """Each of the last checkpoints with its head alone, or why that cannot be read; the last first."""
+        from mapet.engine.checkpoint import Checkpoint, exists
+        from mapet.engine.generations import LAST, PREVIOUS, SHARDED
+
+        for path in (self.run.checkpoints / name for name in (LAST, SHARDED, PREVIOUS)):
+            try:
+                if exists(path):
+                    yield Checkpoint(path)
+            except MapetError as error:
+                yield error.option_text
+
+    @cached_property
+    def checkpoint(self) -> "Checkpoint | None":
+        """The last checkpoint whose head can be read; None without any."""
+        return next((one for one in self._checkpoints if not isinstance(one, str)), None)
+
+    @cached_property
+    def metrics_fault(self) -> str:
+        """What is wrong with the metrics up to the checkpoint; empty without one."""
+        from mapet.engine.metrics_file import fault
+
+        found = self.checkpoint
+        return fault(self.run.metrics, found.step, found.metrics) if found else ""
+
+    @property
     def steps(self) -> int:
-        """Steps with a row of metrics; 0 without any."""
+        """Completed steps: those of the checkpoint, or more if sound metrics go on; 0 without both."""
+        known = self.checkpoint.step if self.checkpoint else 0
         try:
-            return int(self.columns["step"][-1])
+            return known if self.metrics_fault else max(known, int(self.columns["step"][-1]))
         except Exception:
-            return 0
+            return known
+
+    def damaged(self) -> list[str]:
+        """A sentence for each file that is damaged or missing."""
+        from mapet.api.probes import FILE, history
+
+        found = [one for one in self._checkpoints if isinstance(one, str)]
+        there = {name: kind for name, kind in JSON.items() if (self.folder / name).exists()}
+        found += [f"{name} is damaged: what it holds is left out." for name, kind in there.items()
+                  if not isinstance(load_json(self.folder / name), kind)]  # fmt: skip
+        if (self.folder / FILE).exists() and not history(self.run):
+            found.append(f"{FILE} is damaged: what was measured on the way is left out.")
+        if self.metrics_fault and self.run.metrics.exists():
+            found.append(f"{self.run.metrics.name} is damaged: it {self.metrics_fault}.")
+        elif not self.run.metrics.exists():
+            lost = "it was lost" if self.checkpoint else "the run ended before its first step, or it was lost"
+            found.append(f"{self.run.metrics.name} is missing: {lost}.")
+        return found
 
     def tenths(self, name: str) -> tuple[float, float] | None:
         """Means of a column over the first and the last tenth of the steps; None without values."""
         import numpy as np
 
-        values = self.columns.get(name)
+        values = None
+        with suppress(MapetError):
+            values = self.columns.get(name)
         if values is None or np.isnan(values).all():
             return None
         part = max(1, len(values) // TENTH)
@@ -134,8 +196,8 @@ class RunFiles:
         """What looks wrong in the metrics and among the images."""
         import numpy as np
 
-        found = []
-        try:
+        found = self.damaged()
+        with suppress(MapetError, KeyError):
             values = self.columns[loss]
             if not np.isfinite(values[~np.isnan(values)]).all():
                 found.append("The loss has infinite values: lower --lr.")
@@ -144,8 +206,6 @@ class RunFiles:
                 found.append(
                     f"The loss is flat: {tenths[0]:.3f} in the first tenth of the steps, {tenths[1]:.3f} in the last."
                 )
-        except Exception:
-            found.append("There are no metrics: the run ended before its first step, or metrics.csv was lost.")
         bad = self.unreadable()
         if bad and self.images and bad > MANY_BAD * self.images:
             found.append(f"{bad:,} of {self.images:,} images cannot be read: see unreadable-images.txt.")
@@ -175,9 +235,31 @@ class RunFiles:
             if isinstance(packages, Mapping):
                 rows.append(("versions", ", ".join(f"{name} {version}" for name, version in packages.items())))
             found.append(Table("How the run was started", rows))
-        found.append(Text("The recipe; mapet pretrain --recipe FILE repeats a pre-training with it."))
-        found.append(Code(self.run.recipe.read_text(encoding="utf-8").rstrip()))
+        found.append(Code(text_of(self.run.recipe)))
+        found.append(Text(f"The recipe{self._repeats()}."))
         return found
+
+    def _repeats(self) -> str:
+        """What trains again by the recipe, where its kind is known and has a command for that."""
+        from mapet.api.resume import VERBS, kind_of
+
+        with suppress(MapetError):
+            if (kind := kind_of(self.run)) != "VQ-KD training":
+                return f", as recipe.yaml in the folder: mapet {VERBS[kind]} --recipe FILE trains with it again"
+        return ""
+
+    def learned(self) -> list[Part]:
+        """Evaluations, and what was measured on the way."""
+        from mapet.api.probes import history
+
+        parts = self.scores()
+        if rows := history(self.run):
+            caption = "Measured on the way (--probe-every), on images that are not trained on where labels exist."
+            if count := rows[-1].get("images"):
+                share = f"{rows[-1]['guess']:.1%} of the {count:,.0f} test images drawn"
+                caption += f" Dashed: always the most frequent training class, {share}."
+            parts.append(drawn(charts.probes(rows), "k-NN accuracy and effective rank over epochs", caption))
+        return parts
 
     def scores(self) -> list[Part]:
         """The evaluations of the run."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from mapet.api.report.sections import filled, section
 from mapet.config.report import ReportSettings
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.viz.report.page import Page, Part, Table, image
 
 CAPTIONS = {
@@ -31,7 +31,7 @@ def page(folder: Path, s: ReportSettings) -> Page:
             f"{verdict}. Hash {about['hash']}."
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MapetError(f"{path} cannot be read ({error}): run mapet tokenizer inspect again.") from error
+        raise MapetError(f"{path} cannot be read ({reason(error)}): run mapet tokenizer inspect again.") from error
     sections = [
         section("Numbers", lambda: _numbers(found)),
         section("Figures", lambda: [image(folder / name, CAPTIONS[name], CAPTIONS[name]) for name in found["figures"]]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.config.flat import updated
 from mapet.config.report import ReportSettings
-from mapet.utils.errors import MapetError
+from mapet.utils.errors import MapetError, reason
 from mapet.utils.log import log
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def report_at_end(folder: Path) -> None:
         if seconds >= LONG:
             log.info(f"report    {report(folder)}")
     except (MapetError, OSError, RuntimeError) as error:  # the results are complete without it
-        log.info(f"note      no report is written: {(str(error).splitlines() or [''])[0]}")
+        log.info(f"note      no report is written: {reason(error)}")
 
 
 def _builder(folder: Path) -> "Callable[[Path, ReportSettings], Page]":

@@ -46,7 +46,7 @@ def probes(rows: Sequence[Mapping[str, float]]) -> "Figure":
         low, high = ([100 * row[name] for row in labelled] for name in ("knn_low", "knn_high"))
         axes.fill_between(epochs, low, high, color=BLUE, alpha=0.15, linewidth=0)
         guess = 100 * labelled[-1]["guess"]
-        axes.axhline(guess, color=GREY, linestyle="--", linewidth=1.2, label="most frequent class")
+        axes.axhline(guess, color=GREY, linestyle="--", linewidth=1.2, label="most frequent training class")
         axes.set(xlabel="epoch", ylabel="k-NN accuracy (%)")
         axes.legend(frameon=False)
     axes = panels[-1]
