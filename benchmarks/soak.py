@@ -55,7 +55,6 @@ MODEL = (
     "--drop-path 0.2 --color-jitter 0"
 )
 TRAINING = f"--batch-size {BATCH} --epochs {EPOCHS} --warmup-epochs 1 --seed {SEED} --save-every 2 --accelerator cpu"
-TRAINING += " --timeout 0.5"  # minutes; torch tries to join twice, and both take less than PATIENCE
 LOADING = "--workers 1 --cache-gib 0 --max-bad-fraction 0"
 OBJECTIVE = '''
 """Predicts the tokens of all patches, and writes down what it sees: the seed of the step, image and tokens."""
@@ -221,7 +220,7 @@ class Soak:
 
     def _begin(self, out: Path, before: Callable[[int], None] = lambda rank: None) -> Group:
         """Start the run, or resume it; ``before`` is called in each process."""
-        devices = ["--devices", str(self.processes)]
+        devices = ["--devices", str(self.processes), "--timeout", "0.5"]  # minutes; torch tries to join twice
         if Run(out).recipe.exists():
             words = ["pretrain", "--resume", str(out), *devices]
         else:

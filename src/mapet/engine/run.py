@@ -55,6 +55,7 @@ from mapet.utils.owned import (
     require_ours,
     tree_of,
 )
+from mapet.utils.process_group import first_process
 from mapet.utils.versions import versions
 
 VERSIONS = ("mapet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
@@ -150,8 +151,9 @@ class Run:
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """Copy log messages of rank 0, and those of Lightning Fabric, with the time, to ``log.txt``."""
+        """Copy log messages of rank 0, also those of Lightning Fabric, with the time, to ``log.txt``."""
         handler, level, propagate = _LogFile(self), log.level, log.propagate
+        handler.addFilter(lambda record: first_process())
         if not log.isEnabledFor(logging.INFO):  # nobody else listens
             log.setLevel(logging.INFO)
             log.propagate = False
