@@ -45,11 +45,12 @@ test-lowest:  ## all tests with the lowest versions that pyproject.toml allows
 mutants: setup  ## do the tests of ROOM notice NUMBER random changes of it? (SEED)
 	$(BIN)/python tools/mutants.py --room $(or $(ROOM),method) --number $(or $(NUMBER),40) --seed $(or $(SEED),0)
 
-check: setup  ## lint, types, import layers
+check: setup  ## lint, types, import layers, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell *.md docs src tests benchmarks examples tools results
 
 fix: setup  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .

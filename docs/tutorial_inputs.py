@@ -1,4 +1,4 @@
-"""The images of the tutorials: found, or fetched once; where they cannot be had, a page is built without its outputs."""
+"""The images of the tutorials: found, or fetched once; without them a page is built without its outputs."""
 
 import os
 import subprocess
@@ -31,28 +31,27 @@ def stamps() -> str:
     """Find Debian's package of stamps, installed or unpacked, or unpack it into the build folder; the reason if not."""
     given = os.environ.get("MAPET_STAMPS")
     places = [Path(given)] if given else [Path("/") / STAMPS, BUILD / PACKAGE / STAMPS]
-    found = next((place for place in places if place.is_dir()), None)
+    found, reason = next((place for place in places if place.is_dir()), None), f"MAPET_STAMPS={given} is not a folder."
     if found is None and not given and not (reason := unpack(BUILD / PACKAGE)):
         found = BUILD / PACKAGE / STAMPS
     if found is None:
-        return (
-            f"MAPET_STAMPS={given} is not a folder."
-            if given
-            else f"Debian's package {PACKAGE} cannot be had ({reason})."
-        )
+        return reason
     os.environ["MAPET_STAMPS"] = str(found)
     return ""
 
 
 def unpack(folder: Path) -> str:
     """Download the package with apt and unpack it, without installing it; the reason if that fails."""
-    folder.mkdir(parents=True, exist_ok=True)
+    part = folder.with_suffix(".part")
+    part.mkdir(parents=True, exist_ok=True)
     try:
-        for words in (["apt-get", "download", PACKAGE], ["dpkg-deb", "-x", None, "."]):
-            files = [str(path) for path in folder.glob(f"{PACKAGE}_*.deb")]
-            subprocess.run(
-                [word or files[0] for word in words], cwd=folder, capture_output=True, check=True, timeout=SECONDS
-            )
-    except (OSError, IndexError, subprocess.SubprocessError) as error:
-        return f"{type(error).__name__}: apt-get download {PACKAGE}"
+        _run(["apt-get", "download", PACKAGE], part)
+        _run(["dpkg-deb", "-x", next(part.glob(f"{PACKAGE}_*.deb")).name, "."], part)
+        part.rename(folder)
+    except (OSError, StopIteration, subprocess.SubprocessError) as error:
+        return f"Debian's package {PACKAGE} cannot be had ({type(error).__name__})."
     return ""
+
+
+def _run(words: list[str], folder: Path) -> None:
+    subprocess.run(words, cwd=folder, capture_output=True, check=True, timeout=SECONDS)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,15 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+START = """import os, sys
+from fcntl import F_DUPFD, fcntl
+for wanted, high in [(3 + i, fcntl(int(sys.argv[1 + i]), F_DUPFD, 100)) for i in range(2)]:
+    os.dup2(high, wanted)
+os.execv(sys.argv[3], sys.argv[3:])"""
 SECONDS = 120  # for one answer, on a busy machine
-LOOK = """(() => { const images = [...document.images];
+LOOK = """(() => { const images = [...document.images], lost = one => one.complete && !one.naturalWidth;
 return {wider: document.documentElement.scrollWidth - innerWidth, images: images.length,
-        broken: images.filter(one => one.loading !== "lazy" && !(one.complete && one.naturalWidth)).map(one => one.src)};
+        broken: images.filter(lost).map(one => one.src)};
 })()"""
 AXE = """axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations
 .filter(one => ["serious", "critical"].includes(one.impact))
@@ -116,8 +122,8 @@ def chromium() -> Iterator[Browser]:
         words = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                  "--allow-file-access-from-files", "--hide-scrollbars", "--disable-background-networking",
                  f"--user-data-dir={profile}", "--remote-debugging-pipe"]  # fmt: skip
-        shell = ["sh", "-c", f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}', "sh", *words]
-        process = subprocess.Popen(shell, pass_fds=(ours[0], theirs[1]), stderr=subprocess.DEVNULL)
+        start = [sys.executable, "-c", START, str(ours[0]), str(theirs[1]), *words]
+        process = subprocess.Popen(start, pass_fds=(ours[0], theirs[1]), stderr=subprocess.DEVNULL)
         os.close(ours[0])
         os.close(theirs[1])
         try:
