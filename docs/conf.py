@@ -1,5 +1,6 @@
 """Settings of the documentation site, which ``make docs`` builds into build/docs."""
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -10,7 +11,6 @@ from tutorial_inputs import lacking
 
 project = "mapet"
 author = "the authors of mapet"
-project_copyright = "Apache-2.0"
 version = release = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "site_extension"]
@@ -20,6 +20,7 @@ suppress_warnings = ["misc.highlighting_failure", "config.cache"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress"  # tqdm draws no bar here
 nb_execution_mode = "auto"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
@@ -45,5 +46,6 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}
 copybutton_exclude = ".linenos, .gp, .go"

@@ -117,9 +117,8 @@ def help_of(words: list[str]) -> str:
 def reachable(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Let the keyboard scroll what is wider than the page, and give the captions of the navigation a level."""
     if body := context.get("body"):
-        context["body"] = body.replace("<pre>", '<pre tabindex="0">').replace(
-            'class="table-wrapper', 'tabindex="0" class="table-wrapper'
-        )
+        body = re.sub(r"<pre(?=[ >])", '<pre tabindex="0"', body)
+        context["body"] = body.replace('class="table-wrapper', 'tabindex="0" class="table-wrapper')
     if tree := context.get("furo_navigation_tree"):
         context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
 
