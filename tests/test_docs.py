@@ -50,7 +50,7 @@ SMALL = {  # options of each verb that are given, or replaced
     "robustness": CPU,
     "transfer": {**CPU, "--k": "3"},
     "export": {},
-    "show": {},
+    "show": {**VIT, **SQUARE},
     "list": {},
     "check": {},
     "doctor": {},
