@@ -35,7 +35,8 @@ def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
     text = (ROOT / RECORDS[docname]).read_text() if docname in RECORDS else source[0]
     if reason := app.config.site_not_executed.get(docname):
         logger.info(f"not executed: {docname}, as {reason}")
-        text = text.replace("\n\n", f"\n\n```{{note}}\nThis page was built without its outputs: {reason}\n```\n\n", 2)
+        note = f"\n```{{note}}\nThis page was built without its outputs: {reason}\n```\n"
+        text = re.sub(r"^# .*\n", lambda title: title[0] + note, text, count=1, flags=re.M)
     source[0] = LINK.sub(lambda link: _inside(link, home, here), text)
 
 

@@ -46,7 +46,9 @@ def unpack(folder: Path) -> str:
     part.mkdir(parents=True, exist_ok=True)
     try:
         _run(["apt-get", "download", PACKAGE], part)
-        _run(["dpkg-deb", "-x", next(part.glob(f"{PACKAGE}_*.deb")).name, "."], part)
+        archive = next(part.glob(f"{PACKAGE}_*.deb"))
+        _run(["dpkg-deb", "-x", archive.name, "."], part)
+        archive.unlink()
         part.rename(folder)
     except (OSError, StopIteration, subprocess.SubprocessError) as error:
         return f"Debian's package {PACKAGE} cannot be had ({type(error).__name__})."
