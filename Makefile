@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Nothing is compiled at installation, so each process would compile torch anew: 20 s in place of 5.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart test test-newest test-lowest soak fuzz mutants check fix setup clean
+.PHONY: help quickstart docs test test-newest test-lowest soak fuzz mutants check fix setup clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,10 @@ quickstart: setup  ## from nothing to a pre-trained encoder and its scores
 
 test: setup  ## all tests, one file at a time on each core, the longest first
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+docs: setup  ## the documentation site, into build/docs; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+	@echo "open build/docs/index.html"
 
 SECONDS ?= 600
 
@@ -41,11 +45,12 @@ test-lowest:  ## all tests with the lowest versions that pyproject.toml allows
 mutants: setup  ## do the tests of ROOM notice NUMBER random changes of it? (SEED)
 	$(BIN)/python tools/mutants.py --room $(or $(ROOM),method) --number $(or $(NUMBER),40) --seed $(or $(SEED),0)
 
-check: setup  ## lint, types, import layers
+check: setup  ## lint, types, import layers, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell *.md docs src tests benchmarks examples tools results
 
 fix: setup  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .

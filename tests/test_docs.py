@@ -50,8 +50,10 @@ SMALL = {  # options of each verb that are given, or replaced
     "robustness": CPU,
     "transfer": {**CPU, "--k": "3"},
     "export": {},
-    "show": {},
+    "show": {**VIT, **SQUARE},
     "list": {},
+    "check": {},
+    "doctor": {},
 }  # fmt: skip
 FOLLOW = {  # these take their tokens or settings from what a page made before
     "--tokens": ["--teacher", "--vocab-size", "--iterations", "--restarts"],
@@ -86,7 +88,7 @@ def shrunk(words):
             if option in words:
                 at = words.index(option)
                 words = words[:at] + words[at + 2 :]
-    given = dict(SMALL[verb_of(words)])
+    given = CPU if words[1:3] == ["compare", "--resume"] else dict(SMALL[verb_of(words)])
     for option, names in FOLLOW.items():
         if option in words:
             given = {name: value for name, value in given.items() if name not in names or name == "--accelerator"}
@@ -116,6 +118,10 @@ def prepare(desk, page):
     kmeans = ["--teacher", "pixels", "--vocab-size", "8", "--iterations", "2"]
     if page.stem == "clusters":
         assert main(["tokenize", "IMAGES", "--out", "TOKENS", *size, *kmeans]) == 0
+    if page.stem == "own-images":
+        shutil.copy("IMAGES/across/00.png", "photo.png")
+    if page.stem == "own-parts":
+        shutil.copy(ROOT / "examples" / "own_objective.py", "OBJECTIVE.py")
     if page.stem in ("using", "robustness"):
         shutil.copy("IMAGES/across/00.png", "photo.png")
         Path("FINETUNE.yaml").write_text("optimization: {epochs: 1, batch_size: 8, warmup_epochs: 0}\n")
