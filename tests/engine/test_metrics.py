@@ -1,6 +1,8 @@
 """What is noted of each step: metrics.csv, TensorBoard, and the text of the progress line."""
 
 import csv
+import io
+import re
 
 import pytest
 import torch
@@ -109,3 +111,31 @@ def test_lines_are_a_fifth_of_the_work_and_twenty_seconds_apart(monkeypatch, clo
         assert not meter.due(10)
         clock[0] += 20.5
         assert [meter.due(done) for done in (3, 4)] == [False, True]
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is one."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("width", range(60, 220, 7))
+def test_a_line_has_its_end_and_the_time_at_any_width(monkeypatch, clock, width):
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = Terminal()
+    text = "loss 2.745  tokens 9.2% (guess 3.1%)  456 img/s  wait 8 %"
+    with Meter("pretrain", 400, stream=shown) as meter:
+        for done in (100, 200):
+            clock[0] += 100
+            meter.update(done, text, "epoch 100/200  step 200/400")
+        lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue()).splitlines()
+    last = next(line.rstrip() for line in reversed(lines) if line.strip())
+    assert len(last) <= width
+    if width >= 79:
+        assert last.replace("  ", " ").endswith(text.replace("  ", " "))
+        assert " 50% " in last
+    assert ("epoch 100/200  step 200/400" in last) == (width >= 109)
+    assert width < 120 or "━" in last

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from mapet.engine.metrics_file import fault, last_row, trim
+from mapet.engine.metrics_file import fault, recent_means, trim
 from mapet.engine.run import Run
 
 HEADER = "step,epoch,loss\n"
@@ -41,7 +41,7 @@ def test_rows_are_trimmed_and_faults_named(path, content, left, note):
     assert fault(path, 3) == note
     assert trim(path, 3) == note
     assert path.read_text() == ("" if left is None else HEADER + left)
-    assert last_row(path).get("epoch", 1) == 1
+    assert recent_means(path)[1].get("epoch", 1) == 1
 
 
 def test_many_holes_are_counted(path):
@@ -73,3 +73,12 @@ def test_a_changed_figure_is_noticed_at_a_resume(tmp_path, caplog):
         run.metrics.write_text(run.metrics.read_text().replace("0.25", "0.35"))
         run.trim_metrics(4)
     assert caplog.messages == [f"note      {run.metrics} was changed after it was written"]
+
+
+def test_recent_means_are_of_the_last_steps_that_had_images(tmp_path):
+    path = tmp_path / "metrics.csv"
+    assert recent_means(path) == (0, {})
+    path.write_text("step,epoch,lr,loss\n1,1,0.1,9\n2,1,0.1,4\n3,2,0.3,\n4,2,0.3,8\n")
+    assert recent_means(path, 2) == (2, {"step": 3, "epoch": 1.5, "lr": pytest.approx(0.2), "loss": 6})
+    assert recent_means(path)[0] == 3
+    assert recent_means(path)[1]["loss"] == 7

@@ -194,13 +194,14 @@ class Pretraining(Job[Recipe]):
         fabric.barrier()
 
     def summary(self, objective: "nn.Module", batches: "PretrainBatches") -> str:
-        """The last step that had images."""
-        from mapet.engine.metrics_file import last_row
+        """The steps, and the means of the last ones."""
+        from mapet.engine.metrics_file import recent_means
 
-        row = last_row(self.run.metrics)
-        if not {"step", "loss"} <= row.keys():
+        count, means = recent_means(self.run.metrics)
+        if "loss" not in means:
             return "no step had a readable image"
-        return f"step {row['step']:.0f}, loss {row['loss']:.3f}{self._accuracy(row, ', token accuracy')}"
+        over = f" over the last {count} steps" if count > 1 else ""
+        return f"step {batches.steps}, loss {means['loss']:.3f}{self._accuracy(means, ', token accuracy')}{over}"
 
     def _accuracy(self, row: Mapping[str, float], name: str) -> str:
         if self.guess is None or "accuracy" not in row:

@@ -225,8 +225,9 @@ VERBS = {
         "draw a recipe's attention pattern and count its cost",
         "show [RECIPE]",
         {"RECIPE": "recipe"},
-        "recipe model objective mask_ratio groups image_size patch_size epochs batch_size bench measure tflops devices",
-        "mapet show in1k-vit-base --tflops 150 --devices 8",
+        "recipe model objective mask_ratio groups image_size patch_size epochs batch_size images bench measure tflops "
+        "devices",
+        "mapet show in1k-vit-base --tflops 150 --devices 8 --images 1281167",
     ),
     "list": Verb(
         "list models, objectives, recipes, teachers or protocols",

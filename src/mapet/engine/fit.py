@@ -141,7 +141,9 @@ def fit(
             if number:
                 raise Stopped(number, step)
             if fabric.is_global_zero and metrics.rows and meter.due(step):
-                meter.update(step, f"{describe(metrics.recent())}  {metrics.pace()}")
+                meter.update(
+                    step, f"{describe(metrics.recent())}  {metrics.pace()}", metrics.position(step, batches.steps)
+                )
     if ema or sharded:
         load_full_state({**trained.state_dict(), **ema}, objective)
     return run

@@ -119,6 +119,11 @@ class MetricsLogger:
         self.images, self.waited, self.since = 0, 0.0, time.monotonic()
         return text
 
+    def position(self, step: int, steps: int) -> str:
+        """The epoch and the step, of all."""
+        epoch, epochs = (1 + (number - 1) // self.steps_per_epoch for number in (step, steps))
+        return f"epoch {epoch:,}/{epochs:,}  step {step:,}/{steps:,}"
+
     def note_time(self, step: int) -> None:
         """Store the training time so far, including the time before an interruption."""
         if self.fabric.is_global_zero:

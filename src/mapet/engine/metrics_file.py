@@ -2,7 +2,9 @@
 
 from collections import Counter
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 
 from mapet.utils.fingerprint import file_hash
 from mapet.utils.io import replace_file
@@ -41,14 +43,13 @@ def fault(path: Path, step: int, seal: str = "") -> str:
     return " and ".join(notes)
 
 
-def last_row(path: Path) -> dict[str, float]:
-    """The figures of the last step that had images, by name; empty without any."""
+def recent_means(path: Path, count: int = 50) -> tuple[int, dict[str, float]]:
+    """The means of the figures of the last ``count`` steps that had images, by name; and how many these are."""
     lines = _lines(path)
-    for line in reversed(lines[1:]):
-        if _step(line, lines[0]) is not None and not line.endswith(b",\n"):
-            names = lines[0].decode("utf-8", "replace").rstrip("\n").split(",")
-            return dict(zip(names, (float(cell or "nan") for cell in line.decode().split(",")), strict=True))
-    return {}
+    good = (line for line in reversed(lines[1:]) if _step(line, lines[0]) is not None and not line.endswith(b",\n"))
+    rows = [[float(cell or "nan") for cell in line.decode().split(",")] for line in islice(good, count)]
+    names = lines[0].decode("utf-8", "replace").rstrip("\n").split(",") if rows else []
+    return len(rows), {name: fmean(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
 
 
 def _lines(path: Path) -> list[bytes]:
