@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,6 +113,11 @@ def table(out, _):
     }
 
 
+def copied(images, out: Path) -> Path:
+    """Images that no training has seen, as far as can be known."""
+    return shutil.copytree(images, out.parent / "unseen", dirs_exist_ok=True)
+
+
 def printed(_, said):
     return said
 
@@ -209,8 +215,8 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
         file("transfer.json", "transfer.md"),
     ),
     "validate": (
-        lambda m, out: ["validate", m.clf, "--data", m.images, "--crop-pct", "0.9"],
-        lambda m, out: show(mapet.validate(m.clf, m.images, crop_pct=0.9)),
+        lambda m, out: ["validate", m.clf, "--data", copied(m.images, out), "--crop-pct", "0.9"],
+        lambda m, out: show(mapet.validate(m.clf, copied(m.images, out), crop_pct=0.9)),
         printed,
     ),
     "robustness": (
