@@ -16,8 +16,8 @@ from PIL import Image
 from mapet.utils.errors import MapetError
 
 LONGEST = (  # files that take longest: begun first, none is left alone at the end
-    "test_every_verb", "test_compare", "test_docs", "test_pretrain", "test_public_api", "test_footprint",
-    "test_sharding", "test_bench", "test_signals", "test_leftovers", "test_damage", "test_report",
+    "test_site", "test_every_verb", "test_compare", "test_docs", "test_pretrain", "test_public_api",
+    "test_footprint", "test_sharding", "test_bench", "test_signals", "test_leftovers", "test_damage", "test_report",
 )  # fmt: skip
 
 

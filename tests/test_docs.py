@@ -118,7 +118,7 @@ def prepare(desk, page):
     kmeans = ["--teacher", "pixels", "--vocab-size", "8", "--iterations", "2"]
     if page.stem == "clusters":
         assert main(["tokenize", "IMAGES", "--out", "TOKENS", *size, *kmeans]) == 0
-    if page.stem == "own-images":
+    if page.stem in ("own-images", "segmentation"):
         shutil.copy("IMAGES/across/00.png", "photo.png")
     if page.stem == "own-parts":
         shutil.copy(ROOT / "examples" / "own_objective.py", "OBJECTIVE.py")
