@@ -21,6 +21,7 @@ import argparse
 import ctypes
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -384,7 +385,7 @@ def _expect(group: Group, codes: set[int], named: str = "") -> None:
         raise Failed(f"a traceback: {said}")
     if not set(group.codes.values()) <= codes:
         raise Failed(f"exit codes {sorted(group.codes.values())}, not {sorted(codes)}: {said}")
-    lines = [line for line in said.splitlines() if line.startswith("mapet: ")]
+    lines = [line for line in said.splitlines() if re.match(r"mapet( \(rank \d\))?: ", line)]
     if 2 in group.codes.values() and not any(named in line for line in lines):
         raise Failed(f"no line that names {named or 'the reason'}: {said}")
 
