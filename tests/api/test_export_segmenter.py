@@ -120,6 +120,7 @@ def test_the_card_tells_the_training_without_paths(folder):
     for said in ("# UPerNet over ViT/8, scenes\n", "sky, grass, dog", "- mIoU on scenes", "- data: scenes\n"):
         assert said in card
     assert "secret" not in card
+    assert "IoU dog" not in card
 
 
 def test_in_a_run_it_lies_under_export_and_is_ours(run, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -179,6 +180,17 @@ def test_two_nodes_are_one_process(images, tokens, whole, tmp_path):
     finished([Forked(tmp_path, work=partial(torchrun, *node), OMP_NUM_THREADS="1") for node in nodes])
     assert_same_losses(whole, out)
     assert "steps of 8 = 2 devices × 4, lr 1.00e-03" in Run(out).log.read_text()
+
+
+def test_a_finished_run_that_is_resumed_says_so_first(whole, tmp_path, capsys):
+    run = Run(shutil.copytree(whole, tmp_path / "run"))
+    assert "finished" not in run.log.read_text()
+    before = run.last.read_bytes()
+    capsys.readouterr()
+    assert main(["pretrain", "--resume", str(run.folder)]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"finished  all \d+ steps were done before: nothing is left to train", first)
+    assert run.last.read_bytes() == before
 
 
 def test_sharded_over_two_nodes_stopped_and_gone_on_with_by_one_process(images, tokens, whole, tmp_path, capsys):

@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from mapet.engine.optim import Optim
 
 
+def log_finished(completed: int, steps: int) -> None:
+    """Say at once if a resumed run has nothing left to train."""
+    if completed >= steps:
+        log.info(f"finished  all {steps:,} steps were done before: nothing is left to train")
+
+
 def log_plan(job: "Job[Any]", batches: Any, objective: Any) -> None:
     """Data, model, and the number and size of steps."""
     images, (epochs, batch_size, lr) = batches.shuffled, job.size

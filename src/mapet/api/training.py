@@ -7,7 +7,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from mapet.api.announced import log_plan, log_schedule
+from mapet.api.announced import log_finished, log_plan, log_schedule
 from mapet.api.inputs import check_inputs_unchanged
 from mapet.api.kept_runtime import keep, with_kept
 from mapet.api.memory import Halving
@@ -186,7 +186,7 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
 
     run, batch_size = job.run, job.size[1]
     batches = job.batches(fabric)
-    images = batches.shuffled
+    log_finished(run.completed, batches.steps)
     if job.begun_with is not None:
         require_same_rates(job.recipe, job.begun_with, batches, run.completed, run.folder)
     if fabric.is_global_zero:
@@ -220,7 +220,7 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
             track=job.track,
         )
         job.measure(objective, batches, step, fabric)
-    if note := images.bad.note():
+    if note := batches.shuffled.bad.note():
         log.info(f"note      {note}")
     if fabric.is_global_zero:
         log.info(f"done      {job.summary(objective, batches)} → {run.folder}")

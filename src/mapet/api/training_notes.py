@@ -34,12 +34,14 @@ def training_notes(found: LoadedEncoder, source: str | Path) -> dict[str, Any]:
 
 
 def segmentation_notes(run: "Run") -> dict[str, Any]:
-    """The same of a segmentation model."""
+    """The same of a segmentation model, without the IoU of each class."""
     from mapet.engine.checkpoint import Checkpoint
 
     t, about = read(run.recipe, SegmentRecipe), json.loads(run.segmenter.read_text())
     steps = {"epochs": f"{t.optimization.epochs:g}", "steps": Checkpoint(run.last).step}
-    return {**_tuned(t, segmentation_protocol(t), about), **steps, **_scores(run)}
+    known = segmentation_protocol(t)  # not told again with each score
+    scores = {name.removesuffix(f", {known}"): value for name, value in _scores(run).items() if name[:4] != "IoU "}
+    return {**_tuned(t, known, about), **steps, **scores}
 
 
 def _tuned(t: FinetuneRecipe | SegmentRecipe, protocol: str, about: Mapping[str, Any]) -> dict[str, str]:
