@@ -140,8 +140,8 @@ def _read(source: "ImageDataset", size: tuple[int, int]) -> Any:
     bad = UnreadableImages(len(source), 1.0)
     batches = list(in_order(source, CenterCropResize(size), MOST, bad=bad))
     ids = tuple(source.image_id(i) for batch in batches for i in batch.index.tolist())
-    if ids and (note := bad.note()):
-        log.info(f"note      {note}")
     if not ids:
         raise MapetError(f"No image can be read: {bad.note()}")
+    if note := bad.note():
+        log.info(f"note      {note}")
     return ids, torch.cat([batch.images for batch in batches])

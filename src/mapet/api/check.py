@@ -62,16 +62,10 @@ def _fault(verify: Callable[[Path], None], path: Path) -> str:
 
 
 def _recipe(path: Path) -> None:
-    from mapet.api.resume import kind_of
-    from mapet.config.file import read_run
-    from mapet.config.finetune import FinetuneRecipe
-    from mapet.config.recipe import Recipe
-    from mapet.config.segmentation import SegmentRecipe
-    from mapet.config.vqkd import VQKDRecipe
+    from mapet.api.resume import recipe_of
     from mapet.engine.run import Run
 
-    kinds = {"fine-tuning": FinetuneRecipe, "segmentation": SegmentRecipe, "VQ-KD training": VQKDRecipe}
-    read_run(path, kinds.get(kind_of(Run.open(path.parent)), Recipe))
+    recipe_of(Run.open(path.parent))
 
 
 def _metrics(path: Path) -> None:

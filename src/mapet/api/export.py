@@ -57,8 +57,9 @@ def export(
         graphs.require_packages(name)
     if push is not None:
         hub.require_hub(push)
-    if Run(Path(source).expanduser()).segmenter.is_file():
-        folder = _export_segmenter(Run(Path(source).expanduser()), out, formats, overwrite)
+    run = Run(Path(source).expanduser())
+    if run.segmenter.is_file():
+        folder = _export_segmenter(run, out, formats, overwrite)
     else:
         folder = _export_encoder(source, out, formats, overwrite, num_heads)
     if push is not None:
@@ -120,10 +121,11 @@ def loading_text(folder: str | Path) -> str:
     from mapet.interop.graphs import FILES
     from mapet.interop.segmenter import is_segmenter
 
-    classifies = _config(Path(folder))["num_classes"] > 0
-    kind, lines = "classifier" if classifies else "encoder", loading_lines(Path(folder), classifies=classifies)
     if is_segmenter(Path(folder)):
         kind, lines = "segmentation model", f'import mapet\nmodel = mapet.load_segmenter("{folder}")'
+    else:
+        classifies = _config(Path(folder))["num_classes"] > 0
+        kind, lines = "classifier" if classifies else "encoder", loading_lines(Path(folder), classifies=classifies)
     programs = [str(Path(folder) / file) for file in FILES.values() if (Path(folder) / file).is_file()]
     more = f"\n\nREADME.md there shows how to load {' and '.join(programs)}" if programs else ""
     return f"{folder} holds the {kind}; load it by\n\n{lines}{more}"

@@ -9,8 +9,12 @@ from mapet.api.moved import MOVABLE, relocated
 from mapet.api.raised import raised
 from mapet.api.training import Job, reopened, run_training
 from mapet.config.file import content, read_run
+from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import updated
+from mapet.config.recipe import Recipe
 from mapet.config.runtime import PretrainRuntime, Runtime
+from mapet.config.segmentation import SegmentRecipe
+from mapet.config.vqkd import VQKDRecipe
 from mapet.utils.errors import MapetError
 
 if TYPE_CHECKING:
@@ -30,11 +34,11 @@ VERBS = {
     "segmentation": "segment",
     "VQ-KD training": "tokenizer train-vqkd",
 }
-RECIPES = {
-    "Recipe": "pre-training",
-    "FinetuneRecipe": "fine-tuning",
-    "SegmentRecipe": "segmentation",
-    "VQKDRecipe": "VQ-KD training",
+RECIPES: Mapping[str, type[Any]] = {
+    "pre-training": Recipe,
+    "fine-tuning": FinetuneRecipe,
+    "segmentation": SegmentRecipe,
+    "VQ-KD training": VQKDRecipe,
 }
 TESTED = ("fine-tuning", "segmentation")
 
@@ -118,6 +122,15 @@ def kind_of(run: "Run") -> str:
     raise MapetError(f"{run.recipe} is not a recipe of a run: was it changed by hand?")
 
 
+def recipe_of(run: "Run") -> Any:
+    """The settings of a run, of whichever kind.
+
+    Raises:
+        MapetError: not a run's recipe, or a damaged one.
+    """
+    return read_run(run.recipe, RECIPES[kind_of(run)])
+
+
 def begun_recipe(folder: str | Path, kind: type[Any]) -> Any:
     """The settings, of a ``kind``, that the run in ``folder`` was begun with.
 
@@ -125,36 +138,30 @@ def begun_recipe(folder: str | Path, kind: type[Any]) -> Any:
         MapetError: no run, or one of another kind.
     """
     run = reopened(folder)
-    if (found := kind_of(run)) != (wanted := RECIPES[kind.__name__]):
+    if RECIPES[found := kind_of(run)] is not kind:
+        wanted = next(name for name, one in RECIPES.items() if one is kind)
         raise MapetError(f"{folder} holds a {found}, not a {wanted}: run mapet {VERBS[found]} --resume {folder}.")
     return read_run(run.recipe, kind)
 
 
 def _job(run: "Run", kind: str, runtime: Runtime, evaluate_every: int, given: Mapping[str, Any]) -> Job[Any]:
     job: Job[Any]
+    recipe, moved = relocated(recipe_of(run), run.folder, given)
     if kind == "fine-tuning":
         from mapet.api.finetune import Finetuning
-        from mapet.config.finetune import FinetuneRecipe
 
-        recipe, moved = relocated(read_run(run.recipe, FinetuneRecipe), run.folder, given)
         job = Finetuning(run, recipe, runtime, evaluate_every)
     elif kind == "segmentation":
         from mapet.api.segment import Segmentation
-        from mapet.config.segmentation import SegmentRecipe
 
-        segmentation, moved = relocated(read_run(run.recipe, SegmentRecipe), run.folder, given)
-        job = Segmentation(run, segmentation, runtime, evaluate_every)
+        job = Segmentation(run, recipe, runtime, evaluate_every)
     elif kind == "VQ-KD training":
         from mapet.api.train_vqkd import VQKDTrainingJob
-        from mapet.config.vqkd import VQKDRecipe
 
-        vqkd, moved = relocated(read_run(run.recipe, VQKDRecipe), run.folder, given)
-        job = VQKDTrainingJob(run, vqkd, runtime)
+        job = VQKDTrainingJob(run, recipe, runtime)
     else:
         from mapet.api.pretrain import Pretraining
-        from mapet.config.recipe import Recipe
 
-        pretraining, moved = relocated(read_run(run.recipe, Recipe), run.folder, given)
-        job = Pretraining(run, pretraining, runtime)
+        job = Pretraining(run, recipe, runtime)
     job.moved = moved
     return job

@@ -186,9 +186,10 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
 
     run, batch_size = job.run, job.size[1]
     batches = job.batches(fabric)
-    log_finished(run.completed, batches.steps)
+    completed = run.completed
+    log_finished(completed, batches.steps)
     if job.begun_with is not None:
-        require_same_rates(job.recipe, job.begun_with, batches, run.completed, run.folder)
+        require_same_rates(job.recipe, job.begun_with, batches, completed, run.folder)
     if fabric.is_global_zero:
         _check_inputs(job, batches)
     objective = job.objective(batches, fabric)
@@ -196,7 +197,6 @@ def _train(job: Job[Any], fabric: "Fabric") -> None:
     log_plan(job, batches, objective)
     if fabric.is_global_zero and not run.last.exists():
         job.initialize(objective, batches)  # the other ranks receive the weights from rank 0 in ``fit``
-    completed = run.completed
     for number, step in enumerate(step for step in job.stops(batches) if step >= completed):
         if number:
             objective = job.objective(batches, fabric)

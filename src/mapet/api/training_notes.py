@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapet.api.encoders import LoadedEncoder
-from mapet.config.file import read
+from mapet.config.file import read_run
 from mapet.config.finetune import FinetuneRecipe, protocol
 from mapet.config.recipe import Recipe
 from mapet.config.segmentation import SegmentRecipe, segmentation_protocol
@@ -37,7 +37,7 @@ def segmentation_notes(run: "Run") -> dict[str, Any]:
     """The same of a segmentation model, without the IoU of each class."""
     from mapet.engine.checkpoint import Checkpoint
 
-    t, about = read(run.recipe, SegmentRecipe), json.loads(run.segmenter.read_text())
+    t, about = read_run(run.recipe, SegmentRecipe), json.loads(run.segmenter.read_text())
     steps = {"epochs": f"{t.optimization.epochs:g}", "steps": Checkpoint(run.last).step}
     known = segmentation_protocol(t)  # not told again with each score
     scores = {name.removesuffix(f", {known}"): value for name, value in _scores(run).items() if name[:4] != "IoU "}

@@ -54,14 +54,12 @@ class Targets:
         columns: (S,) int64, the logits that are compared; None: all.
         labels: for each image its correct classes, as positions among these logits.
         text: classes and labels, in words.
-        trained_on: as in ``Validation``.
     """
 
     source: "ImageDataset"
     columns: "Tensor | None"
     labels: Sequence[Sequence[int]]
     text: str
-    trained_on: int = 0
 
 
 def validate(
@@ -92,7 +90,8 @@ def validate(
     s = updated(settings or ValidateSettings(), **changes)
     classifier, crops = open_classifier(model, s)
     targets = find_targets(classifier, data, s)
-    return measure(classifier, replace(targets, trained_on=trained_on(model, targets.source)), crops, s, "validate")
+    seen = trained_on(model, targets.source)
+    return replace(measure(classifier, targets, crops, s, "validate"), trained_on=seen)
 
 
 def open_classifier(model: "str | Path | Classifier", s: ValidateSettings) -> "tuple[Classifier, Centre | Published]":
@@ -223,7 +222,7 @@ def measure(
     found = torch.cat(ranks)
     count = classifier.num_classes if targets.columns is None else len(targets.columns)
     error = calibration_error(torch.cat(confidence), found == 0)
-    return Validation(tops(found, count), error, f"{crops.text}, {targets.text}", targets.trained_on)
+    return Validation(tops(found, count), error, f"{crops.text}, {targets.text}")
 
 
 def _logits(classifier: "Classifier", columns: "Tensor | None") -> "Callable[[torch.Tensor], torch.Tensor]":

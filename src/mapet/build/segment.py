@@ -102,7 +102,7 @@ def load_exported_segmenter(folder: Path) -> Segmenter:
     """The model of an export in evaluation mode.
 
     Raises:
-        MapetError: something else, or an export that was changed or does not fit together.
+        MapetError: an export that was changed or does not fit together.
     """
     weights, config = read_segmenter(folder)
     try:

@@ -135,11 +135,10 @@ def open_folder(root: Path, split: str, max_pixels: int = MAX_PIXELS) -> Folder:
         MapetError: a folder without splits has no "test", or no held-out split has classes of ``train`` only.
     """
     known, key = _known.get(), (os.path.abspath(root), split, max_pixels)
-    if known is None or key not in known:
-        found = _open(root, split, max_pixels)
-        if known is None:
-            return found
-        known[key] = found
+    if known is None:
+        return _open(root, split, max_pixels)
+    if key not in known:
+        known[key] = _open(root, split, max_pixels)
     return known[key]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from mapet.engine.metrics_file import WINDOW
 from mapet.engine.run import Run
 from mapet.utils.errors import MapetError, reason
 from mapet.utils.log import log
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Row = dict[str, float | None]  # one step; None: the step was skipped
 DELAY = 10  # steps whose metrics stay on an accelerator, so that a step does not wait for them
-WINDOW = 50  # steps that ``recent`` averages
 
 
 class MetricsLogger:

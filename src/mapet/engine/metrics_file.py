@@ -10,6 +10,7 @@ from mapet.utils.fingerprint import file_hash
 from mapet.utils.io import replace_file
 
 LONGEST = 5  # ranges of steps that are named
+WINDOW = 50  # steps whose figures are averaged
 
 
 def trim(path: Path, step: int, seal: str = "") -> str:
@@ -43,7 +44,7 @@ def fault(path: Path, step: int, seal: str = "") -> str:
     return " and ".join(notes)
 
 
-def recent_means(path: Path, count: int = 50) -> tuple[int, dict[str, float]]:
+def recent_means(path: Path, count: int = WINDOW) -> tuple[int, dict[str, float]]:
     """The means of the figures of the last ``count`` steps that had images, by name; and how many these are."""
     lines = _lines(path)
     good = (line for line in reversed(lines[1:]) if _step(line, lines[0]) is not None and not line.endswith(b",\n"))

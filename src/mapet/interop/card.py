@@ -76,7 +76,7 @@ tags:
 - image-segmentation
 - mapet
 ---
-# UPerNet over {_title(model, {}).split(" ")[0]}{f", {notes['data']}" if "data" in notes else ""}
+# UPerNet over {_size(model)}{f", {notes['data']}" if "data" in notes else ""}
 
 A vision transformer with a UPerNet head that gives each pixel one of {len(config["label_names"])} classes (mapet).
 
@@ -119,12 +119,16 @@ def _dense_uses(name: str, config: Mapping[str, Any], formats: Sequence[str]) ->
 
 
 def _title(encoder: Encoder, notes: Mapping[str, Any]) -> str:
-    size = next((name for name, size in SIZES.items() if size["embed_dim"] == encoder.embed_dim), "vit")
-    family, _, word = size.partition("_")
     by = f", {notes['objective']}" if "objective" in notes else ""
     data = f", {notes['data']}" if "data" in notes else ""
-    kind = "ViT" + (f"-{word.capitalize()}" if family and word else "")
-    return f"{kind}/{encoder.patch_size[0]}{' classifier' if encoder.num_classes else ''}{by}{data}"
+    return f"{_size(encoder)}{' classifier' if encoder.num_classes else ''}{by}{data}"
+
+
+def _size(encoder: Encoder) -> str:
+    """As "ViT-Small/16"; without a known size "ViT/16"."""
+    size = next((name for name, size in SIZES.items() if size["embed_dim"] == encoder.embed_dim), "vit")
+    family, _, word = size.partition("_")
+    return f"ViT{f'-{word.capitalize()}' if family and word else ''}/{encoder.patch_size[0]}"
 
 
 def _reads(encoder: Encoder) -> str:

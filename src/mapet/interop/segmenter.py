@@ -11,7 +11,6 @@ from mapet.interop.card import segmentation_card
 from mapet.interop.export_folder import CONFIG, WEIGHTS, read_config, replacing, verify
 from mapet.interop.timm import UPERNET, write_files
 from mapet.method.encoder import Encoder
-from mapet.utils.errors import MapetError
 from mapet.utils.owned import AN_EXPORT
 
 
@@ -71,9 +70,7 @@ def read_segmenter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and config of an exported segmentation model.
 
     Raises:
-        MapetError: something else, or its files were changed.
+        MapetError: its files were changed.
     """
-    if not is_segmenter(folder):
-        raise MapetError(f"{folder} holds no segmentation model: give the folder of one, or its export.")
     verify(folder)
     return load_file(folder / WEIGHTS), read_config(folder)

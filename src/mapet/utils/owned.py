@@ -37,9 +37,9 @@ def _files(*names: str) -> dict[str, Tree | None]:
 LISTS: dict[str, Tree | None] = {r"(unreadable-images|bad-pictures)\.txt(\.\w+)?": None}  # also 0.1's
 EXPORT: Tree = {r"config\.json|model\.safetensors|README\.md": None, "onnx|torch": {r"model\.(onnx|pt2)": None}}
 _NEW: Tree = {"timm|segmenter": EXPORT, re.escape(LOCK): None}
-PAIR: Tree = _files("tokenizer.json", "tokenizer.safetensors")
+PAIR = _files("tokenizer.json", "tokenizer.safetensors")
 TOKENIZER: Tree = {
-    **(_files(MARK, "tokenizer.json", "tokenizer.safetensors") | LISTS),
+    **(_files(MARK) | PAIR | LISTS),
     r"tokenizer\.(part|next)": PAIR,
     "inspect": _files("inspect.json", "codes.png", "tokens.png", "usage.png", "report.html"),
     rf"{re.escape(ASIDE)}(\.part|\.gone)?": LISTS,

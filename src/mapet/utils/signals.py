@@ -87,11 +87,8 @@ def held() -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
+    with handled(lambda number, _: came.append(number), [signal.SIGINT]):
         yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
     if came:
         signal.raise_signal(signal.SIGINT)
 

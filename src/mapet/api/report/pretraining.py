@@ -100,8 +100,6 @@ class _Shown:
 
     def notes(self) -> list[str]:
         """What looks wrong."""
-        from mapet.api.probes import history
-
         found = self.files.notes()
         if self.total and self.files.steps < self.total:
             found.append(
@@ -113,7 +111,7 @@ class _Shown:
                 f"The token accuracy ({accuracy[1]:.1%}) is not above what the position alone tells "
                 f"({guess.best:.1%}): train longer, or with more images."
             )
-        rows = history(self.run)
+        rows = self.files.probes
         width = self.recipe.model.embed_dim or SIZES.get(self.recipe.model.name, {}).get("embed_dim", 0)
         if rows and rows[-1].get("rank", width) < COLLAPSED * width:
             found.append(f"The features have collapsed: effective rank {rows[-1]['rank']:.1f} of {width}.")

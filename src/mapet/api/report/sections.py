@@ -109,18 +109,27 @@ class RunFiles:
         value = found.get("images") if isinstance(found, dict) else None
         return value if isinstance(value, int) else None
 
-    @property
-    def _checkpoints(self) -> "Iterator[Checkpoint | str]":
+    @cached_property
+    def _checkpoints(self) -> "list[Checkpoint | str]":
         """Each of the last checkpoints with its head alone, or why that cannot be read; the last first."""
         from mapet.engine.checkpoint import Checkpoint, exists
         from mapet.engine.generations import LAST, PREVIOUS, SHARDED
 
+        found: list[Checkpoint | str] = []
         for path in (self.run.checkpoints / name for name in (LAST, SHARDED, PREVIOUS)):
             try:
                 if exists(path):
-                    yield Checkpoint(path)
+                    found.append(Checkpoint(path))
             except MapetError as error:
-                yield error.option_text
+                found.append(error.option_text)
+        return found
+
+    @cached_property
+    def probes(self) -> list[dict[str, float]]:
+        """What was measured on the way; empty without a valid file."""
+        from mapet.api.probes import history
+
+        return history(self.run)
 
     @cached_property
     def checkpoint(self) -> "Checkpoint | None":
@@ -146,13 +155,13 @@ class RunFiles:
 
     def damaged(self) -> list[str]:
         """A sentence for each file that is damaged or missing."""
-        from mapet.api.probes import FILE, history
+        from mapet.api.probes import FILE
 
         found = [one for one in self._checkpoints if isinstance(one, str)]
         there = {name: kind for name, kind in JSON.items() if (self.folder / name).exists()}
         found += [f"{name} is damaged: what it holds is left out." for name, kind in there.items()
                   if not isinstance(load_json(self.folder / name), kind)]  # fmt: skip
-        if (self.folder / FILE).exists() and not history(self.run):
+        if (self.folder / FILE).exists() and not self.probes:
             found.append(f"{FILE} is damaged: what was measured on the way is left out.")
         if self.metrics_fault and self.run.metrics.exists():
             found.append(f"{self.run.metrics.name} is damaged: it {self.metrics_fault}.")
@@ -250,10 +259,8 @@ class RunFiles:
 
     def learned(self) -> list[Part]:
         """Evaluations, and what was measured on the way."""
-        from mapet.api.probes import history
-
         parts = self.scores()
-        if rows := history(self.run):
+        if rows := self.probes:
             caption = "Measured on the way (--probe-every), on images that are not trained on where labels exist."
             if count := rows[-1].get("images"):
                 share = f"{rows[-1]['guess']:.1%} of the {count:,.0f} test images drawn"
