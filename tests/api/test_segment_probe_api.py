@@ -9,6 +9,7 @@ from PIL import Image
 import mapet
 from forms import MODEL, in_all_forms
 from mapet.config.recipe import Recipe
+from mapet.data.segmentation import SPLITS
 from mapet.utils.errors import MapetError
 
 TINY = {"model": "custom", "embed_dim": 16, "depth": 2, "num_heads": 2, "image_size": 16, "patch_size": 4}
@@ -65,6 +66,16 @@ def test_a_larger_image_size_and_fewer_images_are_another_measurement(forms, pai
     )
     assert one == same
     assert len({one, larger, fewer}) > 1
+
+
+def test_folders_that_a_file_names_give_the_scores_of_the_same_set(forms, pairs, tmp_path):
+    parts = [f"images: {pairs}/images/{split}, masks: {pairs}/annotations/{split}" for split in SPLITS.values()]
+    names = (pairs / "classes.txt").read_text().split()
+    text = f"train: {{{parts[0]}}}\ntest: {{{parts[1]}}}\nclasses: [{', '.join(names)}]\n"
+    (tmp_path / "set.yaml").write_text(text)
+    settings = {"out": tmp_path / "x.json", "accelerator": "cpu", "protocols": "segment-knn"}
+    one, other = (mapet.segment_probe(forms["run"], data, **settings) for data in (pairs, tmp_path / "set.yaml"))
+    assert one == other
 
 
 def test_a_comparison_measures_by_segmentation(pairs, tmp_path):

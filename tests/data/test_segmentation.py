@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mapet
+from mapet.build.segmentation_set import open_segmentation
 from mapet.cli import main
-from mapet.data.segmentation import open_segmentation
+from mapet.data.segmentation import MaskedImages
 from mapet.data.shapes import compose_shapes
 from mapet.utils.errors import MapetError
 
@@ -107,8 +109,8 @@ def damaged(out, how):
         ("channels", "must have one channel of class labels, got 3"),
         ("broken", "cannot be read"),
         ("mask", r"has no mask .*000000.png \(1 such images\)"),
-        ("images", "has no pairs"),
-        ("names", "has no class names"),
+        ("images", "has no images"),
+        ("names", "has no lines: write one class name a line"),
     ],
 )
 def test_wrong_sets_are_one_line(material, how, line):
@@ -128,8 +130,6 @@ def test_without_a_class_file_the_classes_are_those_of_ade20k(material):
 
 
 def test_the_command_and_the_function_write_the_same_set(material, capsys):
-    import mapet
-
     words = ["shapes", str(material / "shapes"), str(material / "photos"), "--out", str(material / "one")]
     assert main([*words, "--classes", "2", "--train", "3", "--test", "2", "--size", "32"]) == 0
     assert "3 training and 2 validation images, 2 classes" in capsys.readouterr().out
@@ -145,3 +145,112 @@ def test_a_broken_photograph_is_named(material):
         path.write_bytes(b"no image")
     with pytest.raises(MapetError, match=r"photos/\d.png cannot be read"):
         composed(material)
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory):
+    """The same six pairs in ADE20K's layout, and as other data sets keep them; labels 0, 1 and 255 in these."""
+    root, chance = tmp_path_factory.mktemp("layouts"), np.random.default_rng(0)
+    folders = {
+        "ade": ("images/{split}/{name}.jpg", "annotations/{split}/{name}.png"),
+        "city": ("left/{split}/town {n}/{name}_left.png", "fine/{split}/town {n}/{name}_fine_ids.png"),
+        "voc": ("JPEG/{name}.jpg", "Class/{name}.png"),
+    }
+    names = {"training": "dbca", "validation": "fe"}
+    for split, letters in names.items():
+        for n, name in enumerate(letters):
+            pixels, labels = chance.integers(0, 256, (8, 6, 3), np.uint8), chance.choice([0, 1, 255], (8, 6))
+            for layout, (image, mask) in folders.items():
+                for path, values in ((image, pixels), (mask, labels if layout != "ade" else (labels + 1) % 256)):
+                    file = root / layout / path.format(split=split, name=name, n=n % 2)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(values.astype(np.uint8)).save(file, quality=95)
+        (root / "voc" / f"{split}.txt").write_text("\n".join(letters))
+    Image.new("RGB", (8, 8)).save(root / "voc" / "JPEG" / "without mask.jpg")
+    (root / "ade" / "classes.txt").write_text("sky\nsea\n")
+    zero = "classes: [sky, sea]\nreduce_zero_label: false\n"
+    (root / "voc" / "set.yaml").write_text(
+        "train: {images: JPEG, masks: Class, names: training.txt}\n"
+        f"test: {{images: JPEG, masks: Class, names: validation.txt}}\n{zero}"
+    )
+    (root / "city.yaml").write_text(
+        "train: {images: city/left/training, masks: city/fine/training}\n"
+        "test: {images: city/left/validation, masks: city/fine/validation}\n"
+        f"image_suffix: _left.png\nmask_suffix: _fine_ids.png\n{zero}"
+    )
+    return root
+
+
+def contents(pairs):
+    """Targets and class names by the name of the image."""
+    return pairs.classes, {
+        path.stem.partition("_")[0]: pairs.pair(i)[1].tolist() for i, (path, _) in enumerate(pairs.pairs)
+    }
+
+
+@pytest.mark.parametrize("name", ["voc/set.yaml", "city.yaml"])
+def test_a_file_that_names_folders_opens_the_same_set(layouts, name):
+    for split in ("train", "test"):
+        expected = contents(open_segmentation(layouts / "ade", split))
+        assert {0, 1, -1} == {label for rows in expected[1].values() for row in rows for label in row}
+        assert contents(open_segmentation(layouts / name, split)) == expected
+        ids = MaskedImages(open_segmentation(layouts / name, split), "set")
+        assert len({ids.image_id(i) for i in range(len(ids))}) == len(ids)
+    assert contents(open_segmentation(layouts / name, reduce_zero_label=False))[1] != {}
+
+
+def test_without_test_folders_a_share_of_the_pairs_is_tested(layouts, tmp_path):
+    text = f"train: {{images: {layouts}/city/left, masks: {layouts}/city/fine}}\nclasses: [sky, sea]\n"
+    text += "image_suffix: _left.png\nmask_suffix: _fine_ids.png\nreduce_zero_label: false\n"
+    (tmp_path / "set.yaml").write_text(f"{text}test_share: 0.34\n")
+    train, test = (contents(open_segmentation(tmp_path / "set.yaml", split))[1] for split in ("train", "test"))
+    assert len(test) == 2
+    assert len(train) == 4
+    expected = [contents(open_segmentation(layouts / "ade", split))[1] for split in ("train", "test")]
+    assert {**train, **test} == {**expected[0], **expected[1]}
+    again = contents(open_segmentation(tmp_path / "set.yaml", "test"))[1]
+    assert again == test
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("train: {images: none, masks: Class}\nclasses: [a, b]", "none does not exist: give a folder"),
+        (
+            "train: {images: JPEG, masks: Class}\nclasses: [a, b]",
+            r"without mask.jpg has no mask .* \(1 such",
+        ),
+        (
+            "train: {images: JPEG, masks: Class, names: more.txt}\nclasses: [a, b]",
+            r"names x, but .* no such image \(2",
+        ),
+        ("train: {images: JPEG, masks: Class, names: no.txt}\nclasses: [a, b]", "no.txt cannot be read"),
+        ("train: {images: JPEG, masks: Class}", "give either classes or class_file"),
+        ("train: {images: JPEG}\nclasses: [a, b]", "masks is missing"),
+        ("train: {images: JPEG, masks: Class}\nclass_file: empty.txt", "empty.txt has no lines"),
+        ("train: {images: JPEG, masks: Class}\nclasses: [a, b]\nimage_suffix: .gif", "has no images that end in .gif"),
+        ("train: {images: JPEG, mask: Class}\nclasses: [a, b]", 'no setting "mask" in train. Did you mean "masks"'),
+        ("train: {images: ., masks: Class}\nclasses: [a, b]", "has the images"),
+        ("train: [", "is not YAML"),
+    ],
+)
+def test_wrong_files_of_folders_are_one_line(layouts, text, line):
+    folder = layouts / "voc"
+    (folder / "more.txt").write_text("a\nx\ny\n")
+    (folder / "empty.txt").write_text("\n")
+    twin = folder / "JPEG" / "a.png"
+    if text.startswith("train: {images: ."):
+        Image.new("RGB", (8, 8)).save(twin)
+    (folder / "wrong.yaml").write_text(text)
+    try:
+        with pytest.raises(MapetError, match=line) as caught:
+            open_segmentation(folder / "wrong.yaml")
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).count("wrong.yaml") <= 1
+    finally:
+        twin.unlink(missing_ok=True)
+
+
+def test_an_output_among_the_images_of_a_file_is_refused(layouts, tmp_path):
+    with pytest.raises(MapetError, match=r"out .* is inside"):
+        mapet.segment("random", layouts / "voc" / "set.yaml", layouts / "voc" / "JPEG" / "run")

@@ -7,7 +7,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from forms import randomised
-from mapet.data.segmentation import MaskedImages, both_splits, open_segmentation
+from mapet.build.segmentation_set import both_splits, open_segmentation
+from mapet.data.segmentation import MaskedImages
 from mapet.evals.dense import class_shares, embedded, patch_features, patch_size_of
 from mapet.evals.iou import iou_scores, overlap
 from mapet.evals.segment_probe import Patches, knn_probe, linear_probe, majority, probe_overlaps, training_patches

@@ -10,6 +10,7 @@ from mapet.api.encoders import load_start
 from mapet.api.settings import absolute, combined, is_file, named, require_given
 from mapet.api.training import run_training
 from mapet.api.tuned import Tuned
+from mapet.build.segmentation_set import inputs_of
 from mapet.config.finetune import RANDOM
 from mapet.config.runtime import Runtime
 from mapet.config.segmentation import SegmentRecipe, segmentation_protocol
@@ -45,7 +46,8 @@ def segment(
 
     Args:
         source: FROM, a run, an export folder, a checkpoint file, or "random"; None: that of the recipe.
-        data: a folder in ADE20K's layout; None: that of the recipe.
+        data: a segmentation set: a folder in ADE20K's layout, or a YAML file of ``config.segmentation_set.SetFile``;
+            None: that of the recipe.
         out: folder for the run; must be empty or absent.
         recipe: settings, their name or a YAML file; None: the defaults.
         runtime: what must not change the result; None: the defaults.
@@ -63,11 +65,13 @@ def segment(
     t = replace(t, init=str(source or t.init), data=str(data or t.data))
     require_given(
         FROM=(t.init, "a run, an export folder, a checkpoint, or random"),
-        data=(t.data, "a folder in ADE20K's layout"),
+        data=(t.data, "a folder in ADE20K's layout, or a YAML file that names folders of images and masks"),
         out=(out, "a folder for the run"),
     )
     assert out is not None
-    require_apart(out, recipe=str(recipe) if is_file(recipe) else None, data=t.data, FROM=t.init)
+    require_apart(out, recipe=str(recipe) if is_file(recipe) else None, FROM=t.init)
+    for path in inputs_of(t.data):
+        require_apart(out, data=path)
     t = replace(t, init=absolute(t.init, RANDOM), data=absolute(t.data))
     return run_training(Segmentation(Run(out), t, runtime, evaluate_every), new=True, overwrite=overwrite)
 
@@ -110,7 +114,7 @@ class Segmentation(Tuned[SegmentRecipe]):
     def validate(self, *, new: bool) -> None:
         """Load FROM and check it and some pairs on rank 0, unless a checkpoint has the weights already."""
         from mapet.build.segment import segmenter_over
-        from mapet.data.segmentation import both_splits
+        from mapet.build.segmentation_set import both_splits
         from mapet.engine.distributed import pick_device
         from mapet.utils.process_group import first_process
 
@@ -135,8 +139,8 @@ class Segmentation(Tuned[SegmentRecipe]):
         """Crops of images and masks."""
         from mapet.build.batches import Images, choose_indices, shuffled_images
         from mapet.build.segment import SegmentBatches, shaped
+        from mapet.build.segmentation_set import open_segmentation
         from mapet.data.scene import MASK, Scenes
-        from mapet.data.segmentation import open_segmentation
         from mapet.data.unreadable import UnreadableImages
         from mapet.utils.view import CenterCropResize
 
@@ -191,7 +195,7 @@ class Segmentation(Tuned[SegmentRecipe]):
 
     def scores(self, objective: "Segmenting", fabric: "Fabric") -> "dict[str, Score]":
         """``mIoU``, ``accuracy`` and ``IoU NAME`` over the test images."""
-        from mapet.data.segmentation import open_segmentation
+        from mapet.build.segmentation_set import open_segmentation
         from mapet.evals.iou import iou_scores
         from mapet.evals.segmentation import counts_of
 

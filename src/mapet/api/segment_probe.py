@@ -75,7 +75,7 @@ def segment_probe(
 
     Args:
         source: FROM: a run or export folder, a checkpoint file, or a timm model.
-        data: a folder in ADE20K's layout.
+        data: a segmentation set, as for ``segment``.
         protocols: names of ``SEGMENT_PROTOCOLS``: segment-linear, segment-knn.
         out: JSON file to which the scores are added; None: a run's ``scores.json``, and otherwise no file.
         settings: by default ``SegmentProbeSettings()``.
@@ -110,7 +110,7 @@ def measure(
     encoder: "Encoder", data: str | Path, names: Iterable[str], s: SegmentProbeSettings
 ) -> "dict[str, dict[str, Score]]":
     """The scores of the protocols and of the guess; arguments and errors as ``segment_probe``."""
-    from mapet.data.segmentation import both_splits
+    from mapet.build.segmentation_set import both_splits
     from mapet.engine.distributed import pick_device
     from mapet.evals.iou import iou_scores
     from mapet.evals.segment_probe import majority, probe_overlaps, training_patches

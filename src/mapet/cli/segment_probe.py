@@ -16,7 +16,7 @@ class Options:
     run: str = ""
     """FROM: a run or export folder, an official-format checkpoint, or a timm model; the same as FROM."""
     data: str = ""
-    """Segmentation set, a folder in ADE20K's layout."""
+    """Segmentation set: a folder in ADE20K's layout, or a YAML file that names folders of images and masks."""
     protocols: str = ",".join(SEGMENT_PROTOCOLS)
     """segment-linear, segment-knn, or both, separated by commas."""
     out: str | None = None

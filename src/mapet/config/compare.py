@@ -44,7 +44,7 @@ class CompareSettings:
     eval_limit: Count | None = None
     """Use only so many labelled training images, chosen at random; None: all."""
     segment_data: PathText | None = None
-    """Segmentation set of segment-linear and segment-knn, a folder in ADE20K's layout."""
+    """Segmentation set of segment-linear and segment-knn, as --data of segment."""
 
     def __post_init__(self) -> None:
         names, known = list(map(short_name, self.objectives)), known_objectives(self.objectives)

@@ -29,8 +29,9 @@ def read(path: str | Path, kind: type[T]) -> T:
     from mapet.config.refusal import refusal
     from mapet.config.upgrade import upgraded
 
+    found = content(path)
     try:
-        return TypeAdapter(kind).validate_python(upgraded(content(path), kind))
+        return TypeAdapter(kind).validate_python(upgraded(found, kind))
     except ValidationError as error:
         raise refusal(error, kind, f"{path}: ") from error
     except MapetError as error:

@@ -107,7 +107,7 @@ class SegmentRecipe(Training):
     init: Annotated[PathText, Option(common=True)] = ""
     """FROM: a run, an export, an official-format checkpoint, a timm model or random; may come first, without --init."""
     data: Annotated[PathText, Option(common=True)] = ""
-    """Segmentation set, a folder in ADE20K's layout."""
+    """Segmentation set: a folder in ADE20K's layout, or a YAML file that names folders of images and masks."""
     reduce_zero_label: bool = True
     """Label 0 is ignored and the classes begin at 1, as in ADE20K; no: they begin at 0. 255 is always ignored."""
     drop_path: Below1 = 0.1

@@ -1,13 +1,14 @@
-"""Pairs of images and masks in ADE20K's layout: ``images/training/a.jpg`` and ``annotations/training/a.png``."""
+"""Pairs of images and masks, of any two folders or in ADE20K's layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os.path import splitext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mapet.data.listing import Listing
 from mapet.utils.errors import MapetError, reason
-from mapet.utils.io import require_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,10 +16,8 @@ if TYPE_CHECKING:
 
 IMAGES, MASKS, CLASSES = "images", "annotations", "classes.txt"
 SPLITS = {"train": "training", "test": "validation"}
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-ADE20K = 150  # classes, where no file names them
+_ADE20K_CLASSES = tuple(f"class {i + 1}" for i in range(150))  # where no file names them
 VOID = 255  # a label that is always ignored
-CHECKED = 16  # pairs of a split that are read before the work
 IGNORED = -1  # target of pixels that neither a loss nor a score counts
 
 
@@ -27,11 +26,13 @@ class SegmentationSet:
     """One split: label 0 is ignored, labels 1 … ``len(classes)`` are the classes in sequence; 255 is always ignored.
 
     Attributes:
+        images: folder of the images.
         pairs: image and mask files, sorted by name.
         classes: class names; those of ``classes.txt``, one a line, or "class 1" … "class 150" as in ADE20K.
         reduce_zero_label: as above; False: labels 0 … ``len(classes)`` − 1 are the classes.
     """
 
+    images: Path
     pairs: tuple[tuple[Path, Path], ...]
     classes: tuple[str, ...]
     reduce_zero_label: bool = True
@@ -63,7 +64,7 @@ class SegmentationSet:
             zero = ", with 0 for ignored pixels" if self.reduce_zero_label else f" or {VOID} for ignored pixels"
             raise MapetError(
                 f"{mask_file} has the label {highest}, but the set has {len(self.classes)} classes: labels must be "
-                f"<= {most}{zero}; name more classes in {CLASSES}."
+                f"<= {most}{zero}; name more classes."
             )
         return pixels, labels
 
@@ -88,8 +89,8 @@ class MaskedImages:
         return len(self.pairs)
 
     def image_id(self, i: int) -> str:
-        """The name of the image file."""
-        return self.pairs.pairs[i][0].name
+        """The path of the image below its folder."""
+        return self.pairs.pairs[i][0].relative_to(self.pairs.images).as_posix()
 
     def label(self, i: int) -> int:
         """-1."""
@@ -109,53 +110,98 @@ class MaskedImages:
         return image
 
 
-def open_segmentation(
-    folder: str | Path, split: str = "train", reduce_zero_label: bool = True, option: str = "--data"
-) -> SegmentationSet:
-    """Open a split, "train" or "test", of a folder in ADE20K's layout; other arguments as ``SegmentationSet``.
+def open_ade20k(root: Path, split: str, reduce_zero_label: bool, option: str) -> SegmentationSet:
+    """Open a split, "train" or "test", of a folder in ADE20K's layout.
 
     Raises:
         MapetError: no such folders, no pairs, an image without a mask, or a class file without names.
     """
-    root = require_folder(folder, option)
     images, masks = (root / part / SPLITS[split] for part in (IMAGES, MASKS))
     for one in (images, masks):
         if not one.is_dir():
-            raise MapetError(f"{option} {folder} has no folder {one.relative_to(root)}: it must hold images and masks.")
-    named = {path.stem: path for path in sorted(masks.iterdir()) if path.suffix.lower() == ".png"}
-    files = [path for path in sorted(images.iterdir()) if path.suffix.lower() in SUFFIXES]
-    if not files:
-        raise MapetError(f"{option} {folder} has no pairs: there are no images in {images.relative_to(root)}.")
-    if missing := [path for path in files if path.stem not in named]:
-        raise MapetError(f"{missing[0]} has no mask {masks / missing[0].stem}.png ({len(missing):,} such images).")
-    pairs = tuple((path, named[path.stem]) for path in files)
-    return SegmentationSet(pairs, _classes(root / CLASSES), reduce_zero_label)
+            raise MapetError(
+                f"{option} {root} has no folder {one.relative_to(root)}: give a folder in ADE20K's layout, or a YAML "
+                "file that names the folders of images and masks."
+            )
+    classes = read_lines(root / CLASSES, "class name") if (root / CLASSES).is_file() else _ADE20K_CLASSES
+    return SegmentationSet(images, find_pairs(images, masks), classes, reduce_zero_label)
 
 
-def both_splits(
-    folder: str | Path, reduce_zero_label: bool = True, option: str = "--data"
-) -> tuple[SegmentationSet, SegmentationSet]:
-    """The train and test split, of each of which some pairs are read.
+def find_pairs(
+    images: Path,
+    masks: Path,
+    names: Path | None = None,
+    image_suffix: str | None = None,
+    mask_suffix: str = ".png",
+) -> tuple[tuple[Path, Path], ...]:
+    """The image and mask files with the same path below their folders, but for the suffix, sorted.
+
+    Args:
+        images, masks: folders, nested in any way.
+        names: text file with the paths to use, one a line, without suffix; None: all images.
+        image_suffix: how the names of images end; None: as any image.
+        mask_suffix: how those of masks end, in either case.
 
     Raises:
-        MapetError: as ``open_segmentation`` and ``SegmentationSet.read``; fewer than 2 classes, or more than 254.
+        MapetError: no images, an image without a mask, or a name without an image.
     """
-    train, test = (open_segmentation(folder, split, reduce_zero_label, option) for split in SPLITS)
-    if not 2 <= len(train.classes) < VOID:
-        raise MapetError(f"{option} {folder} must have 2 to {VOID - 1} classes, got {len(train.classes)}.")
-    for part in (train, test):
-        for i in range(0, len(part), -(-len(part) // CHECKED)):
-            part.read(i)
-    return train, test
+    found, labelled = _by_name(images, image_suffix), _by_name(masks, mask_suffix)
+    if not found:
+        raise MapetError(f"{images} has no images{f' that end in {image_suffix}' if image_suffix else ''}.")
+    chosen = list(found) if names is None else list(dict.fromkeys(read_lines(names, "image")))
+    if absent := [name for name in chosen if name not in found]:
+        raise MapetError(f"{names} names {absent[0]}, but {images} has no such image ({len(absent):,} such names).")
+    if missing := [name for name in chosen if name not in labelled]:
+        wanted = masks / f"{missing[0]}{mask_suffix}"
+        raise MapetError(f"{found[missing[0]]} has no mask {wanted} ({len(missing):,} such images).")
+    return tuple((found[name], labelled[name]) for name in chosen)
 
 
-def _classes(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        return tuple(f"class {i + 1}" for i in range(ADE20K))
+def held_out(pairs: SegmentationSet, share: float, split: str) -> SegmentationSet:
+    """The training pairs without a random ``share`` of them (split "train"), or these ("test"); both are sorted.
+
+    Raises:
+        MapetError: fewer than two pairs.
+    """
+    import torch
+
+    from mapet.utils.rng import random_bits
+
+    count = len(pairs)
+    if count < 2:
+        raise MapetError(f"{pairs.images} has one pair, but a share of them is to be tested: give at least two.")
+    tested = min(max(1, round(share * count)), count - 1)
+    order = random_bits(0, torch.arange(count)).argsort(stable=True)
+    chosen = sorted((order[:tested] if split == "test" else order[tested:]).tolist())
+    return replace(pairs, pairs=tuple(pairs.pairs[i] for i in chosen))
+
+
+def read_lines(path: Path, what: str) -> tuple[str, ...]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        MapetError: there are none, or the file cannot be read.
+    """
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise MapetError(f"{path} cannot be read ({reason(error)}): write one class name a line.") from error
-    if not names:
-        raise MapetError(f"{path} has no class names: write one a line, or delete it for ADE20K's 150 classes.")
-    return names
+        raise MapetError(f"{path} cannot be read ({reason(error)}): write one {what} a line.") from error
+    if not lines:
+        raise MapetError(f"{path} has no lines: write one {what} a line.")
+    return lines
+
+
+def _by_name(folder: Path, suffix: str | None) -> dict[str, Path]:
+    """The images below the folder whose names end so, or all of them, by their path without suffix.
+
+    Raises:
+        MapetError: two images differ in their suffix only.
+    """
+    found = dict[str, Path]()
+    for path in sorted(Listing(str(folder), "").images):
+        if suffix is None or path.lower().endswith(suffix.lower()):
+            name = path[: -len(suffix)] if suffix else splitext(path)[0]
+            if name in found:
+                raise MapetError(f"{folder} has the images {found[name].name} and {path}: pairs need distinct names.")
+            found[name] = folder / path
+    return found

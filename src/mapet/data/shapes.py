@@ -9,7 +9,7 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
-from mapet.data.segmentation import CLASSES, IMAGES, MASKS, SPLITS, SUFFIXES
+from mapet.data.segmentation import CLASSES, IMAGES, MASKS, SPLITS
 from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import require_folder, require_free
 from mapet.utils.rng import randint, random_bits, uniform
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BACKGROUND = "background"  # label 1
 COVERED = (0.05, 0.95)  # share of a shape's pixels that are opaque
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MOST = 254  # classes beside the background
 LARGEST = 2**22  # pixels of a shape: others are left out
 CANDIDATES = 100  # files of a class that are looked at

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
 from mapet.api.kept_runtime import keep, kept
+from mapet.build.segmentation_set import inputs_of
 from mapet.config.compare import CompareSettings
 from mapet.config.file import read
 from mapet.config.finetune import FinetuneRecipe
@@ -127,7 +128,8 @@ def _require_apart(out: str | Path, recipe: Recipe, settings: CompareSettings, *
     require_apart(out, **{name: file if isinstance(file, str | Path) else None for name, file in files.items()})
     require_apart(out, data=recipe.data, eval_data=settings.eval_data, tokens=recipe.tokens, tokenizer=t.path)
     require_apart(out, teacher=t.teacher, teacher_weights=t.teacher_weights)
-    require_apart(out, segment_data=settings.segment_data)
+    for path in inputs_of(settings.segment_data):
+        require_apart(out, segment_data=path)
     for folder in settings.tokenizers:
         require_apart(out, tokenizers=folder)
 
@@ -158,7 +160,8 @@ def _run(plan: Plan, out: Path, runtime: Runtime) -> Comparison:
         raise MapetError("A comparison trains on one device: remove --devices and --num-nodes.")
     require_outside(out, plan.recipe.data)
     require_outside(out, plan.eval_data)
-    require_outside(out, plan.segment_data)
+    for path in inputs_of(plan.segment_data):
+        require_outside(out, path)
     plan = merge_plans(out, plan)
     every = variants(plan)
     validate(plan, runtime)

@@ -25,8 +25,8 @@ def validate(plan: Plan, runtime: Runtime) -> None:
     Raises:
         MapetError: images without labels, too few images of a class, or fine-tuning settings that do not fit.
     """
+    from mapet.build.segmentation_set import both_splits
     from mapet.data.dataset import require_labels, train_and_test
-    from mapet.data.segmentation import both_splits
 
     if set(plan.evaluate) & set(SEGMENTATION):
         both_splits(str(plan.segment_data), option="--segment-data")
