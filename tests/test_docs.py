@@ -46,6 +46,7 @@ SMALL = {  # options of each verb that are given, or replaced
     "reveal": {},
     "neighbours": CPU,
     "predict": CPU,
+    "masks": CPU,
     "validate": CPU,
     "robustness": CPU,
     "transfer": {**CPU, "--k": "3"},

@@ -13,17 +13,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "mapet"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {
-    "": 34_700,
-    "cli": 2_550,
+    "": 35_200,
+    "cli": 2_610,
     "method": 1_420,
 }
-# Lines of a folder; method: 1,300 and windows.py; cli: 2,000 and eight verbs.
+# Lines of a folder; method: 1,300 and windows.py; cli: 2,000 and nine verbs.
 # The package was meant to have 17,500 lines. Since then came typed Python functions for every verb, settings that carry
 # their rules, objectives of a user's own, the care for files that are not ours, the upgrade of version 0.1, and checks
 # of images, checkpoints, schedules and signals; then windows, starting from weights,
 # probes on the way, embed, neighbours and predict; then validate, robustness, transfer, panels and trackers;
 # segmentation: probes, UPerNet, its augmentation (1,100); exports for ONNX and torch.export, reports (1,500);
-# segmentation models exported, and plain reasons for damage (200).
+# segmentation models exported, and plain reasons for damage (200); sets of any folders, masks of images (500).
 LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 300, 45, 8
 LOOP = ("engine/fit.py", "fit")  # the training loop may be longer
 WORDS = {  # what is not written, and what is

@@ -34,6 +34,7 @@ SETTINGS = {  # the settings classes, below mapet.config, whose flat names a fun
     "report": ("report.ReportSettings",),
     "neighbours": ("use.NeighboursSettings",),
     "predict": ("use.PredictSettings",),
+    "masks": ("use.MasksSettings",),
     "validate": ("validate.ValidateSettings",),
     "robustness": ("validate.RobustnessSettings",),
     "transfer": ("evaluate.EvaluateSettings",),

@@ -15,6 +15,8 @@ from mapet.api.encoders import load_encoder as load_encoder
 from mapet.api.estimate import Estimate as Estimate
 from mapet.api.export import export as export
 from mapet.api.features import extract_features as extract_features
+from mapet.api.masks import Mask as Mask
+from mapet.api.masks import Masks as Masks
 from mapet.api.neighbours import Neighbour as Neighbour
 from mapet.api.predict import Prediction as Prediction
 from mapet.api.predict import Predictions as Predictions
@@ -43,7 +45,14 @@ from mapet.config.runtime import Runtime as Runtime
 from mapet.config.segmentation import SegmentProbeSettings
 from mapet.config.segmentation import SegmentRecipe as SegmentRecipe
 from mapet.config.training import Optimization as Optimization
-from mapet.config.use import AttendSettings, EmbedSettings, NeighboursSettings, PredictSettings, RevealSettings
+from mapet.config.use import (
+    AttendSettings,
+    EmbedSettings,
+    MasksSettings,
+    NeighboursSettings,
+    PredictSettings,
+    RevealSettings,
+)
 from mapet.config.validate import RobustnessSettings, ValidateSettings
 from mapet.config.verbs import (
     FitTokenizerSettings,
@@ -252,12 +261,12 @@ class _Embed(TypedDict, total=False):
     """Settings of ``EmbedSettings``."""
 
     split: Literal["train", "test"] | None
-    batch_size: int
-    num_heads: int | None
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
-    workers: int | None
     max_pixels: int
     max_bad_fraction: float
+    batch_size: int
+    num_heads: int | None
+    workers: int | None
     pool: Literal["avg", "token", "avg+token", "patches"]
     layer: int | None
     normalize: bool
@@ -409,6 +418,18 @@ class _InspectTokenizer(TypedDict, total=False):
 class _InspectTokenizerSettings(_InspectTokenizer, total=False):
     """Settings of ``inspect_tokenizer``."""
 
+class _Masks(TypedDict, total=False):
+    """Settings of ``MasksSettings``."""
+
+    split: Literal["train", "test"] | None
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    max_pixels: int
+    max_bad_fraction: float
+    stride: int | None
+
+class _MasksSettings(_Masks, total=False):
+    """Settings of ``masks``."""
+
 class _Neighbours(TypedDict, total=False):
     """Settings of ``NeighboursSettings``."""
 
@@ -439,12 +460,12 @@ class _Predict(TypedDict, total=False):
     """Settings of ``PredictSettings``."""
 
     split: Literal["train", "test"] | None
-    batch_size: int
-    num_heads: int | None
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
-    workers: int | None
     max_pixels: int
     max_bad_fraction: float
+    batch_size: int
+    num_heads: int | None
+    workers: int | None
     top_k: int
     crop_pct: float | None
 
@@ -493,12 +514,12 @@ class _Robustness(TypedDict, total=False):
     """Settings of ``RobustnessSettings``."""
 
     split: Literal["train", "test"] | None
-    batch_size: int
-    num_heads: int | None
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
-    workers: int | None
     max_pixels: int
     max_bad_fraction: float
+    batch_size: int
+    num_heads: int | None
+    workers: int | None
     crop_pct: float | None
     subset: bool
     real: str | PathLike[str] | None
@@ -639,12 +660,12 @@ class _Validate(TypedDict, total=False):
     """Settings of ``ValidateSettings``."""
 
     split: Literal["train", "test"] | None
-    batch_size: int
-    num_heads: int | None
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
-    workers: int | None
     max_pixels: int
     max_bad_fraction: float
+    batch_size: int
+    num_heads: int | None
+    workers: int | None
     crop_pct: float | None
     subset: bool
     real: str | PathLike[str] | None
@@ -736,6 +757,14 @@ def inspect_tokenizer(
     settings: InspectTokenizerSettings | None = None,
     **changes: Unpack[_InspectTokenizerSettings],
 ) -> dict[str, Any]: ...
+def masks(
+    model: str | Path | Segmenter,
+    images: Any,
+    out: str | Path | None = None,
+    *,
+    settings: MasksSettings | None = None,
+    **changes: Unpack[_MasksSettings],
+) -> Masks: ...
 def neighbours(
     source: str | Path,
     image: Any,
@@ -880,6 +909,8 @@ __all__ = [
     "FinetuneRecipe",
     "ImageDataset",
     "MapetError",
+    "Mask",
+    "Masks",
     "Model",
     "Neighbour",
     "Network",
@@ -922,6 +953,7 @@ __all__ = [
     "load_encoder",
     "load_segmenter",
     "load_tokenizer",
+    "masks",
     "neighbours",
     "open_dataset",
     "pack",

@@ -56,6 +56,7 @@ def made(images, tmp_path_factory):
     mapet.shapes(root / "shapes", images, root / "set", **SHAPES)
     named = {
         "set": root / "set",
+        "segmenter": mapet.segment(run, root / "set", root / "segmenter", **STEPS | SEGMENT).folder,
         "images": images,
         "run": run,
         "clf": clf,
@@ -243,6 +244,11 @@ CASES = {  # verb: (words, call, what is compared of the output and of what was 
         lambda m, out: ["predict", m.clf, m.images, "--out", out.with_suffix(".csv"), "--top-k", "2"],
         lambda m, out: mapet.predict(m.clf, m.images, out.with_suffix(".csv"), top_k=2),
         lambda out, _: file("")(out.with_suffix(".csv"), _),
+    ),
+    "masks": (
+        lambda m, out: ["masks", m.segmenter, m.images, "--out", out],
+        lambda m, out: mapet.masks(m.segmenter, m.images, out),
+        lambda out, _: {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()},
     ),
     "attend": (
         lambda m, out: ["attend", m.clf, m.photo, "--out", out.with_suffix(".png"), "--block", "1"],

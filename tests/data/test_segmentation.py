@@ -1,12 +1,18 @@
 """Image and mask pairs, and sets composed of shapes over photographs."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from pydantic import TypeAdapter
 
 import mapet
 from mapet.build.segmentation_set import open_segmentation
 from mapet.cli import main
+from mapet.config.segmentation_set import SetFile
 from mapet.data.segmentation import MaskedImages
 from mapet.data.shapes import compose_shapes
 from mapet.utils.errors import MapetError
@@ -249,6 +255,14 @@ def test_wrong_files_of_folders_are_one_line(layouts, text, line):
         assert str(caught.value).count("wrong.yaml") <= 1
     finally:
         twin.unlink(missing_ok=True)
+
+
+def test_the_files_of_the_documentation_are_read():
+    page = (Path(__file__).parents[2] / "docs" / "segmentation.md").read_text()
+    found = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    assert len(found) == 3
+    for text in found:
+        assert TypeAdapter(SetFile).validate_python(yaml.safe_load(text)).train.images
 
 
 def test_an_output_among_the_images_of_a_file_is_refused(layouts, tmp_path):

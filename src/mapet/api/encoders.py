@@ -205,7 +205,9 @@ def _from_run(path: Path, checkpoint: Path | None = None) -> LoadedEncoder:
 
     run = Run(path)
     if run.segmenter.is_file():
-        raise MapetError(f"FROM = {path} holds a segmentation model: give the run that it was trained from.")
+        raise MapetError(
+            f"FROM = {path} holds a segmentation model: give the run that it was trained from, or use mapet masks."
+        )
     if checkpoint is not None:
         Checkpoint(checkpoint).verify()
     if run.classifier.is_file():

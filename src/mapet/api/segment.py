@@ -215,20 +215,15 @@ def _images(pairs: "SegmentationSet", t: SegmentRecipe) -> "MaskedImages":
 
 def _tests(tests: "SegmentationSet", model: "Segmenter", fabric: "Fabric") -> "Iterator[tuple[int, Tensor, Tensor]]":
     """This process's share: index, image (3, H, W) normalised with a shorter side of one window, and targets."""
-    import numpy as np
     import torch
-    from PIL import Image
 
-    from mapet.data.augment import normalize, to_float
     from mapet.engine.progress import Meter
+    from mapet.evals.segmentation import shown
 
     indices = torch.arange(len(tests)).tensor_split(fabric.world_size)[fabric.global_rank].tolist()
     with Meter("test", len(indices)) as meter:
         for done, i in enumerate(indices, 1):
             image, targets = tests.pair(i)
-            scale = min(min(model.img_size) / min(image.size), 4 * min(model.img_size) / max(image.size))
-            size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-            pixels = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR)))
-            yield i, normalize(to_float(pixels.permute(2, 0, 1)[None]))[0], torch.from_numpy(targets)
+            yield i, shown(image, model), torch.from_numpy(targets)
             if fabric.is_global_zero and meter.due(done):
                 meter.update(done)

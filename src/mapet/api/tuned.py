@@ -63,8 +63,9 @@ class Tuned(Job[T]):
         epoch = epochs if step == batches.steps else step // batches.steps_per_epoch
         scores = self.scores(objective, fabric)
         log.info(f"protocol  {self.protocol}")
+        width = max(9, *map(len, scores))
         for name, score in scores.items():
-            log.info(f"{name:<9} {score} of {score.count:,} test images, after epoch {epoch:g} of {epochs:g}")
+            log.info(f"{name:<{width}} {score} of {score.count:,} test images, after epoch {epoch:g} of {epochs:g}")
         if fabric.is_global_zero:
             about = {"protocol": self.protocol, "step": step, "epoch": epoch, "data": t.data, "limit": t.max_images}
             record(self.run, about, scores)

@@ -58,5 +58,6 @@ def report(verb: str, source: Source, protocols: str | Sequence[str], settings: 
 def print_scores(protocol: str, scores: "Mapping[str, Score]") -> None:
     """Print a protocol with its scores."""
     print(f"protocol  {protocol}")
+    width = max(9, *map(len, scores))
     for name, score in scores.items():
-        print(f"{name:<9} {score}" + (f"  {score.note}" if score.note else ""))
+        print(f"{name:<{width}} {score}" + (f"  {score.note}" if score.note else ""))

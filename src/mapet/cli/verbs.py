@@ -38,7 +38,7 @@ GROUPS = {
     "Training": ("quickstart", "pretrain", "finetune", "segment", "compare"),
     "Evaluation": ("evaluate", "knn", "linear", "attentive", "fewshot", "segment-probe", "transfer"),
     "Classifiers": ("validate", "robustness"),
-    "Use": ("report", "embed", "neighbours", "predict", "attend", "reveal"),
+    "Use": ("report", "embed", "neighbours", "predict", "masks", "attend", "reveal"),
     "Tools": ("export", "bench", "show", "list", "check", "doctor"),
 }
 
@@ -192,6 +192,13 @@ VERBS = {
         {"CLASSIFIER": "run", "IMAGES": "images"},
         "run images out top_k crop_pct split batch_size accelerator workers overwrite",
         "mapet predict runs/classifier photos --out predictions.csv\nmapet predict runs/classifier photo.jpg",
+    ),
+    "masks": Verb(
+        "write the class of each pixel of images, by a segmentation model",
+        "masks SEGMENTATION IMAGES [--out FOLDER]",
+        {"SEGMENTATION": "run", "IMAGES": "images"},
+        "run images out stride split accelerator",
+        "mapet masks runs/segmenter photos --out masks\nmapet masks runs/segmenter photo.jpg",
     ),
     "attend": Verb(
         "draw where an encoder looks, and what it takes for similar",

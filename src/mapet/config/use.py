@@ -10,23 +10,37 @@ from mapet.config.training import MAX_PIXELS
 
 
 @settings
-class ReadingSettings:
-    """Which images are read, and how."""
+class ImagesSettings:
+    """Which images are read, and where the model computes."""
 
     split: Annotated[Literal["train", "test"] | None, Option(common=True)] = None
     """Split of cifar10 or a folder; None: all images of a folder, and the training images of cifar10 or a pack."""
-    batch_size: Annotated[Count, Option(common=True)] = 64
-    """Images that the model sees at a time."""
-    num_heads: Count | None = None
-    """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
     accelerator: Annotated[Accelerator, Option(common=True)] = "auto"
     """Device type; auto: the best available."""
-    workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
-    """Processes that decode images; None: up to 8 with a GPU (4 with mps), none on a CPU."""
     max_pixels: Count = MAX_PIXELS
     """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
     max_bad_fraction: Share = 1.0
     """Largest fraction of images that may be unreadable; 1: any, as long as one image is readable."""
+
+
+@settings
+class MasksSettings(ImagesSettings):
+    """Settings of ``masks``."""
+
+    stride: Annotated[Count | None, Option(common=True)] = None
+    """Pixels between the windows of an image; None: two thirds of a window."""
+
+
+@settings
+class ReadingSettings(ImagesSettings):
+    """How images are read in batches."""
+
+    batch_size: Annotated[Count, Option(common=True)] = 64
+    """Images that the model sees at a time."""
+    num_heads: Count | None = None
+    """Attention heads of a checkpoint file, which does not store them; None: width / 64."""
+    workers: Annotated[int | None, Field(ge=0), Option(common=True)] = None
+    """Processes that decode images; None: up to 8 with a GPU (4 with mps), none on a CPU."""
 
 
 @settings

@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from PIL import Image
+from PIL.Image import Resampling
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mapet.data.augment import normalize, to_float
 from mapet.evals.iou import IGNORED, overlap
 from mapet.evals.upernet import Segmenter, sliding_logits
+
+RESIZED = 2**24  # logits that are resized to an image at a time
 
 
 class Segmenting(nn.Module):
@@ -43,9 +49,32 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def segmented(model: Segmenter, image: Tensor, size: tuple[int, int], stride: int | None = None) -> Tensor:
-    """Class indices (height, width) int64 of one image (3, H, W): sliding logits, resized to ``size``."""
+    """Class indices (height, width) int64 of one image (3, H, W): the largest sliding logit, resized to ``size``.
+
+    Some classes are resized at a time, so that the memory does not grow with their number.
+    """
     logits = sliding_logits(model, image[None], stride)
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+    best = torch.full(size, -torch.inf, device=logits.device)
+    found = torch.zeros(size, dtype=torch.int64, device=logits.device)
+    part = max(1, RESIZED // (size[0] * size[1]))
+    for first in range(0, model.num_classes, part):
+        resized = F.interpolate(logits[:, first : first + part], size, mode="bilinear", align_corners=False)[0]
+        value, index = resized.max(dim=0)
+        found = torch.where(value > best, index + first, found)
+        best = torch.maximum(best, value)
+    return found
+
+
+def shown(image: Image.Image, model: Segmenter) -> Tensor:
+    """What the model sees of an RGB image in a test: (3, H, W), normalised, with a shorter side of one window.
+
+    The longer side is at most four windows.
+    """
+    window = min(model.img_size)
+    scale = min(window / min(image.size), 4 * window / max(image.size))
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    pixels = torch.from_numpy(np.array(image.resize(size, Resampling.BILINEAR)))
+    return normalize(to_float(pixels.permute(2, 0, 1)[None]))[0]
 
 
 def counts_of(
