@@ -126,6 +126,7 @@ class _Recipe(TypedDict, total=False):
     seed: int
     tokens: str | PathLike[str] | None
     init: str | PathLike[str]
+    draft: int | None
     scale: tuple[float, float] | None
     ratio: tuple[float, float]
     hflip: float
@@ -380,6 +381,7 @@ class _FitTokenizer(TypedDict, total=False):
     patch_size: int
     max_images: int | None
     max_pixels: int
+    draft: int | None
     seed: int
     batch_size: int
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
@@ -590,6 +592,7 @@ class _Tokenize(TypedDict, total=False):
     patch_size: int
     max_images: int | None
     max_pixels: int
+    draft: int | None
     seed: int
     batch_size: int
     accelerator: Literal["auto", "cpu", "cuda", "mps"]

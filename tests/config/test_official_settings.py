@@ -26,6 +26,7 @@ OURS = {
     "data": "",
     "init": "",
     "tokens": None,
+    "draft": None,
     "max_images": None,
     "max_pixels": 89_478_485,
     "precision": "bfloat16",

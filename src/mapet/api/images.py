@@ -88,7 +88,7 @@ class ImagePass:
         from mapet.data.dataset import open_dataset
         from mapet.data.unreadable import UnreadableImages
 
-        source = open_dataset(recipe.data, max_pixels=recipe.max_pixels)
+        source = open_dataset(recipe.data, max_pixels=recipe.max_pixels, draft=recipe.draft)
         indices = choose_indices(source, recipe.max_images, recipe.seed)
         unreadable = UnreadableImages(len(indices), runtime.max_bad_fraction, folder / UNREADABLE)
         return cls(source, indices, runtime, unreadable, group, batch_size)

@@ -35,7 +35,7 @@ def validate(recipe: Recipe, runtime: Runtime) -> None:
     from mapet.tokenizers.teacher import require_teacher
 
     objective_type(recipe.objective.name)
-    images = open_images(recipe.data, recipe.max_images, recipe.seed, runtime, max_pixels=recipe.max_pixels)
+    images = open_images(recipe.data, recipe.max_images, recipe.seed, runtime, None, recipe.max_pixels, recipe.draft)
     crops = random_crops(recipe)
     require_batch(images.source, recipe.max_images, recipe.optimization.batch_size)
     require_shown(images.source, [student_view(recipe)], crops)
@@ -138,7 +138,7 @@ def _images(run: "Run", recipe: Recipe, runtime: Runtime) -> "Images":
     from mapet.build.batches import open_images
 
     r = recipe
-    return open_images(r.data, r.max_images, r.seed, runtime, run.unreadable_images, r.max_pixels)
+    return open_images(r.data, r.max_images, r.seed, runtime, run.unreadable_images, r.max_pixels, r.draft)
 
 
 def run_tokenizer(run: "Run", recipe: Recipe) -> "Tokenizer":

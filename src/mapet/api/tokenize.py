@@ -181,17 +181,20 @@ def _tokenizer(recipe: Recipe, out: Path, images: ImagePass) -> "AnyTokenizer":
 
 def _store(out: Path, tokenizer: "AnyTokenizer", images: ImagePass, lock: "Lock | None") -> "TokenStore":
     """A new store, or the one begun with this tokenizer, into which rank 0 moves the parts of an interrupted call."""
+    from mapet.data.dataset import base_dataset
     from mapet.tokenizers.parts import merge
     from mapet.tokenizers.store import TokenStore
 
     if images.group.leads:
+        draft = getattr(base_dataset(images.source, ())[0], "draft", None)
+        drafted = {"draft": draft} if draft else {}
         store = TokenStore.create(
             out,
             view=tokenizer.view,
             grid=tokenizer.grid,
             vocabulary=tokenizer.vocabulary,
             tokenizer=tokenizer.hash,
-            extra={"data": begun_with(out, images.source.name)},
+            extra={"data": begun_with(out, images.source.name), **drafted},
         )
         store.reserve(lock)
         merge(store)

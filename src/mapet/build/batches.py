@@ -55,13 +55,14 @@ def open_images(
     runtime: Runtime,
     listed_in: Path | None = None,
     max_pixels: int = MAX_PIXELS,
+    draft: int | None = None,
 ) -> Images:
     """The training images of a data set, or ``max_images`` of them; unreadable ones are listed in a file.
 
     Raises:
         MapetError: no images.
     """
-    source = open_dataset(data, max_pixels=max_pixels)
+    source = open_dataset(data, max_pixels=max_pixels, draft=draft)
     indices = choose_indices(source, max_images, seed)
     return Images(source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction, listed_in))
 
@@ -257,13 +258,18 @@ def with_tokens(images: Images, store: TokenStore, recipe: Recipe) -> Images:
     An image that is listed as unreadable and has tokens counts as readable: it was repaired since.
 
     Raises:
-        MapetError: the store lacks other images, or its view or grid is not the recipe's.
+        MapetError: the store lacks other images, or its view, draft or grid is not the recipe's.
     """
     source, indices, unreadable = under_known_ids(images.source, store), images.indices, images.unreadable
     known = listed(Path(store.folder) / "unreadable-images.txt")
     have = [i for i in indices.tolist() if (image_id := source.image_id(i)) not in known or image_id in store]
     for i in sorted(set(indices.tolist()) - set(have)):
         unreadable.add(source.image_id(i), known[source.image_id(i)])
+    if (made := store.extra.get("draft")) != recipe.draft:
+        there, here = (f"with --draft {draft}" if draft else "without --draft" for draft in (made, recipe.draft))
+        raise MapetError(
+            f"{store.folder} was made {there}, and the student would read images {here}: give both the same."
+        )
     side = recipe.model.image_size
     view = CenterCropResize((side, side), store.view.interpolation)
     store.check(source_name=source.name, image_ids=map(source.image_id, have), view=view, grid=recipe.grid)

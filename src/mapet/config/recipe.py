@@ -185,6 +185,9 @@ class Recipe(Training):
     """Folder written by mapet tokenize; None: make tokens in the run's folder, with the tokenizer settings."""
     init: Annotated[PathText, Option(common=True)] = ""
     """Start from the weights of FROM: a run, an export, a checkpoint file, a timm name; positions are interpolated."""
+    draft: Count | None = None
+    """Decode each JPEG file at the smallest of 1/8, 1/4, 1/2 and 1 of its size whose shorter side has so many pixels;
+    None: at its size. Large photographs load faster; pixels differ slightly, so tokens must be made with the same."""
     scale: Interval | None = None
     """Area of random resized crops, as fractions of the image; None: the whole centred square, no crops."""
     ratio: Interval = (3 / 4, 4 / 3)

@@ -29,6 +29,9 @@ class TokenizeSettings:
     """Use only this many images, chosen at random; None: all."""
     max_pixels: Count = MAX_PIXELS
     """Largest number of pixels of an image; larger ones are unreadable. Decoding takes about 8 bytes for each."""
+    draft: Count | None = None
+    """Decode each JPEG file at the smallest of 1/8, 1/4, 1/2 and 1 of its size whose shorter side has so many pixels;
+    None: at its size. Large photographs load faster; pixels differ slightly, so tokens must be made with the same."""
     seed: Seed = 0
     """Random seed of the choice of images and of k-means."""
     batch_size: Count = BATCH_SIZE
@@ -52,6 +55,7 @@ class TokenizeSettings:
             data=data,
             max_images=self.max_images,
             max_pixels=self.max_pixels,
+            draft=self.draft,
             seed=self.seed,
             model=Model(image_size=self.image_size, patch_size=self.patch_size),
             tokenizer=self.tokenizer,

@@ -45,7 +45,9 @@ class ImageDataset(Protocol):
         """The image, mode RGB; raises ``UnreadableImage`` with the reason."""
 
 
-def open_dataset(data: str, split: str = "train", max_pixels: int = MAX_PIXELS) -> ImageDataset:
+def open_dataset(
+    data: str, split: str = "train", max_pixels: int = MAX_PIXELS, draft: int | None = None
+) -> ImageDataset:
     """Open a dataset.
 
     Args:
@@ -53,18 +55,24 @@ def open_dataset(data: str, split: str = "train", max_pixels: int = MAX_PIXELS) 
             is "./cifar10".
         split: "train" or "test", see ``open_folder``; packed folders may replace the sub-folders.
         max_pixels: larger images of a folder are unreadable.
+        draft: of JPEG files in a folder, as in ``read_image``.
 
     Raises:
-        MapetError: no such folder or split, no images, or an incomplete or damaged pack.
+        MapetError: no such folder or split, no images, an incomplete or damaged pack, or ``draft`` without files.
     """
     if split not in SPLITS:
         raise MapetError(f'There is no split "{split}".{nearest(split, SPLITS)}')
+    root, packs = Path(data).expanduser(), list[str]()
+    if data != "cifar10" and os.path.isdir(root):
+        packs = packed_splits(root)
+        if not packs:
+            return open_folder(root, split, max_pixels, draft)
+    if draft and (packs or data == "cifar10"):
+        raise MapetError(f"--draft {draft} decodes JPEG files of a folder, and --data {data} has none: remove --draft.")
     if data == "cifar10":
         return Cifar10(split)
-    root = Path(data).expanduser()
-    if os.path.isdir(root):
-        packs = packed_splits(root)
-        return _open_packed(root, packs, split) if packs else open_folder(root, split, max_pixels)
+    if packs:
+        return _open_packed(root, packs, split)
     if os.path.exists(root):
         raise MapetError(f"{root} is a file: give the folder that holds the images.")
     raise MapetError(_missing_text(data, Path(os.path.abspath(root))))

@@ -34,8 +34,8 @@ class Folder:
         MapetError: no images, or a folder that cannot be listed.
     """
 
-    def __init__(self, root: Path, part: str = "", max_pixels: int = MAX_PIXELS) -> None:
-        self.max_pixels = max_pixels
+    def __init__(self, root: Path, part: str = "", max_pixels: int = MAX_PIXELS, draft: int | None = None) -> None:
+        self.max_pixels, self.draft = max_pixels, draft
         self.root = Path(os.path.abspath(root))
         top = self.root / part
         self.name = f"folder {top}"
@@ -67,7 +67,7 @@ class Folder:
 
     def read(self, i: int) -> "Image.Image":
         """The image in RGB; raises ``UnreadableImage``."""
-        return read_image(self.file(i), self.max_pixels)
+        return read_image(self.file(i), self.max_pixels, self.draft)
 
     def file(self, i: int) -> Path:
         """The image file."""
@@ -124,7 +124,7 @@ class Folder:
         return path[self._start :].rpartition("/")[0].partition("/")[0]
 
 
-def open_folder(root: Path, split: str, max_pixels: int = MAX_PIXELS) -> Folder:
+def open_folder(root: Path, split: str, max_pixels: int = MAX_PIXELS, draft: int | None = None) -> Folder:
     """A folder's "train" or "test" images.
 
     If ``root`` has sub-folders ``train`` and one of ``test``, ``val`` or ``validation``, these are the splits, and
@@ -134,11 +134,11 @@ def open_folder(root: Path, split: str, max_pixels: int = MAX_PIXELS) -> Folder:
     Raises:
         MapetError: a folder without splits has no "test", or no held-out split has classes of ``train`` only.
     """
-    known, key = _known.get(), (os.path.abspath(root), split, max_pixels)
+    known, key = _known.get(), (os.path.abspath(root), split, max_pixels, draft)
     if known is None:
-        return _open(root, split, max_pixels)
+        return _open(root, split, max_pixels, draft)
     if key not in known:
-        known[key] = _open(root, split, max_pixels)
+        known[key] = _open(root, split, max_pixels, draft)
     return known[key]
 
 
@@ -152,16 +152,16 @@ def listed_once() -> Iterator[None]:
         _known.reset(token)
 
 
-_known: ContextVar[dict[tuple[str, str, int], Folder] | None] = ContextVar("known", default=None)
+_known: ContextVar[dict[tuple[str, str, int, int | None], Folder] | None] = ContextVar("known", default=None)
 
 
-def _open(root: Path, split: str, max_pixels: int) -> Folder:
+def _open(root: Path, split: str, max_pixels: int, draft: int | None) -> Folder:
     held_out = held_out_names(root)
     if split == "train":
-        return _noted(Folder(root, "train" if held_out else "", max_pixels))
+        return _noted(Folder(root, "train" if held_out else "", max_pixels, draft))
     if not held_out:
         raise MapetError(no_held_out_text(root))
-    others = [Folder(root, name, max_pixels) for name in held_out]
+    others = [Folder(root, name, max_pixels, draft) for name in held_out]
     return _noted(_held_out(Folder(root, "train"), others))
 
 

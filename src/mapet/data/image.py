@@ -45,8 +45,14 @@ class UnreadableImage(Exception):
     """An image that cannot be used; the message is a short reason."""
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> "Image.Image":
+def read_image(path: Path, max_pixels: int = MAX_PIXELS, draft: int | None = None) -> "Image.Image":
     """The first frame of an image file: mode RGB, turned upright by its EXIF orientation, composited over white.
+
+    Args:
+        path: the file.
+        max_pixels: larger images are unreadable.
+        draft: decode a JPEG file at the smallest of 1, 1/2, 1/4 and 1/8 of its size whose shorter side has so many
+            pixels; None: at its size.
 
     Raises:
         UnreadableImage: unreadable, zero bytes, not an image, truncated or damaged, or of more than ``max_pixels``.
@@ -54,7 +60,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> "Image.Image":
     with _as_unreadable():
         _check_file(path.stat())
         with path.open("rb") as file:
-            return _decoded(file, str(path), max_pixels)
+            return _decoded(file, str(path), max_pixels, draft)
 
 
 def decode_image(content: bytes) -> "Image.Image":
@@ -164,13 +170,16 @@ def _check_file(status: os.stat_result) -> None:
         raise UnreadableImage("zero bytes")
 
 
-def _decoded(file: BinaryIO, name: str, max_pixels: int) -> "Image.Image":
+def _decoded(file: BinaryIO, name: str, max_pixels: int, draft: int | None = None) -> "Image.Image":
     from PIL import ImageOps
 
     image = _opened(file, name)
     if image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height} pixels"
         raise UnreadableImage(f"decompression bomb: {size}, more than {max_pixels:,} (--max-pixels)")
+    if draft:
+        shorter = min(image.size)
+        image.draft(image.mode, (image.width * draft // shorter, image.height * draft // shorter))
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return to_rgb(image)

@@ -10,7 +10,7 @@ from mapet.config.flat import paths
 from mapet.config.recipe import Model, Recipe, Runtime, Tokenizer
 from mapet.utils.io import replace_file
 
-VIEWED = ("image_size", "patch_size", "scale", "ratio", "hflip")
+VIEWED = ("image_size", "patch_size", "draft", "scale", "ratio", "hflip")
 DECIDING = {name.replace("_", "-") for name in (*VIEWED, *paths(Tokenizer))}
 
 
@@ -51,6 +51,7 @@ def _token_recipe(recipe: Recipe) -> Recipe:
     return Recipe(
         data=recipe.data,
         max_pixels=recipe.max_pixels,
+        draft=recipe.draft,
         tokens=recipe.tokens,
         scale=recipe.scale,
         ratio=recipe.ratio,
@@ -104,7 +105,7 @@ def _tokenizer(recipe: Recipe, folder: Path, runtime: Runtime) -> tuple[Recipe, 
 
     named = Path(recipe.tokenizer.path or folder)
     if not named.exists():
-        source = open_dataset(recipe.data, max_pixels=recipe.max_pixels)
+        source = open_dataset(recipe.data, max_pixels=recipe.max_pixels, draft=recipe.draft)
         indices = choose_indices(source, recipe.max_images, recipe.seed)
         folder.parent.mkdir(parents=True, exist_ok=True)
         fit_codebook(recipe, folder, runtime, source, indices, UnreadableImages(len(indices), runtime.max_bad_fraction))
