@@ -210,7 +210,21 @@ def test_no_verb_writes_around_what_it_reads(images, made, tmp_path, capsys):
         (["export", tmp_path / "pretrain", *here], "FROM"),
     ):
         refused(capsys, command, said, f"lies in --out {tmp_path}")
+    inside = ["--out", tmp_path / "images" / "new"]
+    for command, said in (
+        (["transfer", tmp_path / "pretrain", "--data", tmp_path / "images", *inside], "data"),
+        (["shapes", made, tmp_path / "images", *inside], "photographs"),
+        (["shapes", tmp_path / "images", made, *inside], "shapes"),
+    ):
+        refused(capsys, command, f"inside --{said} {tmp_path / 'images'}, where it would be among images")
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_file_in_the_place_of_a_folder_is_named(images, tmp_path, capsys, name):
+    (tmp_path / "notes").write_bytes(THESIS)
+    refused(capsys, VERBS[name](images, tmp_path / "notes"), f"{tmp_path / 'notes'} is a file: give another --out.")
+    assert content(tmp_path) == {"notes": THESIS}
 
 
 def test_other_files_in_the_place_of_results_stay(images, made, folder, tmp_path, capsys):

@@ -151,3 +151,4 @@ def test_torchrun_shows_the_line_last(images, tmp_path):
     assert code == 1
     last = complaint.rpartition("Root Cause")[2]
     assert "The launcher started 2 processes, but --devices 3" in last
+    assert not (tmp_path / "r").exists()  # the corrected command can be given at once

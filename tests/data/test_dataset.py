@@ -108,6 +108,19 @@ def test_splits_whose_classes_differ_are_refused(tmp_path: Path) -> None:
     assert "missing b, unknown c" in one_line(stop)
 
 
+def test_a_class_name_is_one_line_of_text(tmp_path: Path) -> None:
+    names = [b"a\nb", b"bird", b"c\xff"]
+    for split, used in {"train": names, "test": names[1:]}.items():
+        for name in used:
+            folder = os.path.join(os.fsencode(tmp_path), split.encode(), name)
+            os.makedirs(folder)
+            Image.new("RGB", (4, 4)).save(os.fsdecode(os.path.join(folder, b"1.png")))
+    train, test = (open_dataset(str(tmp_path), split) for split in ("train", "test"))
+    assert train.classes == test.classes == ("a\\nb", "bird", "c\\udcff")
+    assert [train.label(i) for i in range(3)] == [0, 1, 2]
+    assert [test.label(i) for i in range(2)] == [1, 2]
+
+
 def noted(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("note")]
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mapet
 from mapet.config import training
+from mapet.data.contents import sample
 from mapet.data.dataset import open_dataset
 from mapet.data.image import KINDS, MAX_PIXELS, UnreadableImage, image_suffixes, read_image
 from mapet.utils.errors import MapetError
@@ -252,6 +254,14 @@ def test_vanished_images_folders_and_pipes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(UnreadableImage, match="not a regular file"):
         read_image(tmp_path / "pipe.jpg")
+
+
+def test_no_reader_of_a_folder_waits_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    source = open_dataset(str(tmp_path))
+    assert sample(source, torch.tensor([0])) == {"pipe.png": ""}
+    with pytest.raises(UnreadableImage, match="not a regular file"):
+        source.read(0)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -181,3 +181,10 @@ def test_wrong_pairs_are_seen_before_the_work(pairs):
     (pairs / "classes.txt").write_text("one\n")
     with pytest.raises(MapetError, match="must have 2 to 254 classes, got 1"):
         both_splits(pairs)
+
+
+def test_masks_without_any_class_are_refused():
+    encoder = Encoder(16, 4, embed_dim=16, depth=1, num_heads=2).eval()
+    ignored = ((image, torch.full_like(target, -1)) for image, target in striped(2, 0))
+    with pytest.raises(MapetError, match="No pixel of the training masks has a class"):
+        training_patches(encoder, ignored, 2, per_image=4, seed=0, device=CPU)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from mapet.engine.tracker import Track
 
 R = TypeVar("R")
-
-
 RESTORED = "an earlier run is restored"  # note of an error
 
 
@@ -139,7 +137,7 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
     """
     from mapet.data.folder import listed_once
     from mapet.data.workers import failures_named
-    from mapet.engine.distributed import distributed
+    from mapet.engine.distributed import distributed, require_started
     from mapet.engine.run import Run
     from mapet.engine.tracker import require_tracker, tracking
     from mapet.utils.process_group import first_process
@@ -150,6 +148,7 @@ def run_training(job: Job[Any], *, new: bool, overwrite: bool = False) -> "Run":
         stack.enter_context(listed_once())
         job.validate(new=new)
         runtime = job.runtime = job.runtime if new else with_kept(job.runtime, run.folder)
+        require_started(runtime.devices, runtime.num_nodes)
         if first_process():
             stack.enter_context(run.lock())
             run.clean()

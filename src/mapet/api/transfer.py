@@ -18,6 +18,7 @@ from mapet.config.flat import updated
 from mapet.config.setting import distinct, separated
 from mapet.utils.errors import MapetError
 from mapet.utils.log import log
+from mapet.utils.owned import require_apart
 
 if TYPE_CHECKING:
     from mapet.evals.score import Score
@@ -113,6 +114,7 @@ def transfer(
     if recipe is not None and not finetune:
         raise MapetError("--recipe only applies to --finetune; remove it, or add that.")
     for one in sets:
+        require_apart(out, data=one)
         require_labels(*train_and_test(one, max_pixels=s.features.max_pixels))
     t = named_tuning(recipe)
     about = {

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mapet.data.image import MAX_PIXELS, SUFFIXES, deep_range, read_image
+from mapet.data.image import MAX_PIXELS, SUFFIXES, deep_range, read_file, read_image
 from mapet.data.listing import Listing
 from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
@@ -27,8 +27,8 @@ class Folder:
     """All images below ``root/part`` as ``Listing`` finds them, sorted by their path below ``root``.
 
     Symbolic links are followed, except into a folder that contains them. The images are labelled if ``root/part`` has
-    images in at least two sub-folders and none at the top level: ``classes`` are the sub-folders' names. Other files
-    are left alone, which ``note`` says.
+    images in at least two sub-folders and none at the top level: ``classes`` are the sub-folders' names (``by_label``),
+    with unprintable characters escaped. Other files are left alone, which ``note`` says.
 
     Raises:
         MapetError: no images, or a folder that cannot be listed.
@@ -52,7 +52,8 @@ class Folder:
         self._start = len(prefix)
         self.tops = tuple(sorted({self._top(path) for path in paths}))
         self._paths = PackedStrings(paths)
-        self.classes = self.tops if len(self.tops) > 1 and "" not in self.tops else ()
+        self.by_label = self.tops if len(self.tops) > 1 and "" not in self.tops else ()
+        self.classes = tuple(map(printable, self.by_label))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -63,7 +64,7 @@ class Folder:
 
     def label(self, i: int) -> int:
         """The index of the image's class in ``classes``, or -1 without classes."""
-        return bisect_left(self.classes, self._top(self._paths[i])) if self.classes else -1
+        return bisect_left(self.by_label, self._top(self._paths[i])) if self.by_label else -1
 
     def read(self, i: int) -> "Image.Image":
         """The image in RGB; raises ``UnreadableImage``."""
@@ -75,11 +76,11 @@ class Folder:
 
     def content(self, i: int) -> tuple[str, bytes]:
         """The bytes of the image file, and what they are."""
-        return "file", self.file(i).read_bytes()
+        return "file", read_file(self.file(i))
 
     def note(self) -> str:
         """Which files are left alone, and which sub-folders hold no image; empty if there are none."""
-        empty = [child for child in self._empty() if child not in self.classes]
+        empty = [child for child in self._empty() if child not in self.by_label]
         folders = f"no image in the sub-folder {_few(empty)}" if empty else ""
         return "; ".join(filter(None, [self._files.left_alone(), folders]))
 
@@ -179,10 +180,10 @@ def _held_out(train: Folder, others: list[Folder]) -> Folder:
     if any(other.classes == train.classes for other in others):
         return first_with_same_classes(train, others)
     for other in others:
-        if train.classes and set(other.tops) <= set(train.classes):
-            missing = [name for name in train.classes if name not in other.tops]
+        if train.classes and set(other.tops) <= set(train.by_label):
+            missing = [name for name in train.by_label if name not in other.tops]
             _log_once(f"{other.name} has no images of {_few(missing)}: scores are over the images of the other classes")
-            other.classes = train.classes
+            other.classes, other.by_label = train.classes, train.by_label
             return other
     for folder in (train, *others):
         if why := folder.stray():
@@ -255,7 +256,7 @@ def first_with_same_classes(train: HasClasses, others: list[C]) -> C:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
+    return ", ".join(map(printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
 
 
 def printable(path: str) -> str:

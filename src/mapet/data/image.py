@@ -63,6 +63,13 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS, draft: int | None = Non
             return _decoded(file, str(path), max_pixels, draft)
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file; raises as ``read_image`` where it is none."""
+    with _as_unreadable():
+        _check_file(path.stat())
+        return path.read_bytes()
+
+
 def decode_image(content: bytes) -> "Image.Image":
     """As ``read_image``, from the bytes of an image file."""
     with _as_unreadable():

@@ -67,12 +67,7 @@ def init_fabric(
     from mapet.utils.log import without_fabric
 
     without_fabric()
-    device, count, started = pick_device(accelerator), devices * num_nodes, launched().count
-    if started not in (1, count):
-        raise MapetError(
-            f"The launcher started {started} processes, but --devices {devices} × --num-nodes {num_nodes} = {count}: "
-            "make the two equal."
-        )
+    device, count = pick_device(accelerator), require_started(devices, num_nodes)
     if device.type == "cpu":
         keep_freed()
     try:
@@ -89,6 +84,21 @@ def init_fabric(
     with all_joined(count, minutes):
         fabric.launch()
     return fabric
+
+
+def require_started(devices: int, num_nodes: int) -> int:
+    """The number of processes that train together, which a launcher must have started.
+
+    Raises:
+        MapetError: it started another number.
+    """
+    count, started = devices * num_nodes, launched().count
+    if started not in (1, count):
+        raise MapetError(
+            f"The launcher started {started} processes, but --devices {devices} × --num-nodes {num_nodes} = {count}: "
+            "make the two equal."
+        )
+    return count
 
 
 def _environment(devices: int | None = None, num_nodes: int | None = None) -> Any:

@@ -117,8 +117,10 @@ class Run:
         """Keep other processes from training in this folder.
 
         Raises:
-            MapetError: another process holds the lock.
+            MapetError: it is a file, or another process holds the lock.
         """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise MapetError(f"{self.folder} is a file: give another --out.")
         return Lock(self.folder, "training in")
 
     def _content(self) -> Iterator[Path]:

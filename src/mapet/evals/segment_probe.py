@@ -13,6 +13,7 @@ from mapet.evals.features import evaluating
 from mapet.evals.iou import IGNORED, overlap
 from mapet.evals.linear import standardised
 from mapet.method.encoder import Encoder
+from mapet.utils.errors import MapetError
 from mapet.utils.rng import random_bits
 
 PATCHES = 0x5E6  # salt
@@ -41,7 +42,11 @@ class Patches(NamedTuple):
 def training_patches(
     encoder: Encoder, pairs: Iterator[Pair], classes: int, *, per_image: int, seed: int, device: torch.device
 ) -> Patches:
-    """Encode the training images one by one; keep at most ``per_image`` labelled patches of each, drawn by ``seed``."""
+    """Encode the training images one by one; keep at most ``per_image`` labelled patches of each, drawn by ``seed``.
+
+    Raises:
+        MapetError: no pixel has a class.
+    """
     found, pixels = list[tuple[Tensor, Tensor, Tensor]](), torch.zeros(classes, dtype=torch.int64)
     with evaluating(encoder.to(device)):
         for number, (image, target) in enumerate(pairs):
@@ -51,6 +56,8 @@ def training_patches(
             kept = order[shares[order].sum(dim=1) > 0][:per_image]
             found.append((features[0].float().cpu()[kept], shares[kept], torch.full_like(kept, number)))
             pixels += target[target != IGNORED].bincount(minlength=classes)
+    if not pixels.any():
+        raise MapetError("No pixel of the training masks has a class: all their labels are ignored, 0 or 255.")
     features, shares, image = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Patches(features, shares, image, pixels)
 

@@ -248,18 +248,19 @@ def require_apart(out: str | Path, **inputs: str | Path | None) -> None:
             where = "is" if folder == resolved else "lies in"
             option = name if name.isupper() else f"--{name.replace('_', '-')}"
             raise MapetError(f"{option} {given} {where} --out {out}, which is to be written: give another --out.")
-        if name in ("data", "eval_data"):
-            require_outside(Path(out), str(path))
+        if name in ("data", "eval_data", "shapes", "photographs"):
+            require_outside(Path(out), str(path), name)
 
 
-def require_outside(out: Path, data: str | None) -> None:
+def require_outside(out: Path, data: str | None, name: str = "data") -> None:
     """Refuse an output folder inside the folder of images ``data``, where its files would be among them.
 
     Raises:
         MapetError: with both folders.
     """
     if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise MapetError(f"--out {out} is inside --data {data}, where it would be among images: give another --out.")
+        inside = f"inside --{name.replace('_', '-')} {data}, where it would be among images"
+        raise MapetError(f"--out {out} is {inside}: give another --out.")
 
 
 def is_listed(path: Path, tree: Tree) -> bool:
