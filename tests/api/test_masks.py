@@ -161,6 +161,7 @@ def test_what_is_refused_is_one_line_and_nothing_is_overwritten(root, tmp_path):
         (root / "model", twins, tmp_path / "x", "a.jpg and a.png would have the same mask a.png"),
         (root / "model", twins / "a.png", other, "holds masks of another model or of other images"),
         (root / "model", twins, twins, "is out"),
+        (root / "model", twins, twins / "masks", "where it would be among images"),
         (root / "set", twins, tmp_path / "x", "holds no run"),
         (torch.nn.Linear(1, 1), twins, tmp_path / "x", "This Linear makes no masks"),
         (root / "model", tmp_path / "none", tmp_path / "x", "does not exist"),

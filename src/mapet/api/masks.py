@@ -105,7 +105,7 @@ def masks(
 
     s = updated(settings or MasksSettings(), **changes)
     if out is not None:
-        require_apart(out, FROM=_path(model), IMAGES=_path(images))
+        require_apart(out, FROM=_path(model), images=_path(images))
     segmenter = load_segmenter(model) if isinstance(model, str | Path) else model
     if not isinstance(segmenter, Segmenter):
         raise MapetError(f"This {type(segmenter).__name__} makes no masks: give what load_segmenter returns.")

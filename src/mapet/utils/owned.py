@@ -248,7 +248,7 @@ def require_apart(out: str | Path, **inputs: str | Path | None) -> None:
             where = "is" if folder == resolved else "lies in"
             option = name if name.isupper() else f"--{name.replace('_', '-')}"
             raise MapetError(f"{option} {given} {where} --out {out}, which is to be written: give another --out.")
-        if name in ("data", "eval_data", "shapes", "photographs"):
+        if name in ("data", "eval_data", "images", "shapes", "photographs"):
             require_outside(Path(out), str(path), name)
 
 
