@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 import mapet
+from mapet.api.check import check
 from mapet.build.segmentation_set import both_splits
 from mapet.cli import main
 from mapet.evals import segmentation
@@ -135,6 +136,35 @@ def test_a_killed_call_is_continued_and_unreadable_images_are_told(root, tmp_pat
         for folder in (whole, out)
     ]
     assert contents[0] == contents[1]
+
+
+def test_check_reads_every_mask(root, tmp_path):
+    out = tmp_path / "out"
+    mapet.masks(root / "model", validation(root), out)
+    assert check(out) == {"masks.json": ""}
+    file = out / "2.png"
+    whole = file.read_bytes()
+    for content, line in (
+        (whole[: len(whole) // 2], "2.png is damaged"),
+        (whole[:60] + b"xx" + whole[62:], "2.png is damaged"),
+    ):
+        file.write_bytes(content)
+        assert line in check(out)["masks.json"]
+    Image.fromarray(np.full((4, 4), 3, np.uint8)).save(file)
+    assert "labels other than 1 … 2" in check(out)["masks.json"]
+    file.unlink()
+    mapet.masks(root / "model", validation(root), out)
+    assert file.read_bytes() == whole
+    (out / "classes.txt").write_text("ground\nsky\n")
+    assert "name other classes" in check(out)["masks.json"]
+
+
+def test_check_reads_the_export_in_a_run(root):
+    folder = mapet.export(root / "model", to="torch")
+    assert check(root / "model")["export/segmenter/model.safetensors"] == ""
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8] + b"12345678")
+    assert check(root / "model")["export/segmenter/model.safetensors"]
 
 
 def test_without_a_folder_shares_are_printed(root, capsys):

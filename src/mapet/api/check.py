@@ -12,7 +12,7 @@ ROWS = 1 << 16  # of tokens, read at a time
 
 
 def check(folder: str | Path) -> dict[str, str]:
-    """Verify a run, a comparison, tokens, a tokenizer, a pack or an export completely.
+    """Verify a run, a comparison, tokens, a tokenizer, a pack, an export or masks completely.
 
     Args:
         folder: what mapet wrote.
@@ -27,7 +27,7 @@ def check(folder: str | Path) -> dict[str, str]:
     folder = require_folder(folder, "FOLDER")
     found = {str(path.relative_to(folder)): _fault(verify, path) for path, verify in _parts(folder)}
     if not found:
-        raise MapetError(f"{folder} holds no run, tokens, tokenizer, pack or export: give the folder of one.")
+        raise MapetError(f"{folder} holds no run, tokens, tokenizer, pack, export or masks: give the folder of one.")
     return found
 
 
@@ -155,6 +155,12 @@ def _export(path: Path) -> None:
     verify_programs(path.parent)
 
 
+def _masks(path: Path) -> None:
+    from mapet.api.masks import verify
+
+    verify(path.parent)
+
+
 def _note(path: Path, checked: str) -> None:
     log.info(f"note      {path} was written without a fingerprint, so {checked}")
 
@@ -165,6 +171,7 @@ PARTS: tuple[tuple[str, str, str, Callable[[Path], None]], ...] = (  # folder, f
         (inner, "tokenizer.json", "tokenizer.safetensors", _tokenizer)
         for inner in ("", "tokenizer", "tokens/tokenizer")
     ),
+    ("", "masks.json", "masks.json", _masks),
     *((inner, "pack.json", "pack.json", _pack) for inner in ("", "train", "test", "val")),
-    *((inner, "config.json", "model.safetensors", _export) for inner in ("", "export/timm")),
+    *((inner, "config.json", "model.safetensors", _export) for inner in ("", "export/timm", "export/segmenter")),
 )

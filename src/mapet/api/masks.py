@@ -10,9 +10,9 @@ from mapet.api.journal import identity, unreadable_note
 from mapet.api.segment import load_segmenter
 from mapet.config.flat import updated
 from mapet.config.use import MasksSettings
-from mapet.data.segmentation import CLASSES
-from mapet.utils.errors import MapetError
-from mapet.utils.io import load_json, replace_file, require_free, writing
+from mapet.data.segmentation import CLASSES, read_lines
+from mapet.utils.errors import MapetError, reason
+from mapet.utils.io import load_json, read_json, replace_file, require_free, writing
 from mapet.utils.lock import Lock
 from mapet.utils.log import log
 from mapet.utils.owned import require_apart
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     Labels = NDArray[np.uint8]
 
-FORMAT, ABOUT = "mapet masks 1", "about.json"
+FORMAT, ABOUT = "mapet masks 1", "masks.json"
+AGAIN = "delete it, and run the same command again."
 
 
 class Mask(NamedTuple):
@@ -133,6 +134,28 @@ def masks(
         lock.release()
     ids = [image_id for image_id in files if image_id not in bad]
     return Masks(segmenter.classes, bad, ids, lambda image_id: _read(folder / files[image_id]), folder)
+
+
+def verify(folder: Path) -> None:
+    """Read all masks of a folder.
+
+    Raises:
+        MapetError: one that is damaged, has other labels than the classes, or other class names.
+    """
+    names = read_json(folder / ABOUT, "a folder of masks").get("classes")
+    if not isinstance(names, list) or read_lines(folder / CLASSES, "class name") != tuple(names):
+        raise MapetError(f"{folder / CLASSES} and {folder / ABOUT} name other classes: restore them.")
+    for path in sorted(folder.rglob("*.png")):
+        try:
+            highest = int(_read(path).max())
+        except (OSError, ValueError, SyntaxError) as error:
+            raise MapetError(
+                f"{path} is damaged ({reason(error)}): delete it, and run the same command again."
+            ) from error
+        if highest >= len(names):
+            raise MapetError(
+                f"{path} has labels other than 1 … {len(names)}: delete it, and run the same command again."
+            )
 
 
 def _path(value: Any) -> str | None:
