@@ -178,6 +178,9 @@ def test_wrong_pairs_are_seen_before_the_work(pairs):
     Image.new("L", (3, 2)).save(pairs / "annotations" / "validation" / "b.png")
     with pytest.raises(MapetError, match="is 3 × 2 pixels"):
         both_splits(pairs)
+    (pairs / "classes.txt").write_text("one\ntwo\none\n")
+    with pytest.raises(MapetError, match='has the class "one" twice'):
+        both_splits(pairs)
     (pairs / "classes.txt").write_text("one\n")
     with pytest.raises(MapetError, match="must have 2 to 254 classes, got 1"):
         both_splits(pairs)

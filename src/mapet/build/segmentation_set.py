@@ -1,5 +1,6 @@
 """Segmentation sets: folders in ADE20K's layout, and any two folders that a YAML file names."""
 
+from collections import Counter
 from pathlib import Path
 
 from mapet.config.file import read
@@ -48,11 +49,14 @@ def both_splits(
     """The train and test split, of each of which some pairs are read; arguments as ``open_segmentation``.
 
     Raises:
-        MapetError: as ``open_segmentation`` and ``SegmentationSet.read``; fewer than 2 classes, or more than 254.
+        MapetError: as ``open_segmentation`` and ``SegmentationSet.read``; fewer than 2 classes, more than 254,
+            or one that is named twice.
     """
     train, test = (open_segmentation(data, split, reduce_zero_label, option) for split in SPLITS)
     if not 2 <= len(train.classes) < VOID:
         raise MapetError(f"{option} {data} must have 2 to {VOID - 1} classes, got {len(train.classes)}.")
+    if twice := [name for name, times in Counter(train.classes).items() if times > 1]:
+        raise MapetError(f'{option} {data} has the class "{twice[0]}" twice: give each class its own name.')
     for part in (train, test):
         for i in range(0, len(part), -(-len(part) // CHECKED)):
             part.read(i)
