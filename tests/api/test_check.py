@@ -1,9 +1,11 @@
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+import mapet
 from forms import as_finetuning
 from mapet.api.check import check
 from mapet.cli import main
@@ -80,3 +82,30 @@ def test_a_cut_recipe_is_found(tmp_path):
     assert not any(check(run).values())
     (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text()[:-200])
     assert "recipe.yaml is damaged: it lacks settings" in check(run)["recipe.yaml"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "3"])
+def test_every_file_of_a_run_in_json_is_read(tmp_path, text):
+    run = as_finetuning(tmp_path / "run", ["a", "b"])
+    files = sorted(run.glob("*.json"))
+    assert files
+    for path in files:
+        path.write_text(text)
+        assert f"{path.name} is damaged" in check(run).pop(path.name)
+    (run / "notes.json").write_text("of a user")
+    assert "notes.json" not in check(run)
+
+
+@pytest.mark.parametrize("change", [lambda text: "", lambda text: text[:-40]])
+def test_a_damaged_plan_of_a_comparison_is_found_and_never_filled_with_defaults(tmp_path, change):
+    folder = shutil.copytree(FIXTURES / "compare", tmp_path / "compare")
+    assert check(folder)["compare.yaml"] == ""
+    plan = folder / "compare.yaml"
+    plan.write_text(change(plan.read_text()))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert "compare.yaml is damaged" in check(folder)["compare.yaml"]
+    with pytest.raises(MapetError, match=r"compare\.yaml is damaged: it (is empty|lacks settings)"):
+        mapet.resume(folder)
+    with pytest.raises(MapetError, match=r"compare\.yaml is damaged: it (is empty|lacks settings)"):
+        mapet.compare(data=FIXTURES, out=folder, objectives=["mae"], evaluate=["finetune"])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"} == before

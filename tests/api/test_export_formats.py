@@ -261,3 +261,9 @@ def test_a_bad_name_is_refused_before_anything_is_written(runs, tmp_path, name):
         mapet.export(runs / "run", tmp_path / "out", push=name)
     assert not list(tmp_path.iterdir())
     assert hub.require_hub("me/model-1.0") is None
+
+
+def test_a_class_name_that_is_not_utf_8_is_escaped_on_the_card(tmp_path):
+    folder = mapet.export(as_finetuning(tmp_path / "run", ["a\udcff", "b"]), tmp_path / "out")
+    assert r"a\udcff" in (folder / "README.md").read_text()
+    assert mapet.load_classifier(folder).classes == ("a\udcff", "b")

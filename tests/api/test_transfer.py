@@ -86,7 +86,8 @@ def test_what_does_not_fit_is_refused(desk, tmp_path):
         lambda: mapet.transfer("vit_tiny", "", tmp_path / "n"): "data is empty",
         lambda: mapet.transfer(desk / "run", "a,a", tmp_path / "n"): "names a twice",
         lambda: mapet.transfer(desk / "run", f"{desk / 'one'},none", tmp_path / "n"): 'no folder "none"',
-        lambda: mapet.transfer(desk / "run", desk / "one", desk): "is not empty",
+        lambda: mapet.transfer(desk / "run", desk / "one", desk / "run"): "is not empty",
+        lambda: mapet.transfer(desk / "run", desk / "one", desk): "one lies in out",
         lambda: mapet.transfer(desk / "run", "a", tmp_path / "n", recipe=SHORT): "only applies to finetune",
     }.items():
         with pytest.raises(MapetError, match=reason):

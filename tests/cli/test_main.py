@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,7 +16,8 @@ from mapet.api.listing import MODELS, OBJECTIVES, PROTOCOLS, listing
 from mapet.cli import main
 from mapet.cli.completion import SHELLS
 from mapet.cli.options import leaves
-from mapet.cli.verbs import VERBS, module
+from mapet.cli.verbs import DISTRIBUTED, VERBS, module
+from mapet.utils.signals import Signalled
 
 WHAT = ("models", "objectives", "recipes", "protocols")
 HEAVY = ("torch", "numpy", "timm", "lightning_fabric", "matplotlib", "transformers", "PIL")
@@ -258,3 +260,28 @@ def test_a_device_without_memory_enough_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("mapet.cli._run", full)
     assert main(["knn"]) == 2
     assert "--batch-size" in capsys.readouterr().err
+
+
+def test_a_signal_has_its_exit_code_in_every_verb(monkeypatch, capsys):
+    def command(arguments):
+        raise Signalled(signal.SIGTERM)
+
+    monkeypatch.setattr("mapet.cli.list_.command", command)
+    assert main(["list", "models"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "mapet: interrupted.\n"
+
+
+def test_a_verb_of_one_process_is_not_started_by_each_of_several(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, code in (("0", 0), ("1", 2)):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["list", "models"]) == code
+    assert "mapet (rank 1): mapet list works in one process: start it without torchrun" in capsys.readouterr().err
+    assert set(DISTRIBUTED) < set(VERBS)
+
+
+def test_a_comparison_is_resumed_by_its_own_verb(tmp_path, capsys):
+    (tmp_path / "compare.yaml").touch()
+    for verb in ("pretrain", "finetune", "segment"):
+        assert main([verb, "--resume", str(tmp_path)]) == 2
+        assert f"holds a comparison: run mapet compare --resume {tmp_path}." in capsys.readouterr().err

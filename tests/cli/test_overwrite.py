@@ -221,6 +221,14 @@ def test_no_verb_writes_around_what_it_reads(images, made, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", VERBS)
+def test_a_folder_whose_name_weights_cannot_have_is_refused(images, made, tmp_path, capsys, name):
+    said = r"/\udcff is not UTF-8, so weights in it could not be read: give another --out."
+    refused(capsys, VERBS[name](images, tmp_path / "\udcff"), said)
+    refused(capsys, ["export", made / "pretrain", "--out", tmp_path / "\udcff"], said)
+    assert not content(tmp_path)
+
+
+@pytest.mark.parametrize("name", VERBS)
 def test_a_file_in_the_place_of_a_folder_is_named(images, tmp_path, capsys, name):
     (tmp_path / "notes").write_bytes(THESIS)
     refused(capsys, VERBS[name](images, tmp_path / "notes"), f"{tmp_path / 'notes'} is a file: give another --out.")

@@ -1,5 +1,6 @@
 """Image and mask pairs, and sets composed of shapes over photographs."""
 
+import os
 import re
 from pathlib import Path
 
@@ -268,3 +269,37 @@ def test_the_files_of_the_documentation_are_read():
 def test_an_output_among_the_images_of_a_file_is_refused(layouts, tmp_path):
     with pytest.raises(MapetError, match=r"out .* is inside"):
         mapet.segment("random", layouts / "voc" / "set.yaml", layouts / "voc" / "JPEG" / "run")
+
+
+def test_a_set_appears_whole_or_not_at_all(material, monkeypatch):
+    def content(out):
+        return {path.relative_to(out): path.is_file() and path.read_bytes() for path in out.rglob("*")}
+
+    whole = content(composed(material))
+    monkeypatch.setattr("mapet.data.shapes.discard", lambda *_: None)  # as after a kill
+    save = Image.Image.save
+    for stop in (1, 9, 31):
+        count = iter(range(stop))
+
+        def saved(image, path, count=count, **options):
+            if next(count, None) is None:
+                raise KeyboardInterrupt
+            save(image, path, **options)
+
+        monkeypatch.setattr(Image.Image, "save", saved)
+        with pytest.raises(KeyboardInterrupt):
+            composed(material, f"out{stop}")
+        assert [path.name for path in (material / f"out{stop}").iterdir()] == [".mapet-part"]
+    monkeypatch.undo()
+    for stop in (1, 9, 31):
+        assert content(composed(material, f"out{stop}")) == whole
+    (material / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(MapetError, match="is not empty"):
+        composed(material)
+
+
+def test_a_class_folder_of_any_name_is_one_line_of_classes(material):
+    (material / "shapes" / "trees").rename(material / "shapes" / "tr\nee\udcff")
+    os.mkfifo(material / "photos" / "pipe.png")
+    (material / "photos" / "folder.png").mkdir()
+    assert open_segmentation(composed(material), "test").classes == ("background", "cars", "fish", r"tr\nee\udcff")

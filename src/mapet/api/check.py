@@ -6,6 +6,7 @@ from pathlib import Path
 from mapet.utils.errors import MapetError
 from mapet.utils.io import require_folder
 from mapet.utils.log import log
+from mapet.utils.owned import RUN, is_listed
 
 TOKENIZERS = ("tokenizer", "tokens/tokenizer")  # in a run
 ROWS = 1 << 16  # of tokens, read at a time
@@ -33,15 +34,10 @@ def check(folder: str | Path) -> dict[str, str]:
 
 def _parts(folder: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     """The parts that are in the folder, and what verifies each."""
-    for path in sorted((folder / "checkpoints").glob("*")):
-        if path.suffix == ".safetensors" or path.is_dir():
-            yield path, _checkpoint
-        if (path / "previous.json").is_file():
-            yield path / "previous.json", _checkpoint
-    if (folder / "checkpoints").is_dir() and (folder / "recipe.yaml").is_file():
-        yield folder / "recipe.yaml", _recipe
-    if (folder / "checkpoints").is_dir() and (folder / "metrics.csv").is_file():
-        yield folder / "metrics.csv", _metrics
+    if (folder / "checkpoints").is_dir():
+        yield from _parts_of_run(folder)
+    if (folder / "compare.yaml").is_file():
+        yield folder / "compare.yaml", _plan
     for path in sorted((folder / "scores").glob("*.json")):
         yield path, _scores
     for path in sorted((folder / "runs").glob("*")):  # of a comparison
@@ -49,6 +45,18 @@ def _parts(folder: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     for inner, marker, content, verify in PARTS:
         if (folder / inner / marker).is_file():
             yield folder / inner / content, verify
+
+
+def _parts_of_run(folder: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    for path in sorted((folder / "checkpoints").glob("*")):
+        if path.suffix == ".safetensors" or path.is_dir():
+            yield path, _checkpoint
+        if (path / "previous.json").is_file():
+            yield path / "previous.json", _checkpoint
+    for name, verify in (("recipe.yaml", _recipe), ("metrics.csv", _metrics)):
+        if (folder / name).is_file():
+            yield folder / name, verify
+    yield from ((path, _json) for path in sorted(folder.glob("*.json")) if is_listed(path, RUN))
 
 
 def _fault(verify: Callable[[Path], None], path: Path) -> str:
@@ -66,6 +74,26 @@ def _recipe(path: Path) -> None:
     from mapet.engine.run import Run
 
     recipe_of(Run.open(path.parent))
+
+
+def _plan(path: Path) -> None:
+    from mapet.api.compare.plan import Plan
+    from mapet.config.file import read_run
+
+    read_run(path, Plan)
+
+
+def _json(path: Path) -> None:
+    import json
+
+    from mapet.utils.errors import reason
+
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise MapetError(f"{path} is damaged ({reason(error)}): restore it.") from None
+    if not isinstance(found, dict | list):
+        raise MapetError(f"{path} is damaged (neither an object nor a list): restore it.")
 
 
 def _metrics(path: Path) -> None:

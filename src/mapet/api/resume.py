@@ -137,6 +137,8 @@ def begun_recipe(folder: str | Path, kind: type[Any]) -> Any:
     Raises:
         MapetError: no run, or one of another kind.
     """
+    if (Path(folder) / COMPARISON).is_file():
+        raise MapetError(f"{folder} holds a comparison: run mapet compare --resume {folder}.")
     run = reopened(folder)
     if RECIPES[found := kind_of(run)] is not kind:
         wanted = next(name for name, one in RECIPES.items() if one is kind)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,10 @@ from importlib import import_module
 from pathlib import Path
 
 from mapet.cli.output import muted, print_json, take_flags
-from mapet.cli.verbs import GROUPS, VERBS, module
+from mapet.cli.verbs import DISTRIBUTED, GROUPS, VERBS, module
 from mapet.utils.errors import MapetError, nearest
 from mapet.utils.log import log
+from mapet.utils.process_group import launched
 from mapet.utils.signals import never_lost
 
 OUT_OF_MEMORY = "Out of device memory: lower --micro-batch-size, --batch-size or --samples."
@@ -51,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except MapetError as error:
         return _fail(error.option_text)
-    except KeyboardInterrupt:
-        return _fail("interrupted.", 130)
+    except KeyboardInterrupt as end:
+        return _fail("interrupted.", 128 + getattr(end, "number", signal.SIGINT))
     except BrokenPipeError:
         _close_stdout()
         return 141
@@ -105,6 +107,8 @@ def _run(arguments: list[str]) -> int:
     names = [name for names in GROUPS.values() for name in names]
     if verb not in names:
         raise MapetError(f'There is no verb "{verb}".{nearest(verb, names) or " See mapet --help."}')
+    if verb not in DISTRIBUTED and launched().rank:
+        raise MapetError(f"mapet {verb} works in one process: start it without torchrun, and once under srun.")
     code: int = import_module(module(verb)).command(rest)
     return code
 

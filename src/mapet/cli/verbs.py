@@ -283,6 +283,7 @@ VERBS = {
         "mapet tokenizer inspect kclip photos",
     ),
 }
+DISTRIBUTED = ("tokenizer", "tokenize", "pretrain", "finetune", "segment")  # work in several processes
 SUBVERBS = {name.split()[1]: verb for name, verb in VERBS.items() if name.startswith("tokenizer ")}
 NAMED_WITH_UNDERSCORE = ("import", "list")  # a keyword, and a builtin that the module would hide
 

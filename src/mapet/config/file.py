@@ -39,13 +39,13 @@ def read(path: str | Path, kind: type[T]) -> T:
 
 
 def read_run(path: str | Path, kind: type[T]) -> T:
-    """As ``read``, of a run's own file, in which ``save`` wrote all settings.
+    """As ``read``, of the file of a run or comparison, in which ``save`` wrote all settings.
 
     Raises:
         MapetError: as ``read``, or the file is empty or was cut.
     """
     found = content(path)
-    if not isinstance(found, dict) or "data" not in found or not _ends_with(found, kind):
+    if not isinstance(found, dict) or not {"data", "recipe"} & found.keys() or not _ends_with(found, kind):
         raise MapetError(f"{path} is damaged: it {'lacks settings' if found else 'is empty'}. Restore it.")
     return read(path, kind)
 

@@ -1,17 +1,19 @@
 """Compose a segmentation set: images with alpha over photographs, classes by folder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from colorsys import hsv_to_rgb
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
+from mapet.data.folder import printable
 from mapet.data.segmentation import CLASSES, IMAGES, MASKS, SPLITS
 from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import require_folder, require_free
+from mapet.utils.owned import Tree, discard
 from mapet.utils.rng import randint, random_bits, uniform
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ HELD_OUT = 5  # every fifth shape and photograph is for the test split only
 PALETTE = [
     round(255 * part) for i in range(256) for part in hsv_to_rgb(i * 0.618 % 1, 0.7 * (i > 1), 0.2 + 0.7 * (i > 1))
 ]
+PART = ".mapet-part"  # what is being written
+TREE: Tree = {"images|annotations": {"training|validation": {r"\d{6,}\.png": None}}, r"classes\.txt": None}
 PICK, PLACE, HOLD = 1, 2, 3  # salts of the random draws
 
 
@@ -73,10 +77,39 @@ def compose_shapes(
     if not all(photos.values()):
         raise MapetError(f"--photographs {photographs} must hold two images or more.")
     found = _categories(shapes, classes, seed)
-    require_free(folder)
-    for split, count in {"train": train, "test": test}.items():
+    require_free(folder, [PART])
+    with _appearing_whole(folder) as part:
+        _write(part, photos, found, {"train": train, "test": test}, size, objects, seed)
+    return folder
+
+
+@contextmanager
+def _appearing_whole(folder: Path) -> Iterator[Path]:
+    """A folder whose content is moved into ``folder`` when the block ends, and deleted if it fails."""
+    part = folder / PART
+    discard(part, TREE)  # of a call that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        for path in sorted(part.iterdir()):  # the images last: without them it is not a set
+            path.rename(folder / path.name)
+    finally:
+        discard(part, TREE)
+
+
+def _write(
+    folder: Path,
+    photos: Mapping[str, Sequence[Path]],
+    found: Mapping[str, Mapping[str, Sequence[Path]]],
+    counts: Mapping[str, int],
+    size: int,
+    objects: int,
+    seed: int,
+) -> None:
+    """Write the images and masks of both splits, and the names of the classes."""
+    for split, count in counts.items():
         for part in (IMAGES, MASKS):
-            (folder / part / SPLITS[split]).mkdir(parents=True, exist_ok=True)
+            (folder / part / SPLITS[split]).mkdir(parents=True)
         for i in range(count):
             image, mask = _composed(
                 photos[split], [of[split] for of in found.values()], size, objects, (seed, len(split), i)
@@ -84,12 +117,15 @@ def compose_shapes(
             image.save(folder / IMAGES / SPLITS[split] / f"{i:06}.png")
             mask.putpalette(PALETTE)  # only for whoever looks at it
             mask.save(folder / MASKS / SPLITS[split] / f"{i:06}.png")
-    (folder / CLASSES).write_text("\n".join([BACKGROUND, *found]) + "\n", encoding="utf-8")
-    return folder
+    (folder / CLASSES).write_text("\n".join([BACKGROUND, *map(printable, found)]) + "\n", encoding="utf-8")
 
 
 def _files(folder: str | Path) -> Iterator[Path]:
-    return (path for path in sorted(Path(folder).expanduser().rglob("*")) if path.suffix.lower() in SUFFIXES)
+    return (
+        path
+        for path in sorted(Path(folder).expanduser().rglob("*"))
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
 
 
 def _candidates(folder: Path, seed: int) -> list[Path]:

@@ -36,7 +36,7 @@ from mapet.engine.generations import newest
 from mapet.engine.metrics_file import trim
 from mapet.engine.origin import require_same
 from mapet.utils.errors import MapetError
-from mapet.utils.io import load_json, replace_file, writing
+from mapet.utils.io import load_json, replace_file, require_text, writing
 from mapet.utils.lock import LOCK, Lock
 from mapet.utils.log import FABRIC, log
 from mapet.utils.owned import (
@@ -117,8 +117,9 @@ class Run:
         """Keep other processes from training in this folder.
 
         Raises:
-            MapetError: it is a file, or another process holds the lock.
+            MapetError: it is a file, has a name that is not UTF-8, or another process holds the lock.
         """
+        require_text(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise MapetError(f"{self.folder} is a file: give another --out.")
         return Lock(self.folder, "training in")

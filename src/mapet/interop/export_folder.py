@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mapet.utils.errors import MapetError, reason
 from mapet.utils.fingerprint import KEY, file_hash, fingerprint
-from mapet.utils.io import sync, writing
+from mapet.utils.io import require_text, sync, writing
 from mapet.utils.lock import LOCK, Lock
 from mapet.utils.owned import AN_EXPORT, EXPORT, discard, find_foreign, is_export, is_unfinished_export
 
@@ -107,8 +107,9 @@ def replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
         overwrite: whether an earlier export is replaced.
 
     Raises:
-        MapetError: the folder holds something else, or another process exports to it.
+        MapetError: the folder holds something else or has a name that is not UTF-8, or another process exports to it.
     """
+    require_text(folder)
     part = folder.with_name(f".{folder.name}.part")
     folder.parent.mkdir(parents=True, exist_ok=True)
     if part.is_dir() and (other := find_foreign(part, {re.escape(folder.name): EXPORT, re.escape(LOCK): None})):

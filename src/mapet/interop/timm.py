@@ -74,7 +74,7 @@ def write_files(
         config.setdefault(PROGRAMS, {})[FILES[name]] = file_hash(folder / FILES[name])
     write(folder / WEIGHTS, weights(encoder.state_dict(), config))
     write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-    write(folder / CARD, text.encode())
+    write(folder / CARD, text.encode(errors="backslashreplace"))  # of names that are not UTF-8
 
 
 def _config(

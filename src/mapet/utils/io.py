@@ -50,8 +50,10 @@ def replace_file(path: Path, content: bytes | str) -> None:
 
 
 def _replace(path: Path, part: Path, content: bytes | str) -> None:
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")  # of names that are not UTF-8
     with part.open("wb") as file:
-        file.write(content if isinstance(content, bytes) else content.encode())
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
@@ -109,12 +111,24 @@ def require_folder(folder: str | Path, option: str) -> Path:
     return path
 
 
+def require_text(folder: Path) -> None:
+    """Refuse a folder for weights whose path is not UTF-8: safetensors cannot open files there.
+
+    Raises:
+        MapetError: with the path.
+    """
+    name = str(folder.absolute()).encode(errors="backslashreplace").decode()
+    if name != str(folder.absolute()):
+        raise MapetError(f"{name} is not UTF-8, so weights in it could not be read: give another --out.")
+
+
 def require_free(folder: Path, ours: Collection[str] = ()) -> None:
     """Require that ``folder`` is missing, empty, or holds nothing but the names ``ours`` and a lock.
 
     Raises:
-        MapetError: it is a file, or holds something else.
+        MapetError: it is a file, holds something else, or ``require_text`` refuses it.
     """
+    require_text(folder)
     if folder.exists() and not folder.is_dir():
         raise MapetError(f"{folder} is a file: give another --out.")
     if other := sorted({path.name for path in folder.glob("*")} - {*ours, LOCK}):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
 from mapet.config.compare import SEGMENTATION
-from mapet.config.file import read, save
+from mapet.config.file import read, read_run, save
 from mapet.config.flat import diff
 from mapet.utils.errors import MapetError
 from mapet.utils.fingerprint import KEY, is_intact, sealed
@@ -118,7 +118,7 @@ def merge_plans(folder: Path, plan: Plan) -> Plan:
     """
     if not (folder / PLAN).is_file():
         return plan
-    before = read(folder / PLAN, Plan)
+    before = read_run(folder / PLAN, Plan)
     _require_alike(folder, plan, before)
     lists: dict[str, Any] = {
         name: tuple(dict.fromkeys([*getattr(before, name), *getattr(plan, name)])) for name in LISTS

@@ -9,7 +9,7 @@ from mapet.api.compare.plan import Plan, Trial
 from mapet.api.kept_runtime import keep, kept
 from mapet.build.segmentation_set import inputs_of
 from mapet.config.compare import CompareSettings
-from mapet.config.file import read
+from mapet.config.file import read_run
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import updated, updated_from
 from mapet.config.objectives import absolute_name, is_own, short_name
@@ -99,7 +99,7 @@ def resume(folder: str | Path, runtime: Runtime | None = None, **changes: Any) -
     runtime = updated(runtime or kept(folder, Runtime), **changes)
     if not (folder / PLAN).is_file():
         raise MapetError(f"{folder} is not a comparison: it has no {PLAN}.")
-    return _run(read(folder / PLAN, Plan), folder, runtime)
+    return _run(read_run(folder / PLAN, Plan), folder, runtime)
 
 
 def require_shared(names: Iterable[str], objective: str) -> None:
