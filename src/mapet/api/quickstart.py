@@ -81,11 +81,12 @@ def quickstart(
 
 
 def quickstart_recipe(s: QuickstartSettings) -> Recipe:
-    """The recipe for this machine: about four minutes on two CPU cores, 30 epochs of all images on a GPU."""
+    """The recipe for this machine: a few minutes on two CPU cores, 30 epochs of all images on a GPU."""
+    from mapet.api.settings import with_precision
     from mapet.config.recipes.cifar10 import quickstart as small
     from mapet.engine.distributed import pick_device
 
-    recipe = replace(small(), seed=s.seed)
+    recipe = with_precision(updated(replace(small(), seed=s.seed), precision="auto"), s.accelerator)
     if pick_device(s.accelerator).type == "cuda":
         recipe = updated(recipe, max_images=None, precision="bfloat16", epochs=30, batch_size=256, warmup_epochs=2)
     epochs, max_images = s.epochs or recipe.optimization.epochs, s.max_images or recipe.max_images
