@@ -1,5 +1,7 @@
 """Look inside: attention against timm's own, rollout and components against formulas, reveal against the objective."""
 
+import shutil
+
 import numpy as np
 import pytest
 import timm
@@ -7,10 +9,13 @@ import torch
 from PIL import Image
 
 import mapet
+from mapet.api.reveal import Revealer
 from mapet.cli import main
 from mapet.evals.attention import attention_maps, principal_colors, rollout, similarity
 from mapet.interop.timm import from_timm
 from mapet.method.encoder import Encoder
+from mapet.tokenizers.codebook import Codebook
+from mapet.tokenizers.store import TokenStore
 from mapet.utils.errors import MapetError
 from mapet.viz.codes import code_colors, typical_patches
 
@@ -115,6 +120,19 @@ def test_reveal_predicts_what_the_objective_predicts(run, photo, tmp_path):
     hidden = found.order[-1] - 1  # everywhere else the image itself
     differs = (found.frames[-3] != found.frames[-1]).any(axis=2).reshape(4, 4, 4, 4).any(axis=(1, 3)).flatten()
     assert differs.nonzero()[0].tolist() in ([hidden], [])
+
+
+def test_typical_patches_are_those_of_the_stored_tokens(run, tmp_path, monkeypatch):
+    """The tokenizer computes them only where the store is damaged."""
+    calls, encode = [], Codebook.encode
+    monkeypatch.setattr(Codebook, "encode", lambda book, images: calls.append(len(images)) or encode(book, images))
+    typical = Revealer(run).typical
+    assert not calls
+    assert set(typical) == set(np.unique(TokenStore.open(run / "tokens").tokens).tolist())
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "tokens" / "store.json").write_text("{")
+    assert set(Revealer(tmp_path / "run").typical) == set(typical)
+    assert sum(calls) == 48
 
 
 def test_the_first_frame_is_a_forward_pass_of_masked_prediction(run, photo):

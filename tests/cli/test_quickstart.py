@@ -40,6 +40,15 @@ def test_the_result_holds_scores_figures_and_an_export(images, tmp_path, monkeyp
     assert list(result.scores) == ["random start", "after MaPeT"]
     kept = json.loads((tmp_path / "quick" / "quickstart.json").read_text())
     assert result.scores == {name: {what: Score(**s) for what, s in row.items()} for name, row in kept.items()}
+    entries = json.loads((tmp_path / "quick" / "scores.json").read_text())
+    steps, top1 = (sorted([one["step"], one["top1"]["value"]] for one in entries), result.scores)
+    trained = result.run.completed
+    assert steps == sorted(
+        [step, score.value] for row, step in zip(top1.values(), (0, trained), strict=True) for score in row.values()
+    )
+    page = result.report.read_text()
+    assert "Not measured yet" not in page
+    assert page.count("before training: ") == sum(len(one.keys() & {"top1", "top5"}) for one in entries[:2])
     assert all(path.stat().st_size for path in result.figures)
     assert (result.export / "model.safetensors").is_file()
     assert str(result).count("%") == 4

@@ -16,6 +16,7 @@ from mapet.data.dataset import open_dataset
 from mapet.data.unreadable import UnreadableImages, listed
 from mapet.tokenizers import store as stores
 from mapet.tokenizers import tokenizer as tokenizers
+from mapet.tokenizers.pixels import Pixels
 from mapet.tokenizers.store import TokenStore
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqkd import VQKD
@@ -294,3 +295,26 @@ def test_a_half_written_store_is_continued(many, whole, tmp_path):
         file.truncate(32 * 100 + 5)
     assert main(["tokenize", str(many), "--out", str(half), *FIT]) == 0
     assert_equal(whole, half)
+
+
+@pytest.mark.parametrize("fit_images", [None, 37])
+def test_features_of_a_fit_are_not_computed_again_for_the_tokens(many, tmp_path, monkeypatch, fit_images):
+    """The file of tokens is the same byte for byte as without them, in the same sequence."""
+    seen, teach = [], Pixels.forward
+
+    def counted(teacher, images):
+        seen.append(len(images))
+        return teach(teacher, images)
+
+    monkeypatch.setattr(Pixels, "forward", counted)
+    fitted = Tokenizer(teacher="pixels", vocab_size=12, samples=4_000, iterations=3, fit_images=fit_images)
+    recipe = Recipe(data=str(many), model=Model(image_size=16, patch_size=4), tokenizer=fitted)
+    made = {}
+    for limit in (1 << 21, 20_000, 0):
+        monkeypatch.setattr("mapet.tokenizers.codebook_fit.KEPT", limit)
+        seen.clear()
+        store = write_tokens(recipe, tmp_path / str(limit), Runtime(workers=0), batch_size=7)
+        made[limit] = (store.folder / "tokens.bin").read_bytes(), sum(seen)
+    count, fit = len(store), fit_images or len(store)
+    assert made[1 << 21][0] == made[20_000][0] == made[0][0]
+    assert made[1 << 21][1] == count < made[20_000][1] < made[0][1] == count + fit

@@ -7,11 +7,14 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
+from torch.nn import BatchNorm2d
 
 from mapet.interop.timm import to_timm
 from mapet.method.encoder import Encoder
-from mapet.tokenizers.teacher import Teacher, open_teacher
-from mapet.tokenizers.timm_backbone import stages
+from mapet.tokenizers.batch_norm import fold_batch_norms
+from mapet.tokenizers.teacher import TOGETHER, Teacher, open_teacher
+from mapet.tokenizers.timm_backbone import build, stages
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
 
@@ -49,9 +52,43 @@ def test_the_offline_teacher_is_trained() -> None:
     teacher, random = Teacher("efficientnet_lite0", (4, 4)), Teacher("efficientnet_lite0", (4, 4), pretrained=False)
     assert (teacher.stage, teacher.width, teacher.origin) == (3, 112, "published")
     assert teacher.describe()["weights"] != random.describe()["weights"]
-    norms = [module for module in teacher.tower.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    norms = [module for module in build("efficientnet_lite0", None, True).modules() if isinstance(module, BatchNorm2d)]
     assert len(norms) > 20
     assert all(float(norm.running_var.std()) > 0 and float(norm.running_mean.std()) > 0 for norm in norms)
+
+
+def test_batch_norms_are_folded_without_changing_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than one part of ``TOGETHER`` images, whose features do not depend on the parts."""
+    teacher = Teacher("efficientnet_lite0", (4, 4))
+    monkeypatch.setattr("mapet.tokenizers.teacher.fold_batch_norms", lambda *given: None)
+    plain = Teacher("efficientnet_lite0", (4, 4))
+    count = [sum(isinstance(one, BatchNorm2d) for one in each.tower.modules()) for each in (teacher, plain)]
+    assert count[0] == 0 < count[1]
+    assert teacher.describe() == plain.describe()
+    images = sample_images(plain, 2 * TOGETHER + 3)
+    expected = torch.cat([plain._map(image[None]).flatten(2).transpose(1, 2) for image in images])
+    assert torch.allclose(teacher(images), expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+
+
+class Reused(nn.Module):
+    """A convolution whose output two modules read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), BatchNorm2d(4)
+        nn.init.constant_(self.norm.running_mean, 2.0)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.conv(images)
+        return self.norm(found) + found
+
+
+def test_a_norm_is_not_folded_where_others_read_the_convolution_too() -> None:
+    network, images = Reused().eval(), torch.rand(2, 3, 4, 4)
+    before = network(images)
+    fold_batch_norms(network, network, images)
+    assert torch.equal(network(images), before)
+    assert isinstance(network.norm, BatchNorm2d)
 
 
 def test_features_are_timms_own_in_row_major_order() -> None:
@@ -202,9 +239,8 @@ def test_the_hash_of_a_vit_does_not_depend_on_the_grid() -> None:
 def test_local_weights_are_used(tmp_path: Path, suffix: str) -> None:
     tower, file = timm.create_model("resnet10t"), tmp_path / f"mine{suffix}"
     save_file(tower.state_dict(), file) if suffix == ".safetensors" else torch.save(tower.state_dict(), file)
-    teacher = Teacher("resnet10t", (2, 2), weights=file)
-    assert teacher.origin == file.name
-    assert torch.equal(teacher.tower.conv1[0].weight, tower.conv1[0].weight)
+    assert Teacher("resnet10t", (2, 2), weights=file).origin == file.name
+    assert torch.equal(build("resnet10t", file, True).conv1[0].weight, tower.conv1[0].weight)
 
 
 def test_files_that_are_not_the_weights_are_explained(tmp_path: Path) -> None:
@@ -259,7 +295,9 @@ def test_weights_of_ones_own_go_before_those_of_a_hub(tmp_path: Path, monkeypatc
     found = {**tower.pretrained_cfg, "hf_hub_id": "someone/tower", "source": "hf-hub"}
     monkeypatch.setattr("timm.models._factory.load_model_config_from_hf", lambda *_, **__: (found, "resnet10t", {}))
     teacher = Teacher("hf-hub:someone/tower", (2, 2), weights=tmp_path / "mine.safetensors")
-    assert torch.equal(teacher.tower.conv1[0].weight, tower.conv1[0].weight)
+    images = sample_images(teacher)
+    expected = tower.eval().forward_intermediates((images - teacher.mean) / teacher.std, intermediates_only=True)[-1]
+    assert torch.allclose(teacher(images).flatten(), expected.movedim(1, -1).flatten(), rtol=1e-3, atol=1e-4)
 
 
 def test_what_does_not_exist_or_fit_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

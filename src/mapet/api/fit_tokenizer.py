@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mapet.tokenizers.codebook import Codebook
-    from mapet.tokenizers.codebook_fit import KMeansSettings
+    from mapet.tokenizers.codebook_fit import Kept, KMeansSettings
     from mapet.tokenizers.teacher import Features
     from mapet.tokenizers.tokenizer import Tokenizer
 
@@ -87,8 +87,10 @@ def fit_tokenizer(
     return book
 
 
-def fit(recipe: Recipe, images: ImagePass, folder: Path, *, grid: tuple[int, int]) -> "Codebook":
-    """Fit the recipe's codebook on ``images`` and save it in ``folder``.
+def fit(
+    recipe: Recipe, images: ImagePass, folder: Path, *, grid: tuple[int, int], kept: "Kept | None" = None
+) -> "Codebook":
+    """Fit the recipe's codebook on ``images`` and save it in ``folder``; ``kept`` receives the features.
 
     Raises:
         MapetError: a teacher that is not available or cannot give the grid, too few or too many unreadable images,
@@ -98,7 +100,7 @@ def fit(recipe: Recipe, images: ImagePass, folder: Path, *, grid: tuple[int, int
     from mapet.tokenizers.codebook import Codebook
 
     teacher, settings, indices = _teacher(recipe, grid), kmeans_settings(recipe), _fit_indices(images.indices, recipe)
-    _log_memory(settings, len(indices), teacher, images.group)
+    _log_memory(settings, len(indices), teacher, images.group, keeps=kept is not None)
     with StageProgress(show=images.group.leads) as progress:
         book = Codebook.fit(
             teacher,
@@ -108,6 +110,7 @@ def fit(recipe: Recipe, images: ImagePass, folder: Path, *, grid: tuple[int, int
             device=pick_device(images.runtime.accelerator),
             process_group=images.group,
             progress=progress,
+            kept=kept,
         )
     book.provenance["fit_images"] = recipe.tokenizer.fit_images
     images.synchronize()
@@ -203,9 +206,14 @@ def _fit_indices(indices: "Tensor", recipe: Recipe) -> "Tensor":
     return indices[random_bits(recipe.seed, 1, indices).argsort(stable=True)[:count].sort().values]
 
 
-def _log_memory(settings: "KMeansSettings", images: int, teacher: "Features", group: ProcessGroup) -> None:
+def _log_memory(
+    settings: "KMeansSettings", images: int, teacher: "Features", group: ProcessGroup, *, keeps: bool
+) -> None:
+    from mapet.tokenizers.codebook_fit import KEPT
+
     patches = images * teacher.grid[0] * teacher.grid[1]
-    gib = settings.footprint(patches, teacher.width, group) / 2**30
+    kept = min(KEPT, 4 * patches * teacher.width // group.count) if keeps else 0
+    gib = (settings.footprint(patches, teacher.width, group) + kept) / 2**30
     features = f"{settings.held(patches):,} features of {teacher.width} channels"
     log.info(f"memory    at most {gib:.1f} GiB{' per process' * (group.count > 1)} besides the teacher: {features}")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mapet.api.encoders import LoadedEncoder, load_from, untrained
 from mapet.api.features import Features
 from mapet.api.protocols import PROTOCOLS
 from mapet.config.evaluate import EvaluateSettings, FeatureSettings
@@ -18,7 +19,6 @@ from mapet.utils.io import replace_file
 if TYPE_CHECKING:
     from mapet.engine.run import Run
     from mapet.evals.score import Score
-    from mapet.method.encoder import Encoder
 
 LABELLED = 10_000  # training images of the evaluations
 MEASURED = {"knn": "k-NN (k = 20)", "linear": "linear probe"}
@@ -62,7 +62,6 @@ def quickstart(
     from mapet.api.pretrain import pretrain
     from mapet.api.report.write import report
     from mapet.api.resume import resume_run
-    from mapet.build.pretrain import build_encoder, load_run_encoder
     from mapet.engine.run import Run
 
     s, folder = updated(settings or QuickstartSettings(), **changes), Path(out).expanduser()
@@ -72,8 +71,8 @@ def quickstart(
     if started and read_run(Run(folder).recipe, Recipe) != recipe:
         raise MapetError(f"{out} holds another run, or a quickstart with other settings: give another --out.")
     run = resume_run(folder, runtime) if started else pretrain(recipe, folder, runtime=runtime)
-    encoder = load_run_encoder(folder)[0]
-    scores = {"random start": _measure(build_encoder(recipe), recipe, s), "after MaPeT": _measure(encoder, recipe, s)}
+    end = load_from(folder)
+    scores = {"random start": _measure(untrained(end), recipe, s), "after MaPeT": _measure(end, recipe, s)}
     figures = _figures(run, recipe)
     exported = export(folder, overwrite=True)
     plain = {name: {what: vars(score) for what, score in row.items()} for name, row in scores.items()}
@@ -82,22 +81,34 @@ def quickstart(
 
 
 def quickstart_recipe(s: QuickstartSettings) -> Recipe:
-    """The recipe for this machine: about four minutes on two CPU cores, 30 epochs of all images on a GPU."""
+    """The recipe for this machine: a few minutes on two CPU cores, 30 epochs of all images on a GPU."""
+    from mapet.api.settings import with_precision
     from mapet.config.recipes.cifar10 import quickstart as small
     from mapet.engine.distributed import pick_device
 
-    recipe = replace(small(), seed=s.seed)
+    recipe = with_precision(updated(replace(small(), seed=s.seed), precision="auto"), s.accelerator)
     if pick_device(s.accelerator).type == "cuda":
         recipe = updated(recipe, max_images=None, precision="bfloat16", epochs=30, batch_size=256, warmup_epochs=2)
     epochs, max_images = s.epochs or recipe.optimization.epochs, s.max_images or recipe.max_images
     return updated(recipe, epochs=epochs, max_images=max_images)
 
 
-def _measure(encoder: "Encoder", recipe: Recipe, s: QuickstartSettings) -> "dict[str, Score]":
-    """Top-1 accuracies of the mean of patches, with ``LABELLED`` training images and all test images."""
+def _measure(start: LoadedEncoder, recipe: Recipe, s: QuickstartSettings) -> "dict[str, Score]":
+    """Top-1 accuracies of the mean of patches, with ``LABELLED`` training images and all test images.
+
+    They are added to the run's ``scores.json``.
+    """
+    from mapet.api.finetune_inputs import record
+
+    assert start.run is not None
     settings = EvaluateSettings(features=FeatureSettings(max_images=LABELLED, accelerator=s.accelerator))
-    features = Features(encoder, recipe.data, recipe.seed, settings.features)
-    return {name: PROTOCOLS[protocol].measure(features, settings)["top1"] for protocol, name in MEASURED.items()}
+    features, found = Features(start.encoder, recipe.data, recipe.seed, settings.features), dict[str, "Score"]()
+    about = {"from": start.origin, "step": start.step, "data": recipe.data, "limit": LABELLED}
+    for protocol, name in MEASURED.items():
+        scores = PROTOCOLS[protocol].measure(features, settings)
+        record(start.run, {**about, "protocol": PROTOCOLS[protocol].describe(settings)}, scores)
+        found[name] = scores["top1"]
+    return found
 
 
 def _figures(run: "Run", recipe: Recipe) -> tuple[Path, ...]:

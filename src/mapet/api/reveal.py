@@ -1,5 +1,6 @@
 """What a pre-trained model believes about the patches that it does not see, along one order of revealing them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from mapet.api.images import ImagePass
     from mapet.data.dataset import ImageDataset
     from mapet.engine.run import Run
     from mapet.method.predict import TokenPrediction
@@ -106,9 +108,8 @@ class Revealer:
     """
 
     def __init__(self, folder: str | Path, sample: int = SAMPLE, accelerator: str = "auto") -> None:
-        import torch
-
         from mapet.api.pretrain_inputs import run_tokenizer
+        from mapet.build.batches import choose_indices
         from mapet.data.dataset import open_dataset
         from mapet.engine.distributed import pick_device
         from mapet.viz.codes import typical_patches
@@ -117,9 +118,31 @@ class Revealer:
         self.device = pick_device(accelerator)
         self.model, self.tokenizer = self.model.to(self.device), run_tokenizer(run, self.recipe).to(self.device)
         images = open_dataset(self.recipe.data)
-        indices = torch.arange(len(images))[:: -(-len(images) // sample)]
-        known, tokens = self.encoded(images, indices)
+        indices = choose_indices(images, self.recipe.max_images, self.recipe.seed)
+        indices = indices[:: -(-len(indices) // sample)]
+        found = None
+        with suppress(MapetError):  # a damaged store
+            found = self._stored(images, indices, run)
+        known, tokens = found or self.encoded(images, indices)
         self.typical = typical_patches(known.numpy(), tokens.numpy(), self.recipe.grid)
+
+    def _stored(self, source: "ImageDataset", indices: "Tensor", run: "Run") -> "tuple[Tensor, Tensor] | None":
+        """As ``encoded``, with the tokens that the run has read; None without any."""
+        import torch
+
+        from mapet.build.batches import student_view
+        from mapet.tokenizers.store import HEADER, TokenStore
+
+        folder = Path(self.recipe.tokens or run.folder / "tokens")
+        if not (folder / HEADER).is_file():
+            return None
+        store = TokenStore.open(folder)
+        indices = indices[~torch.from_numpy(store.missing([source.image_id(index) for index in indices.tolist()]))]
+        parts = list(_several(source, indices).decode(student_view(self.recipe), indices))
+        if not parts:
+            return None
+        pixels, found = (torch.cat(part) for part in zip(*parts, strict=True))
+        return pixels, store.gather([source.image_id(index) for index in found.tolist()])
 
     def encoded(self, source: "ImageDataset", indices: "Tensor") -> "tuple[Tensor, Tensor]":
         """Pixels (N, 3, H, W) uint8 as the student sees them, and tokens (N, L), of the readable images.
@@ -129,17 +152,12 @@ class Revealer:
         """
         import torch
 
-        from mapet.api.images import ImagePass
-        from mapet.config.runtime import Runtime
         from mapet.data.augment import to_float
-        from mapet.data.unreadable import UnreadableImages
 
-        bad = UnreadableImages(len(indices), 1.0)
-        several = ImagePass(source, indices, Runtime(), bad, batch_size=64)
-        view, encode = self.tokenizer.view, self.tokenizer.encode
+        several, view, encode = _several(source, indices), self.tokenizer.view, self.tokenizer.encode
         parts = [(pixels, encode(to_float(pixels, self.device)).cpu()) for pixels, _ in several.decode(view, indices)]
         if not parts:
-            raise MapetError(f"No image can be read: {bad.note()}")
+            raise MapetError(f"No image can be read: {several.unreadable.note()}")
         pixels, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
         side = (self.recipe.model.image_size,) * 2
         if tuple(pixels.shape[2:]) != side:
@@ -165,6 +183,15 @@ class Revealer:
         frames.append(pixels[0].permute(1, 2, 0).numpy())
         accuracy = tuple(share for _, share in found)
         return Revealed(order[0].numpy(), tuple(given), tokens.numpy(), accuracy, np.stack(frames))
+
+
+def _several(source: "ImageDataset", indices: "Tensor") -> "ImagePass":
+    """Images of which any number may be unreadable."""
+    from mapet.api.images import ImagePass
+    from mapet.config.runtime import Runtime
+    from mapet.data.unreadable import UnreadableImages
+
+    return ImagePass(source, indices, Runtime(), UnreadableImages(len(indices), 1.0), batch_size=64)
 
 
 def _model(folder: str | Path) -> "tuple[TokenPrediction, Recipe, Run]":

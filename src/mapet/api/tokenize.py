@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mapet.data.dataset import ImageDataset
     from mapet.data.unreadable import UnreadableImages
     from mapet.tokenizers.codebook import Codebook
+    from mapet.tokenizers.codebook_fit import Kept
     from mapet.tokenizers.store import TokenStore
     from mapet.tokenizers.tokenizer import Tokenizer as AnyTokenizer
     from mapet.utils.lock import Lock
@@ -117,18 +118,19 @@ def write_tokens(
     """
     from mapet.engine.distributed import pick_device
     from mapet.engine.progress import clock
+    from mapet.tokenizers.codebook_fit import Kept
     from mapet.tokenizers.store import WRITING, TokenStore
     from mapet.utils.lock import Lock
 
-    images = ImagePass.open(recipe, runtime, out, group, batch_size)
+    images, kept = ImagePass.open(recipe, runtime, out, group, batch_size), Kept()
     if group.leads:
         _require_free(out)
     out.mkdir(parents=True, exist_ok=True)
     with Lock(out, WRITING) if group.leads else nullcontext() as lock, StageProgress(show=group.leads) as progress:
-        tokenizer = _tokenizer(recipe, out, images)
+        tokenizer = _tokenizer(recipe, out, images, kept)
         store = _store(out, tokenizer, images, lock)
         images = same_images(images, store)
-        count = _encode_missing(tokenizer.to(pick_device(runtime.accelerator)), store, images, progress)
+        count = _encode_missing(tokenizer.to(pick_device(runtime.accelerator)), store, images, kept, progress)
     if seconds := progress.seconds["tokens"]:
         log.info(f"tokens    {count:,} images in {clock(seconds)}, {count / seconds:,.0f} images/s")
     if note := images.unreadable.note():
@@ -163,14 +165,14 @@ def _require_free(folder: Path) -> None:
         require_free(folder, (*ours, *(path.name for path in folder.glob(f"{UNREADABLE}*"))))
 
 
-def _tokenizer(recipe: Recipe, out: Path, images: ImagePass) -> "AnyTokenizer":
-    """The recipe's tokenizer, or the codebook in ``out``, which is fitted first if necessary."""
+def _tokenizer(recipe: Recipe, out: Path, images: ImagePass, kept: "Kept") -> "AnyTokenizer":
+    """The recipe's tokenizer, or the codebook in ``out``, which is fitted first if necessary: ``kept`` has features."""
     from mapet.data.decode import require_shown
     from mapet.tokenizers.tokenizer import load_tokenizer
 
     fitted, named = out / "tokenizer", recipe.tokenizer.path
     if not named and not _exists(fitted, images.group):
-        fit(recipe, images, fitted, grid=recipe.grid)
+        fit(recipe, images, fitted, grid=recipe.grid, kept=kept)
     folder = Path(named or fitted)
     tokenizer = load_tokenizer(folder, teacher_weights=recipe.tokenizer.teacher_weights)
     _require_as_asked(tokenizer, folder, recipe)
@@ -202,22 +204,22 @@ def _store(out: Path, tokenizer: "AnyTokenizer", images: ImagePass, lock: "Lock 
     return store if images.group.leads else TokenStore.open(out)
 
 
-def _encode_missing(tokenizer: "AnyTokenizer", store: "TokenStore", images: ImagePass, progress: StageProgress) -> int:
+def _encode_missing(
+    tokenizer: "AnyTokenizer", store: "TokenStore", images: ImagePass, kept: "Kept", progress: StageProgress
+) -> int:
     """Write the tokens that the store lacks, and return the number of images over all processes.
 
     Several processes each append to a part; rank 0 merges the parts at the end.
     """
     import torch
 
-    from mapet.data.augment import to_float
-    from mapet.engine.distributed import pick_device
+    from mapet.api.token_batches import token_batches
     from mapet.tokenizers.parts import merge, part_of
 
-    group, source, device = images.group, images.source, pick_device(images.runtime.accelerator)
+    group, source = images.group, images.source
     missing = group.share(_missing(store, images))
     target, done = part_of(store, group.rank) if group.count > 1 else store, 0
-    for pixels, indices in images.decode(tokenizer.view, missing):
-        tokens = tokenizer.encode(to_float(pixels, device))
+    for tokens, indices in token_batches(tokenizer, images, missing, kept):
         target.append([source.image_id(index) for index in indices.tolist()], tokens)
         done += len(indices)
         progress("tokens", done, len(missing))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mapet.tokenizers.assign import assign
-from mapet.tokenizers.codebook_fit import ImagePass, KMeansSettings, Progress, clusters
+from mapet.tokenizers.codebook_fit import ImagePass, Kept, KMeansSettings, Progress, clusters
 from mapet.tokenizers.files import fingerprint
 from mapet.tokenizers.kmeans import KMeans
 from mapet.tokenizers.kmeans_init import finite
@@ -56,6 +56,7 @@ class Codebook(nn.Module):
         device: torch.device | str = "cpu",
         process_group: ProcessGroup = SINGLE_PROCESS,
         progress: Progress = lambda what, done, total: None,
+        kept: Kept | None = None,
     ) -> Self:
         """Cluster patches of all images; each process reads its share of the images.
 
@@ -70,12 +71,13 @@ class Codebook(nn.Module):
             process_group: the processes; all get the same codebook.
             progress: called with (stage, done, total) for this process's work: "features" of images, then "k-means" on
                 vectors, where ``total`` is an upper bound.
+            kept: receives the features that are computed, for ``assigned``.
 
         Raises:
             MapetError: fewer patches than codes, features with NaN or Inf, too little memory.
         """
         best, samples = clusters(
-            teacher.to(device), images, indices, settings, torch.device(device), process_group, progress
+            teacher.to(device), images, indices, settings, torch.device(device), process_group, progress, kept
         )
         provenance = {**asdict(settings), "asked_samples": settings.samples, "samples": samples, "images": len(indices)}
         return cls(teacher, best.centroids, settings.metric, provenance | _record(best))
@@ -96,7 +98,15 @@ class Codebook(nn.Module):
         Raises:
             MapetError: features with NaN or Inf.
         """
-        features = self.teacher(in_view(images, self))
+        return self.assigned(self.teacher(in_view(images, self)))
+
+    @torch.no_grad()
+    def assigned(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``measure``, for features (B, L, F) of the teacher.
+
+        Raises:
+            MapetError: features with NaN or Inf.
+        """
         vectors = normalize(features, dim=-1) if self.metric == "cosine" else features
         tokens, squared = assign(vectors.flatten(0, 1), self.centroids)
         finite(squared.sum())

@@ -20,6 +20,7 @@ from mapet.utils.rng import exact, random_bits
 STARTS = {"k-means++": plus_plus, "sample": sampled}
 MODES = {"sample": 512, "stream": 8}  # mode → default number of vectors in memory per code
 RESTART = 0x5253  # salt
+KEPT = 1 << 30  # bytes of features that are kept for the tokens of the same images
 
 ImagePass = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
 Progress = Callable[[str, int, int], None]
@@ -96,6 +97,28 @@ class FeatureStream:
             yield self.teacher(images.to(self.device).float() / 255), index
 
 
+class Kept:
+    """Features of images that a fit has computed, for their tokens: the first ones, up to ``KEPT`` bytes."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Tensor] = {}
+        self._bytes = 0
+
+    def add(self, features: Tensor, index: Tensor) -> None:
+        """Keep the features (B, L, F) of the images ``index`` (B,), if they are on the CPU and fit."""
+        if features.device.type == "cpu" and self._bytes + features.nbytes <= KEPT:
+            self._rows |= zip(index.tolist(), features, strict=True)
+            self._bytes += features.nbytes
+
+    def among(self, indices: Tensor) -> Tensor:
+        """Which of the images ``indices`` (N,) are kept: (N,) bool."""
+        return torch.tensor([index in self._rows for index in indices.tolist()], dtype=torch.bool)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The features (N, L, F) of kept images, which are forgotten."""
+        return torch.stack([self._rows.pop(index) for index in indices.tolist()])
+
+
 class Counted:
     """Chunks moved to a device; ``report`` gets the number of vectors so far."""
 
@@ -117,6 +140,7 @@ def clusters(
     device: torch.device,
     process_group: ProcessGroup,
     progress: Progress,
+    kept: Kept | None = None,
 ) -> tuple[KMeans, int]:
     """Fit k-means; returns the best run, and the number of vectors in memory. Arguments as ``Codebook.fit``.
 
@@ -124,7 +148,7 @@ def clusters(
         MapetError: fewer patches than codes, or features with NaN or Inf.
     """
     stream = FeatureStream(teacher, images, process_group.share(indices), device)
-    pool = _pool(stream, indices, f, process_group, progress)
+    pool = _pool(stream, indices, f, process_group, progress, kept)
     chunks, count = (
         (pool, len(pool.vectors)) if f.mode == "sample" else (stream, len(stream.indices) * _length(teacher))
     )
@@ -145,7 +169,12 @@ def clusters(
 
 
 def _pool(
-    stream: FeatureStream, indices: Tensor, f: KMeansSettings, process_group: ProcessGroup, progress: Progress
+    stream: FeatureStream,
+    indices: Tensor,
+    f: KMeansSettings,
+    process_group: ProcessGroup,
+    progress: Progress,
+    kept: Kept | None,
 ) -> VectorPool:
     """A uniform sample of the patches of the images at ``indices``; unit vectors if the metric is cosine."""
     teacher, length = stream.teacher, _length(stream.teacher)
@@ -154,6 +183,8 @@ def _pool(
     sample, done = PatchSample(indices, length, teacher.width, count, f.seed, process_group), 0
     for features, index in stream.batches(sample.indices):
         sample.add(features, index)
+        if kept is not None:
+            kept.add(features, index)
         done += len(index)
         progress("features", done, len(sample.indices))
     pool = sample.pool(exact(stream.device))

@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from mapet.tokenizers.batch_norm import fold_batch_norms
 from mapet.tokenizers.files import fingerprint
 from mapet.tokenizers.pixels import PIXELS, Pixels
 from mapet.tokenizers.timm_backbone import CONFIG, OFFLINE, OFFLINE_STAGE, build, exported, listing, stages
@@ -14,6 +15,7 @@ from mapet.utils.errors import MapetError, nearest
 from mapet.utils.view import CenterCropResize
 
 OUTPUTS = ("stage", "norm", "head")
+TOGETHER = 16  # images that a CPU computes together: their activations stay in its caches
 
 
 class Features(Protocol):
@@ -166,14 +168,15 @@ class Teacher(nn.Module):
         self.requires_grad_(False).eval()
 
     def _fit(self, pairs: list[tuple[int, int]]) -> None:
-        """Set the input size, remove the layers after the stage, and check the grid with one image."""
+        """Set the input size, remove the layers after the stage, try one image, and fold batch norms."""
         size: tuple[int, int] = self.view.size
         native: tuple[int, int] = self.tower.pretrained_cfg["input_size"][-2:]
+        example = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
         try:
             if tuple(native) != size and hasattr(self.tower, "set_input_size"):
                 self.tower.set_input_size(img_size=size)
             self.tower.prune_intermediate_layers([self.stage], prune_norm=self.output == "stage", prune_head=True)
-            found = tuple(self._map(torch.zeros(1, 3, *size)).shape[1:])
+            found = tuple(self._map(example).shape[1:])
         except (AssertionError, RuntimeError, ValueError):
             found = ()
         if found != (self.width, *self.grid):
@@ -181,6 +184,7 @@ class Teacher(nn.Module):
                 f"Stage {self.stage} of {self.name} cannot give a grid of {self.grid[0]}x{self.grid[1]} at "
                 f"{size[0]}x{size[1]} pixels. At its native {native[0]}x{native[1]} it has {listing(pairs, native)}."
             )
+        fold_batch_norms(self.tower, self._map, example)
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode."""
@@ -188,7 +192,8 @@ class Teacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) float32 in [0, 1] at ``view.size`` to features (B, L, F), patches in row-major order."""
-        return self._map(images).flatten(2).transpose(1, 2)
+        parts = len(images) // TOGETHER if images.device.type == "cpu" else 1
+        return torch.cat([self._map(part).flatten(2).transpose(1, 2) for part in images.tensor_split(max(1, parts))])
 
     @torch.no_grad()
     def _map(self, images: Tensor) -> Tensor:

@@ -4,12 +4,16 @@ import csv
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mapet.api.report.sections import filled, section, text_of
 from mapet.config.report import ReportSettings
 from mapet.utils.errors import MapetError, reason
 from mapet.viz import comparison, table
 from mapet.viz.report.page import Code, Page, Part, Table, Text, drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, str]
 FILES = ("results.csv", "costs.csv", "curves.csv")
@@ -43,6 +47,16 @@ def page(folder: Path, s: ReportSettings) -> Page:
 def seconds_of(folder: Path) -> float:
     """Training time of all runs of a comparison; 0 for another folder."""
     return sum(float(row["seconds"] or 0) for row in _rows(folder / "costs.csv"))
+
+
+def accuracy_figure(folder: Path, budgets: Mapping[str, Sequence[table.Entry]] | None = None) -> "Figure":
+    """Final accuracies over epochs and compute, with each seed; from the folder's CSV files.
+
+    Raises:
+        MapetError: no evaluation is finished.
+    """
+    seeds = comparison.seeds(_rows(folder / "results.csv"), _rows(folder / "costs.csv"))
+    return comparison.accuracy_figure(budgets or _budgets(folder / "table.csv"), seeds)
 
 
 def _rows(path: Path) -> list[Row]:
@@ -95,13 +109,13 @@ def _table(entries: Sequence[table.Entry]) -> list[Part]:
 
 def _charts(budgets: Mapping[str, Sequence[table.Entry]], folder: Path) -> list[Part]:
     """Final accuracies with each seed, and the curves on the way where they were measured."""
-    seeds = comparison.seeds(_rows(folder / "results.csv"), _rows(folder / "costs.csv"))
     caption = (
         "Large: mean over seeds with its 95 % interval; small: each seed; lines join a method's points. Dashed: no "
         "pre-training."
     )
-    final = comparison.accuracy_figure(budgets, seeds)
-    parts: list[Part] = [drawn(final, "Accuracy of each method over epochs and compute", caption)]
+    parts: list[Part] = [
+        drawn(accuracy_figure(folder, budgets), "Accuracy of each method over epochs and compute", caption)
+    ]
     curves = [{**row, **{name: float(row[name]) for name in ("step", "epoch", "pflop", "value")}}
               for row in _rows(folder / "curves.csv")]  # fmt: skip
     if curves:

@@ -276,7 +276,8 @@ class RunFiles:
                 if not isinstance(score, dict) or not {"value", "low", "high", "count"} <= score.keys():
                     continue
                 interval = f"{100 * score['low']:.1f} – {100 * score['high']:.1f}"
-                note = " ".join(filter(None, [str(entry.get("protocol", "")), score.get("note", "")]))
+                before = "before training:" if entry.get("step") == 0 else ""
+                note = " ".join(filter(None, [before, str(entry.get("protocol", "")), score.get("note", "")]))
                 rows.append((name, f"{100 * score['value']:.1f}", interval, f"{score['count']:,}", note))
         if not rows:
             return []
