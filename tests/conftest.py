@@ -1,5 +1,6 @@
 """Images for the tests: small ones made here, and CIFAR-10 where it can be had."""
 
+import gc
 import os
 import signal
 import traceback
@@ -23,6 +24,16 @@ LONGEST = (  # files that take longest: begun first, none is left alone at the e
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def pytest_collection():
+    """Modules hold half a million objects that are never garbage: they are not searched, and forks share them."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -104,17 +104,36 @@ def shrunk(words):
     return words[1:]
 
 
+@pytest.fixture(scope="module")
+def prepared(images, tmp_path_factory):
+    """Working directories with what the pages start from, by the page's name; pages with the same needs share one."""
+    made = {}
+
+    def give(page):
+        name = "using" if page.stem == "robustness" else page.stem
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            for folder in ("IMAGES", "LABELLED", "IMAGENET/train"):
+                shutil.copytree(images, made[name] / folder)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(made[name])
+                prepare(page)
+        return made[name]
+
+    return give
+
+
 @pytest.fixture
-def desk(images, tmp_path, monkeypatch):
-    """A working directory with what the pages start from."""
-    for name in ("IMAGES", "LABELLED", "IMAGENET/train"):
-        shutil.copytree(images, tmp_path / name)
+def desk(page, prepared, tmp_path, monkeypatch, capsys):
+    """A working directory of the page's own."""
+    shutil.copytree(prepared(page), tmp_path, dirs_exist_ok=True)
+    capsys.readouterr()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def prepare(desk, page):
-    """What a page takes as given."""
+def prepare(page):
+    """What a page takes as given, into the working directory."""
     size = ["--image-size", "16", "--patch-size", "4", "--accelerator", "cpu"]
     kmeans = ["--teacher", "pixels", "--vocab-size", "8", "--iterations", "2"]
     if page.stem == "clusters":
@@ -147,7 +166,6 @@ def prepare(desk, page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_runs(page, desk, capsys):
-    prepare(desk, page)
     for words in commands(page):
         line = " ".join(words)
         if words[0] == "make":
@@ -170,7 +188,6 @@ def test_every_command_runs(page, desk, capsys):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_snippet_runs(page, desk, capsys):
-    prepare(desk, page)
     tiny = {"model": "custom", "embed_dim": 16, "depth": 2, "num_heads": 2, "image_size": 16, "patch_size": 4}
     tiny |= {
         "epochs": 1,

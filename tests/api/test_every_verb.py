@@ -305,9 +305,9 @@ def test_python_equals_the_command_line(verb, made, tmp_path, capsys):
 
 @pytest.mark.timeout(1200)  # two whole ones
 def test_quickstart_is_that_of_the_command_line(cifar10, made, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Cifar10, "__len__", lambda self: {"train": 50_000, "test": 500}[self.split])
-    monkeypatch.setattr("mapet.api.quickstart.SHOWN", 80)
-    monkeypatch.setattr("mapet.api.quickstart.LABELLED", 500)
+    monkeypatch.setattr(Cifar10, "__len__", lambda self: {"train": 50_000, "test": 200}[self.split])
+    monkeypatch.setattr("mapet.api.quickstart.SHOWN", 40)
+    monkeypatch.setattr("mapet.api.quickstart.LABELLED", 200)
     compare("quickstart", made, tmp_path, capsys)
 
 

@@ -62,9 +62,11 @@ def test_two_processes_of_a_batch_script_without_srun(tmp_path):
     """The second is started by Fabric and sees the script's variables: it must not take itself for a task of srun."""
     script = tmp_path / "script.py"
     script.write_text(
+        "import sys\n"
         "from mapet.engine.distributed import distributed\n"
         "with distributed(accelerator='cpu', devices=2) as fabric:\n"
         "    print(fabric.all_gather(fabric.global_rank).tolist(), flush=True)\n"
+        "assert 'torchmetrics' not in sys.modules, 'it takes seconds and no training needs it'\n"
     )
     batch = {f"SLURM_{name}": value for name, value in {**STEP, "NTASKS": "2", "JOB_NAME": "train"}.items()}
     alone = {name: value for name, value in batch.items() if name not in ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")}

@@ -116,7 +116,8 @@ def given(default: Any, arguments: Sequence[str], verb: str, description: str) -
 
     arguments = _renamed(arguments, known, earlier(default))
     words = {word: name for word, name in VERBS[verb].words.items() if name in known}
-    hints = {name: _for_tyro(one, arguments) for name, one in known.items()}
+    named = _named(arguments)
+    hints = {name: _for_tyro(one, arguments) for name, one in known.items() if name in named}
     hints |= {word: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=word)] for word in words}
     repeated: Any = {name: () for name, one in known.items() if one.repeated}
     with refusing(arguments, {name: one.hint for name, one in known.items()}, verb):
@@ -130,6 +131,12 @@ def given(default: Any, arguments: Sequence[str], verb: str, description: str) -
     if "out" in found:
         require_writable(found["out"])
     return found
+
+
+def _named(arguments: Sequence[str]) -> set[str]:
+    """Flat names that ``arguments`` may mean: tyro takes up to 0.1 s for options that nobody gave."""
+    options = {word.partition("=")[0].removeprefix("--") for word in arguments if word.startswith("--")}
+    return {name.replace("-", "_") for option in options for name in (option, option.removeprefix("no-"))}
 
 
 def require_writable(out: str) -> None:

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from importlib.metadata import version
 from itertools import count
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +30,21 @@ TIMEOUT = timedelta(days=7)  # for a collective: another process may have more o
 WORKERS = {"cpu": 0, "mps": 4}  # a CPU needs its cores to train; on macOS each worker starts anew: 2 s, 0.5 GB
 SYNC_EVERY = 10  # steps between two decisions to stop or save, each of which synchronises the processes
 _joined = count()  # process groups so far
+
+
+@contextmanager
+def _version_only(package: str) -> Iterator[None]:
+    """Let an import ask for the version of a package that it does not use: all of torchmetrics takes seconds."""
+    if package in sys.modules:
+        yield
+        return
+    light = ModuleType(package)
+    light.__dict__["__version__"] = version(package)
+    sys.modules[package] = light
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 class Stopped(Exception):
@@ -61,7 +78,8 @@ def init_fabric(
         MapetError: the machine lacks the accelerator, or the launcher started another number of processes.
         PeersLost: a process did not join.
     """
-    from lightning_fabric import Fabric
+    with _version_only("torchmetrics"):
+        from lightning_fabric import Fabric
 
     from mapet.engine.sharding import fabric_strategy
     from mapet.utils.log import without_fabric
