@@ -1,7 +1,7 @@
 """Run a command in a terminal of 80 columns, and draw what it shows as SVG.
 
-    python tools/terminal.py docs/terminal.svg mapet pretrain shapes --out runs/first --epochs 2
-    python tools/terminal.py docs/live.svg --seconds 60 mapet pretrain shapes --out runs/second
+    python tools/terminal.py docs/terminal.svg mapet pretrain IMAGES --out runs/first
+    python tools/terminal.py --seconds 90 docs/live.svg mapet pretrain IMAGES --out runs/second
 
 With ``--seconds`` the screen is that of this moment, before the command ends; it is then stopped as by Ctrl-C.
 """
@@ -14,7 +14,6 @@ import shlex
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 from fcntl import ioctl
@@ -26,7 +25,9 @@ from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 COLUMNS, ROWS = 80, 60
-FONTS = re.compile(r"@font-face \{.*?\}\s*", re.S)  # of a server; the browser has one of fixed width
+FOREIGN = re.compile(
+    r"@font-face \{.*?\}\s*|\s*<!--.*?-->", re.S
+)  # fonts of a server: a browser has one of fixed width
 CONTROL = re.compile(r"\x1b\[(\d*)([AKJG])|\x1b\[\?\d+[hl]|\r\n|\r|\n")
 
 
@@ -76,13 +77,15 @@ def main() -> None:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     o = parser.parse_args()
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
-    console.print(f"$ {shlex.join(o.command)}", style="bold", highlight=False, soft_wrap=False)
-    for line in "\n".join(screen(recorded(o.command, o.seconds))).rstrip().splitlines():
-        console.print(Text.from_ansi(line.rstrip()), no_wrap=True, overflow="crop", crop=True)
-    drawn = FONTS.sub("", console.export_svg(title="mapet", theme=DEFAULT_TERMINAL_THEME))
+    shown = "\n".join(screen(recorded(o.command, o.seconds))).rstrip()
+    for line in f"\x1b[1m$ {shlex.join(o.command)}\x1b[0m\n{shown}".splitlines():
+        text = Text.from_ansi(line.rstrip())
+        for part in text.divide(range(COLUMNS, len(text), COLUMNS)):  # a terminal wraps between any two characters
+            console.print(part, no_wrap=True)
+    drawn = FOREIGN.sub("", console.export_svg(title="mapet", theme=DEFAULT_TERMINAL_THEME))
     o.out.write_text(drawn, encoding="utf-8")
     print(o.out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
