@@ -1,9 +1,8 @@
 """Run a command in a terminal of 80 columns, and draw what it shows as SVG.
 
     python tools/terminal.py docs/terminal.svg mapet pretrain IMAGES --out runs/first
-    python tools/terminal.py --seconds 90 docs/live.svg mapet pretrain IMAGES --out runs/second
 
-With ``--seconds`` the screen is that of this moment, before the command ends; it is then stopped as by Ctrl-C.
+Progress that the command has erased in the end is not seen.
 """
 
 import argparse
@@ -11,42 +10,33 @@ import os
 import pty
 import re
 import shlex
-import signal
 import struct
 import subprocess
 import termios
-import time
+from contextlib import suppress
 from fcntl import ioctl
 from pathlib import Path
-from select import select
 
 from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 COLUMNS, ROWS = 80, 60
-FOREIGN = re.compile(
-    r"@font-face \{.*?\}\s*|\s*<!--.*?-->", re.S
-)  # fonts of a server: a browser has one of fixed width
+FOREIGN = re.compile(r"@font-face \{.*?\}\s*|\s*<!--.*?-->", re.S)  # fonts of a server; a browser has its own
 CONTROL = re.compile(r"\x1b\[(\d*)([AKJG])|\x1b\[\?\d+[hl]|\r\n|\r|\n")
 
 
-def recorded(command: list[str], seconds: float) -> str:
-    """What the command writes to a terminal, until it ends or so many seconds have passed."""
+def recorded(command: list[str]) -> str:
+    """What the command writes to a terminal."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     surrounding = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
     running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=surrounding)
     os.close(theirs)
-    found, end = b"", time.monotonic() + seconds
-    while time.monotonic() < end:
-        if select([ours], [], [], 0.2)[0]:
-            try:
-                found += os.read(ours, 1 << 16)
-            except OSError:  # the command has ended
-                break
-    if running.poll() is None:
-        running.send_signal(signal.SIGINT)
+    found = b""
+    with suppress(OSError):  # the command has ended
+        while part := os.read(ours, 1 << 16):
+            found += part
     running.wait()
     return found.decode(errors="replace")
 
@@ -73,11 +63,10 @@ def main() -> None:
     """Parse, run, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("command", nargs=argparse.REMAINDER)
     o = parser.parse_args()
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
-    shown = "\n".join(screen(recorded(o.command, o.seconds))).rstrip()
+    shown = "\n".join(screen(recorded(o.command))).rstrip()
     for line in f"\x1b[1m$ {shlex.join(o.command)}\x1b[0m\n{shown}".splitlines():
         text = Text.from_ansi(line.rstrip())
         for part in text.divide(range(COLUMNS, len(text), COLUMNS)):  # a terminal wraps between any two characters
