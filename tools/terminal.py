@@ -1,9 +1,8 @@
 """Run a command in a terminal of 80 columns, and draw what it shows as SVG.
 
-    python tools/terminal.py docs/terminal.svg mapet pretrain shapes --out runs/first --epochs 2
-    python tools/terminal.py docs/live.svg --seconds 60 mapet pretrain shapes --out runs/second
+    python tools/terminal.py docs/terminal.svg mapet pretrain IMAGES --out runs/first
 
-With ``--seconds`` the screen is that of this moment, before the command ends; it is then stopped as by Ctrl-C.
+Progress that the command has erased in the end is not seen.
 """
 
 import argparse
@@ -11,41 +10,33 @@ import os
 import pty
 import re
 import shlex
-import signal
 import struct
 import subprocess
-import sys
 import termios
-import time
+from contextlib import suppress
 from fcntl import ioctl
 from pathlib import Path
-from select import select
 
 from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 COLUMNS, ROWS = 80, 60
-FONTS = re.compile(r"@font-face \{.*?\}\s*", re.S)  # of a server; the browser has one of fixed width
+FOREIGN = re.compile(r"@font-face \{.*?\}\s*|\s*<!--.*?-->", re.S)  # fonts of a server; a browser has its own
 CONTROL = re.compile(r"\x1b\[(\d*)([AKJG])|\x1b\[\?\d+[hl]|\r\n|\r|\n")
 
 
-def recorded(command: list[str], seconds: float) -> str:
-    """What the command writes to a terminal, until it ends or so many seconds have passed."""
+def recorded(command: list[str]) -> str:
+    """What the command writes to a terminal."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     surrounding = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
     running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=surrounding)
     os.close(theirs)
-    found, end = b"", time.monotonic() + seconds
-    while time.monotonic() < end:
-        if select([ours], [], [], 0.2)[0]:
-            try:
-                found += os.read(ours, 1 << 16)
-            except OSError:  # the command has ended
-                break
-    if running.poll() is None:
-        running.send_signal(signal.SIGINT)
+    found = b""
+    with suppress(OSError):  # the command has ended
+        while part := os.read(ours, 1 << 16):
+            found += part
     running.wait()
     return found.decode(errors="replace")
 
@@ -72,17 +63,18 @@ def main() -> None:
     """Parse, run, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("command", nargs=argparse.REMAINDER)
     o = parser.parse_args()
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
-    console.print(f"$ {shlex.join(o.command)}", style="bold", highlight=False, soft_wrap=False)
-    for line in "\n".join(screen(recorded(o.command, o.seconds))).rstrip().splitlines():
-        console.print(Text.from_ansi(line.rstrip()), no_wrap=True, overflow="crop", crop=True)
-    drawn = FONTS.sub("", console.export_svg(title="mapet", theme=DEFAULT_TERMINAL_THEME))
+    shown = "\n".join(screen(recorded(o.command))).rstrip()
+    for line in f"\x1b[1m$ {shlex.join(o.command)}\x1b[0m\n{shown}".splitlines():
+        text = Text.from_ansi(line.rstrip())
+        for part in text.divide(range(COLUMNS, len(text), COLUMNS)):  # a terminal wraps between any two characters
+            console.print(part, no_wrap=True)
+    drawn = FOREIGN.sub("", console.export_svg(title="mapet", theme=DEFAULT_TERMINAL_THEME))
     o.out.write_text(drawn, encoding="utf-8")
     print(o.out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

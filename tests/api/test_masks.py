@@ -231,3 +231,13 @@ def test_memory_does_not_hold_images(root, tmp_path):
             return image
 
     assert len(mapet.masks(root / "model", Counted(), tmp_path / "out")) == 30
+
+
+def test_a_stride_that_leaves_gaps_is_refused(root, tmp_path):
+    for work in (
+        lambda: mapet.masks(root / "model", validation(root), tmp_path / "out", stride=17),
+        lambda: mapet.segment("random", root / "set", tmp_path / "run", accelerator="cpu", stride=17, **NETWORK),
+    ):
+        with pytest.raises(MapetError, match="stride must be <= 16, the side of a window, got 17"):
+            work()
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,7 @@
 """Segmentation probes: counts and shares against slow references, what is learnt, and that ignored pixels are."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -178,6 +180,16 @@ def test_wrong_pairs_are_seen_before_the_work(pairs):
     Image.new("L", (3, 2)).save(pairs / "annotations" / "validation" / "b.png")
     with pytest.raises(MapetError, match="is 3 × 2 pixels"):
         both_splits(pairs)
+    Image.new("L", (2, 2)).save(pairs / "annotations" / "validation" / "b.png")
+    Image.new("L", (2, 2), 255).save(pairs / "annotations" / "validation" / "a.png")
+    with pytest.raises(MapetError, match="have only labels that are ignored, 0 or 255"):
+        both_splits(pairs)
+    os.unlink(pairs / "images" / "validation" / "b.png")
+    os.mkfifo(pairs / "images" / "validation" / "b.png")
+    with pytest.raises(MapetError, match="not a regular file"):
+        both_splits(pairs)
+    (pairs / "classes.txt").write_bytes("one\ntwo\n".encode("utf-8-sig"))
+    assert open_segmentation(pairs).classes == ("one", "two")
     (pairs / "classes.txt").write_text("one\ntwo\none\n")
     with pytest.raises(MapetError, match='has the class "one" twice'):
         both_splits(pairs)

@@ -102,7 +102,7 @@ def masks(
     """
     from mapet.api.embed import encoder_hash
     from mapet.data.given import open_images
-    from mapet.evals.upernet import Segmenter
+    from mapet.evals.upernet import Segmenter, require_stride
 
     s = updated(settings or MasksSettings(), **changes)
     if out is not None:
@@ -110,6 +110,7 @@ def masks(
     segmenter = load_segmenter(model) if isinstance(model, str | Path) else model
     if not isinstance(segmenter, Segmenter):
         raise MapetError(f"This {type(segmenter).__name__} makes no masks: give what load_segmenter returns.")
+    require_stride(s.stride, segmenter)
     source = open_images(images, s.split, s.max_pixels)
     if out is None:
         found: dict[str, Labels] = {}

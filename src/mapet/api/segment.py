@@ -116,6 +116,7 @@ class Segmentation(Tuned[SegmentRecipe]):
         from mapet.build.segment import segmenter_over
         from mapet.build.segmentation_set import both_splits
         from mapet.engine.distributed import pick_device
+        from mapet.evals.upernet import require_stride
         from mapet.utils.process_group import first_process
 
         self.first: tuple[Segmenter, dict[str, Any]] | None = None
@@ -126,6 +127,7 @@ class Segmentation(Tuned[SegmentRecipe]):
             pick_device(self.runtime.accelerator)
             start = load_start(t)
             model = segmenter_over(start.encoder, t, len(train.classes))
+            require_stride(t.stride, model)
             self.first = model, {"from": start.origin, "classes": train.classes}
 
     def prepare(self) -> None:

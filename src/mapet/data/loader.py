@@ -17,6 +17,7 @@ from mapet.utils.rng import random_bits
 from mapet.utils.view import CenterCropResize
 
 SHUFFLE = 0x5F1E  # salt
+MOST_STEPS = 2**53
 CHUNK = 64  # images per item of a worker that decodes into memory
 
 
@@ -73,8 +74,14 @@ def _ascending(source: ImageDataset, indices: Sequence[int] | None, size: int) -
 
 
 def steps_in(epochs: float, images: int, batch_size: int) -> int:
-    """Full batches in ``epochs``, which may end with a fraction of an epoch; at least one."""
-    return max(1, round(epochs * (images // batch_size)))
+    """Full batches in ``epochs``, which may end with a fraction of an epoch; at least one.
+
+    Raises:
+        MapetError: 2^53 or more.
+    """
+    if (steps := epochs * (images // batch_size)) >= MOST_STEPS:
+        raise MapetError(f"--epochs {epochs:g} is more than can be counted: give fewer.")
+    return max(1, round(steps))
 
 
 class Shuffled:

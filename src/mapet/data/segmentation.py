@@ -1,12 +1,14 @@
 """Pairs of images and masks, of any two folders or in ADE20K's layout."""
 
 from dataclasses import dataclass, replace
+from io import BytesIO
 from os.path import splitext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mapet.data.image import UnreadableImage, read_file
 from mapet.data.listing import Listing
 from mapet.utils.errors import MapetError, reason
 
@@ -50,9 +52,10 @@ class SegmentationSet:
 
         image_file, mask_file = self.pairs[i]
         try:
-            with Image.open(image_file) as image, Image.open(mask_file) as mask:
+            files = [BytesIO(read_file(path)) for path in self.pairs[i]]
+            with Image.open(files[0]) as image, Image.open(files[1]) as mask:
                 pixels, labels = image.convert("RGB"), np.asarray(mask).astype(np.int64)
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+        except (UnreadableImage, OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
             raise MapetError(f"{image_file} or its mask {mask_file} cannot be read: {reason(error)}.") from None
         if labels.ndim != 2:
             raise MapetError(f"{mask_file} must have one channel of class labels, got {labels.shape[2]} channels.")
@@ -183,7 +186,7 @@ def read_lines(path: Path, what: str) -> tuple[str, ...]:
         MapetError: there are none, or the file cannot be read.
     """
     try:
-        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise MapetError(f"{path} cannot be read ({reason(error)}): write one {what} a line.") from error
     if not lines:

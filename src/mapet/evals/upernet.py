@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mapet.evals.dense import embedded
 from mapet.method.encoder import Encoder, drop_path_scale
+from mapet.utils.errors import MapetError
 
 POOL_SCALES = (1, 2, 3, 6)
 TAPS = (1 / 3, 1 / 2, 2 / 3, 1)  # of the blocks: 4, 6, 8 and 12 of 12
@@ -152,7 +153,11 @@ def sliding_logits(model: Segmenter, images: Tensor, stride: int | None = None) 
         model: its ``img_size`` is that of the windows; along a shorter side there is one window of that side.
         images: on the model's device.
         stride: pixels between windows, the last of which ends with the image; None: two thirds of the window.
+
+    Raises:
+        MapetError: a stride above a window's side.
     """
+    require_stride(stride, model)
     tops, lefts = (
         _starts(side, window, stride) for side, window in zip(images.shape[-2:], model.img_size, strict=True)
     )
@@ -165,6 +170,16 @@ def sliding_logits(model: Segmenter, images: Tensor, stride: int | None = None) 
             total[window] += model(images[window]).float()
             covered[window] += 1
     return total / covered
+
+
+def require_stride(stride: int | None, model: Segmenter) -> None:
+    """Refuse a stride that would leave pixels between the windows.
+
+    Raises:
+        MapetError: with the side of a window.
+    """
+    if stride is not None and stride > min(model.img_size):
+        raise MapetError(f"--stride must be <= {min(model.img_size)}, the side of a window, got {stride}.")
 
 
 def _starts(side: int, window: int, stride: int | None) -> list[int]:
