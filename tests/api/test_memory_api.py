@@ -184,7 +184,7 @@ def test_a_prediction_is_kept_for_all_that_it_depends_on():
     assert all(footprint.predict_footprint(updated(recipe, **change)) != kept for change in MATTERS)
     assert all(footprint.predict_footprint(recipe, runtime) != kept for runtime in RUNS)
     assert footprint.predict_footprint(recipe, vocabulary=9) != kept
-    same = updated(recipe, seed=3, data="elsewhere", epochs=7, lr=1.0)
+    same = updated(recipe, seed=3, data="elsewhere", epochs=7, lr=1.0, hflip=0.5, max_images=99, fit_images=5)
     assert footprint.predict_footprint(same, Runtime(workers=3, cache_gib=0)) is kept
     assert footprint._predicted(same, Runtime(), same.tokenizer.vocab_size, "cpu") == kept
 

@@ -326,8 +326,8 @@ def test_one_setting_over_tokenizers_and_random_crops(images, five, tmp_path):
 
 
 def test_cifar10_in_a_few_steps(cifar10, tmp_path, monkeypatch):
-    """--eval-limit is of the training images; the test images are all of them, here 500."""
-    monkeypatch.setattr(Cifar10, "__len__", lambda self: {"train": 50_000, "test": 500}[self.split])
+    """--eval-limit is of the training images; the test images are all of them, here 100."""
+    monkeypatch.setattr(Cifar10, "__len__", lambda self: {"train": 2_000, "test": 100}[self.split])
     model = [*MODEL[:-4], "--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--epochs", "1"]
     fit = [
         "--teacher",
@@ -339,12 +339,12 @@ def test_cifar10_in_a_few_steps(cifar10, tmp_path, monkeypatch):
         "--max-images",
         "64",
         "--eval-limit",
-        "200",
+        "50",
     ]
     asked = ["--objectives", "mapet,pet,mim,cae,mae", "--seeds", "1", "--evaluate", "knn"]
     out = tmp_path / "out"
     assert main(["compare", "--data", "cifar10", "--out", str(out), *model, *fit, *asked]) == 0
-    assert {row["count"] for row in rows(out)} == {"500"}
+    assert {row["count"] for row in rows(out)} == {"100"}
 
 
 @pytest.mark.parametrize(

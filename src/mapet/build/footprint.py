@@ -44,6 +44,7 @@ def predict_footprint(
 
 def _relevant(recipe: Recipe, runtime: Runtime) -> tuple[Recipe, Runtime]:
     """The settings on which the memory of a built-in objective depends; the others, such as the seed, as by default."""
+    sizes = {name: getattr(recipe, name) for name in ("model", "objective", "color_jitter", "precision")}
     steps, parts = (
         {name: getattr(given, name) for name in names}
         for given, names in (
@@ -51,8 +52,7 @@ def _relevant(recipe: Recipe, runtime: Runtime) -> tuple[Recipe, Runtime]:
             (runtime, ("devices", "num_nodes", "strategy", "micro_batch_size", "grad_checkpointing")),
         )
     )
-    plain = replace(recipe, data="", seed=0, init="", tokens=None, optimization=Optimization(**steps))
-    return plain, Runtime(**parts)
+    return Recipe(data="", **sizes, optimization=Optimization(**steps)), Runtime(**parts)
 
 
 def _predicted(recipe: Recipe, runtime: Runtime, vocabulary: int, device: str) -> Footprint:
