@@ -5,7 +5,16 @@ from pathlib import Path
 
 from mapet.config.file import read
 from mapet.config.segmentation_set import SetFile
-from mapet.data.segmentation import IGNORED, SPLITS, VOID, SegmentationSet, find_pairs, held_out, open_ade20k, read_lines
+from mapet.data.segmentation import (
+    IGNORED,
+    SPLITS,
+    VOID,
+    SegmentationSet,
+    find_pairs,
+    held_out,
+    open_ade20k,
+    read_lines,
+)
 from mapet.utils.errors import MapetError
 from mapet.utils.io import require_folder
 
@@ -61,8 +70,8 @@ def both_splits(
         some = [part.pair(i)[1] for i in range(0, len(part), -(-len(part) // CHECKED))]
         if all((targets == IGNORED).all() for targets in some):
             raise MapetError(
-                f"{part.pairs[0][1]} and others have only labels that are ignored, 0 or {VOID}: give masks of the labels 1, "
-                "2, …, or --no-reduce-zero-label if the classes begin at 0."
+                f"{part.pairs[0][1]} and others have only labels that are ignored, 0 or {VOID}: give masks of the "
+                "labels 1, 2, …, or --no-reduce-zero-label if the classes begin at 0."
             )
     return train, test
 
