@@ -1,10 +1,14 @@
 """``--quiet`` says nothing but refusals, and ``--json`` ends with the result, for every kind of verb."""
 
 import json
+import shutil
 
 import pytest
 
+import mapet
 from mapet.cli import main
+from mapet.cli.output import plain
+from mapet.utils.errors import MapetError
 
 TINY = [
     "--model", "custom", "--embed-dim", "16", "--depth", "2", "--num-heads", "2", "--image-size", "16",
@@ -62,6 +66,25 @@ def test_the_result_of_other_verbs(run, images, tmp_path, capsys, number):
     assert len(out.splitlines()) == 1, out
     assert holds(json.loads(out)["result"])
     assert not err
+
+
+def test_a_finished_run_without_metrics_says_only_its_step(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "metrics.csv").write_bytes(b"")
+    assert main(["pretrain", "--resume", str(copy)]) == 0
+    said = capsys.readouterr().out
+    assert "metrics.csv lacks the steps" in said
+    assert "no step had a readable image" not in said
+
+
+def test_a_file_as_out_of_a_benchmark_is_named(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(MapetError, match="out is a file: give another out"):
+        mapet.benchmark(out=tmp_path / "out", objectives="mim", accelerator="cpu")
+
+
+def test_keys_of_several_words_are_text():
+    assert plain({("fog", 3): 1, "clean": 2}) == {"fog 3": 1, "clean": 2}
 
 
 def test_a_verb_after_another_has_no_result_of_it(capsys):

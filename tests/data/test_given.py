@@ -101,5 +101,7 @@ def test_what_is_no_image_is_refused(image, said):
 def test_no_images_are_refused():
     with pytest.raises(MapetError, match=r"^There are no images: give at least one"):
         GivenImages([])
+    with pytest.raises(MapetError, match=r"^There is no file nowhere\.jpg: give an image"):
+        open_images("nowhere.jpg")
     with pytest.raises(MapetError, match=r'^There is no folder "nowhere"'):
         open_images("nowhere")

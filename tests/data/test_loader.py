@@ -14,7 +14,7 @@ from mapet.data.crop import Crop, Crops
 from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.decode import Batch
 from mapet.data.image import UnreadableImage
-from mapet.data.loader import Shuffled, in_memory, in_order
+from mapet.data.loader import Shuffled, in_memory, in_order, steps_in
 from mapet.data.unreadable import UnreadableImages
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
@@ -237,3 +237,9 @@ def test_batches_that_cannot_be_are_refused(source: ImageDataset, options: dict[
     with pytest.raises(MapetError, match="batch_size") as stop:
         stream(source, **options)
     assert "\n" not in str(stop.value)
+
+
+def test_epochs_beyond_counting_are_refused():
+    assert steps_in(1e12, 8, 4) == 2 * 10**12
+    with pytest.raises(MapetError, match=r"epochs 1e\+308 is more than can be counted"):
+        steps_in(1e308, 8, 4)

@@ -199,7 +199,8 @@ class Pretraining(Job[Recipe]):
 
         count, means = recent_means(self.run.metrics)
         if "loss" not in means:
-            return "no step had a readable image"
+            known = self.run.metrics.is_file() and self.run.metrics.read_bytes().count(b"\n") > 1
+            return "no step had a readable image" if known else f"step {batches.steps}"
         over = f" over the last {count} steps" if count > 1 else ""
         return f"step {batches.steps}, loss {means['loss']:.3f}{self._accuracy(means, ', token accuracy')}{over}"
 

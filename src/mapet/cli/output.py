@@ -52,7 +52,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Run):
         return {"run": str(value.folder), "step": value.completed, "scores": value.scores}
     if isinstance(value, Mapping):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {_key(name): plain(one) for name, one in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         named = {one.name: getattr(value, one.name) for one in fields(value)}
         return {name: plain(one) for name, one in named.items() if _is_plain(one)}
@@ -64,6 +64,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [plain(one) for one in value]
     return str(value)
+
+
+def _key(name: Any) -> str:
+    """("fog", 3) → "fog 3"."""
+    return " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
 def _is_plain(value: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mapet.data.dataset import ImageDataset, open_dataset
 from mapet.data.folder import open_all, printable
-from mapet.data.image import MAX_PIXELS, as_rgb, read_image
+from mapet.data.image import MAX_PIXELS, as_rgb, image_suffixes, read_image
 from mapet.data.packed import packed_splits
 from mapet.data.packed_strings import PackedStrings
 from mapet.utils.errors import MapetError
@@ -96,6 +96,8 @@ def open_images(
             return GivenImages([images], max_pixels=max_pixels)
         if split is None and images != "cifar10" and path.is_dir() and not packed_splits(path):
             return open_all(path, max_pixels)
+        if path.suffix.lower() in image_suffixes() and not path.exists():
+            raise MapetError(f"There is no file {images}: give an image, or a folder of images.")
         return open_dataset(str(images), split or "train", max_pixels)
     if hasattr(images, "image_id"):
         return images

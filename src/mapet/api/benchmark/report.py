@@ -90,11 +90,13 @@ def begin(folder: Path, about: Mapping[str, Any]) -> Report:
     """A new report in ``folder``, which is created if it does not exist.
 
     Raises:
-        MapetError: the folder has a report.
+        MapetError: the folder has a report, or is a file.
     """
     for name in (JSON, MARKDOWN):
         if (folder / name).exists():
             raise MapetError(f"{folder} already has a {name}: give another --out.")
+    if folder.exists() and not folder.is_dir():
+        raise MapetError(f"{folder} is a file: give another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     return Report(folder, about)
 

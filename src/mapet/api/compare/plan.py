@@ -173,7 +173,8 @@ def _values(text: str, recipe: Recipe) -> list[Choice]:
     known = paths(recipe) | {"context": "objective.mask_ratio"}
     known |= {name: known[now] for name, now in old.items()}
     if name not in known or not equals or not values:
-        raise MapetError(f'--vary takes SETTING=VALUE,VALUE, got "{text}".{nearest(name, known)}')
+        hint = "" if name in known else nearest(name, known)
+        raise MapetError(f'--vary takes SETTING=VALUE,VALUE, got "{text}".{hint}')
     if name in FIXED:
         raise MapetError(f"--vary {name} is not possible: {FIXED[name]}.")
     found, kind, shown = [], TypeAdapter(_type(known[name])), name.replace("_", "-")
