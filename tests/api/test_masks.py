@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import weakref
 
 import numpy as np
@@ -165,6 +166,14 @@ def test_check_reads_the_export_in_a_run(root):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8] + b"12345678")
     assert check(root / "model")["export/segmenter/model.safetensors"]
+
+
+def test_a_run_without_the_shape_of_its_model_is_named(root, tmp_path):
+    run = shutil.copytree(root / "model", tmp_path / "run")
+    (run / "segmenter.json").unlink()
+    assert "it has no segmenter.json" in check(run)["recipe.yaml"]
+    with pytest.raises(MapetError, match=r"run is damaged: it has no segmenter.json. Restore that"):
+        mapet.load_encoder(run)
 
 
 def test_without_a_folder_shares_are_printed(root, capsys):

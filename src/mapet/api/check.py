@@ -70,10 +70,12 @@ def _fault(verify: Callable[[Path], None], path: Path) -> str:
 
 
 def _recipe(path: Path) -> None:
-    from mapet.api.resume import recipe_of
+    from mapet.api.resume import recipe_of, require_shape
     from mapet.engine.run import Run
 
-    recipe_of(Run.open(path.parent))
+    run = Run.open(path.parent)
+    recipe_of(run)
+    require_shape(run)
 
 
 def _plan(path: Path) -> None:

@@ -198,6 +198,7 @@ def _random(t: "FinetuneRecipe | SegmentRecipe") -> LoadedEncoder:
 
 def _from_run(path: Path, checkpoint: Path | None = None) -> LoadedEncoder:
     """The encoder of a run, of its last checkpoint unless another is given."""
+    from mapet.api.resume import require_shape
     from mapet.build.finetune import load_run_classifier
     from mapet.build.pretrain import load_run_encoder
     from mapet.engine.checkpoint import Checkpoint
@@ -213,6 +214,7 @@ def _from_run(path: Path, checkpoint: Path | None = None) -> LoadedEncoder:
     if run.classifier.is_file():
         classifier, t, step = load_run_classifier(path, checkpoint)
         return LoadedEncoder(classifier, f"the fine-tuning {path} after {step} steps", run, t, step, checkpoint)
+    require_shape(run)
     encoder, recipe, step = load_run_encoder(path, checkpoint)
     return LoadedEncoder(
         encoder, f"the run {path}, {recipe.objective.name} after {step} steps", run, recipe, step, checkpoint

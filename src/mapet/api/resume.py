@@ -41,6 +41,7 @@ RECIPES: Mapping[str, type[Any]] = {
     "VQ-KD training": VQKDRecipe,
 }
 TESTED = ("fine-tuning", "segmentation")
+SHAPES = {"fine-tuning": "classifier.json", "segmentation": "segmenter.json"}  # what a checkpoint's weights need
 
 
 def resume(
@@ -120,6 +121,17 @@ def kind_of(run: "Run") -> str:
         if isinstance(found, dict) and name in found:
             return kind
     raise MapetError(f"{run.recipe} is not a recipe of a run: was it changed by hand?")
+
+
+def require_shape(run: "Run") -> None:
+    """Refuse a run with a checkpoint that has lost the file with its model's shape.
+
+    Raises:
+        MapetError: names it.
+    """
+    name = SHAPES.get(kind_of(run))
+    if name and run.last.exists() and not (run.folder / name).is_file():
+        raise MapetError(f"{run.folder} is damaged: it has no {name}. Restore that, or begin a new run.")
 
 
 def recipe_of(run: "Run") -> Any:
