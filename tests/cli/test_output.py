@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
+from io import StringIO
 
 import pytest
 
 import mapet
-from mapet.cli import main
+from mapet.cli import main, printing
 from mapet.cli.output import plain
 from mapet.utils.errors import MapetError
+from mapet.utils.log import log
 
 TINY = [
     "--model", "custom", "--embed-dim", "16", "--depth", "2", "--num-heads", "2", "--image-size", "16",
@@ -81,6 +84,31 @@ def test_a_file_as_out_of_a_benchmark_is_named(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(MapetError, match="out is a file: give another out"):
         mapet.benchmark(out=tmp_path / "out", objectives="mim", accelerator="cpu")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_lines_break_between_words_on_a_terminal_only(monkeypatch, columns, terminal):
+    class Screen(StringIO):
+        def isatty(self):
+            return terminal
+
+    screen, words = Screen(), [f"word{i}" for i in range(30)]
+    long, path = f"memory    {' '.join(words)}", f"report    {'/folder' * 20}"
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", screen)
+    with printing():
+        log.info(f"short\n\n{long}")
+        log.info(path)
+    said = screen.getvalue()
+    assert said.split() == ["short", *long.split(), *path.split()]
+    assert said.startswith("short\n\nmemory    word0 ")
+    if not terminal:
+        assert said == f"short\n\n{long}\n{path}\n"
+    else:
+        lines = said.splitlines()
+        assert all(len(line) <= columns for line in lines if "/" not in line)
+        assert sum(line.startswith(" " * 10 + "word") for line in lines) >= (columns < 200)
 
 
 def test_keys_of_several_words_are_text():

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from textwrap import TextWrapper
 
 from mapet.cli.output import muted, print_json, take_flags
 from mapet.cli.verbs import DISTRIBUTED, GROUPS, VERBS, module
@@ -84,6 +86,15 @@ def printing() -> Iterator[None]:
 
 
 class _Printer(logging.StreamHandler):  # type: ignore[type-arg]
+    def format(self, record: logging.LogRecord) -> str:
+        """The text; on a terminal, long lines continue below their second word, and no word is broken."""
+        text = super().format(record)
+        if not self.stream.isatty():
+            return text
+        columns = max(40, shutil.get_terminal_size().columns)
+        fill = TextWrapper(columns, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False).fill
+        return "\n".join(map(fill, text.split("\n")))
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Raise, as ``print`` does: a closed pipe ends the verb."""
         raise
