@@ -118,7 +118,7 @@ def chromium() -> Iterator[Browser]:
     if program is None:
         pytest.skip("needs Chromium (apt-get install chromium)")
     ours, theirs = os.pipe(), os.pipe()  # we write to the first, and read from the second
-    with TemporaryDirectory() as profile:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         words = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                  "--allow-file-access-from-files", "--hide-scrollbars", "--disable-background-networking",
                  f"--user-data-dir={profile}", "--remote-debugging-pipe"]  # fmt: skip

@@ -10,7 +10,6 @@ from mapet.api.journal import identity, unreadable_note
 from mapet.api.segment import load_segmenter
 from mapet.config.flat import updated
 from mapet.config.use import MasksSettings
-from mapet.data.segmentation import CLASSES, read_lines
 from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import load_json, read_json, replace_file, require_free, writing
 from mapet.utils.lock import Lock
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     Labels = NDArray[np.uint8]
 
-FORMAT, ABOUT = "mapet masks 1", "masks.json"
+FORMAT, ABOUT, CLASSES = "mapet masks 1", "masks.json", "classes.txt"
 AGAIN = "delete it, and run the same command again."
 
 
@@ -143,6 +142,8 @@ def verify(folder: Path) -> None:
     Raises:
         MapetError: one that is damaged, has other labels than the classes, or other class names.
     """
+    from mapet.data.segmentation import read_lines
+
     names = read_json(folder / ABOUT, "a folder of masks").get("classes")
     if not isinstance(names, list) or read_lines(folder / CLASSES, "class name") != tuple(names):
         raise MapetError(f"{folder / CLASSES} and {folder / ABOUT} name other classes: restore them.")

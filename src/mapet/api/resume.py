@@ -1,6 +1,7 @@
 """Resume a training of any kind, or a comparison."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,9 @@ def require_shape(run: "Run") -> None:
     Raises:
         MapetError: names it.
     """
-    name = SHAPES.get(kind_of(run))
+    name = None
+    with suppress(MapetError):  # a damaged recipe is refused where it is read
+        name = SHAPES.get(kind_of(run))
     if name and run.last.exists() and not (run.folder / name).is_file():
         raise MapetError(f"{run.folder} is damaged: it has no {name}. Restore that, or begin a new run.")
 

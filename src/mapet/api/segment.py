@@ -10,7 +10,6 @@ from mapet.api.encoders import load_start
 from mapet.api.settings import absolute, combined, is_file, named, require_given
 from mapet.api.training import run_training
 from mapet.api.tuned import Tuned
-from mapet.build.segmentation_set import inputs_of
 from mapet.config.finetune import RANDOM
 from mapet.config.runtime import Runtime
 from mapet.config.segmentation import SegmentRecipe, segmentation_protocol
@@ -59,6 +58,7 @@ def segment(
         MapetError: a folder in use; settings, pairs or a FROM that do not fit; a loss that is not finite.
         Stopped: a signal to stop came (SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2); ``resume`` continues.
     """
+    from mapet.build.segmentation_set import inputs_of
     from mapet.engine.run import Run
 
     t, runtime = combined(named_segmentation(recipe), runtime or Runtime(), settings)

@@ -32,8 +32,6 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Parse, segment, print how many masks there are, or the share of each class."""
-    import numpy as np
-
     o = parse(Options(), arguments, "masks SEGMENTATION IMAGES", ABOUT)
     require("masks", run=o.run, images=o.images)
     found = continued(lambda: masks(o.run, images_of(o.images), o.out, settings=o.settings))
@@ -43,6 +41,8 @@ def command(arguments: list[str]) -> int:
         made(found)
         print(f"{len(found):,} masks in {o.out}")
         return 0
+    import numpy as np
+
     shares = {}
     for one in found:
         counts = np.bincount(one.labels.flat, minlength=len(found.classes)) / one.labels.size

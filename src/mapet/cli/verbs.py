@@ -194,7 +194,7 @@ VERBS = {
         "mapet predict runs/classifier photos --out predictions.csv\nmapet predict runs/classifier photo.jpg",
     ),
     "masks": Verb(
-        "write the class of each pixel of images, by a segmentation model",
+        "write the class of each pixel of images",
         "masks SEGMENTATION IMAGES [--out FOLDER]",
         {"SEGMENTATION": "run", "IMAGES": "images"},
         "run images out stride split accelerator",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from mapet.api.compare.plan import Plan, Trial
 from mapet.api.kept_runtime import keep, kept
-from mapet.build.segmentation_set import inputs_of
 from mapet.config.compare import CompareSettings
 from mapet.config.file import read_run
 from mapet.config.finetune import FinetuneRecipe
@@ -124,6 +123,8 @@ def require_shared(names: Iterable[str], objective: str) -> None:
 
 def _require_apart(out: str | Path, recipe: Recipe, settings: CompareSettings, **files: Any) -> None:
     """Refuse an output folder that contains an input."""
+    from mapet.build.segmentation_set import inputs_of
+
     t = recipe.tokenizer
     require_apart(out, **{name: file if isinstance(file, str | Path) else None for name, file in files.items()})
     require_apart(out, data=recipe.data, eval_data=settings.eval_data, tokens=recipe.tokens, tokenizer=t.path)
@@ -155,6 +156,7 @@ def _run(plan: Plan, out: Path, runtime: Runtime) -> Comparison:
     from mapet.api.compare.tokens import with_tokens
     from mapet.api.compare.validate import validate
     from mapet.api.pretrain_inputs import validate as validate_pretrain
+    from mapet.build.segmentation_set import inputs_of
 
     if runtime.processes > 1:
         raise MapetError("A comparison trains on one device: remove --devices and --num-nodes.")
