@@ -12,6 +12,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from mapet.cli import main
 from mapet.engine.run import Run
@@ -97,6 +98,8 @@ def torchrun(*options: str, work: Callable[[], int | None] | None = None) -> Non
     from torch.distributed.run import config_from_args, parse_args
 
     given = parse_args([*options, *(["work"] if work else [])])
+    if given.master_port is None and given.rdzv_backend == "static":  # as torchrun of 2.14 does itself
+        given.rdzv_backend, given.rdzv_endpoint, given.rdzv_id = "c10d", "localhost:0", str(uuid4())
     config, _, _ = config_from_args(given)
     config.start_method = "fork"
     command = work or partial(main, given.training_script_args)

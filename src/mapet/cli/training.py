@@ -32,7 +32,7 @@ def stoppable(train: Callable[[], object], again: str, folder: Path | None = Non
         MapetError: as ``train``; if loader workers or other processes failed, it names that command, too.
     """
     with raised_signals():
-        from mapet.data.workers import WorkersFailed
+        from mapet.data.workers import WorkersFailed, workers_failed
         from mapet.engine.distributed import Stopped
         from mapet.engine.peers import PeersLost
         from mapet.utils.process_group import first_process
@@ -48,9 +48,12 @@ def stoppable(train: Callable[[], object], again: str, folder: Path | None = Non
             command = again if _begun(folder, end) else "the same command"
             print(f"stopped   before the next step; resume with: {command}", flush=True)
             return 128 + getattr(end, "number", signal.SIGINT)
-        except (WorkersFailed, PeersLost) as error:
+        except (WorkersFailed, PeersLost, RuntimeError) as error:
+            named = workers_failed(error) if isinstance(error, RuntimeError) else error
+            if named is None:
+                raise
             command = again if _begun(folder, error) else "the same command"
-            raise MapetError(f"{error.option_text} Resume with: {command}") from None
+            raise MapetError(f"{named.option_text} Resume with: {command}") from None
     return 0
 
 
