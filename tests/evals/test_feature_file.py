@@ -95,7 +95,7 @@ def test_writing_and_reading_take_little_memory(tmp_path, suffix):
         return memory("VmHWM") - before
 
     passed(1)
-    assert passed(64) < 24 << 20
+    assert passed(64) < 32 << 20
 
 
 def test_files_of_others(tmp_path, suffix):
