@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Labels = NDArray[np.uint8]
 
-FORMAT, ABOUT, CLASSES = "mapet masks 1", "masks.json", "classes.txt"
+FORMAT, ABOUT = "mapet masks 1", "masks.json"
 AGAIN = "delete it, and run the same command again."
 
 
@@ -142,7 +142,7 @@ def verify(folder: Path) -> None:
     Raises:
         MapetError: one that is damaged, has other labels than the classes, or other class names.
     """
-    from mapet.data.segmentation import read_lines
+    from mapet.data.segmentation import CLASSES, read_lines
 
     names = read_json(folder / ABOUT, "a folder of masks").get("classes")
     if not isinstance(names, list) or read_lines(folder / CLASSES, "class name") != tuple(names):
@@ -151,13 +151,9 @@ def verify(folder: Path) -> None:
         try:
             highest = int(_read(path).max())
         except (OSError, ValueError, SyntaxError) as error:
-            raise MapetError(
-                f"{path} is damaged ({reason(error)}): delete it, and run the same command again."
-            ) from error
+            raise MapetError(f"{path} is damaged ({reason(error)}): {AGAIN}") from error
         if highest >= len(names):
-            raise MapetError(
-                f"{path} has labels other than 1 … {len(names)}: delete it, and run the same command again."
-            )
+            raise MapetError(f"{path} has labels other than 1 … {len(names)}: {AGAIN}")
 
 
 def _path(value: Any) -> str | None:
@@ -183,6 +179,8 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
     Raises:
         MapetError: as said.
     """
+    from mapet.data.segmentation import CLASSES
+
     found = load_json(folder / ABOUT)
     if found is None:
         require_free(folder, [f"{ABOUT}.part"])
@@ -215,7 +213,7 @@ def _segment(
 
     device, count = pick_device(s.accelerator), len(source)
     segmenter.to(device).eval()
-    bad, reasons = UnreadableImages(count, s.max_bad_fraction), dict[str, str]()
+    bad = UnreadableImages(count, s.max_bad_fraction)
     with Meter("masks", count) as meter:
         for i in range(count):
             image_id = source.image_id(i)
@@ -224,7 +222,6 @@ def _segment(
             try:
                 image = source.read(i).convert("RGB")
             except UnreadableImage as error:
-                reasons[image_id] = str(error)
                 bad.add(image_id, str(error))
                 continue
             size = image.height, image.width
@@ -232,11 +229,11 @@ def _segment(
             keep(image_id, labels.cpu().numpy().astype(np.uint8))
             if meter.due(i + 1):
                 meter.update(i + 1)
-    if len(reasons) == count:
+    if len(bad) == count:
         raise MapetError(f"No image can be read: {bad.note()}")
-    if reasons:
-        log.info(f"note      {unreadable_note(reasons, count, 'without a mask')}")
-    return reasons
+    if bad.reasons:
+        log.info(f"note      {unreadable_note(bad.reasons, count, 'without a mask')}")
+    return bad.reasons
 
 
 def _write(path: Path, labels: "Labels") -> None:

@@ -128,7 +128,7 @@ def write_tokens(
     out.mkdir(parents=True, exist_ok=True)
     with Lock(out, WRITING) if group.leads else nullcontext() as lock, StageProgress(show=group.leads) as progress:
         tokenizer = _tokenizer(recipe, out, images, kept)
-        store = _store(out, tokenizer, images, lock)
+        store = _store(out, tokenizer, images, lock, recipe.draft)
         images = same_images(images, store)
         count = _encode_missing(tokenizer.to(pick_device(runtime.accelerator)), store, images, kept, progress)
     if seconds := progress.seconds["tokens"]:
@@ -181,22 +181,21 @@ def _tokenizer(recipe: Recipe, out: Path, images: ImagePass, kept: "Kept") -> "A
     return tokenizer
 
 
-def _store(out: Path, tokenizer: "AnyTokenizer", images: ImagePass, lock: "Lock | None") -> "TokenStore":
+def _store(
+    out: Path, tokenizer: "AnyTokenizer", images: ImagePass, lock: "Lock | None", draft: int | None
+) -> "TokenStore":
     """A new store, or the one begun with this tokenizer, into which rank 0 moves the parts of an interrupted call."""
-    from mapet.data.dataset import base_dataset
     from mapet.tokenizers.parts import merge
     from mapet.tokenizers.store import TokenStore
 
     if images.group.leads:
-        draft = getattr(base_dataset(images.source, ())[0], "draft", None)
-        drafted = {"draft": draft} if draft else {}
         store = TokenStore.create(
             out,
             view=tokenizer.view,
             grid=tokenizer.grid,
             vocabulary=tokenizer.vocabulary,
             tokenizer=tokenizer.hash,
-            extra={"data": begun_with(out, images.source.name), **drafted},
+            extra={"data": begun_with(out, images.source.name), **({"draft": draft} if draft else {})},
         )
         store.reserve(lock)
         merge(store)

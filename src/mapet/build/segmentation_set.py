@@ -67,8 +67,8 @@ def both_splits(
     if twice := [name for name, times in Counter(train.classes).items() if times > 1]:
         raise MapetError(f'{option} {data} has the class "{twice[0]}" twice: give each class its own name.')
     for part in (train, test):
-        some = [part.pair(i)[1] for i in range(0, len(part), -(-len(part) // CHECKED))]
-        if all((targets == IGNORED).all() for targets in some):
+        ignored = [(part.pair(i)[1] == IGNORED).all() for i in range(0, len(part), -(-len(part) // CHECKED))]
+        if all(ignored):
             raise MapetError(
                 f"{part.pairs[0][1]} and others have only labels that are ignored, 0 or {VOID}: give masks of the "
                 "labels 1, 2, …, or --no-reduce-zero-label if the classes begin at 0."

@@ -6,16 +6,14 @@ from mapet.api.embed import embed
 from mapet.api.encoders import KINDS
 from mapet.cli.options import parse, require
 from mapet.cli.output import made
-from mapet.cli.use import continued, images_of
+from mapet.cli.use import OF_IMAGES, continued, images_of
 from mapet.config.use import EmbedSettings
 
 ABOUT = f"""Write one vector per image, or one per patch, into a .npz or .parquet file.
 
 FROM is {KINDS}.
 
-IMAGES is a folder, packed or not, cifar10, a file, or - for paths on standard input, one a line.
-
-Run the same command again to continue after an interruption."""
+{OF_IMAGES}"""
 
 
 @dataclass(frozen=True)

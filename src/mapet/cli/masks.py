@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 from mapet.api.masks import masks
 from mapet.cli.options import parse, require
 from mapet.cli.output import made
-from mapet.cli.use import continued, images_of
+from mapet.cli.use import OF_IMAGES, continued, images_of
 from mapet.config.use import MasksSettings
 
-ABOUT = """Write the class of each pixel of each image into a PNG file, or print the share of each class.
+ABOUT = f"""Write the class of each pixel of each image into a PNG file, or print the share of each class.
 
 SEGMENTATION is a run of mapet segment, or an export of one.
 
-IMAGES is a folder, packed or not, cifar10, a file, or - for paths on standard input, one a line.
-
-Run the same command again to continue after an interruption."""
+{OF_IMAGES}"""
 
 
 @dataclass(frozen=True)

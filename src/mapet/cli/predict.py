@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 from mapet.api.predict import predict
 from mapet.cli.options import parse, require
 from mapet.cli.output import made
-from mapet.cli.use import continued, images_of
+from mapet.cli.use import OF_IMAGES, continued, images_of
 from mapet.config.use import PredictSettings
 
-ABOUT = """Write the most probable classes of each image, with probabilities, into a CSV file, or print them.
+ABOUT = f"""Write the most probable classes of each image, with probabilities, into a CSV file, or print them.
 
 CLASSIFIER is a fine-tuning, an export of one, or a checkpoint file with a head.
 
-IMAGES is a folder, packed or not, cifar10, a file, or - for paths on standard input, one a line.
-
-Run the same command again to continue after an interruption."""
+{OF_IMAGES}"""
 
 
 @dataclass(frozen=True)

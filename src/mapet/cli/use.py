@@ -1,4 +1,4 @@
-"""What ``mapet embed`` and ``mapet predict`` share: images on standard input, and an interruption."""
+"""What ``mapet embed``, ``predict`` and ``masks`` share: images on standard input, and an interruption."""
 
 import os
 import sys
@@ -9,6 +9,9 @@ from mapet.utils.errors import MapetError
 from mapet.utils.log import log
 
 T = TypeVar("T")
+OF_IMAGES = """IMAGES is a folder, packed or not, cifar10, a file, or - for paths on standard input, one a line.
+
+Run the same command again to continue after an interruption."""
 
 
 def images_of(word: str) -> Any:

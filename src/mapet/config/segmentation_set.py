@@ -1,6 +1,5 @@
 """A file that names the folders of a segmentation set."""
 
-from dataclasses import field
 from typing import Annotated
 
 from pydantic import Field
@@ -40,14 +39,14 @@ class SetFile:
     """Test pairs; None: ``test_share`` of the training pairs, which are not trained on then."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training pairs that is tested where ``test`` is None; the same ones for every seed."""
-    classes: tuple[str, ...] = field(default=())
+    classes: tuple[str, ...] = ()
     """Class names in the sequence of the labels."""
     class_file: PathText | None = None
     """Text file with these names, one a line."""
     reduce_zero_label: bool = True
     """Label 0 is ignored and the classes begin at 1; false: they begin at 0. 255 is always ignored."""
     image_suffix: str | None = None
-    """How the names of image files end, such as _leftImg8bit.png; None: one of the usual suffixes."""
+    """How the names of image files end, such as _leftImg8bit.png; None: as any image."""
     mask_suffix: str = ".png"
     """How the names of mask files end."""
 

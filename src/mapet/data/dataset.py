@@ -62,17 +62,16 @@ def open_dataset(
     """
     if split not in SPLITS:
         raise MapetError(f'There is no split "{split}".{nearest(split, SPLITS)}')
-    root, packs = Path(data).expanduser(), list[str]()
-    if data != "cifar10" and os.path.isdir(root):
-        packs = packed_splits(root)
-        if not packs:
-            return open_folder(root, split, max_pixels, draft)
-    if draft and (packs or data == "cifar10"):
+    root, named = Path(data).expanduser(), data in NAMED
+    packs = packed_splits(root) if not named and os.path.isdir(root) else []
+    if draft and (named or packs):
         raise MapetError(f"--draft {draft} decodes JPEG files of a folder, and --data {data} has none: remove --draft.")
-    if data == "cifar10":
+    if named:
         return Cifar10(split)
     if packs:
         return _open_packed(root, packs, split)
+    if os.path.isdir(root):
+        return open_folder(root, split, max_pixels, draft)
     if os.path.exists(root):
         raise MapetError(f"{root} is a file: give the folder that holds the images.")
     raise MapetError(_missing_text(data, Path(os.path.abspath(root))))

@@ -34,6 +34,11 @@ class UnreadableImages:
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._reasons
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each image is unreadable, by image id."""
+        return dict(self._reasons)
+
     def reason(self, image_id: str) -> str:
         """Why an image of the list is unreadable."""
         return self._reasons[image_id]
