@@ -18,6 +18,7 @@ from mapet.tokenizers.codebook import Codebook
 from mapet.tokenizers.store import TokenStore
 from mapet.utils.errors import MapetError
 from mapet.viz.codes import code_colors, typical_patches
+from mapet.viz.figures import is_figure
 
 SMALL = {"model": "custom", "embed_dim": 16, "depth": 2, "num_heads": 2, "image_size": 16, "patch_size": 4}
 TRAINED = {**SMALL, "batch_size": 8, "lr": 1e-3, "epochs": 1, "vocab_size": 16, "iterations": 3}
@@ -105,6 +106,8 @@ def test_attend_draws_and_returns(run, images, photo, tmp_path):
         assert figure.width > figure.height
     with pytest.raises(MapetError, match="overwrite"):
         mapet.attend(run, photo, tmp_path / "a.png")
+    mapet.attend(run, photo, tmp_path / "a.svg")
+    assert is_figure(tmp_path / "a.svg")
 
 
 def test_reveal_predicts_what_the_objective_predicts(run, photo, tmp_path):
@@ -154,7 +157,7 @@ def test_the_first_frame_is_a_forward_pass_of_masked_prediction(run, photo):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["attend", "RUN", "PHOTO", "--out", "a.jpg"], "--out must end in .png"),
+        (["attend", "RUN", "PHOTO", "--out", "a.jpg"], "--out must end in .png or .svg"),
         (
             ["attend", "RUN", "PHOTO", "--out", "a.png", "--block", "3"],
             "--block must be <= 2",

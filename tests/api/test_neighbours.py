@@ -14,7 +14,8 @@ from mapet.api.neighbours import neighbours
 from mapet.config.recipe import Recipe
 from mapet.evals import feature_file
 from mapet.utils.errors import MapetError
-from mapet.viz.sheet import contact_sheet, is_sheet
+from mapet.viz.figures import is_figure
+from mapet.viz.sheet import contact_sheet
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_they_are_those_of_a_search_by_hand(desk, form, chunk, monkeypatch):
 def test_the_sheet_shows_the_images(desk, tmp_path):
     path, out = desk / "images/along/07.png", tmp_path / "new" / "sheet.png"
     neighbours(desk / "run", path, desk / "run.npz", out, k=7)
-    assert is_sheet(out)
+    assert is_figure(out)
     with Image.open(out) as image:
         assert image.width > 5 * 100
     with pytest.raises(MapetError, match="exists: give another out, or replace it"):
@@ -60,7 +61,7 @@ def test_the_sheet_shows_the_images(desk, tmp_path):
     moved = shutil.copytree(desk / "images", tmp_path / "moved")
     (moved / "across").rename(moved / "else")  # some are missing: grey
     neighbours(desk / "run", path, desk / "run.npz", tmp_path / "moved.png", k=7, images=str(moved))
-    assert is_sheet(tmp_path / "moved.png")
+    assert is_figure(tmp_path / "moved.png")
 
 
 @pytest.mark.filterwarnings("error")
@@ -96,7 +97,7 @@ def test_what_does_not_fit_is_one_line(desk, tmp_path, monkeypatch):
         neighbours(desk / "run", desk / "images", desk / "run.npz")
     with pytest.raises(MapetError, match=r"is inside .*images, where it would be among the images"):
         neighbours(desk / "run", path, desk / "run.npz", desk / "images/sheet.png")
-    with pytest.raises(MapetError, match=r"^out must end in \.png, got sheet\.jpg"):
+    with pytest.raises(MapetError, match=r"^out must end in .png or .svg, got sheet\.jpg"):
         neighbours(desk / "run", path, desk / "run.npz", "sheet.jpg")
     Image.new("RGB", (4, 4)).save(monkeyed)
     with pytest.raises(MapetError, match="mapet did not write it"):

@@ -252,7 +252,7 @@ def browser():
 def test_in_a_browser(folders, tmp_path, browser, name):
     """No broken image, no error, nothing wider than the window, nothing serious for axe, light and dark."""
     path = mapet.report(folders[name], tmp_path / "report.html", images=1, most=10)
-    for width, dark in ((390, False), (390, True), (1280, False), (1280, True)):
+    for width, dark in ((360, False), (390, False), (390, True), (1280, False), (1280, True)):
         browser.open(path, width, dark)
         assert browser.faults() == []
         assert browser.run("document.images.length") > 0

@@ -19,8 +19,10 @@ from mapet.tokenizers.health import Health
 from mapet.tokenizers.teacher import Teacher
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqgan import VQGAN
+from mapet.viz.figures import DPI
 
 FIGURES = ("codes.png", "tokens.png", "usage.png")
+VECTORS = ("codes.svg", "tokens.svg", "usage.svg")
 
 
 def book(folder, source, grid=(4, 4), seed=0):
@@ -80,7 +82,7 @@ def test_everything_is_printed_and_saved(root, inspect):
     )
     assert [line[:12].strip() for line in lines] == [word.replace("_", " ").strip() for word in topics.split()]
     out = root / "book" / "inspect"
-    assert sorted(path.name for path in out.iterdir()) == sorted(["inspect.json", *FIGURES])
+    assert sorted(path.name for path in out.iterdir()) == sorted(["inspect.json", *FIGURES, *VECTORS])
     for name in FIGURES:
         with Image.open(out / name) as image:
             assert image.format == "PNG"
@@ -90,7 +92,7 @@ def test_everything_is_printed_and_saved(root, inspect):
     assert findings["verdict"] == "healthy"
     assert 0 < findings["agreement"]["adjusted_mutual_information"] < 1
     with Image.open(out / "codes.png") as image:
-        assert image.height == pytest.approx(3 * 125, abs=2)  # one chosen code and two random ones
+        assert image.height == pytest.approx(3 * 1.25 * DPI, abs=2)  # one chosen code and two random ones
 
 
 def test_the_numbers_are_those_of_all_patches(root, inspect, undrawn):
@@ -198,7 +200,9 @@ def test_few_images_are_not_judged(inspect, undrawn):
 
 def test_no_codes_no_figure_of_them(root, inspect):
     assert inspect("book", "labelled", "--num-codes", "0", "--out", "none")[0] == 0
-    assert sorted(path.name for path in (root / "none").iterdir()) == ["inspect.json", "tokens.png", "usage.png"]
+    assert sorted(path.name for path in (root / "none").iterdir()) == sorted(
+        ["inspect.json", *FIGURES[1:], *VECTORS[1:]]
+    )
 
 
 def test_unreadable_images_are_skipped(root, inspect, undrawn):

@@ -8,6 +8,7 @@ from PIL import Image
 from mapet.utils.errors import MapetError
 from mapet.viz import codes
 from mapet.viz.codes import Row, code_patches, patch_rows, token_map, usage_histogram
+from mapet.viz.figures import DPI
 
 
 def size_of(path):
@@ -42,8 +43,8 @@ def test_figures_of_tokens(tmp_path, shape):
     grid = shape.get("grid", (4, 4))
     for draw in (code_patches, token_map):
         width, height = size_of(draw(images, tokens, grid, tmp_path / "out.png"))
-        assert 100 < width <= 1500
-        assert 50 < height <= 2500
+        assert 0.5 * DPI < width <= 15 * DPI
+        assert 0.25 * DPI < height <= 25 * DPI
 
 
 def test_arrays_and_tensors_give_the_same_figure(tmp_path):
@@ -136,9 +137,9 @@ def test_rows_are_consumed_one_at_a_time_and_may_be_empty(tmp_path):
 
     out = patch_rows(rows(), (4, 5), (24, 30), tmp_path / "out.png", examples=2)
     assert alive == [0, 1, 2]
-    assert size_of(out)[1] == pytest.approx(3 * 80, abs=2)
+    assert size_of(out)[1] == pytest.approx(3 * 0.8 * DPI, abs=2)
     empty = patch_rows([Row("code 3", numbered()[:0], [])], (4, 5), (24, 30), tmp_path / "one.png", examples=2)
-    assert size_of(empty)[1] == pytest.approx(80, abs=2)
+    assert size_of(empty)[1] == pytest.approx(0.8 * DPI, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_rows_are_consumed_one_at_a_time_and_may_be_empty(tmp_path):
 )
 def test_usage(tmp_path, counts):
     width, height = size_of(usage_histogram(counts, tmp_path / "usage.png"))
-    assert (width, height) == (700, 360)
+    assert (width, height) == (7 * DPI, round(3.6 * DPI))
 
 
 def test_usage_does_not_depend_on_code_numbers(tmp_path):

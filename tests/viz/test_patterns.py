@@ -17,6 +17,13 @@ def test_every_cell_has_the_color_of_what_is_read(tmp_path):
 def test_a_recipe_is_drawn(tmp_path, suffix):
     out = draw(tmp_path / f"drawn.{suffix}", objective="mapet", groups=3)
     assert out.stat().st_size > 10_000
+    with pytest.raises(MapetError, match="exists: give another figure, or replace it"):
+        draw(out)
+    assert draw(out, overwrite=True) == out
+    out.write_bytes(b"a photograph")
+    with pytest.raises(MapetError, match="mapet did not write it"):
+        draw(out, overwrite=True)
+    assert out.read_bytes() == b"a photograph"
 
 
 @pytest.mark.parametrize(("name", "changes", "reason"), [("a.pdf", {}, "svg"), ("a.svg", {"objective": "mae"}, "mae")])

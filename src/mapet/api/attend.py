@@ -8,7 +8,6 @@ from mapet.api.encoders import headless, load_from
 from mapet.config.flat import updated
 from mapet.config.use import AttendSettings
 from mapet.utils.errors import MapetError
-from mapet.utils.io import require_replaceable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +60,7 @@ def attend(
     Args:
         source: FROM.
         images: as for ``embed``; at most 64.
-        out: PNG file for a figure with one line per image; None: none.
+        out: PNG or SVG file for a figure with one line per image; None: none.
         overwrite: replace an earlier figure.
         settings: the defaults, without any.
         changes: settings by name, for instance ``block=6``.
@@ -75,9 +74,10 @@ def attend(
     from mapet.evals.attention import attention_maps, principal_colors, rollout, similarity
     from mapet.evals.features import evaluating
     from mapet.viz.attention import attention_figure
+    from mapet.viz.figures import figure_file
 
     s = updated(settings or AttendSettings(), **changes)
-    path = None if out is None else _figure(out, overwrite)
+    path = None if out is None else figure_file(out, overwrite)
     encoder = headless(load_from(source, num_heads=s.num_heads)).encoder
     block = s.block or len(encoder.blocks)
     if block > len(encoder.blocks):
@@ -109,17 +109,6 @@ def _grid(values: "Tensor", grid: tuple[int, int]) -> "NDArray[Any]":
     """(…, L) → (…, rows, columns)."""
     found: NDArray[Any] = values.reshape(*values.shape[:-1], *grid).cpu().numpy()
     return found
-
-
-def _figure(out: str | Path, overwrite: bool) -> Path:
-    """The file of the figure, which may be written."""
-    from mapet.viz.sheet import is_sheet
-
-    path = Path(out).expanduser()
-    if path.suffix != ".png":
-        raise MapetError(f"--out must end in .png, got {path}.")
-    require_replaceable(path, overwrite, is_sheet)
-    return path
 
 
 def _read(source: "ImageDataset", size: tuple[int, int]) -> Any:

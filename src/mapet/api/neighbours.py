@@ -10,7 +10,6 @@ from mapet.api.journal import collect
 from mapet.config.flat import updated
 from mapet.config.use import EmbedSettings, NeighboursSettings
 from mapet.utils.errors import MapetError
-from mapet.utils.io import require_replaceable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +41,7 @@ def neighbours(
         source: FROM, whose encoder made the features.
         image: a path, a PIL image, an array or a tensor, as for ``embed``.
         features: a file that ``embed`` wrote, or what it returned.
-        out: PNG file for a contact sheet of the image and its neighbours; None: none.
+        out: PNG or SVG file for a contact sheet of the image and its neighbours; None: none.
         overwrite: replace an earlier sheet.
         settings: the defaults, without any.
         changes: settings by name, for instance ``k=5``.
@@ -52,14 +51,11 @@ def neighbours(
             file in the way.
     """
     from mapet.evals.feature_file import Embeddings
-    from mapet.viz.sheet import contact_sheet, is_sheet
+    from mapet.viz.figures import figure_file
+    from mapet.viz.sheet import contact_sheet
 
     s = updated(settings or NeighboursSettings(), **changes)
-    path = None if out is None else Path(out).expanduser()
-    if path is not None:
-        if path.suffix != ".png":
-            raise MapetError(f"--out must end in .png, got {path}.")
-        require_replaceable(path, overwrite, is_sheet)
+    path = None if out is None else figure_file(out, overwrite)
     known = features if isinstance(features, Embeddings) else Embeddings.open(features)
     folder = s.images or known.about["folder"] or ""
     if path is not None and folder and path.resolve().is_relative_to(Path(folder).expanduser().resolve()):

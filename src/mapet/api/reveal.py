@@ -9,7 +9,6 @@ from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
 from mapet.config.use import RevealSettings
 from mapet.utils.errors import MapetError
-from mapet.utils.io import require_replaceable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +57,7 @@ def reveal_image(
     Args:
         run: folder of a pre-training of mapet, pet or mim.
         image: one image, as for ``embed``.
-        out: PNG file for the frames; None: none.
+        out: PNG or SVG file for the frames; None: none.
         overwrite: replace an earlier figure.
         settings: the defaults, without any.
         changes: settings by name, for instance ``frames=6``.
@@ -67,14 +66,10 @@ def reveal_image(
         MapetError: a run of another kind or without tokens, an image that cannot be read, or a file in the way.
     """
     from mapet.data.given import open_images
-    from mapet.viz.sheet import is_sheet
+    from mapet.viz.figures import figure_file
 
     s = updated(settings or RevealSettings(), **changes)
-    path = None if out is None else Path(out).expanduser()
-    if path is not None:
-        if path.suffix != ".png":
-            raise MapetError(f"--out must end in .png, got {path}.")
-        require_replaceable(path, overwrite, is_sheet)
+    path = None if out is None else figure_file(out, overwrite)
     revealer, source = Revealer(run, accelerator=s.accelerator), open_images(image)
     if len(source) != 1:
         raise MapetError(f"IMAGE must be one image, got {len(source):,}: give a file.")
@@ -85,7 +80,7 @@ def reveal_image(
 
 
 def draw(found: Revealed, out: Path) -> Path:
-    """Draw all frames side by side; returns ``out``, a PNG file."""
+    """Draw all frames side by side; returns ``out``."""
     from mapet.viz.attention import reveal_figure
 
     length = found.tokens.shape[1]

@@ -41,29 +41,32 @@ def drawing(recipe: Recipe) -> str:
     return f"{o.name} on {SMALL} patches, {num_masked} masked; {legend}:\n{names}\n\n{drawn}"
 
 
-def draw(out: str | Path, recipe: Recipe | str | Path | None = None, **changes: Any) -> Path:
+def draw(
+    out: str | Path, recipe: Recipe | str | Path | None = None, *, overwrite: bool = False, **changes: Any
+) -> Path:
     """Write a figure of which row reads which on six patches: MIM, PeT and, if it is another one, the recipe's.
 
     Args:
         out: file to write, ``.svg`` or ``.png``.
         recipe: as in ``show``.
+        overwrite: replace an earlier figure.
         changes: as in ``show``.
 
     Raises:
-        MapetError: a recipe whose objective has no attention pattern (mae, cae, a user's own), or another suffix.
+        MapetError: a recipe whose objective has no attention pattern (mae, cae, a user's own), another suffix, or a
+            file in the way.
     """
     from mapet.build.objectives import objective_pattern
     from mapet.utils.errors import MapetError
+    from mapet.viz.figures import figure_file
     from mapet.viz.patterns import draw_patterns
 
-    r, out = updated(named_recipe(recipe), **changes), Path(out).expanduser()
+    r, path = updated(named_recipe(recipe), **changes), figure_file(out, overwrite, "--figure")
     if r.objective.name not in TITLES:
         raise MapetError(f"--figure draws mapet, pet and mim, not {short_name(r.objective.name)}; remove it.")
-    if out.suffix not in (".svg", ".png"):
-        raise MapetError(f"--figure must end in .svg or .png, got {out}.")
     num_masked = max(2, round(r.objective.mask_ratio * SMALL))
     plain = (Objective("mim"), Objective("pet"), r.objective)
-    return draw_patterns({TITLES[o.name]: objective_pattern(o, SMALL, num_masked) for o in plain}, out)
+    return draw_patterns({TITLES[o.name]: objective_pattern(o, SMALL, num_masked) for o in plain}, path)
 
 
 def cost(recipe: Recipe) -> str:

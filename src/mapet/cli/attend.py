@@ -23,7 +23,7 @@ class Options:
     images: str = ""
     """A folder of images, a file, or - for a list on standard input."""
     out: str = ""
-    """PNG file to write."""
+    """PNG or SVG file to write."""
     overwrite: bool = False
     """Replace an earlier figure."""
     settings: AttendSettings = field(default_factory=AttendSettings)

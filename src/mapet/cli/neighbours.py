@@ -26,7 +26,7 @@ class Options:
     features: Annotated[str, Option(name="in")] = ""
     """File of features that mapet embed wrote."""
     out: str | None = None
-    """PNG file for a contact sheet; None: none."""
+    """PNG or SVG file for a contact sheet; None: none."""
     overwrite: bool = False
     """Replace an earlier contact sheet."""
     settings: NeighboursSettings = field(default_factory=NeighboursSettings)

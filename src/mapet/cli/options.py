@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
@@ -15,6 +14,7 @@ from mapet.config.flat import earlier, updated
 from mapet.config.refusal import choices
 from mapet.config.setting import COMMAS, REPEATED, flat_name, option
 from mapet.utils.errors import MapetError
+from mapet.utils.io import require_writable
 from mapet.utils.log import log
 
 T = TypeVar("T")
@@ -137,21 +137,6 @@ def _named(arguments: Sequence[str]) -> set[str]:
     """Flat names that ``arguments`` may mean: tyro takes up to 0.1 s for options that nobody gave."""
     options = {word.partition("=")[0].removeprefix("--") for word in arguments if word.startswith("--")}
     return {name.replace("-", "_") for option in options for name in (option, option.removeprefix("no-"))}
-
-
-def require_writable(out: str) -> None:
-    """Refuse ``--out`` at once where nothing can be written.
-
-    Raises:
-        MapetError: it is empty, or below a file or a folder that cannot be written.
-    """
-    if not out.strip():
-        raise MapetError("--out is empty: give a path, or leave --out away where it is not required.")
-    above = next(path for path in Path(out).expanduser().absolute().parents if os.path.lexists(path))
-    if not above.is_dir():
-        raise MapetError(f"--out {out} cannot be written: {above} is not a folder; give another.")
-    if not os.access(above, os.W_OK):
-        raise MapetError(f"--out {out} cannot be written: there is no permission to write in {above}; give another.")
 
 
 def table(hints: Mapping[str, Any]) -> Any:

@@ -21,7 +21,7 @@ class Options:
     image: str = ""
     """The image, a file."""
     out: str = ""
-    """PNG file to write."""
+    """PNG or SVG file to write."""
     overwrite: bool = False
     """Replace an earlier figure."""
     settings: RevealSettings = field(default_factory=RevealSettings)

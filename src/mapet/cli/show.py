@@ -17,6 +17,8 @@ class Options(Preset):
 
     figure: str | None = None
     """Also draw the pattern next to MIM's and PeT's, into this .svg or .png file."""
+    overwrite: bool = False
+    """Replace an earlier figure."""
     time: EstimateSettings = field(default_factory=EstimateSettings)
     settings: Recipe = field(default_factory=Recipe)
 
@@ -30,8 +32,9 @@ def command(arguments: list[str]) -> int:
     about = "Draw a recipe's attention pattern, count its cost, and estimate the hours of its training."
     found = given(Options(settings=named_recipe(recipe_in(arguments))), arguments, "show", about)
     o = updated(Options(settings=named_recipe(found.get("recipe"))), **found)
+    drawn = draw(o.figure, o.settings, overwrite=o.overwrite) if o.figure else None
     print(made(show(o.settings)))
     print(made(estimate(o.settings, settings=o.time)) if o.time.has_rate else HINT)
-    if o.figure:
-        print(f"figure     {draw(o.figure, o.settings)}")
+    if drawn:
+        print(f"figure     {drawn}")
     return 0

@@ -135,23 +135,40 @@ def require_free(folder: Path, ours: Collection[str] = ()) -> None:
         raise MapetError(f"{folder} is not empty (it holds {other[0]}): give another --out.")
 
 
-def require_replaceable(out: Path, overwrite: bool, ours: Callable[[Path], bool]) -> None:
+def require_writable(out: str, option: str = "--out") -> None:
+    """Refuse an output at once where nothing can be written.
+
+    Raises:
+        MapetError: it is empty, or below a file or a folder that cannot be written.
+    """
+    if not out.strip():
+        raise MapetError(f"{option} is empty: give a path, or leave {option} away where it is not required.")
+    above = next(path for path in Path(out).expanduser().absolute().parents if os.path.lexists(path))
+    if not above.is_dir():
+        raise MapetError(f"{option} {out} cannot be written: {above} is not a folder; give another.")
+    if not os.access(above, os.W_OK):
+        raise MapetError(f"{option} {out} cannot be written: there is no permission to write in {above}; give another.")
+
+
+def require_replaceable(out: Path, overwrite: bool, ours: Callable[[Path], bool], option: str = "--out") -> None:
     """Require that a file does not exist, or that it may be overwritten and mapet wrote it.
 
     Args:
         out: the file.
         overwrite: whether it may be replaced.
         ours: whether mapet wrote it.
+        option: what names the file, for the errors.
 
     Raises:
         MapetError: it is in the way.
     """
+    require_writable(str(out), option)
     if not os.path.lexists(out):
         return
     if out.is_symlink() or not out.is_file() or not ours(out):
-        raise MapetError(f"{out} exists, and mapet did not write it, so it is not replaced: give another --out.")
+        raise MapetError(f"{out} exists, and mapet did not write it, so it is not replaced: give another {option}.")
     if not overwrite:
-        raise MapetError(f"{out} exists: give another --out, or replace it with --overwrite.")
+        raise MapetError(f"{out} exists: give another {option}, or replace it with --overwrite.")
 
 
 def encode_id(image_id: str) -> bytes:

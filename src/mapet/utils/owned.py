@@ -41,7 +41,7 @@ PAIR = _files("tokenizer.json", "tokenizer.safetensors")
 TOKENIZER: Tree = {
     **(_files(MARK) | PAIR | LISTS),
     r"tokenizer\.(part|next)": PAIR,
-    "inspect": _files("inspect.json", "codes.png", "tokens.png", "usage.png", "report.html"),
+    "inspect": {**_files("inspect.json", "report.html"), r"(codes|tokens|usage)\.(png|svg)(\.part)?": None},
     rf"{re.escape(ASIDE)}(\.part|\.gone)?": LISTS,
 }
 _STORE = _files("store.json", "tokens.bin", "sums.bin", "keys.txt", "contents.json", LOCK)
@@ -73,7 +73,7 @@ RUN: Tree = {
     r"tokenizer\.tokenizer\.part": PAIR,
     "export": {r"(timm|segmenter)|\.(timm|segmenter)\.old": EXPORT, r"\.(timm|segmenter)(-\w+|\.part)": _NEW},
 }
-QUICKSTART: Tree = {**RUN, **_files("quickstart.json", "loss.png", "codes.png", "tokens.png")}
+QUICKSTART: Tree = {**RUN, **_files("quickstart.json"), r"(loss|codes|tokens)\.(png|svg)(\.part)?": None}
 
 
 def is_run(folder: Path) -> bool:

@@ -1,14 +1,11 @@
 """Figures of what an encoder looks at."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from mapet.utils.io import replace_file
-from mapet.viz.figures import blank
-from mapet.viz.sheet import WRITTEN_BY
+from mapet.viz.figures import blank, write
 
 INCHES, HEADS = 1.3, 6  # of a panel; heads that are drawn
 TITLE = 8
@@ -29,7 +26,7 @@ def attention_figure(
     value; similarities all run from -1 to 1.
 
     Returns:
-        ``out``, a PNG file.
+        ``out``.
     """
     shown = min(HEADS, heads.shape[1])
     titles = ["image", "rollout", *(f"head {i + 1}" for i in range(shown)), "components", "similarity"]
@@ -54,22 +51,13 @@ def attention_figure(
 
 
 def reveal_figure(frames: list[tuple[str, NDArray[Any]]], out: Path) -> Path:
-    """Frames (H, W, 3) uint8 from left to right, each with its title. Returns ``out``, a PNG file."""
+    """Frames (H, W, 3) uint8 from left to right, each with its title. Returns ``out``."""
     figure = blank(1.9 * len(frames), 2.5)
     for axes, (title, frame) in zip(figure.subplots(1, len(frames), squeeze=False)[0], frames, strict=True):
         axes.imshow(frame, interpolation="nearest")
         axes.set_title(title, fontsize=TITLE)
         axes.set_axis_off()
     return write(figure, out)
-
-
-def write(figure: Any, out: Path) -> Path:
-    """Write a PNG file of 150 dpi with mapet's mark, atomically; its folder is created."""
-    content = BytesIO()
-    figure.savefig(content, dpi=150, format="png", metadata=WRITTEN_BY)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, content.getvalue())
-    return out
 
 
 def _frame(corner: tuple[float, float], width: float, height: float) -> Any:

@@ -1,6 +1,8 @@
-"""The loss curve of a run as a PNG file, and helpers shared by all figures."""
+"""The loss curve of a run, and what all figures share: their look, their files, and how these are known again."""
 
 import csv
+import warnings
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapet.utils.errors import MapetError, reason
-from mapet.utils.io import replace_file
+from mapet.utils.io import replace_file, require_replaceable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SUFFIXES = (".png", ".svg")  # of figures
+DPI = 200  # dots per inch of PNG files
+WRITTEN_BY: dict[str, dict[str, str | None]] = {  # in the file
+    ".png": {"Software": "mapet"},
+    ".svg": {"Creator": "mapet", "Date": None},
+}
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6E6E6E"  # safe for colour-blind readers (Okabe and Ito 2008)
 
 
@@ -23,7 +31,7 @@ def loss_curve(metrics_csv: Path, out: Path, chance: float | None = None) -> Pat
 
     Args:
         metrics_csv: CSV file with columns ``step``, ``loss`` and, optionally, ``epoch`` and ``accuracy``.
-        out: PNG file to write.
+        out: PNG file to write, an SVG file beside it.
         chance: accuracy of a guess without looking at the image, drawn as a dashed line.
 
     Raises:
@@ -115,11 +123,46 @@ def blank(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", out: Path) -> Path:
-    """Write the figure as a PNG file at 100 dpi, atomically; its folder is created."""
+    """Write the figure as the PNG file ``out`` and as an SVG file beside it, without frames; returns ``out``."""
     for axes in figure.axes:
         plain(axes)
+    write(figure, Path(out).with_suffix(".svg"))
+    return write(figure, Path(out).with_suffix(".png"))
+
+
+def write(figure: "Figure", out: Path) -> Path:
+    """Write one file, whose suffix says PNG or SVG, with mapet's mark, atomically; its folder is created."""
+    from matplotlib import rc_context
+
     content = BytesIO()
-    figure.savefig(content, dpi=100, format="png")
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    replace_file(Path(out), content.getvalue())
-    return Path(out)
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "mapet", "svg.fonttype": "path"}):
+        warnings.filterwarnings("ignore", "Glyph")  # a name in letters that the font lacks
+        figure.savefig(content, dpi=DPI, format=out.suffix[1:], metadata=WRITTEN_BY[out.suffix])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, content.getvalue())
+    return out
+
+
+def is_figure(path: Path) -> bool:
+    """Whether ``write`` wrote the file."""
+    from PIL import Image, UnidentifiedImageError
+
+    with suppress(OSError), path.open("rb") as file:
+        if b"<dc:title>mapet</dc:title>" in file.read(2000):
+            return path.suffix == ".svg"
+    with suppress(OSError, ValueError, SyntaxError, UnidentifiedImageError), Image.open(path) as image:
+        return image.format == "PNG" and WRITTEN_BY[".png"].items() <= image.info.items()
+    return False
+
+
+def figure_file(out: str | Path, overwrite: bool, option: str = "--out") -> Path:
+    """The file of a figure, which may be written.
+
+    Raises:
+        MapetError: another suffix, a foreign file in the way, or an earlier figure without ``overwrite``.
+    """
+    path = Path(out).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise MapetError(f"{option} must end in .png or .svg, got {path}.")
+    require_replaceable(path, overwrite, is_figure, option)
+    return path

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from matplotlib import rc_context
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mapet.method.pattern import Pattern
+from mapet.viz.figures import write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ def draw_patterns(patterns: Mapping[str, Pattern], out: Path) -> Path:
 
     Args:
         patterns: of few patches; the real ones do not fit a page.
-        out: file to write; its suffix says the format (``.svg``, ``.png``).
+        out: file to write, ``.svg`` or ``.png``.
 
     Returns:
         ``out``.
@@ -42,9 +42,7 @@ def draw_patterns(patterns: Mapping[str, Pattern], out: Path) -> Path:
     legend = {"reads a patch": COLORS["content"], "reads a mask token (bold rows predict)": COLORS["mask token"]}
     handles = [Patch(color=color, label=label) for label, color in legend.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    with rc_context({"svg.hashsalt": "mapet", "svg.fonttype": "path"}):
-        figure.savefig(out, dpi=200, metadata={"Date": None} if out.suffix == ".svg" else None)
-    return out
+    return write(figure, out)
 
 
 def _draw(axes: "Axes", pattern: Pattern) -> None:

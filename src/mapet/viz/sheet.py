@@ -1,23 +1,19 @@
-"""A contact sheet: images with one line of text each, as a PNG file."""
+"""A contact sheet: images with one line of text each."""
 
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapet.utils.io import replace_file
 from mapet.utils.view import CenterCropResize
-from mapet.viz.figures import blank
+from mapet.viz.figures import DPI, blank, write
 
 if TYPE_CHECKING:
     from PIL import Image
 
-INCHES, PIXELS, LONGEST = 1.5, 144, 24  # of a tile; characters of a line below it
-WRITTEN_BY = {"Software": "mapet"}  # in the file's text
+INCHES, LONGEST = 1.5, 24  # of a tile; characters of a line below it
+PIXELS = round(INCHES * DPI)
 
 
 def contact_sheet(tiles: "Sequence[tuple[str, str, Image.Image | None]]", out: Path, columns: int = 6) -> Path:
@@ -26,7 +22,7 @@ def contact_sheet(tiles: "Sequence[tuple[str, str, Image.Image | None]]", out: P
     Args:
         tiles: a title, a line below the image, of which the end is shown, and the image, of which the centred square
             is shown; None leaves the tile grey.
-        out: PNG file to write, atomically; its folder is created.
+        out: PNG or SVG file to write, atomically; its folder is created.
         columns: tiles in a row.
     """
     rows, columns = -(-len(tiles) // columns), min(columns, len(tiles))
@@ -39,19 +35,4 @@ def contact_sheet(tiles: "Sequence[tuple[str, str, Image.Image | None]]", out: P
         axes.set_title(title, fontsize=8, parse_math=False)
         end = line if len(line) <= LONGEST else f"…{line[1 - LONGEST :]}"
         axes.text(0.5, -0.03, end, fontsize=6, ha="center", va="top", transform=axes.transAxes, parse_math=False)
-    content = BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in letters that the font lacks
-        figure.savefig(content, dpi=100, format="png", metadata=WRITTEN_BY)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, content.getvalue())
-    return out
-
-
-def is_sheet(path: Path) -> bool:
-    """Whether ``contact_sheet`` wrote the file."""
-    from PIL import Image, UnidentifiedImageError
-
-    with suppress(OSError, ValueError, SyntaxError, UnidentifiedImageError), Image.open(path) as image:
-        return image.format == "PNG" and WRITTEN_BY.items() <= image.info.items()
-    return False
+    return write(figure, out)

@@ -59,7 +59,7 @@ def write_all(
     figures = [comparison.accuracy(entries, results.path / "accuracy.png")]
     if plan.knn_every:
         figures.append(comparison.curves(aggregate.curve_rows(every, results), results.path / "knn-while-training.png"))
-    names = ["results.csv", "costs.csv", *files, *(figure.name for figure in figures)]
+    names = ["results.csv", "costs.csv", *files, *(f"{figure.stem}.png and .svg" for figure in figures)]
     log.info(wrapped(f"written   {', '.join(names)} in {results.path}"))
     return entries
 

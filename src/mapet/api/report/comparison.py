@@ -59,6 +59,13 @@ def accuracy_figure(folder: Path, budgets: Mapping[str, Sequence[table.Entry]] |
     return comparison.accuracy_figure(budgets or _budgets(folder / "table.csv"), seeds)
 
 
+def curves_figure(folder: Path) -> "Figure | None":
+    """``knn-while-training.png`` of a comparison, not written; None: k-NN was not measured on the way."""
+    numbers = ("step", "epoch", "pflop", "value")
+    curves = [{**row, **{name: float(row[name]) for name in numbers}} for row in _rows(folder / "curves.csv")]
+    return comparison.curves_figure(curves) if curves else None
+
+
 def _rows(path: Path) -> list[Row]:
     try:
         return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
@@ -116,10 +123,7 @@ def _charts(budgets: Mapping[str, Sequence[table.Entry]], folder: Path) -> list[
     parts: list[Part] = [
         drawn(accuracy_figure(folder, budgets), "Accuracy of each method over epochs and compute", caption)
     ]
-    curves = [{**row, **{name: float(row[name]) for name in ("step", "epoch", "pflop", "value")}}
-              for row in _rows(folder / "curves.csv")]  # fmt: skip
-    if curves:
-        while_training = comparison.curves_figure(curves)
+    if while_training := curves_figure(folder):
         caption = "k-NN accuracy during training; light: each seed, dark: their mean."
         parts.append(drawn(while_training, "k-NN accuracy during training", caption))
     return parts
