@@ -26,6 +26,7 @@ from mapet.method.encoder import (
     fork_seed,
     init_xavier,
     run_blocks,
+    scaled,
     sincos,
 )
 from mapet.method.order import gather_rows
@@ -199,9 +200,10 @@ class RegressorBlock(nn.Module):
         """
         readable = torch.cat([context, rows], dim=1)
         query = self.norm1_q(rows + positions[:, context.shape[1] :])
-        attn_out = self.ls1(self.cross_attn(query, self.norm1_k(readable + positions), self.norm1_v(readable)))
+        key, value = self.norm1_k(readable + positions), self.norm1_v(readable)
+        attn_out = self.cross_attn(query, key, value, self.ls1)
         rows = self.norm2(rows + (attn_out if scale is None else attn_out * scale[0]))
-        mlp_out = self.ls2(self.mlp(rows))
+        mlp_out = self.mlp(rows, self.ls2)
         return rows + (mlp_out if scale is None else mlp_out * scale[1])
 
 
@@ -218,9 +220,9 @@ class CrossAttention(nn.Module):
         self.v = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, M, E), (B, L, E), (B, L, E) → (B, M, E)."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: nn.Module | None = None) -> Tensor:
+        """(B, M, E), (B, L, E), (B, L, E) → (B, M, E), times the factors of ``scale``."""
         q, k, v = (
             rows.unflatten(-1, (self.heads, -1)).transpose(1, 2) for rows in (self.q(query), self.k(key), self.v(value))
         )
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return scaled(self.proj, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), scale)

@@ -169,9 +169,9 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, R, D) → (B, R, D), or (B, Q, D); ``scale`` (2, B, 1, 1) multiplies the branches (stochastic depth)."""
         start = 0 if last is None else rows.shape[1] - last
-        attn_out = self.ls1(self.attn(self.norm1(rows), visible, start))
+        attn_out = self.attn(self.norm1(rows), visible, start, self.ls1)
         rows = rows[:, start:] + (attn_out if scale is None else attn_out * scale[0])
-        mlp_out = self.ls2(self.mlp(self.norm2(rows)))
+        mlp_out = self.mlp(self.norm2(rows), self.ls2)
         return rows + (mlp_out if scale is None else mlp_out * scale[1])
 
 
@@ -186,20 +186,27 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, rows: Tensor, visible: Seen, start: int) -> Tensor:
-        """(B, R, D) → (B, R − start, D)."""
+    def forward(self, rows: Tensor, visible: Seen, start: int, scale: nn.Module | None = None) -> Tensor:
+        """(B, R, D) → (B, R − start, D), times the factors of ``scale``."""
         dim = rows.shape[-1]
         q_weight, kv_weight = torch.split(self.qkv.weight, [dim, 2 * dim])
         q_bias, kv_bias = torch.split(self.qkv.bias, [dim, 2 * dim])
-        readable = rows if visible is None else rows[:, : keys_of(visible)]
+        if torch.is_autocast_enabled(rows.device.type):
+            rows = rows.to(torch.get_autocast_dtype(rows.device.type))  # once, not for each product
+        readable = rows if visible is None else _first(rows, keys_of(visible))
         q_BNQE = self._split_heads(F.linear(rows[:, start:], q_weight, q_bias))
         k_BNKE, v_BNKE = map(self._split_heads, F.linear(readable, kv_weight, kv_bias).chunk(2, dim=-1))
         out_BNQE = attend(q_BNQE, k_BNKE, v_BNKE, visible, start)
-        return self.proj(out_BNQE.transpose(1, 2).flatten(2))
+        return scaled(self.proj, out_BNQE.transpose(1, 2).flatten(2), scale)
 
     def _split_heads(self, rows: Tensor) -> Tensor:
         """(B, R, D) → (B, N, R, E)."""
         return rows.view(*rows.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+def _first(rows: Tensor, count: int) -> Tensor:
+    """(B, count, D), contiguous; the gradient of a split is cheaper than that of a slice, which pads with zeros."""
+    return torch.split(rows, [count, rows.shape[1] - count], dim=1)[0].contiguous()
 
 
 class Mlp(nn.Module):
@@ -210,9 +217,9 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """(B, R, D) → (B, R, D)."""
-        return self.fc2(F.gelu(self.fc1(rows)))
+    def forward(self, rows: Tensor, scale: nn.Module | None = None) -> Tensor:
+        """(B, R, D) → (B, R, D), times the factors of ``scale``."""
+        return scaled(self.fc2, F.gelu(self.fc1(rows)), scale)
 
 
 class LayerScale(nn.Module):
@@ -225,6 +232,13 @@ class LayerScale(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """(B, R, D) → (B, R, D)."""
         return rows * self.gamma
+
+
+def scaled(linear: nn.Linear, rows: Tensor, scale: nn.Module | None) -> Tensor:
+    """``scale(linear(rows))``: the factors of a ``LayerScale`` multiply the weights, of which there are fewer."""
+    if isinstance(scale, LayerScale):
+        return F.linear(rows, scale.gamma[:, None] * linear.weight, scale.gamma * linear.bias)
+    return linear(rows)
 
 
 def run_blocks(

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from mapet.api.benchmark.clock import timed
 from mapet.engine.optim import adamw
 from mapet.method.cross_entropy import chunked_cross_entropy
-from mapet.method.encoder import LayerScale
 from mapet.method.pattern import mapet
 
 BACKWARD = 3  # forward and backward pass in units of a forward pass, as ``method/cost.py`` counts them
@@ -151,10 +150,9 @@ def _attention(width: int, precision: str, device: torch.device, masked: bool) -
 
 
 def _states(width: int, rows: int, precision: str, device: torch.device) -> Callable[[], None]:
-    """Norms, layer scales, residual sums, activation and the copy that joins heads, forward and backward."""
+    """Norms, residual sums, activation and the copy that joins heads, forward and backward."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     norms = [nn.LayerNorm(width, eps=1e-6, device=device) for _ in range(2)]
-    scales = [LayerScale(width, 0.1).to(device) for _ in range(2)]
     state = torch.randn(rows, width, device=device, requires_grad=True)
     reads = [torch.randn(rows, width, dtype=dtype, device=device, requires_grad=True) for _ in range(2)]
     inner = torch.randn(rows, 4 * width, dtype=dtype, device=device, requires_grad=True)
@@ -163,12 +161,12 @@ def _states(width: int, rows: int, precision: str, device: torch.device) -> Call
     def forward() -> list[Tensor]:
         x, outs = state, []
         with autocast(precision, device):
-            for norm, scale, read in zip(norms, scales, reads, strict=True):
+            for norm, read in zip(norms, reads, strict=True):
                 outs.append(norm(x))
-                x = x + scale(read)
+                x = x + read
             return [*outs, x, F.gelu(inner), reads[0].view(rows, heads, -1).transpose(0, 1).contiguous()]
 
-    return _passes(forward, [state, *reads, inner, *_parameters([*norms, *scales])])
+    return _passes(forward, [state, *reads, inner, *_parameters(norms)])
 
 
 def _scores(predicted: int, precision: str, device: torch.device) -> Callable[[], None]:
