@@ -5,12 +5,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from mapet.cli import VERBS
 from mapet.utils.io import replace_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COMPLETE = "complete"  # file in the folder of the images, once all of them are there
 
@@ -82,7 +86,7 @@ def count_changes(context: Context) -> None:
 
 
 def weigh_attention(context: Context) -> None:
-    """MaPeT's attention in one layer of ViT-B/16, forward and backward: constant mask and FlexAttention."""
+    """MaPeT's attention in one layer of ViT-B/16, forward and backward: constant mask, FlexAttention, windows."""
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
     from torch.nn.functional import scaled_dot_product_attention
@@ -102,8 +106,10 @@ def weigh_attention(context: Context) -> None:
     ways = {
         "mask": lambda: scaled_dot_product_attention(q, k, v, attn_mask=visible),
         "flex": lambda: flex(q, k, v, block_mask=blocks),
+        "windows": lambda: by_windows(q, k, v, pattern.length),
     }
-    torch.testing.assert_close(ways["flex"](), ways["mask"](), atol=2e-2, rtol=2e-2)
+    for name in ("flex", "windows"):
+        torch.testing.assert_close(ways[name](), ways["mask"](), atol=2e-2, rtol=2e-2)
 
     def passes(name: str) -> None:
         read = ways[name]()
@@ -111,7 +117,75 @@ def weigh_attention(context: Context) -> None:
             torch.autograd.grad(read, (q, k, v), torch.ones_like(read))
 
     seconds = {name: min(timed(lambda name=name: passes(name), device, 0.01 if context.dry else 2.0)) for name in ways}
-    replace_file(context.out / "attention" / "attention.json", json.dumps(seconds))
+    used = {"mask": backends(q, k, v, visible), "no mask": backends(k, k, v, None)}
+    replace_file(context.out / "attention" / "attention.json", json.dumps({"seconds": seconds, "backends": used}))
+
+
+def by_windows(q: "Tensor", k: "Tensor", v: "Tensor", length: int) -> "Tensor":
+    """MaPeT's attention without a mask: plain for the rows of clock 0, a sliding window for content and queries.
+
+    Args:
+        q, k, v: (B, N, R, E), (B, N, K, E) and (B, N, K, E), in the sequence of ``mapet.method.pattern.mapet``.
+        length: L; every row reads 1 + L keys.
+
+    Returns:
+        (B, N, R, E).
+    """
+    import torch
+    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.functional import scaled_dot_product_attention
+
+    shifted = k.shape[2] - 1 - length  # rows of content, and as many queries: row i reads the keys i … i + L
+    first, last = shifted, shifted + 1 + length
+    plain = scaled_dot_product_attention(q[:, :, first:last], k[:, :, first:], v[:, :, first:])
+    attend = varlen_attn if q.is_cuda else sliding
+    images, keys = q.shape[0], shifted + length
+    starts = [torch.arange(images + 1, dtype=torch.int32, device=q.device) * rows for rows in (shifted, keys)]
+
+    def slide(rows: "Tensor") -> "Tensor":
+        packed = (part.transpose(1, 2).flatten(0, 1) for part in (rows, k[:, :, :keys], v[:, :, :keys]))
+        out = attend(*packed, *starts, shifted, keys, window_size=(length, 0))
+        return out.unflatten(0, (images, shifted)).transpose(1, 2)
+
+    queries = slide(q[:, :, last:].flip(2)).flip(2)  # which come in the opposite sequence
+    return torch.cat([slide(q[:, :, :first]), plain, queries], dim=2)
+
+
+def sliding(q, k, v, starts_q, starts_k, rows, keys, *, window_size):
+    """``torch.nn.attention.varlen.varlen_attn`` for equal lengths, by a mask: what a dry run has on a CPU.
+
+    The last row is aligned with the last key, and a row reads ``window_size`` keys to the left and right of its own.
+    """
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    images = len(starts_q) - 1
+    assert starts_q[-1] == images * rows == len(q)
+    assert starts_k[-1] == images * keys == len(k)
+    own = torch.arange(rows)[:, None] + keys - rows
+    distance = torch.arange(keys) - own
+    visible = (distance >= -window_size[0]) & (distance <= window_size[1])
+    parts = (part.unflatten(0, (images, -1)).transpose(1, 2) for part in (q, k, v))
+    return scaled_dot_product_attention(*parts, attn_mask=visible).transpose(1, 2).flatten(0, 1)
+
+
+def backends(q: "Tensor", k: "Tensor", v: "Tensor", visible: "Tensor | None") -> list[str]:
+    """The kernels of scaled_dot_product_attention that take these rows and this mask."""
+    import warnings
+
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    found = []
+    kinds = SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH
+    for kind in kinds:
+        with warnings.catch_warnings(action="ignore"), sdpa_kernel(kind):
+            try:
+                scaled_dot_product_attention(q, k, v, attn_mask=visible)
+            except RuntimeError:
+                continue
+            found.append(kind.name.removesuffix("_ATTENTION").lower())
+    return found
 
 
 INSIDE = {

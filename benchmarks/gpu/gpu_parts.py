@@ -155,8 +155,12 @@ def changed(folder: Path, context: Context) -> list[Figure]:
 
 def attention(folder: Path, context: Context) -> list[Figure]:
     found = json.loads((folder / "attention.json").read_text())
-    what = "one layer's attention of ViT-B/16 MaPeT, batch 64, forward and backward: constant mask over FlexAttention"
-    return [Figure(what, f"{found['mask'] / found['flex']:.2f} × ({1000 * found['mask']:.2f} ms)", "stated")]
+    seconds, what = found["seconds"], "one layer's attention of ViT-B/16 MaPeT, batch 64, forward and backward"
+    others = {"flex": "FlexAttention", "windows": "flash attention by windows"}
+    over = {name: f"{seconds['mask'] / seconds[name]:.2f} × ({1000 * seconds['mask']:.2f} ms)" for name in others}
+    figures = [Figure(f"{what}: constant mask over {others[name]}", over[name], "stated") for name in others]
+    kernels = "; ".join(f"{name}: {', '.join(kinds)}" for name, kinds in found["backends"].items())
+    return [*figures, Figure("kernels of scaled_dot_product_attention that take it", kernels, "stated")]
 
 
 def own(name: str) -> Callable[[Context], list[str]]:

@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn import functional as F
 
 from mapet.api.benchmark import process, rates
 from mapet.cli import main
+from mapet.method.pattern import mapet
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks" / "gpu"
 BARS = ["≥ 4.00 ×", "≥ 5.00 ×", "≥ 10.00 ×", "≥ 50.0 %", "≥ 55.0 %", "≥ 1.20 ×", "≥ 1.10 ×", "≥ 20,000 images/s"]
@@ -54,6 +57,18 @@ def here(gpu, monkeypatch):
 def run(gpu, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
     gpu.main()
+
+
+@pytest.mark.parametrize(("length", "masked"), [(16, 12), (9, 2), (9, 8)])
+def test_windows_equal_the_mask(gpu, length, masked):
+    """As the kernels of a GPU are called: one plain attention, two with a sliding window."""
+    pattern = mapet(length, masked)
+    rows = [torch.randn(2, 3, n, 8, requires_grad=True) for n in (pattern.rows, pattern.keys, pattern.keys)]
+    found = sys.modules["gpu_inside"].by_windows(*rows, length)
+    known = F.scaled_dot_product_attention(*rows, attn_mask=pattern.visible[:, : pattern.keys])
+    torch.testing.assert_close(found, known)
+    given = torch.randn_like(found)
+    torch.testing.assert_close(torch.autograd.grad(found, rows, given), torch.autograd.grad(known, rows, given))
 
 
 def test_every_part_gives_its_figures(gpu, here, monkeypatch, tmp_path, capsys):
