@@ -3,10 +3,12 @@
     python benchmarks/decode.py IMAGES --draft 448 --pace 1977
 
 Without IMAGES, twelve JPEG files of 4000 x 3000 smooth and noisy pixels are made. Each image is read whole and at each
-draft in turn, three rounds; medians of the rounds.
+draft in turn, three rounds; medians of the rounds. If torchcodec (0.16 or later) is installed, its decoder is measured
+too.
 """
 
 import argparse
+import importlib.util
 import tempfile
 import time
 from pathlib import Path
@@ -31,10 +33,19 @@ def photographs(folder: Path) -> None:
         Image.fromarray(noisy.astype(np.uint8)).save(folder / f"{i:02}.jpg", quality=92)
 
 
-def measured(paths: list[Path], view: CenterCropResize, draft: int | None) -> tuple[float, list[np.ndarray]]:
+def read(path: Path, way: int | str | None) -> Image.Image:
+    """Whole, at a draft, or whole by torchcodec."""
+    if way != "torchcodec":
+        return read_image(path, draft=way)
+    from torchcodec.decoders import decode_jpeg
+
+    return Image.fromarray(decode_jpeg(path).permute(1, 2, 0).numpy())
+
+
+def measured(paths: list[Path], view: CenterCropResize, way: int | str | None) -> tuple[float, list[np.ndarray]]:
     """Seconds per image, and what is seen."""
     begin = time.perf_counter()
-    seen = [np.asarray(view(read_image(path, draft=draft))).astype(np.int16) for path in paths]
+    seen = [np.asarray(view(read(path, way))).astype(np.int16) for path in paths]
     return (time.perf_counter() - begin) / len(paths), seen
 
 
@@ -53,17 +64,18 @@ def main() -> None:
         source = open_all(o.images or Path(made))
         paths = [source.file(i) for i in range(0, len(source), max(1, len(source) // o.count))][: o.count]
         view, ways = CenterCropResize((o.size, o.size)), [None, *o.draft]
-        times, seen = {draft: [] for draft in ways}, {}
+        ways += ["torchcodec"] * (importlib.util.find_spec("torchcodec") is not None)
+        times, seen = {way: [] for way in ways}, {}
         for _ in range(ROUNDS):
-            for draft in ways:
-                seconds, seen[draft] = measured(paths, view, draft)
-                times[draft].append(seconds)
+            for way in ways:
+                seconds, seen[way] = measured(paths, view, way)
+                times[way].append(seconds)
     print(f"{len(paths)} images, {o.size} pixels; difference: mean over pixels, of 255")
-    for draft in ways:
-        seconds = median(times[draft])
-        off = np.mean([np.abs(a - b).mean() for a, b in zip(seen[draft], seen[None], strict=True)])
+    for way in ways:
+        seconds = median(times[way])
+        off = np.mean([np.abs(a - b).mean() for a, b in zip(seen[way], seen[None], strict=True)])
         print(
-            f"draft {draft or '-'!s:>5}  {1000 * seconds:7.1f} ms  difference {off:.2f}  "
+            f"draft {way or '-'!s:>10}  {1000 * seconds:7.1f} ms  difference {off:.2f}  "
             f"{seconds * o.pace:6.1f} cores for {o.pace:g} images/s"
         )
 
