@@ -463,7 +463,8 @@ def damage_image(chance: random.Random, folder: Path) -> str:
             data[chance.randrange(min(len(data), 40) if kind == "header" else len(data))] = chance.randrange(256)
     (folder / f"it.{chance.choice(('png', 'jpg', 'tif', 'none'))}").write_bytes(bytes(data))
     odd = mode in ("I", "F", "I;16") and _has_odd(image)
-    (folder / "intact").write_text("yes" if kind == "none" and not odd and form != "TGA" else "")
+    known = kind == "none" and not odd and form != "TGA" and _pillow_reads(content.getvalue())
+    (folder / "intact").write_text("yes" if known else "")
     return f"{kind} of {form} {mode} {size}{' with odd values' * odd}"
 
 
@@ -510,6 +511,15 @@ def _image(mode: str, size: tuple[int, int], chance: random.Random) -> Image.Ima
     return (
         image.convert("L").convert("LA") if mode == "LA" else _to_lab(image) if mode == "LAB" else image.convert(mode)
     )
+
+
+def _pillow_reads(content: bytes) -> bool:
+    """Before version 13 Pillow cannot read every TIFF file that it writes."""
+    try:
+        Image.open(io.BytesIO(content)).load()
+    except OSError:
+        return False
+    return True
 
 
 def _to_lab(image: Image.Image) -> Image.Image:

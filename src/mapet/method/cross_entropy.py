@@ -45,7 +45,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits = F.linear(chunk, weight, bias).float()
             logsumexp = logits.logsumexp(1, keepdim=True)
             loss = loss + (logsumexp - logits.gather(1, chunk_target)).sum()
-            hits = hits + (logits.argmax(1, keepdim=True) == chunk_target).sum()
+            hits = hits + (logits.max(1, keepdim=True).indices == chunk_target).sum()  # faster than argmax on CPUs
             if grad_enabled and any(ctx.needs_input_grad):
                 grad_logits = _grad_logits(logits, logsumexp, chunk_target).div_(len(rows)).to(weight.dtype)
                 grad_chunk.copy_(grad_logits @ weight)
