@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mapet.method.encoder import Block, LayerScale
+from mapet.method.encoder import Block
+from mapet.method.layer_scale import LayerScale
 from mapet.method.mae import MAE
 from mapet.method.predict import TokenPrediction
 from mapet.utils.errors import MapetError

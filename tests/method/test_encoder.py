@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mapet.method.encoder import SIZES, Classifier, Encoder
+from mapet.method.layer_scale import LayerScale, scaled
 from mapet.method.windows import Visible
 from method_oracle import PATTERNS, plain_block, shaken
 
@@ -189,3 +190,16 @@ def test_no_stochastic_depth_in_evaluation():
 def test_invalid_sizes(changes, match):
     with pytest.raises(ValueError, match=match):
         Encoder(**{**TINY, **changes})
+
+
+def test_scaled_weights_scale_the_rows():
+    """The values of LayerScale after the product, and the gradients of all that is trained."""
+    torch.manual_seed(0)
+    linear, scale = torch.nn.Linear(6, 5).double(), LayerScale(5, 0.1).double()
+    scale.gamma.data.normal_()
+    rows = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+    trained, given = [rows, linear.weight, linear.bias, scale.gamma], torch.randn(2, 3, 5, dtype=torch.float64)
+    found, known = scaled(linear, rows, scale), scale(linear(rows))
+    torch.testing.assert_close(found, known)
+    torch.testing.assert_close(torch.autograd.grad(found, trained, given), torch.autograd.grad(known, trained, given))
+    assert torch.equal(scaled(linear, rows, torch.nn.Identity()), linear(rows))

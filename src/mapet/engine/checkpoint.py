@@ -158,7 +158,10 @@ def write_file(
     except (OSError, SafetensorError) as error:
         for folder in {path.parent, *(copy.parent for copy in copies)}:
             clean(folder)
-        full = any(words in str(error) for words in ("os error 28", "No space left")) or getattr(error, "errno", None) in FULL
+        full = (
+            any(words in str(error) for words in ("os error 28", "No space left"))
+            or getattr(error, "errno", None) in FULL
+        )
         why = "the disk is full" if full else reason(error)
         raise MapetError(
             f"The checkpoint {path} could not be written: {why}. Free some space, then continue with --resume; "

@@ -20,15 +20,14 @@ from mapet.method.cross_entropy import chunked_cross_entropy
 from mapet.method.encoder import (
     Block,
     Encoder,
-    LayerScale,
     Mlp,
     drop_path_scale,
     fork_seed,
     init_xavier,
     run_blocks,
-    scaled,
     sincos,
 )
+from mapet.method.layer_scale import LayerScale, scaled
 from mapet.method.order import gather_rows
 
 TEACHER, REGRESSOR, DECODER = 1, 2, 3  # independent random streams of each sample

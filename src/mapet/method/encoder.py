@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapet.method.windows import Seen, attend, keys_of
+from mapet.method.layer_scale import LayerScale, scaled
+from mapet.method.windows import Seen, attend, readable
 from mapet.utils.rng import random_bits, uniform
 
 SIZES: dict[str, dict[str, int]] = {
@@ -193,20 +194,14 @@ class Attention(nn.Module):
         q_bias, kv_bias = torch.split(self.qkv.bias, [dim, 2 * dim])
         if torch.is_autocast_enabled(rows.device.type):
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))  # once, not for each product
-        readable = rows if visible is None else _first(rows, keys_of(visible))
         q_BNQE = self._split_heads(F.linear(rows[:, start:], q_weight, q_bias))
-        k_BNKE, v_BNKE = map(self._split_heads, F.linear(readable, kv_weight, kv_bias).chunk(2, dim=-1))
+        k_BNKE, v_BNKE = map(self._split_heads, F.linear(readable(rows, visible), kv_weight, kv_bias).chunk(2, dim=-1))
         out_BNQE = attend(q_BNQE, k_BNKE, v_BNKE, visible, start)
         return scaled(self.proj, out_BNQE.transpose(1, 2).flatten(2), scale)
 
     def _split_heads(self, rows: Tensor) -> Tensor:
         """(B, R, D) → (B, N, R, E)."""
         return rows.view(*rows.shape[:2], self.heads, -1).transpose(1, 2)
-
-
-def _first(rows: Tensor, count: int) -> Tensor:
-    """(B, count, D), contiguous; the gradient of a split is cheaper than that of a slice, which pads with zeros."""
-    return torch.split(rows, [count, rows.shape[1] - count], dim=1)[0].contiguous()
 
 
 class Mlp(nn.Module):
@@ -220,25 +215,6 @@ class Mlp(nn.Module):
     def forward(self, rows: Tensor, scale: nn.Module | None = None) -> Tensor:
         """(B, R, D) → (B, R, D), times the factors of ``scale``."""
         return scaled(self.fc2, F.gelu(self.fc1(rows)), scale)
-
-
-class LayerScale(nn.Module):
-    """Learned factor per channel (Touvron et al., arXiv 2103.17239)."""
-
-    def __init__(self, dim: int, init_values: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), init_values))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """(B, R, D) → (B, R, D)."""
-        return rows * self.gamma
-
-
-def scaled(linear: nn.Linear, rows: Tensor, scale: nn.Module | None) -> Tensor:
-    """``scale(linear(rows))``: the factors of a ``LayerScale`` multiply the weights, of which there are fewer."""
-    if isinstance(scale, LayerScale):
-        return F.linear(rows, scale.gamma[:, None] * linear.weight, scale.gamma * linear.bias)
-    return linear(rows)
 
 
 def run_blocks(

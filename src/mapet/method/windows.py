@@ -75,9 +75,12 @@ class _Pieces:
 Seen = Visible | Tensor | None  # None: every row reads every row; a tensor: an (R, K) bool mask alone
 
 
-def keys_of(visible: Visible | Tensor) -> int:
-    """K, the number of rows that are read."""
-    return visible.keys if isinstance(visible, Visible) else visible.shape[1]
+def readable(rows: Tensor, visible: Seen) -> Tensor:
+    """The rows that are read, (B, R, D) → (B, K, D); a split, as the gradient of a slice would be padded with zeros."""
+    if visible is None:
+        return rows
+    keys = visible.keys if isinstance(visible, Visible) else visible.shape[1]
+    return torch.split(rows, [keys, rows.shape[1] - keys], dim=1)[0].contiguous()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Seen, start: int) -> Tensor:
