@@ -30,7 +30,7 @@ def assign(
     Args:
         vectors: (N, F).
         centroids: (k, F) float32.
-        chunk: vectors compared at once, by all threads together; None needs up to 64 MiB of temporaries, on a GPU 1 GiB.
+        chunk: vectors compared at once, by all threads together; None: 64 MiB of temporaries at most, on a GPU 1 GiB.
         precision: precision of the product's factors: "float32", "tf32" (on CUDA) or "bfloat16".
 
     Returns:
