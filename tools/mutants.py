@@ -9,6 +9,7 @@ fails. Survivors are printed. Exit code 1 if one of them is not listed with a re
 """
 
 import argparse
+import ast
 import compileall
 import contextlib
 import json
@@ -123,7 +124,14 @@ def noted(copy: Path, room: str, tests: list[str], limit: float) -> dict:
     return json.loads(note.read_text())
 
 
-def judged(mutant: Mutant, module: str, covered: dict, copy: Path, limit: float) -> str:
+def in_function(source: bytes, line: int) -> bool:
+    """Whether the line is in the body of a function, which does not run when its module is imported."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+    return any(one.body[0].lineno <= line <= one.end_lineno for one in functions)
+
+
+def judged(mutant: Mutant, module: str, covered: dict, copy: Path, limit: float, direct: bool) -> str:
     """ "killed", "timeout", "survived" or "not run"."""
     lines, seconds = covered["lines"].get(module, {}), covered["seconds"]
     of_line = {test for test in lines.get(str(mutant.line), []) if test}
@@ -131,6 +139,12 @@ def judged(mutant: Mutant, module: str, covered: dict, copy: Path, limit: float)
     elsewhere = set() if of_line else seconds.keys() - of_module  # a line that only another process runs, or none
     path = copy / "src" / "mapet" / module
     before = path.read_bytes()
+    if direct:
+        files, elsewhere = {test.partition("::")[0] for test in of_line}, set()
+        if in_function(before, mutant.line):
+            of_module = {test for test in of_module if test.partition("::")[0] in files}
+        else:  # attributed to the test that happened to import the module
+            of_line, of_module = of_line | of_module, set()
     path.write_bytes(mutant.source)
     try:
         for tests in (of_line, of_module, elsewhere):
@@ -175,6 +189,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--modules", nargs="+", default=[], help="only the files of these names, without .py")
     parser.add_argument("--tests", nargs="+", help="test files; by default the folder of the room")
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no mutant after this time")
+    parser.add_argument("--direct", action="store_true", help="only the tests that run the line: a lower bound, faster")
+    parser.add_argument("--covered", type=Path, help="file of what the tests run: read if it is there, else written")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds added to thrice the tests' own time")
     return parser.parse_args()
 
@@ -194,14 +210,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = copied(Path(folder))
         tests = options.tests or [f"tests/{options.room}"]
-        covered = noted(copy, options.room, tests, 3600.0)
+        if options.covered and options.covered.is_file():
+            covered = json.loads(options.covered.read_text())
+        else:
+            covered = noted(copy, options.room, tests, 3600.0)
+            if options.covered:
+                options.covered.write_text(json.dumps(covered))
         seconds = covered["seconds"].values()
         print(f"{len(chosen)} mutants of {options.room}, seed {options.seed}", flush=True)
         print(f"{len(seconds)} tests, {sum(seconds):.0f} s", flush=True)
         for module, mutant in chosen:
             if time.monotonic() > end:
                 break
-            verdict = judged(mutant, module, covered, copy, options.limit)
+            verdict = judged(mutant, module, covered, copy, options.limit, options.direct)
             equivalent = {(module, mutant.before, after) for after in ("", mutant.after)} & known
             if verdict in ("survived", "not run") and equivalent:
                 verdict = "equivalent"

@@ -16,7 +16,7 @@ from mapet.cli import main
 from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mapet.engine.run import load_checkpoint
 from mapet.interop import published
-from mapet.method.encoder import Encoder
+from mapet.method.encoder import Classifier, Encoder
 from mapet.utils.errors import MapetError
 
 SIZES = {"embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -120,6 +120,11 @@ def test_grey_weights_see_grey_images_as_before():
     assert start_from(ours, source) == ["patch embedding of one channel spread over three"]
     grey = noise(2, 1, 16, 16)
     torch.testing.assert_close(ours.eval()(grey.expand(-1, 3, -1, -1)), source(grey), rtol=0, atol=1e-5)
+
+
+def test_what_is_not_used_and_what_is_new_is_named():
+    source = Classifier(16, 4, **SIZES, num_classes=3)
+    assert start_from(Encoder(16, 4, **SIZES), source) == ["not used: head"]
 
 
 def test_another_patch_size_is_said():

@@ -191,6 +191,19 @@ def test_a_batch_without_an_image_has_no_tokens(codebook):
     assert Online(book, CPU)(batch).shape == (0, recipe.grid[0] * recipe.grid[1])
 
 
+def test_a_filler_is_one_black_image_with_tokens_0_in_raster_sequence(source):
+    """It has the names, shapes and types of a batch, as all processes run the same operations."""
+    recipe, tokenizer = recipe_for(4), Patches(CenterCropResize((24, 24)), (4, 4))
+    feed = online(source, recipe, tokenizer)
+    batch = next(feed(0))
+    filler = feed.filler(batch)
+    assert {name: (one.shape, one.dtype) for name, one in filler.items()} == {
+        name: (one[:1].shape, one.dtype) for name, one in batch.items()
+    }
+    assert filler.pop("order").tolist() == [list(range(17))]
+    assert not any(one.any() for one in filler.values())
+
+
 def test_a_tokenizer_of_another_grid_or_aspect_is_refused(tmp_path):
     recipe = recipe_for(4)
     require_fitting(Patches(CenterCropResize((24, 24)), (4, 4)), tmp_path, recipe)

@@ -11,7 +11,7 @@ from forms import MODEL, in_all_forms, randomised
 from golden_numbers import FOLDER, Golden
 from mapet.api.encoders import load_start
 from mapet.api.export import export
-from mapet.build.finetune import FinetuneBatches, begin, classifier_over, load_run_classifier
+from mapet.build.finetune import FinetuneBatches, begin, classifier_over, load_run_classifier, load_trained
 from mapet.build.pretrain import build_objective
 from mapet.config.finetune import Augmentation, Backbone, FinetuneRecipe, protocol
 from mapet.config.flat import dotted, paths
@@ -83,6 +83,15 @@ def test_a_folder_of_a_fine_tuning_is_whole_without_from(forms, tmp_path):
     with pytest.raises(MapetError, match=r"5 classes, and the data have 3.*fresh_head"):
         started(run.folder, classes=3)
     assert started(run.folder, classes=3, fresh_head=True)(IMAGES).shape == (3, 3)
+
+
+def test_a_checkpoint_that_does_not_fit_its_classifier_is_refused(forms, tmp_path):
+    run = Run.create(tmp_path / "ft")
+    begin(run, started(forms["run"]), FinetuneRecipe(init="x"), {})
+    with pytest.raises(MapetError, match=r"last\.safetensors does not fit .*classifier\.json"):
+        load_trained(FineTuning(started(forms["run"], classes=4)), run.last, run.classifier)
+    with pytest.raises(MapetError, match="has no checkpoint yet"):
+        load_trained(FineTuning(started(forms["run"])), run.folder / "none", run.classifier)
 
 
 def test_positions_on_another_grid_are_timms(forms, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 
 import mapet
 from mapet.build.objectives import OBJECTIVES
+from mapet.build.pretrain import build_objective
 from mapet.cli import main
 from mapet.config import objectives as names
-from mapet.config.recipe import OWNERS
+from mapet.config.recipe import OWNERS, Model, Objective, Recipe
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
@@ -61,6 +63,14 @@ def test_an_own_objective_from_pretraining_to_export(images, tmp_path, example, 
     assert main(["knn", str(whole.folder), "--data", str(images), "--accelerator", "cpu"]) == 0
     assert "top1" in capsys.readouterr().out
     assert main(["export", str(whole.folder), "--out", str(tmp_path / "export")]) == 0
+
+
+@pytest.mark.parametrize("made", [None, torch.nn.Linear(1, 1), 3])
+def test_an_objective_without_the_given_encoder_is_refused(made):
+    recipe = Recipe(model=Model("custom", embed_dim=16, depth=1, num_heads=2, image_size=16, patch_size=4))
+    mapet.register_objective("without-encoder", lambda recipe, encoder, vocabulary: made)
+    with pytest.raises(MapetError, match=r"without-encoder must make .* whose attribute encoder is the given encoder"):
+        build_objective(replace(recipe, objective=Objective(name="without-encoder")), 8)
 
 
 def test_a_registered_objective_without_tokens(images, tmp_path):
