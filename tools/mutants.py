@@ -4,8 +4,13 @@
 
 The tree is copied, and nothing in it is changed. The tests of the room run once under coverage; then each mutant is
 tried in a process forked from one that has imported the libraries: first by the tests that run its line, then by those
-that run its module, then, if its line is run by none, by all, as another process may run it; fastest first, until one
-fails. Survivors are printed. Exit code 1 if one of them is not listed with a reason in benchmarks/mutants.yaml.
+that run its module, then by those in a file of its name, or by all if its line is run by none, as processes that tests
+start are not measured; fastest first, until one fails. Survivors are printed. Exit code 1 if one of them is not listed
+with a reason in benchmarks/mutants.yaml.
+
+With --direct fewer are tried: for code in a function those that run its line, and others of their files that run its
+module, as they may share what it made; else those that run its module; and those in a file of its name. So the rate is
+a lower bound, as what is run by other processes alone is "not run", but a survivor costs little.
 """
 
 import argparse
@@ -136,20 +141,21 @@ def judged(mutant: Mutant, module: str, covered: dict, copy: Path, limit: float,
     lines, seconds = covered["lines"].get(module, {}), covered["seconds"]
     of_line = {test for test in lines.get(str(mutant.line), []) if test}
     of_module = {test for tests in lines.values() for test in tests if test} - of_line
-    elsewhere = set() if of_line else seconds.keys() - of_module  # a line that only another process runs, or none
     path = copy / "src" / "mapet" / module
+    own = {test for test in seconds if f"/test_{path.stem}" in test}  # their forks are not measured
+    elsewhere = own if of_line or direct else seconds.keys()
     before = path.read_bytes()
     if direct:
-        files, elsewhere = {test.partition("::")[0] for test in of_line}, set()
+        files = {test.partition("::")[0] for test in of_line}
         if in_function(before, mutant.line):
             of_module = {test for test in of_module if test.partition("::")[0] in files}
         else:  # attributed to the test that happened to import the module
             of_line, of_module = of_line | of_module, set()
     path.write_bytes(mutant.source)
     try:
-        for tests in (of_line, of_module, elsewhere):
+        for tests in (of_line, of_module, elsewhere - of_line - of_module):
             if tests:
-                first = sorted(tests, key=lambda test: (tests is elsewhere and path.stem not in test, seconds[test]))
+                first = sorted(tests, key=lambda test: (test in elsewhere - own, seconds[test]))
                 allowed = limit + 3 * sum(seconds[test] for test in first)
                 code = pytest_in_a_fork([*PYTEST, "-x", *first], copy, allowed)
                 if code != SURVIVED:

@@ -40,7 +40,7 @@ def test_a_fork_can_train_after_an_export(tmp_path):
         "if not (pid := os.fork()):\n"
         "    torch.ones(1, requires_grad=True).sum().backward()\n"
         "    os._exit(0)\n"
-        "raise SystemExit(os.waitpid(pid, 0)[1])"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 

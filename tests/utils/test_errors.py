@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mapet.utils.errors import LONGEST_REASON, reason
+from mapet.utils.errors import LONGEST_LIST, LONGEST_REASON, MapetError, nearest, reason, similar
 from mapet.utils.io import replace_file
 
 PACKAGE = Path(__file__).parents[2] / "src" / "mapet"
@@ -68,3 +68,44 @@ def test_what_cannot_be_written_is_named_not_its_temporary(tmp_path):
     with pytest.raises(OSError, match="No such file") as caught:
         replace_file(tmp_path / "none" / "report.html", "")
     assert caught.value.filename == str(tmp_path / "none" / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "meant"),
+    [
+        ("maped", ["mapet", "mae"], "mapet"),
+        ("--Batch_Size", ["batch-size", "seed"], "batch-size"),
+        ("BATCH-SIZE", ["batch_size"], "batch_size"),
+        ("bs", ["batch-size", "base-lr"], "batch-size"),
+        ("bs", ["seed"], None),
+        ("max", ["max-images", "epochs"], "max-images"),
+        ("ma", ["max-images"], None),
+        ("max", ["max-images", "max-samples"], None),
+        ("zzz", ["mapet"], None),
+        ("a", [], None),
+    ],
+)
+def test_the_name_that_was_meant(name, names, meant):
+    assert similar(name, names) == meant
+
+
+def test_a_hint_is_the_nearest_name_or_a_short_list():
+    many = [f"name-{n:02d}" for n in range(LONGEST_LIST + 1)]
+    assert nearest("maped", ["mapet", "mae"]) == ' Did you mean "mapet"?'
+    assert nearest("zzz", ["b", "a"]) == " Known: a, b."
+    assert nearest("zzz", many[1:]).startswith(" Known: name-01, ")
+    assert nearest("zzz", many) == ""
+
+
+def test_options_are_arguments_in_python():
+    error = MapetError("--max-images 3 is below --batch-size; run mapet export RUN --to timm, or give a-b --c.")
+    assert str(error) == "max_images 3 is below batch_size; run mapet export RUN --to timm, or give a-b c."
+    assert error.option_text == error.args[0]
+
+
+def test_a_long_reason_is_cut_but_not_ours():
+    assert reason(ValueError(LONGEST_REASON * "x")) == LONGEST_REASON * "x"
+    assert reason(ValueError((LONGEST_REASON + 1) * "x")) == f"{LONGEST_REASON * 'x'}…"
+    assert reason(MapetError(999 * "x" + ".")) == 999 * "x"
+    assert reason(KeyError()) == "an entry is missing"
+    assert reason(OSError("plain")) == "plain"

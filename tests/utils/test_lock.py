@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from mapet.utils.errors import MapetError
-from mapet.utils.lock import LOCK, Lock
+from mapet.utils.lock import LOCK, Lock, is_locked
 
 
 def test_a_second_one_is_refused_until_release(tmp_path):
@@ -104,3 +104,21 @@ def test_a_fork_that_outlives_its_parent_does_not_hold_the_lock(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_folder_is_locked_while_somebody_holds_it(tmp_path):
+    assert not is_locked(tmp_path)
+    (tmp_path / LOCK).write_text("process 1 on elsewhere")
+    assert not is_locked(tmp_path)
+    with Lock(tmp_path, "baking in"):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+
+
+def test_a_folder_where_nobody_can_lock_is_not_locked(tmp_path, monkeypatch):
+    def refused(descriptor, operation):
+        raise OSError(errno.EIO, "no locks")
+
+    (tmp_path / LOCK).touch()
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert not is_locked(tmp_path)

@@ -62,3 +62,19 @@ def test_impossible_views_are_refused() -> None:
         CenterCropResize((4, 4), "bicubik")
     with pytest.raises(MapetError, match="must be >= 1"):
         CenterCropResize((0, 4))
+
+
+@pytest.mark.parametrize("size", [(2, 5), (1, 1), (6, 3)])
+def test_a_given_box_replaces_the_central_crop(size: tuple[int, int]) -> None:
+    whole, box = noise(20, 30), (3, 5, 17, 12)
+    seen = CenterCropResize(size, "bilinear")(whole, box)
+    expected = whole.crop(box).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    assert np.array_equal(seen, expected)
+
+
+def test_any_multiple_of_a_view_shows_the_same() -> None:
+    for size in ((1, 2), (3, 6), (50, 100)):
+        assert CenterCropResize((32, 64)).at(size) == CenterCropResize(size)
+    for size in ((32, 65), (31, 64), (64, 32)):
+        with pytest.raises(MapetError, match="aspect"):
+            CenterCropResize((32, 64)).at(size)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mapet.utils.errors import MapetError
-from mapet.utils.weights import fill, read_weights
+from mapet.utils.weights import count, extent, fill, join_qkv_bias, named, read_weights
 
 STATE = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.ones(2)}
 OTHER = {"conv.weight": torch.zeros(2, 3)}
@@ -201,3 +201,44 @@ def test_weights_that_are_not_finite_are_refused():
     with pytest.raises(MapetError, match='"bias" holds NaN'):
         fill(layer, broken, "a layer")
     assert layer.bias.isfinite().all()
+
+
+def test_a_missing_tensor_or_axis_is_named():
+    weights = {"a": torch.zeros(2, 3), "b": torch.zeros(1), "c": torch.zeros(1), "d": torch.zeros(1)}
+    assert named(weights, "b", "a layer") is weights["b"]
+    assert [extent(weights, "a", "a layer", axis) for axis in (0, 1)] == [2, 3]
+    with pytest.raises(MapetError, match=r'weights of a layer: they lack "e" \(they hold a, b, c …\)'):
+        named(weights, "e", "a layer")
+    with pytest.raises(MapetError, match=r'lack "e" \(they hold nothing …\)'):
+        extent({}, "e", "a layer")
+    with pytest.raises(MapetError, match=r'weights of a layer: "a" is \(2, 3\)'):
+        extent(weights, "a", "a layer", 2)
+
+
+def test_blocks_are_counted_by_their_numbers():
+    names = ["blocks.0.a", "blocks.0.b", "blocks.10.a", "blocks", "norm", "other.blocks.2.a", "blocks.3"]
+    assert count(dict.fromkeys(names), "blocks.") == 3
+
+
+def test_biases_of_queries_and_values_are_joined_around_zeros():
+    weights = {"x.q_bias": torch.tensor([1.0, 2.0]), "x.v_bias": torch.tensor([3.0, 4.0]), "y": torch.ones(1)}
+    joined = join_qkv_bias(weights, "BEiT")
+    assert joined.keys() == {"x.qkv.bias", "y"}
+    assert joined["x.qkv.bias"].tolist() == [1, 2, 0, 0, 3, 4]
+    with pytest.raises(MapetError, match=r'weights of BEiT: they lack "x\.v_bias"'):
+        join_qkv_bias({"x.q_bias": torch.ones(2)}, "BEiT")
+
+
+def test_weights_fill_a_layer_only_if_all_fits():
+    layer = torch.nn.Linear(2, 2)
+    weights = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    wrong = [
+        ({**weights, "weight": torch.ones(2, 3)}, r'do not fit a layer: "weight" is \(2, 3\), not \(2, 2\)'),
+        ({"weight": torch.ones(2, 2)}, 'lack "bias"'),
+        ({**weights, "more": torch.ones(2)}, '"more" is unknown'),
+    ]
+    for given, said in wrong:
+        with pytest.raises(MapetError, match=said):
+            fill(layer, given, "a layer")
+    fill(layer, weights, "a layer")
+    assert all((parameter == 1).all() for parameter in layer.parameters())

@@ -190,7 +190,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         fields = json.loads(path.read_bytes())
     except OSError:
         raise MapetError(f"{path.parent} is not {what}: it has no readable {path.name}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MapetError(f"{path} is damaged ({reason(error)}): create {what} again or restore the file.") from None
     if not isinstance(fields, dict):
         raise MapetError(f"{path} is damaged (not an object): create {what} again or restore the file.")
