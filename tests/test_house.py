@@ -69,6 +69,19 @@ def test_functions_stay_small():
     assert median(length for *_, length in found) <= MEDIAN_FUNCTION
 
 
+def test_dataclasses_are_frozen():
+    """A result or setting that is passed on is not changed elsewhere; a benchmark's report grows row by row."""
+    mutable = {
+        f"{path.relative_to(PACKAGE).as_posix()}:{node.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        for one in map(ast.unparse, node.decorator_list)
+        if one.startswith("dataclass") and "frozen=True" not in one
+    }
+    assert mutable == {"api/benchmark/report.py:Report"}
+
+
 def test_nothing_but_the_entry_point_imports_the_command_line():
     importing = {
         path.relative_to(PACKAGE).as_posix()

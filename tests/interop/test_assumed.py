@@ -52,3 +52,17 @@ def test_a_grid_that_is_not_square_is_refused(tmp_path):
     weights["pos_embed"] = torch.zeros(1, 9, 192)
     with pytest.raises(MapetError, match="positions for 8 patches and CLS, which is not a square grid"):
         load_from(saved(tmp_path / "long.pth", weights))
+
+
+def test_the_statistics_of_mapet_are_known(tmp_path):
+    """Its checkpoints have separate queries, in some blocks or all."""
+    weights = torch.load(plain(tmp_path / "plain.pth"))
+    _, assumed = open_checkpoint(tmp_path / "plain.pth")
+    assert "ImageNet's mean and std assumed" in assumed
+    for name in ("weight", "bias"):
+        joined = weights.pop(f"blocks.0.attn.qkv.{name}")
+        weights[f"blocks.0.attn.q.{name}"], weights[f"blocks.0.attn.kv.{name}"] = joined.split((192, 384))
+    weights |= {"head.weight": torch.zeros(3, 192), "head.bias": torch.zeros(3)}
+    found, assumed = open_checkpoint(saved(tmp_path / "mapet.pth", weights), heads=12)
+    assert found.num_classes == 3
+    assert assumed == ["a grid of 4 × 4 assumed"]

@@ -92,6 +92,24 @@ def test_what_computes_something_else_is_refused(target, wrong):
         graphs.compare(graph, lambda images: tuple(map(change, graph(images))), target)
 
 
+@pytest.mark.parametrize(("target", "allowed"), [("timm", 1e-5), ("torch", 1e-5), ("onnx", 1e-4)])
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_differences_are_allowed_up_to_a_share_of_the_largest_value(target, allowed, scale):
+    """Of 1 where all values are smaller."""
+
+    def changed(features, by):
+        most = max(1.0, features.abs().max().item())
+        return (features.index_fill(1, torch.tensor([0]), features[0, 0].max().item() + by * allowed * most),)
+
+    graph = graphs.Graph(make())
+    graph.forward = lambda images: (torch.full((len(images), 2, 2), scale, dtype=torch.float64),)
+    for by in (0.9, -0.9):
+        graphs.compare(graph, lambda images, by=by: changed(*graph.forward(images), by), target)
+    for by in (1.1, -1.1):
+        with pytest.raises(MapetError, match="computes other features"):
+            graphs.compare(graph, lambda images, by=by: changed(*graph.forward(images), by), target)
+
+
 @pytest.mark.parametrize("target", FILES)
 def test_a_wrong_file_leaves_the_earlier_export(tmp_path, monkeypatch, target):
     if target == "onnx":

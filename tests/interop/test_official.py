@@ -119,6 +119,16 @@ def test_archive_with_arguments(tmp_path):
     torch.testing.assert_close(model(golden["images"]), golden["logits"], atol=OUTPUT, rtol=0)
 
 
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_the_grid_is_that_of_the_positions(tmp_path, side):
+    golden = Golden("mapet_finetuned")
+    (height, width), positions = golden.weights["patch_embed.proj.weight"].shape[2:], golden.weights["pos_embed"]
+    golden.weights["pos_embed"] = positions[:, :1].repeat(1, 1 + side**2, 1)
+    torch.save({"state_dict": golden.weights}, tmp_path / "published.tar")
+    model = load_finetuned(tmp_path / "published.tar", heads=3)
+    assert (model.grid, model.img_size) == ((side, side), (side * height, side * width))
+
+
 def test_heads_must_divide_the_width():
     with pytest.raises(MapetError, match="These settings do not fit the weights") as caught:
         load_finetuned(FOLDER / "mapet_finetuned.checkpoint.pth.tar", heads=5)
