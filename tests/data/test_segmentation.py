@@ -59,6 +59,44 @@ def test_every_label_is_where_its_class_is_seen(material):
     assert seen == {1, 2, 3, 4}
 
 
+def test_shapes_lie_anywhere_within_the_image(tmp_path):
+    """Opaque squares, one in each image: each is whole, and their corners are spread over both axes."""
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        for name in ("a", "b"):
+            (tmp_path / "shapes" / name).mkdir(parents=True, exist_ok=True)
+            pixels = np.zeros((30, 30, 4), np.uint8)
+            pixels[5:25, 5:25] = 255
+            Image.fromarray(pixels).save(tmp_path / "shapes" / name / f"{i}.png")
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / f"{i}.png")
+    out = compose_shapes(
+        tmp_path / "shapes", tmp_path / "photos", tmp_path / "out", classes=2, train=60, test=1, size=40, objects=1
+    )
+    shares = []
+    for path in sorted((out / "annotations" / "training").iterdir()):
+        rows, columns = np.nonzero(np.asarray(Image.open(path)) > 1)
+        side = 1 + rows.max() - rows.min()
+        assert side == 1 + columns.max() - columns.min()
+        assert len(rows) == side**2
+        assert 12 <= side <= 28
+        shares.append([rows.min() / (40 - side), columns.min() / (40 - side)])
+    assert (np.min(shares, axis=0) < 0.1).all()
+    assert (np.max(shares, axis=0) > 0.9).all()
+    assert (np.abs(np.mean(shares, axis=0) - 0.5) < 0.15).all()
+
+
+def test_an_image_carries_its_targets_as_alpha(layouts):
+    """-1, which is ignored, becomes 255."""
+    pairs = open_segmentation(layouts / "ade")
+    images = MaskedImages(pairs, "set")
+    for i in range(len(images)):
+        image, targets = pairs.pair(i)
+        red, green, blue, alpha = images.read(i).split()
+        assert np.array_equal(np.asarray(Image.merge("RGB", (red, green, blue))), np.asarray(image))
+        assert np.array_equal(np.asarray(alpha), np.where(targets < 0, 255, targets))
+        assert {0, 1, 255} == set(np.unique(alpha).tolist())
+
+
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(material):
     def content(out):
         return [path.read_bytes() for path in sorted(out.rglob("*.png"))]
