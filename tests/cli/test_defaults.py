@@ -1,0 +1,38 @@
+"""What all verbs have in common: how they are called, and what happens unless it is asked for."""
+
+from importlib import import_module
+
+import pytest
+
+from mapet.cli.options import leaves
+from mapet.cli.verbs import GROUPS, SUBVERBS, VERBS, module
+
+NAMES = [name for names in GROUPS.values() for name in names if name != "tokenizer"]
+NAMES += [f"tokenizer {name}" for name in SUBVERBS]
+GIVEN = {  # what a verb does without options, if its help says so
+    ("quickstart", "out"): "quickstart",
+    ("bench", "out"): "bench",
+    ("export", "to"): "timm",
+    ("evaluate", "protocols"): "knn,linear",
+    ("transfer", "protocols"): "knn,linear",
+    ("linear", "protocol"): "quick",
+    ("segment-probe", "protocols"): "segment-linear,segment-knn",
+}
+
+
+@pytest.mark.parametrize("verb", NAMES)
+def test_a_usage_is_the_call_of_its_verb(verb):
+    about = VERBS[verb]
+    assert about.usage == verb or about.usage.startswith(f"{verb} ")
+    known = {one.name for one in leaves(import_module(module(verb)).Options())}
+    assert set(about.words.values()) <= known | {"recipe", "resume"}
+    assert all(word in about.usage for word in about.words)
+
+
+@pytest.mark.parametrize("verb", NAMES)
+def test_nothing_is_replaced_switched_on_or_chosen_unless_asked(verb):
+    options = import_module(module(verb)).Options()
+    own = [one for one in leaves(options) if one.owner.__module__.startswith("mapet.cli")]
+    chosen = {(verb, one.name): one.default for one in own if one.default not in ("", None, False)}
+    assert chosen == {key: value for key, value in GIVEN.items() if key[0] == verb}
+    assert not [one.name for one in leaves(options) if one.name == "overwrite" and one.default is not False]
