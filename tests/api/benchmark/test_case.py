@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mapet.api.benchmark import baselines
+from mapet.api.benchmark import baselines, measure
 from mapet.api.benchmark.case import OURS, Case, implementations, require_equal
 from mapet.api.benchmark.loading import Loading, pretrain_batches
 from mapet.config.benchmark import BenchmarkSettings
@@ -164,3 +164,14 @@ def test_the_declared_transformers_are_new_enough(monkeypatch):
     monkeypatch.setattr(transformers, "__version__", "4.57.1")
     with pytest.raises(MapetError, match=r"version 5, and 4\.57\.1"):
         transformers_models.installed()
+
+
+def test_implementations_are_compared_before_they_are_timed(fabric, monkeypatch):
+    def differ(every, one, given):
+        assert [each.name for each in every] == ["ours", "dense"]
+        raise MapetError("they differ")
+
+    monkeypatch.setattr(measure, "require_equal", differ)
+    monkeypatch.setattr(measure, "Runner", None)
+    with pytest.raises(MapetError, match="they differ"):
+        next(measure.measured(case("mapet", "dense"), fabric, BenchmarkSettings(), print))

@@ -77,6 +77,21 @@ def test_every_rate_is_measured(monkeypatch):
     assert all(value > 0 for value in vars(found).values() if isinstance(value, float))
 
 
+def test_rates_are_amounts_over_the_shortest_time(monkeypatch):
+    """Two operations for a product, three times as much with the backward pass; scores have a fourth of the rows."""
+    for name, value in (("ROWS", 64), ("SQUARE", 256), ("PARAMETERS", 1 << 16)):
+        monkeypatch.setattr(rates, name, {"cpu": value})
+    monkeypatch.setattr(rates, "VOCABULARY", 32)
+    monkeypatch.setattr(rates, "timed", lambda work, device, seconds: [3.0, 0.5, 1.0])
+    found = rates.measure(48, "float32", torch.device("cpu"), rows=40)
+    assert found.linear == 2 * (2 * 3 * 40 * 12 * 48**2)
+    assert found.states == 2 * (3 * 40 * 48)
+    assert found.scores == 2 * (3 * 10 * 32)
+    assert found.parameters == 2 * 2**16
+    assert found.peak == 2 * (2 * 256**3)
+    assert found.attention == found.masked > 0
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_backward_pass_leaves_no_gradient_to_be_added_to(precision, monkeypatch):
     monkeypatch.setattr(rates, "ROWS", {"cpu": 64})
