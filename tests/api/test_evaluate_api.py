@@ -1,6 +1,7 @@
 """Evaluation from Python: the same scores as from the command line, features shared, settings refused by name."""
 
 import json
+import shutil
 from typing import get_args
 
 import pytest
@@ -100,3 +101,18 @@ def test_every_form_loads_as_the_same_encoder(forms):
     assert torch.equal(rows[0], rows[2])
     with pytest.raises(MapetError, match="has no classifier's head"):
         mapet.load_classifier(forms["run"])
+
+
+def test_unreadable_images_are_told_with_their_number_and_limit(forms, images, tmp_path, caplog):
+    """One of 24 images of each split."""
+    for split in ("train", "test"):
+        for name in ("across", "along"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(12):
+                shutil.copy(images / name / f"{number:02d}.png", tmp_path / split / name)
+        (tmp_path / split / "along" / "03.png").write_bytes(b"")
+    with caplog.at_level("INFO", "mapet"):
+        evaluate(forms["run"], tmp_path, "knn", k=3, max_bad_fraction=0.05)
+    assert caplog.text.count("1 of 24 images") == 2
+    with pytest.raises(MapetError, match=r"1 of 24 images .*more than the 4\.00% allowed"):
+        evaluate(forms["run"], tmp_path, "knn", k=3, max_bad_fraction=0.04)

@@ -58,7 +58,8 @@ SHOWN = {
             "objective"),
     "classifier": ("of 2 classes", "top1", "Confusion matrix", "Wrong with the highest confidence", "Least confident"),
     "inspected": ("grid of 4 × 4 tokens", "perplexity", "Patches of some codes", "Share of patches per code"),
-    "compared": ("mim, mae", "Equal epochs", "best by the mean", "Accuracy of each method", "seeds: 1"),
+    "compared": ("mim, mae", "Equal epochs", "best by the mean", "Accuracy of each method", "seeds: 1",
+                 "One seed has no interval: differences may be chance."),
 }  # fmt: skip
 
 
@@ -78,6 +79,9 @@ def test_a_comparison_of_the_repository(tmp_path):
     path = mapet.report(RESULTS / "longer", tmp_path / "longer.html")
     assert "k-NN accuracy during training" in path.read_text()
     assert "Not available" not in path.read_text()
+    several = mapet.report(RESULTS, tmp_path / "several.html").read_text()
+    assert "3 seeds each" in several
+    assert "One seed has no interval" not in several
 
 
 def test_text_is_escaped(images, tmp_path):
@@ -136,14 +140,20 @@ def test_a_damaged_run_has_a_report(folders, tmp_path, name):
     run = shutil.copytree(folders["run"], tmp_path / "run")
     damage, noted = DAMAGES[name]
     damage(run)
-    found = text_of(mapet.report(run, images=int("checkpoint" in name or "tokens" in name), most=10))
+    path = mapet.report(run, images=int("checkpoint" in name or "tokens" in name), most=10)
+    found = text_of(path)
     assert noted in found
     assert not re.search(RAW, found.partition("How the run was started")[0])
     assert ("Run: run" if "recipe" in name else "MaPeT: run") in found
     assert "6 of 6 steps" in found or "A run of 6 steps" in found or "inputs" in name
     assert "not finished" not in found
     assert "vit_tiny" not in found
-    assert "Recipe, command and versions" in found
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", path.read_text())
+    assert {"Training", "What the encoder has learned", "Recipe, command and versions"} <= set(titles)
+    if "recipe" in name:  # all that the recipe does not tell is there
+        assert titles[2:] == ["Predicted tokens on the way", "Recipe, command and versions"]
+        assert "Loss and token accuracy over steps" in path.read_text()
+        assert "Not available" not in found.partition(titles[-1])[0]
 
 
 @pytest.mark.parametrize("damage", [empty("recipe.yaml"), cut("recipe.yaml", 40)])

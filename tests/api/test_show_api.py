@@ -3,9 +3,13 @@
 import pytest
 
 from mapet.api.estimate import estimate
+from mapet.api.listing import TEACHERS, listing
+from mapet.api.memory import in_units, memory_of
 from mapet.api.show import show
 from mapet.cli import main
+from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
+from mapet.config.runtime import Runtime
 from mapet.utils.errors import MapetError
 
 
@@ -16,6 +20,25 @@ def test_show_returns_what_the_command_prints(capsys):
     size = ["--model", "custom", "--embed-dim", "64", "--depth", "1", "--num-heads", "1"]
     assert main(["show", "in1k-vit-base", "--objective", "pet", *size]) == 0
     assert capsys.readouterr().out.startswith(f"{text}\n")
+
+
+def test_the_memory_of_a_step_is_shown(monkeypatch):
+    """By a batch, and by single images."""
+    recipe = updated(Recipe(), model="custom", embed_dim=64, depth=1, num_heads=1, batch_size=32, precision="float32")
+    need, one = memory_of(recipe), memory_of(recipe, Runtime(micro_batch_size=1))
+    line = " ".join(show(recipe).partition("\nmemory")[2].split())
+    assert line.startswith(f"{in_units(need.total)} for steps of 32: images {in_units(need.batch)}, ")
+    assert line.endswith(f"; {in_units(one.total)} with --micro-batch-size 1")
+    monkeypatch.setattr("mapet.api.show.memory_of", lambda *_: None)
+    assert "\nmemory" not in show(recipe)
+
+
+def test_teachers_are_ours_and_then_timms(monkeypatch):
+    monkeypatch.setattr("timm.list_models", lambda pretrained: ["a_model", "b_model"] * pretrained)
+    found = listing("teachers")
+    assert list(found) == [*TEACHERS, "a_model", "b_model"]
+    assert {name: found[name] for name in TEACHERS} == TEACHERS
+    assert found["b_model"] == ""
 
 
 def test_an_estimate_follows_from_its_steps():

@@ -11,11 +11,13 @@ import torch
 
 from golden_numbers import FOLDER
 from mapet.api.fit_tokenizer import fit_tokenizer
+from mapet.api.images import require_inputs_outside
 from mapet.api.import_tokenizer import import_tokenizer
 from mapet.api.inspect_tokenizer import inspect_tokenizer
 from mapet.api.pack import pack
 from mapet.api.tokenize import tokenize
 from mapet.cli import main
+from mapet.config.recipe import Tokenizer
 from mapet.config.verbs import PackSettings
 from mapet.tokenizers.store import TokenStore
 from mapet.utils.errors import MapetError
@@ -144,3 +146,17 @@ def test_an_unreadable_image_is_listed_once_by_two_calls(images, book, tmp_path)
         tokenize(mixed, tmp_path / "tokens", book, image_size=16, patch_size=4, max_bad_fraction=0.1)
         listed = (tmp_path / "tokens" / "unreadable-images.txt").read_text()
         assert (listed.startswith("along/zero.png\t"), listed.count("\n")) == (True, 1)
+
+
+@pytest.mark.parametrize("option", ["path", "teacher", "teacher_weights"])
+def test_no_input_of_a_tokenizer_lies_in_its_out(tmp_path, option):
+    """But the tokenizer that an earlier call fitted there."""
+    out = tmp_path / "out"
+    (out / "tokenizer").mkdir(parents=True)
+    (out / "input").touch()
+    with pytest.raises(MapetError, match=r"input lies in out .*give another out"):
+        require_inputs_outside(out, "cifar10", Tokenizer(**{option: str(out / "input")}))
+    require_inputs_outside(tmp_path / "other", "cifar10", Tokenizer(**{option: str(out / "input")}))
+    require_inputs_outside(out, "cifar10", Tokenizer(path=str(out / "tokenizer")))
+    with pytest.raises(MapetError, match=r"data .* lies in out"):
+        require_inputs_outside(tmp_path, str(out), Tokenizer())

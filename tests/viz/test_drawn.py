@@ -1,6 +1,7 @@
 """What figures hold: values, scales, labels and panels, read from matplotlib's objects."""
 
 import warnings
+from base64 import b64decode
 
 import numpy as np
 import pytest
@@ -122,7 +123,13 @@ def test_a_confusion_matrix_has_shares_of_the_true_class():
 
 def test_a_chart_has_its_size_and_an_image_at_most_twice_its_own(tmp_path):
     figure = Figure((5.5, 2), layout="constrained")
-    assert page.drawn(figure, "", "").width == 528
+    figure.subplots().plot([1, 3, 2])
+    chart, again = (page.drawn(figure, "what", "how") for _ in range(2))
+    assert (chart.width, chart.alt, chart.caption, chart.source) == (528, "what", "how", again.source)
+    kind, _, content = chart.source.partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert b"<svg" in b64decode(content)
+    assert b"<dc:date>" not in b64decode(content)
     for width, shown in ((40, 40), (41, 20), (20, 20), (10, 10)):
         Image.new("RGB", (width, 10)).save(tmp_path / "a.png")
         assert page.image(tmp_path / "a.png", "", "", most=20).width == min(20, shown)
@@ -166,6 +173,8 @@ def test_tiles_stand_from_left_to_right(tmp_path, written, count, grid):
     for n, axes in enumerate(written[0].axes[:count]):
         assert axes.get_title() == str(n)
         assert axes.texts[0].get_text() == lines[n]
+        x, y = axes.texts[0].get_position()
+        assert (x, y < 0, axes.texts[0].get_transform()) == (0.5, True, axes.transAxes)
         assert (axes.get_images()[0].get_array() == ([n, 0, 0] if n else 200)).all()
     assert not any(axes.get_images() or axes.axison for axes in written[0].axes[count:])
 
