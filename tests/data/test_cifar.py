@@ -2,8 +2,10 @@
 
 import io
 import json
+import socket
 import subprocess
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +169,11 @@ def test_the_cache_of_version_0_1_is_read(cache: Path, monkeypatch: pytest.Monke
     (cache / "cifar10" / "images.npy").rename(cache / "cifar10" / cifar.BEFORE)
     monkeypatch.setattr(cifar, "_from_npm", fail)
     assert open_dataset("cifar10").read(5).tobytes() == before.tobytes()
+
+
+def test_the_time_to_connect_is_limited_while_it_is_downloaded() -> None:
+    before = socket.getdefaulttimeout()
+    with suppress(OSError), cifar._connect_timeout(7.5):
+        assert socket.getdefaulttimeout() == 7.5
+        raise OSError("no network")
+    assert socket.getdefaulttimeout() == before
