@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 import mapet
-from mapet.build.segmentation_set import open_segmentation
+from mapet.build.segmentation_set import both_splits, open_segmentation
 from mapet.cli import main
 from mapet.config.segmentation_set import SetFile
 from mapet.data.segmentation import MaskedImages
@@ -242,6 +242,24 @@ def test_a_file_that_names_folders_opens_the_same_set(layouts, name):
         ids = MaskedImages(open_segmentation(layouts / name, split), "set")
         assert len({ids.image_id(i) for i in range(len(ids))}) == len(ids)
     assert contents(open_segmentation(layouts / name, reduce_zero_label=False))[1] != {}
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["sky", "sea", "sky"], 'has the class "sky" twice'),
+        (["sky"], "must have 2 to 254 classes, got 1"),
+        ([f"class {n}" for n in range(255)], "must have 2 to 254 classes, got 255"),
+    ],
+)
+def test_classes_are_two_to_254_of_different_names(layouts, tmp_path, classes, said):
+    text = (layouts / "city.yaml").read_text().replace("city/", f"{layouts}/city/")
+    for names in (["sky", "sea"], [f"class {n}" for n in range(254)]):
+        (tmp_path / "set.yaml").write_text(text.replace("[sky, sea]", str(names)))
+        assert both_splits(tmp_path / "set.yaml")[1].classes == tuple(names)
+    (tmp_path / "set.yaml").write_text(text.replace("[sky, sea]", str(classes)))
+    with pytest.raises(MapetError, match=said):
+        both_splits(tmp_path / "set.yaml")
 
 
 def test_without_test_folders_a_share_of_the_pairs_is_tested(layouts, tmp_path):
