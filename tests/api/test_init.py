@@ -133,12 +133,18 @@ def test_another_patch_size_is_said():
     assert "patch embedding resized from 8 × 8 to 4 × 4 pixels" in notes
 
 
+@pytest.mark.parametrize(("known", "crop_pct"), [({}, 1.0), ({"crop_pct": None}, 1.0), ({"crop_pct": 0.875}, 0.875)])
+def test_the_central_crop_of_timm_is_kept(known, crop_pct):
+    source = VisionTransformer(32, 8, **SIZES, num_classes=3)
+    source.pretrained_cfg = known
+    assert published.of_timm(source).crop_pct == crop_pct
+
+
 @pytest.mark.parametrize("classes", [0, 7])
 def test_statistics_of_timm_are_folded_into_the_patch_embedding(classes):
     source = shaken(VisionTransformer(32, 8, **SIZES, num_classes=classes))
-    source.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop_pct": 0.9}
+    source.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     found = published.of_timm(source)
-    assert getattr(found, "crop_pct", 0.9) == 0.9
     pixels = noise(2, 3, 32, 32).sigmoid()
     expected = source.forward_features(normalized(pixels, (0.5,) * 3, (0.5,) * 3))
     rows = mapet.method.encoder.Encoder.forward(found, normalized(pixels, IMAGENET_MEAN, IMAGENET_STD))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -133,6 +134,15 @@ def test_timm_reads_the_preprocessing(tmp_path):
     assert {name: tuple(data[name]) for name in expected} == expected  # a list or a tuple, by timm's version
     assert data["crop_pct"] == 1
     assert data["interpolation"] == "bilinear"
+
+
+@pytest.mark.parametrize(
+    ("width", "patch", "name"), [(384, 16, "ViT-Small/16"), (192, 4, "ViT-Tiny/4"), (16, (2, 4), "ViT/2")]
+)
+def test_a_card_names_a_known_size(tmp_path, width, patch, name):
+    encoder = make(img_size=16, patch_size=patch, embed_dim=width, depth=1)
+    export(encoder, tmp_path / "out")
+    assert re.search(rf"\b{re.escape(name)}(?!\d)", (tmp_path / "out" / "README.md").read_text())
 
 
 def test_code_of_the_model_card_runs(tmp_path):
