@@ -4,6 +4,7 @@ from importlib import import_module
 
 import pytest
 
+from mapet.cli import main
 from mapet.cli.options import leaves
 from mapet.cli.verbs import GROUPS, SUBVERBS, VERBS, module
 
@@ -36,3 +37,19 @@ def test_nothing_is_replaced_switched_on_or_chosen_unless_asked(verb):
     chosen = {(verb, one.name): one.default for one in own if one.default not in ("", None, False)}
     assert chosen == {key: value for key, value in GIVEN.items() if key[0] == verb}
     assert not [one.name for one in leaves(options) if one.name == "overwrite" and one.default is not False]
+
+
+REQUIRED = [(verb, part) for verb in NAMES for part in VERBS[verb].required]
+
+
+@pytest.mark.parametrize(("verb", "missing"), REQUIRED)
+def test_what_a_usage_requires_is_asked_for(verb, missing, tmp_path, monkeypatch, capsys):
+    """Before anything is read or written; what stands behind a missing word takes its place."""
+    monkeypatch.chdir(tmp_path)
+    given = [part for part in VERBS[verb].required if part != missing]
+    words = [word for part in given for word in ([part, "there"] if part.startswith("--") else ["there"])]
+    assert main([*verb.split(), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert ("A comparison needs" if verb == "compare" else f"mapet {verb} needs") in said
+    assert not list(tmp_path.iterdir())
