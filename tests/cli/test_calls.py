@@ -189,7 +189,7 @@ def test_an_inspection_is_logged_line_by_line(stub, capsys):
     assert main(["tokenizer", "inspect", "FOLDER", "DATA"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["one", "two"]
-    assert lines[2].split(maxsplit=1) == ["saved", "inspect.json, codes.png in FOLDER/inspect"]
+    assert lines[2].split(maxsplit=1) == ["saved", "inspect.json, codes.png and .svg in FOLDER/inspect"]
 
 
 @pytest.mark.parametrize("content", [b"a\nb c\n\n", b"a\0b c\0", b"a\r\nb c"])

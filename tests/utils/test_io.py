@@ -115,6 +115,6 @@ def test_a_file_is_replaced_if_it_is_ours_and_that_was_asked_for(tmp_path):
         require_replaceable(out, True, lambda path: False)
     (tmp_path / "link").symlink_to(out)
     (tmp_path / "nowhere").symlink_to(tmp_path / "none")
-    for path in (tmp_path / "link", tmp_path / "nowhere", tmp_path):
-        with pytest.raises(MapetError, match="did not write it"):
-            require_replaceable(path, True, lambda path: True)
+    for path, why in (("link", "symbolic link"), ("nowhere", "symbolic link"), ("", "did not write it")):
+        with pytest.raises(MapetError, match=why):
+            require_replaceable(tmp_path / path, True, lambda path: True)

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from mapet.utils.errors import MapetError
-from mapet.viz.figures import DPI, blank, figure_file, is_figure, loss_curve, save
+from mapet.utils.owned import discard, find_foreign
+from mapet.viz.figures import DPI, blank, figure_file, is_figure, loss_curve, save, write
 
 HEADER = "step,epoch,loss,accuracy,lr"
 
@@ -74,11 +75,41 @@ def test_a_figure_is_a_png_file_and_an_svg_file(tmp_path):
 def test_the_file_of_a_figure_is_refused_before_the_work(tmp_path):
     foreign = tmp_path / "photo.png"
     foreign.write_bytes(b"a photograph")
+    (tmp_path / "link.png").symlink_to(foreign)
+    (tmp_path / "b.svg.part").write_bytes(b"a part")
     for out, reason in (
         ("a.jpg", "out must end in .png or .svg"),
         (foreign, "mapet did not write it"),
         (foreign / "a.svg", "photo.png is not a folder"),
+        ("link.png", "link.png is a symbolic link"),
+        ("b.svg", "b.svg.part is in the way"),
     ):
         with pytest.raises(MapetError, match=reason):
             figure_file(tmp_path / out, overwrite=True)
     assert foreign.read_bytes() == b"a photograph"
+    with pytest.raises(MapetError, match="where it would be among the images"):
+        figure_file(tmp_path / "c.png", overwrite=True, images=tmp_path)
+
+
+def test_an_svg_file_of_another_program_stays(tmp_path, caplog):
+    """Also in a folder of ours, whose own figures go."""
+    (tmp_path / "a.svg").write_text("<svg>mine</svg>")
+    figure = blank(2, 1)
+    with caplog.at_level("INFO", "mapet"):
+        save(figure, tmp_path / "a.png")
+    assert "a.svg stays: mapet did not write it" in caplog.text
+    assert (tmp_path / "a.svg").read_text() == "<svg>mine</svg>"
+    save(figure, tmp_path / "loss.png")
+    tree = {r"(a|loss)\.(png|svg)": None}
+    assert find_foreign(tmp_path, tree) == tmp_path / "a.svg"
+    discard(tmp_path, tree)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.svg"]
+
+
+def test_a_link_beside_the_file_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a.svg.part").symlink_to(tmp_path / "mine")
+    with pytest.raises(MapetError, match="is a symbolic link"):
+        write(blank(2, 1), tmp_path / "a.svg")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.svg.part", "mine"]
+    assert (tmp_path / "mine").read_text() == "mine"

@@ -77,7 +77,7 @@ def attend(
     from mapet.viz.figures import figure_file
 
     s = updated(settings or AttendSettings(), **changes)
-    path = None if out is None else figure_file(out, overwrite)
+    path = None if out is None else figure_file(out, overwrite, images=images)
     encoder = headless(load_from(source, num_heads=s.num_heads)).encoder
     block = s.block or len(encoder.blocks)
     if block > len(encoder.blocks):

@@ -32,7 +32,7 @@ def command(arguments: list[str]) -> int:
     about = "Draw a recipe's attention pattern, count its cost, and estimate the hours of its training."
     found = given(Options(settings=named_recipe(recipe_in(arguments))), arguments, "show", about)
     o = updated(Options(settings=named_recipe(found.get("recipe"))), **found)
-    drawn = draw(o.figure, o.settings, overwrite=o.overwrite) if o.figure else None
+    drawn = draw(o.figure, o.settings, overwrite=o.overwrite) if o.figure is not None else None
     print(made(show(o.settings)))
     print(made(estimate(o.settings, settings=o.time)) if o.time.has_rate else HINT)
     if drawn:

@@ -45,13 +45,16 @@ def replace_file(path: Path, content: bytes | str) -> None:
             _replace(path, part, content)
     except BaseException:
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            if not part.is_symlink():
+                part.unlink(missing_ok=True)
         raise
 
 
 def _replace(path: Path, part: Path, content: bytes | str) -> None:
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")  # of names that are not UTF-8
+    if part.is_symlink():  # it would be followed
+        raise MapetError(f"{part} is in the way: it is a symbolic link. Move it away.")
     with part.open("wb") as file:
         file.write(content)
         file.flush()
@@ -150,6 +153,13 @@ def require_writable(out: str, option: str = "--out") -> None:
         raise MapetError(f"{option} {out} cannot be written: there is no permission to write in {above}; give another.")
 
 
+def is_drawn(path: Path) -> bool:
+    """Whether a file is an SVG figure of mapet, by its mark."""
+    with suppress(OSError), path.open("rb") as file:
+        return b"<dc:title>mapet</dc:title>" in file.read(2000)
+    return False
+
+
 def require_replaceable(out: Path, overwrite: bool, ours: Callable[[Path], bool], option: str = "--out") -> None:
     """Require that a file does not exist, or that it may be overwritten and mapet wrote it.
 
@@ -165,7 +175,9 @@ def require_replaceable(out: Path, overwrite: bool, ours: Callable[[Path], bool]
     require_writable(str(out), option)
     if not os.path.lexists(out):
         return
-    if out.is_symlink() or not out.is_file() or not ours(out):
+    if out.is_symlink():
+        raise MapetError(f"{out} is a symbolic link, and is not replaced: give another {option}.")
+    if not out.is_file() or not ours(out):
         raise MapetError(f"{out} exists, and mapet did not write it, so it is not replaced: give another {option}.")
     if not overwrite:
         raise MapetError(f"{out} exists: give another {option}, or replace it with --overwrite.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mapet.utils.errors import MapetError
-from mapet.utils.io import load_json, replace_file
+from mapet.utils.io import is_drawn, load_json, replace_file
 from mapet.utils.lock import LOCK
 from mapet.utils.versions import versions
 
@@ -270,7 +270,7 @@ def is_listed(path: Path, tree: Tree) -> bool:
 
 def _listed(path: Path, tree: Tree) -> Tree | None:
     """The tree of a listed folder, an empty one for a listed file; None for an entry that is not listed."""
-    if path.is_symlink() or not (path.is_dir() or path.is_file()):
+    if path.is_symlink() or not (path.is_dir() or path.is_file()) or (path.suffix == ".svg" and not is_drawn(path)):
         return None
     for pattern, inner in tree.items():
         if (inner is not None) == path.is_dir() and re.fullmatch(pattern, path.name):

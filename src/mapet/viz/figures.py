@@ -1,6 +1,7 @@
 """The loss curve of a run, and what all figures share: their look, their files, and how these are known again."""
 
 import csv
+import os
 import warnings
 from contextlib import suppress
 from io import BytesIO
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapet.utils.errors import MapetError, reason
-from mapet.utils.io import replace_file, require_replaceable
+from mapet.utils.io import is_drawn, replace_file, require_replaceable
+from mapet.utils.log import log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,10 +125,17 @@ def blank(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", out: Path) -> Path:
-    """Write the figure as the PNG file ``out`` and as an SVG file beside it, without frames; returns ``out``."""
+    """Write the figure as the PNG file ``out`` and as an SVG file beside it, without frames; returns ``out``.
+
+    An SVG file of that name that is not mapet's stays, which is logged.
+    """
     for axes in figure.axes:
         plain(axes)
-    write(figure, Path(out).with_suffix(".svg"))
+    drawing = Path(out).with_suffix(".svg")
+    if drawing.exists() and not is_drawn(drawing):
+        log.info(f"note      {drawing} stays: mapet did not write it")
+    else:
+        write(figure, drawing)
     return write(figure, Path(out).with_suffix(".png"))
 
 
@@ -147,16 +156,21 @@ def is_figure(path: Path) -> bool:
     """Whether ``write`` wrote the file."""
     from PIL import Image, UnidentifiedImageError
 
-    with suppress(OSError), path.open("rb") as file:
-        if b"<dc:title>mapet</dc:title>" in file.read(2000):
-            return path.suffix == ".svg"
+    if path.suffix == ".svg":
+        return is_drawn(path)
     with suppress(OSError, ValueError, SyntaxError, UnidentifiedImageError), Image.open(path) as image:
         return image.format == "PNG" and WRITTEN_BY[".png"].items() <= image.info.items()
     return False
 
 
-def figure_file(out: str | Path, overwrite: bool, option: str = "--out") -> Path:
+def figure_file(out: str | Path, overwrite: bool, option: str = "--out", images: object = None) -> Path:
     """The file of a figure, which may be written.
+
+    Args:
+        out: the file.
+        overwrite: whether an earlier figure may be replaced.
+        option: what names the file, for the errors.
+        images: what is drawn; a path of a folder must not hold the file.
 
     Raises:
         MapetError: another suffix, a foreign file in the way, or an earlier figure without ``overwrite``.
@@ -165,4 +179,9 @@ def figure_file(out: str | Path, overwrite: bool, option: str = "--out") -> Path
     if path.suffix not in SUFFIXES:
         raise MapetError(f"{option} must end in .png or .svg, got {path}.")
     require_replaceable(path, overwrite, is_figure, option)
+    if isinstance(images, str | Path) and path.resolve().is_relative_to(Path(images).expanduser().resolve()):
+        raise MapetError(f"{option} {path} is inside {images}, where it would be among the images: give another.")
+    part = path.with_name(f"{path.name}.part")  # where it is written first
+    if os.path.lexists(part):
+        raise MapetError(f"{part} is in the way: move it away, or give another {option}.")
     return path

@@ -29,6 +29,6 @@ def command(arguments: list[str]) -> int:
     found = made(inspect_tokenizer(o.folder, o.data, o.out, settings=o.settings))
     for line in report_lines(found):
         log.info(line)
-    files = ", ".join([FINDINGS, *found["figures"]])
+    files = ", ".join([FINDINGS, *(f"{name} and .svg" for name in found["figures"])])
     log.info(f"{'saved':<{COLUMN}}{files} in {o.out or f'{o.folder}/inspect'}")
     return 0

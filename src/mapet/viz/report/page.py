@@ -106,6 +106,7 @@ def html(page: Page) -> str:
 
 def write_page(page: Page, out: Path) -> Path:
     """Write the page atomically; returns ``out``."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, html(page))
     return out
 
