@@ -51,15 +51,15 @@ def neighbours(
             file in the way.
     """
     from mapet.evals.feature_file import Embeddings
-    from mapet.viz.figures import figure_file
+    from mapet.viz.figures import figure_file, require_elsewhere
     from mapet.viz.sheet import contact_sheet
 
     s = updated(settings or NeighboursSettings(), **changes)
     path = None if out is None else figure_file(out, overwrite)
     known = features if isinstance(features, Embeddings) else Embeddings.open(features)
     folder = s.images or known.about["folder"] or ""
-    if path is not None and folder and path.resolve().is_relative_to(Path(folder).expanduser().resolve()):
-        raise MapetError(f"--out {path} is inside {folder}, where it would be among the images: give another --out.")
+    if path is not None and folder:
+        require_elsewhere(path, folder)
     shown, query = _query(source, image, known, s)
     found = _nearest(query, known, s.k)
     if path is not None:

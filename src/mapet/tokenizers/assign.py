@@ -184,7 +184,8 @@ def _in_float64(vectors: Tensor, centroids: Tensor, row: Tensor, code: Tensor) -
 def _is_intel() -> bool:
     """Whether torch's product is faster than NumPy's: by 10 % on Intel's CPUs, where it is MKL's; slower on AMD's."""
     with suppress(OSError):
-        return torch.backends.mkl.is_available() and "GenuineIntel" in Path("/proc/cpuinfo").read_text()  # type: ignore
+        has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+        return has_mkl and "GenuineIntel" in Path("/proc/cpuinfo").read_text()
     return False
 
 

@@ -37,24 +37,23 @@ def replace_file(path: Path, content: bytes | str) -> None:
     """Write a file atomically: a reader, or a kill at any moment, finds the old content or the new one.
 
     Raises:
-        MapetError: the disk is full; the old content stays.
+        MapetError: the disk is full, or NAME.part is a symbolic link; the old content stays.
     """
     part = path.with_name(path.name + ".part")
+    if part.is_symlink():  # it would be followed
+        raise MapetError(f"{part} is in the way: it is a symbolic link. Move it away.")
     try:
         with writing(path):
             _replace(path, part, content)
     except BaseException:
         with suppress(OSError):
-            if not part.is_symlink():
-                part.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
         raise
 
 
 def _replace(path: Path, part: Path, content: bytes | str) -> None:
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")  # of names that are not UTF-8
-    if part.is_symlink():  # it would be followed
-        raise MapetError(f"{part} is in the way: it is a symbolic link. Move it away.")
     with part.open("wb") as file:
         file.write(content)
         file.flush()

@@ -55,7 +55,7 @@ def patch_rows(
         rows: at least one; a row without images stays white.
         grid: rows and columns of patches in an image.
         size: H and W of all images, multiples of the grid.
-        out: PNG file to write, an SVG file beside it.
+        out: PNG file to write; an SVG file is written beside it.
         examples: maximum number of patches per row.
         reach: patches shown on each side of the outlined one.
         inches: shorter side of one patch with its surroundings.
@@ -91,7 +91,7 @@ def code_patches(
         images: (N, 3, H, W) uint8.
         tokens: (N, L) integers, the code of every patch in row-major order.
         grid: rows and columns of patches.
-        out: PNG file to write, an SVG file beside it.
+        out: PNG file to write; an SVG file is written beside it.
         codes: number of rows, drawn from the codes in use.
         examples: number of patches per row, drawn from the patches of its code.
         seed: random seed of both draws.
@@ -227,7 +227,7 @@ def usage_histogram(counts: ArrayLike, out: Path) -> Path:
 
     Args:
         counts: (V,) integers, number of patches of each code, with a sum > 0.
-        out: PNG file to write, an SVG file beside it.
+        out: PNG file to write; an SVG file is written beside it.
     """
     return save(usage_figure(counts), out)
 

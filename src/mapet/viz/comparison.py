@@ -37,7 +37,7 @@ def accuracy(budgets: Mapping[str, Sequence[Entry]], out: Path, seeds: "Seeds | 
 
     Args:
         budgets: entries of the table, by budget.
-        out: PNG file to write, an SVG file beside it.
+        out: PNG file to write; an SVG file is written beside it.
         seeds: accuracy of each seed, of ``seeds``; None: means only.
     """
     return save(accuracy_figure(budgets, seeds), out)
@@ -99,7 +99,7 @@ def curves(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
 
     Args:
         rows: mappings with ``run``, ``method``, ``setting``, ``seed``, ``step``, ``epoch``, ``pflop`` and ``value``.
-        out: PNG file to write, an SVG file beside it.
+        out: PNG file to write; an SVG file is written beside it.
     """
     return save(curves_figure(rows), out)
 

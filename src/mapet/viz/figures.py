@@ -33,7 +33,7 @@ def loss_curve(metrics_csv: Path, out: Path, chance: float | None = None) -> Pat
 
     Args:
         metrics_csv: CSV file with columns ``step``, ``loss`` and, optionally, ``epoch`` and ``accuracy``.
-        out: PNG file to write, an SVG file beside it.
+        out: PNG file to write; an SVG file is written beside it.
         chance: accuracy of a guess without looking at the image, drawn as a dashed line.
 
     Raises:
@@ -140,16 +140,21 @@ def save(figure: "Figure", out: Path) -> Path:
 
 
 def write(figure: "Figure", out: Path) -> Path:
-    """Write one file, whose suffix says PNG or SVG, with mapet's mark, atomically; its folder is created."""
+    """Write one file, whose suffix says PNG or SVG, atomically; its folder is created."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, encoded(figure, out.suffix))
+    return out
+
+
+def encoded(figure: "Figure", suffix: str) -> bytes:
+    """The content of a file ``.png`` or ``.svg``, with mapet's mark; the same bytes for the same values."""
     from matplotlib import rc_context
 
     content = BytesIO()
     with warnings.catch_warnings(), rc_context({"svg.hashsalt": "mapet", "svg.fonttype": "path"}):
         warnings.filterwarnings("ignore", "Glyph")  # a name in letters that the font lacks
-        figure.savefig(content, dpi=DPI, format=out.suffix[1:], metadata=WRITTEN_BY[out.suffix])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, content.getvalue())
-    return out
+        figure.savefig(content, dpi=DPI, format=suffix[1:], metadata=WRITTEN_BY[suffix])
+    return content.getvalue()
 
 
 def is_figure(path: Path) -> bool:
@@ -179,9 +184,21 @@ def figure_file(out: str | Path, overwrite: bool, option: str = "--out", images:
     if path.suffix not in SUFFIXES:
         raise MapetError(f"{option} must end in .png or .svg, got {path}.")
     require_replaceable(path, overwrite, is_figure, option)
-    if isinstance(images, str | Path) and path.resolve().is_relative_to(Path(images).expanduser().resolve()):
-        raise MapetError(f"{option} {path} is inside {images}, where it would be among the images: give another.")
+    if isinstance(images, str | Path):
+        require_elsewhere(path, images, option)
     part = path.with_name(f"{path.name}.part")  # where it is written first
     if os.path.lexists(part):
         raise MapetError(f"{part} is in the way: move it away, or give another {option}.")
     return path
+
+
+def require_elsewhere(path: Path, images: str | Path, option: str = "--out") -> None:
+    """Refuse the file of a figure in the folder of images that it shows.
+
+    Raises:
+        MapetError: with both.
+    """
+    if path.resolve().is_relative_to(Path(images).expanduser().resolve()):
+        raise MapetError(
+            f"{option} {path} is inside {images}, where it would be among the images: give another {option}."
+        )

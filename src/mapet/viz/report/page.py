@@ -122,13 +122,10 @@ def is_report(path: Path) -> bool:
 
 def drawn(figure: "Drawing", alt: str, caption: str) -> Figure:
     """A chart as SVG, the same bytes for the same values."""
-    from matplotlib import rc_context
+    from mapet.viz.figures import encoded
 
-    content = BytesIO()
-    with rc_context({"svg.hashsalt": "mapet", "svg.fonttype": "path"}):
-        figure.savefig(content, format="svg", metadata={"Date": None})
     width = round(PIXELS * float(figure.get_size_inches()[0]))
-    return Figure(_uri("image/svg+xml", content.getvalue()), alt, caption, width)
+    return Figure(_uri("image/svg+xml", encoded(figure, ".svg")), alt, caption, width)
 
 
 def image(path: Path, alt: str, caption: str, most: int = 928) -> Figure:
