@@ -8,6 +8,7 @@ from io import StringIO
 import pytest
 import torch
 
+from mapet.api.compare import tokens
 from mapet.api.compare.aggregate import RESULT, csv_text, entries, result_rows
 from mapet.api.compare.plan import Plan, Trial, Variant, budgeted, differences, unique, variants
 from mapet.api.compare.results_folder import PLAN, ResultsFolder, merge_plans
@@ -15,7 +16,7 @@ from mapet.api.compare.trials import macs
 from mapet.build.pretrain import build_objective
 from mapet.config.finetune import FinetuneRecipe
 from mapet.config.flat import updated
-from mapet.config.recipe import OBJECTIVES, Model, Objective, Optimization, Recipe, fair, read
+from mapet.config.recipe import OBJECTIVES, Model, Objective, Optimization, Recipe, Runtime, fair, read
 from mapet.evals.score import Score, mean
 from mapet.utils.errors import MapetError
 
@@ -81,6 +82,23 @@ def test_tokenizers_are_a_grid_for_those_that_read_tokens(tmp_path):
     assert told(found) == [("mim", "tokenizer=a"), ("mim", "tokenizer=b"), ("mae", "")]
     assert (found[0].recipe.tokenizer.path, found[1].recipe.tokens) == folders
     assert found[0].recipe.tokens is None
+
+
+@pytest.mark.parametrize(("limits", "most"), [("8,16", 16), ("16,8", 16), ("8,all", None)])
+def test_tokens_are_made_of_as_many_images_as_any_run_reads(tmp_path, monkeypatch, limits, most):
+    asked = []
+
+    def write(recipe, folder, runtime):
+        folder.mkdir()
+        asked.append(recipe.max_images)
+
+    monkeypatch.setattr(tokens, "write_tokens", write)
+    monkeypatch.setattr(tokens, "_vocabulary", lambda folder, recipe: 32)
+    plan = planned(objectives=("mim", "mae"), vary=(f"max-images={limits}",), seeds=1)
+    found = tokens.with_tokens(plan, variants(plan), tmp_path, Runtime())
+    assert asked == [most]
+    assert [variant.recipe.tokens for variant in found] == [str(tmp_path / "tokens")] * 4
+    assert [variant.vocabulary for variant in found] == [32, 32, 0, 0]
 
 
 def test_any_setting_varies_by_its_option_s_name():

@@ -106,8 +106,9 @@ def test_attend_draws_and_returns(run, images, photo, tmp_path):
         assert figure.width > figure.height
     with pytest.raises(MapetError, match="overwrite"):
         mapet.attend(run, photo, tmp_path / "a.png")
-    mapet.attend(run, photo, tmp_path / "a.svg")
+    plain = mapet.attend(run, photo, tmp_path / "a.svg")
     assert is_figure(tmp_path / "a.svg")
+    assert (plain.patch, plain.block) == ((2, 2), 2)  # the middle, and the last
 
 
 def test_reveal_predicts_what_the_objective_predicts(run, photo, tmp_path):
