@@ -15,7 +15,7 @@ from mapet.api.protocols import PROTOCOLS
 from mapet.cli import main
 from mapet.config.evaluate import EvaluateSettings, Pool
 from mapet.config.recipe import Recipe
-from mapet.evals import features, fewshot, knn, linear
+from mapet.evals import attentive, features, fewshot, knn, linear
 from mapet.evals.score import Score
 from mapet.utils.errors import MapetError
 
@@ -71,6 +71,15 @@ def test_default_settings_are_those_of_the_evaluations():
     assert [PROTOCOLS[name].describe(defaults).split(",")[0] for name in PROTOCOLS if "linear" in name] == [
         text.split(",")[0] for text in linear.PROTOCOLS.values()
     ]
+
+
+@pytest.mark.parametrize("name", ["linear-mae", "linear-beit", "attentive"])
+def test_probes_by_gradient_descent_train_on_the_device(monkeypatch, name):
+    """Whatever device the features are on."""
+    monkeypatch.setattr(linear, "linear", lambda *given, device, **settings: device)
+    monkeypatch.setattr(attentive, "attentive", lambda *given, device, **settings: device)
+    read, device = extraction.LabelledFeatures((), (), 2), torch.device("meta")
+    assert PROTOCOLS[name].run(read, EvaluateSettings(), device) == device
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 import importlib.metadata
 import json
+import os
 
 import pytest
 import torch
 
-from mapet.api.benchmark.hardware import provenance
+from mapet.api.benchmark.hardware import provenance, runtime
 from mapet.cli import main
 from mapet.engine.run import VERSIONS, Run
 
@@ -37,3 +38,10 @@ def test_what_is_not_installed_has_no_version(uninstalled, tmp_path):
         assert list(found) == list(VERSIONS)
         assert [name for name, version in found.items() if version is None] == ["mapet", "lightning-fabric"]
         assert found["torch"] == importlib.metadata.version("torch")
+
+
+def test_the_machine_is_told_with_its_load_where_that_is_known(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.26, 5.0, 9.0), raising=False)
+    assert runtime(torch.device("cpu")).endswith(f"torch {torch.__version__}, load 1.3")
+    monkeypatch.delattr(os, "getloadavg")
+    assert runtime(torch.device("cpu")).endswith(f"torch {torch.__version__}")
