@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 
 from forms import MODEL
-from mapet.api.quickstart import quickstart
+from mapet.api.quickstart import quickstart, quickstart_recipe
 from mapet.cli import main
+from mapet.config.flat import updated
+from mapet.config.quickstart import QuickstartSettings
 from mapet.config.recipe import Optimization, Recipe, Tokenizer
+from mapet.config.recipes.cifar10 import quickstart as small
 from mapet.evals.score import Score
 from mapet.utils.errors import MapetError
 
@@ -21,6 +24,13 @@ def test_an_interrupted_quickstart_repeats_its_options(monkeypatch, capsys):
     monkeypatch.setattr("mapet.api.quickstart.quickstart", interrupted)
     assert main(["quickstart", "--out", "a b", "--epochs", "0.5", "--max-images", "99"]) == 130
     assert "resume with: mapet quickstart --out 'a b' --epochs 0.5 --max-images 99\n" in capsys.readouterr().out
+
+
+def test_options_change_the_recipe_of_the_machine():
+    plain = quickstart_recipe(QuickstartSettings(accelerator="cpu"))
+    assert plain == updated(small(), precision=plain.precision)
+    changed = quickstart_recipe(QuickstartSettings(epochs=0.5, max_images=99, seed=7, accelerator="cpu"))
+    assert changed == updated(plain, epochs=0.5, max_images=99, seed=7)
 
 
 def test_the_result_holds_scores_figures_and_an_export(images, tmp_path, monkeypatch, capsys):
