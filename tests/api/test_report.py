@@ -220,6 +220,7 @@ def test_only_a_report_is_replaced(folders, tmp_path):
     [
         (lambda folder: None, "is not a folder"),
         (lambda folder: folder.mkdir(), "holds nothing to report"),
+        (lambda folder: folder.mkdir() or (folder / "tokenizer.json").touch(), "holds a tokenizer: mapet tokenizer"),
     ],
 )
 def test_other_folders_are_refused(tmp_path, make, said, capsys):

@@ -3,13 +3,16 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+from mapet.api import inspect_tokenizer
 from mapet.api.tokenizer_report import label_findings
 from mapet.cli import main
+from mapet.config.verbs import InspectTokenizerSettings
 from mapet.data.dataset import open_dataset
 from mapet.data.loader import in_order
 from mapet.data.unreadable import UnreadableImages
@@ -19,6 +22,8 @@ from mapet.tokenizers.health import Health
 from mapet.tokenizers.teacher import Teacher
 from mapet.tokenizers.tokenizer import load_tokenizer
 from mapet.tokenizers.vqgan import VQGAN
+from mapet.utils.errors import MapetError
+from mapet.utils.view import CenterCropResize
 from mapet.viz.figures import DPI
 
 FIGURES = ("codes.png", "tokens.png", "usage.png")
@@ -227,6 +232,14 @@ def test_images_where_the_figures_would_go_are_left_alone(root, inspect, undrawn
         assert said in error
     assert image.read_bytes() == before
     assert not (root / "labelled" / "look").exists()
+
+
+def test_tokenizers_that_show_other_parts_of_an_image_are_not_compared(monkeypatch):
+    square, wide = (SimpleNamespace(grid=(4, 4), view=CenterCropResize(size)) for size in ((16, 16), (16, 32)))
+    monkeypatch.setattr(inspect_tokenizer, "_load", lambda *given: wide)
+    with pytest.raises(MapetError, match="crop an image differently"):
+        inspect_tokenizer._other(square, InspectTokenizerSettings(compare_with="wide"))
+    assert inspect_tokenizer._other(wide, InspectTokenizerSettings(compare_with="wide")) == wide
 
 
 MISTAKES = {

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from forms import MODEL
@@ -13,6 +14,7 @@ from mapet.config.flat import updated
 from mapet.config.quickstart import QuickstartSettings
 from mapet.config.recipe import Optimization, Recipe, Tokenizer
 from mapet.config.recipes.cifar10 import quickstart as small
+from mapet.engine import distributed, precision
 from mapet.evals.score import Score
 from mapet.utils.errors import MapetError
 
@@ -31,6 +33,19 @@ def test_options_change_the_recipe_of_the_machine():
     assert plain == updated(small(), precision=plain.precision)
     changed = quickstart_recipe(QuickstartSettings(epochs=0.5, max_images=99, seed=7, accelerator="cpu"))
     assert changed == updated(plain, epochs=0.5, max_images=99, seed=7)
+
+
+@pytest.mark.parametrize("fastest", ["float32", "bfloat16"])
+def test_a_gpu_has_thirty_epochs_of_all_images_in_the_precision_that_is_logged(monkeypatch, caplog, fastest):
+    monkeypatch.setattr(distributed, "pick_device", lambda accelerator: torch.device("cuda"))
+    monkeypatch.setattr(precision, "fastest_precision", lambda device: (fastest, "its instructions"))
+    larger = {"batch_size": 256, "warmup_epochs": 2, "precision": fastest}
+    expected = updated(small(), **larger, epochs=30, max_images=None)
+    with caplog.at_level("INFO", "mapet"):
+        assert quickstart_recipe(QuickstartSettings()) == expected
+    assert f"precision {fastest}: its instructions" in caplog.text
+    shorter = quickstart_recipe(QuickstartSettings(epochs=1, max_images=99))
+    assert shorter == updated(expected, epochs=1, max_images=99)
 
 
 def test_the_result_holds_scores_figures_and_an_export(images, tmp_path, monkeypatch, capsys):

@@ -88,7 +88,7 @@ def quickstart_recipe(s: QuickstartSettings) -> Recipe:
 
     recipe = with_precision(updated(replace(small(), seed=s.seed), precision="auto"), s.accelerator)
     if pick_device(s.accelerator).type == "cuda":
-        recipe = updated(recipe, max_images=None, precision="bfloat16", epochs=30, batch_size=256, warmup_epochs=2)
+        recipe = updated(recipe, max_images=None, epochs=30, batch_size=256, warmup_epochs=2)
     epochs, max_images = s.epochs or recipe.optimization.epochs, s.max_images or recipe.max_images
     return updated(recipe, epochs=epochs, max_images=max_images)
 

@@ -37,6 +37,8 @@ def test_efficiency_is_over_the_fewest_processes():
     assert efficiency(four, [OURS, one, four]) == pytest.approx(0.5)
     assert efficiency(one, [OURS, one, four]) == 1
     assert efficiency(OURS, [OURS, one, four]) is None
+    two = replace(four, devices=2)
+    assert efficiency(four, [four, two]) == pytest.approx(0.5)
 
 
 def test_a_line_fits_the_screen():
