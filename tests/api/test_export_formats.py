@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from PIL import Image
 import mapet
 from forms import MODEL, as_finetuning, in_all_forms
 from mapet.api.check import check
+from mapet.api.encoders import load_from
 from mapet.api.export import loading_text
-from mapet.api.training_notes import public
+from mapet.api.training_notes import public, training_notes
 from mapet.cli import main
 from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
+from mapet.engine.run import Run
 from mapet.interop import graphs, hub
 from mapet.utils.errors import MapetError
 
@@ -124,6 +127,17 @@ def test_the_card_tells_how_the_encoder_was_trained_but_no_path(runs, images):
     assert "`model(images)` gives the logits" in tuned
     for text in (card, tuned):
         assert not any(str(part) in text for part in (runs, images, images.parent, "secret"))
+
+
+def test_a_tokenizer_is_told_only_where_its_tokens_were_predicted(runs, tmp_path):
+    run = Run(shutil.copytree(runs / "run", tmp_path / "run"))
+    found = load_from(run.folder)
+    assert training_notes(found, run.folder)["tokenizer"] == f"hash {'0123456789abcdef' * 2}"
+    (run.folder / "inputs.json").write_text(json.dumps({"tokenizer": "none"}))
+    of_pixels = replace(found, recipe=updated(found.recipe, objective="mae"))
+    assert "tokenizer" not in training_notes(of_pixels, run.folder)
+    (run.folder / "inputs.json").unlink()
+    assert "tokenizer" not in training_notes(found, run.folder)
 
 
 @pytest.mark.parametrize(

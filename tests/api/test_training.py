@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import mapet
+from mapet.api.inputs import check_inputs_unchanged
 from mapet.api.kept_runtime import kept
 from mapet.cli import main
 from mapet.config.runtime import Runtime
+from mapet.data.dataset import open_dataset
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
@@ -154,6 +156,29 @@ def test_the_inputs_of_version_0_1_are_accepted(whole, tmp_path):
     path.write_text(json.dumps({"pictures" if name == "images" else name: value for name, value in now.items()}))
     mapet.resume(run.folder, accelerator="cpu")
     assert json.loads(path.read_text()) == now
+
+
+def test_what_has_changed_since_a_run_was_begun_is_named(images, tmp_path):
+    run, source = Run.create(tmp_path / "run"), open_dataset(str(images))
+
+    def check(indices=(0, 1, 2), tokens="1", **same):
+        same = {"tokenizer": "a", **same}
+        check_inputs_unchanged(
+            run, source, torch.tensor(indices), same, "images or tokens", contents={"tokens": tokens}
+        )
+
+    check()
+    check()
+    for given, said in (
+        ({"indices": (0, 1, 2, 3)}, "has 4 images, not 3"),
+        ({"indices": (0, 1, 3)}, "the names or labels of the images of .* differ"),
+        ({"tokenizer": "b"}, "another tokenizer"),
+        ({"classes": ["a", "b"]}, "other classes"),
+        ({"tokens": "2"}, "other tokens"),
+    ):
+        with pytest.raises(MapetError, match=rf"run was begun with other images or tokens \(.*{said}\)"):
+            check(**given)
+    check()
 
 
 def test_evaluate_every_is_for_fine_tunings(whole):
