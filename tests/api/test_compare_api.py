@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import mapet
 from mapet.api.compare.plan import Plan
 from mapet.api.compare.run import compare, resume
 from mapet.cli import main
@@ -61,6 +62,7 @@ def test_resume_gives_the_same_without_work(compared, monkeypatch):
 
     monkeypatch.setattr(trials, "_train", None)
     assert str(resume(str(compared.folder), accelerator="cpu")) == str(compared)
+    assert str(mapet.resume(compared.folder, accelerator="cpu")) == str(compared)
 
 
 def test_lists_are_names_or_one_string():

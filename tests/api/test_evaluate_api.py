@@ -12,6 +12,7 @@ from forms import MODEL, in_all_forms
 from mapet.api import features as extraction
 from mapet.api.evaluate import evaluate
 from mapet.api.protocols import PROTOCOLS
+from mapet.api.scores import append
 from mapet.cli import main
 from mapet.config.evaluate import EvaluateSettings, Pool
 from mapet.config.recipe import Recipe
@@ -110,6 +111,17 @@ def test_every_form_loads_as_the_same_encoder(forms):
     assert torch.equal(rows[0], rows[2])
     with pytest.raises(MapetError, match="has no classifier's head"):
         mapet.load_classifier(forms["run"])
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "{}", "[1]", '["protocol"]', '[{"note": 1}]', '[{"protocol": "x"}, {"note": 1}]']
+)
+def test_scores_are_added_to_a_list_of_scores_alone(tmp_path, content):
+    path = tmp_path / "scores.json"
+    path.write_text(content)
+    with pytest.raises(MapetError, match="is not a list of scores"):
+        append(path, {"protocol": "knn"})
+    assert path.read_text() == content
 
 
 def test_unreadable_images_are_told_with_their_number_and_limit(forms, images, tmp_path, caplog):

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 import mapet
+from mapet.api import vqkd_inputs
 from mapet.api.inputs import check_inputs_unchanged
 from mapet.api.kept_runtime import kept
 from mapet.cli import main
+from mapet.config.flat import updated
 from mapet.config.runtime import Runtime
+from mapet.config.vqkd import VQKDRecipe
 from mapet.data.dataset import open_dataset
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
@@ -205,6 +208,20 @@ def test_what_does_not_fit_is_refused_in_the_words_of_python(images, tmp_path, s
     assert said in str(refused.value)
     assert "--" not in str(refused.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("limit", "patches"), [(None, 48 * 16), (2, 2 * 16)])
+def test_a_tokenizer_learns_at_most_as_many_codes_as_it_sees_patches(images, limit, patches):
+    t = updated(VQKDRecipe(), data=str(images), teacher="pixels", image_size=16, patch_size=4, batch_size=2)
+    vqkd_inputs.validate(updated(t, max_images=limit, vocab_size=patches), Runtime(accelerator="cpu"))
+    with pytest.raises(MapetError, match=f"fewer patches than {patches + 1} codes"):
+        vqkd_inputs.validate(updated(t, max_images=limit, vocab_size=patches + 1), Runtime(accelerator="cpu"))
+
+
+def test_a_tokenizer_s_training_has_no_named_recipe(images, tmp_path):
+    with pytest.raises(MapetError, match='no recipe "cifar10-quickstart" of this kind: give a file'):
+        mapet.train_vqkd(images, tmp_path / "out", recipe="cifar10-quickstart")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("train", TRAINED.values())
