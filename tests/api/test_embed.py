@@ -339,5 +339,6 @@ def test_a_pack_is_the_folder(desk, images, tmp_path):
     assert folder.image_ids == pack.image_ids
     assert (folder.features == pack.features).all()
     with pytest.raises(MapetError, match="pack"):
-        predict(desk / "classifier", tmp_path / "pack")
+        predict(desk / "classifier", tmp_path / "pack", tmp_path / "found.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
     assert len(predict(desk / "classifier", tmp_path / "pack", crop_pct=1.0)) == 48
