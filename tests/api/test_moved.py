@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import mapet
-from mapet.api.moved import MOVABLE
+from mapet.api.moved import MOVABLE, Moved, relocated
 from mapet.cli import main
 from mapet.config.file import read
+from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
 from mapet.engine import fit
 from mapet.engine.run import Run, load_checkpoint
@@ -106,6 +108,16 @@ def test_only_the_command_says_where_lost_inputs_are(begun, capsys):
     with pytest.raises(MapetError, match=r"was trained on .*old/images, which does not exist: give labelled images"):
         mapet.evaluate(run.folder)
     assert mapet.evaluate(run.folder, images, "knn", k=3, accelerator="cpu")["knn"]["top1"].count
+
+
+def test_a_tokenizer_and_its_teacher_move_too(tmp_path):
+    began = updated(Recipe(), data="cifar10", tokenizer="/old/book", teacher_weights="/old/teacher.pth")
+    now = {"tokenizer": str(tmp_path / "book"), "teacher_weights": str(tmp_path / "teacher.pth")}
+    found, moved = relocated(began, "run", {name: Path(path) for name, path in now.items()})
+    assert found == updated(began, **now)
+    assert moved.now == now
+    assert str(moved) == f"/old/book → {now['tokenizer']}, /old/teacher.pth → {now['teacher_weights']}"
+    assert relocated(found, "run", now) == (found, Moved({}, {}))
 
 
 def change_content(images, tokens):

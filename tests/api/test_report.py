@@ -273,7 +273,9 @@ def test_in_a_browser(folders, tmp_path, browser, name):
 @pytest.mark.parametrize(("kind", "verb"), [("pretrain", "pretrain"), ("finetune", "finetune"), ("vqkd", "")])
 def test_runs_of_version_0_1_are_not_taken_for_damaged(tmp_path, kind, verb):
     """Their recipes have other names, and checkpoints do not say what they belong to."""
-    found = text_of(mapet.report(FIXTURES / kind, tmp_path / "report.html", images=0))
+    path = mapet.report(FIXTURES / kind, tmp_path / "report.html", images=0)
+    found, titles = text_of(path), re.findall(r"<h2[^>]*>(.*?)</h2>", path.read_text())
     assert "damaged" not in found
+    assert {"Training", "Recipe, command and versions"} <= set(titles)
     assert f"mapet {verb} --recipe FILE" in found or not verb
     assert "pretrain --recipe" not in found or verb == "pretrain"
