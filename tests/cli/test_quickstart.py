@@ -23,6 +23,12 @@ def test_an_interrupted_quickstart_repeats_its_options(monkeypatch, capsys):
     assert "resume with: mapet quickstart --out 'a b' --epochs 0.5 --max-images 99\n" in capsys.readouterr().out
 
 
+def test_fewer_images_than_a_step_are_refused_by_the_option_that_there_is(capsys, tmp_path):
+    assert main(["quickstart", "--out", str(tmp_path / "q"), "--max-images", "1", "--accelerator", "cpu"]) == 2
+    assert "--max-images must be at least 32, the images of a step, got 1." in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "q").exists()
+
+
 def test_the_result_holds_scores_figures_and_an_export(images, tmp_path, monkeypatch, capsys):
     for path in Path(images).rglob("*.png"):
         (tmp_path / "images" / path.parent.name).mkdir(parents=True, exist_ok=True)

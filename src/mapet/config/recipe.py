@@ -56,8 +56,8 @@ class Model:
     """Side of the input images in pixels."""
     patch_size: Annotated[Count, Option(common=True)] = 16
     """Side of a patch in pixels."""
-    init_values: float | None = 0.1
-    """Initial value of LayerScale; None: no LayerScale."""
+    init_values: Rate | None = 0.1
+    """Initial value of LayerScale; None or 0: no LayerScale."""
     drop_path: Below1 = 0.1
     """Drop rate of the last block in stochastic depth; the rate grows linearly from 0."""
     pos_embed: Positions = "learn"
