@@ -170,7 +170,8 @@ class Tokenizer:
     kmeans_mode: Annotated[Literal["sample", "stream"], Option(old=("mode",))] = "sample"
     """sample: cluster the features held in memory; stream: cluster all, recomputed in each iteration."""
     kmeans_precision: Annotated[Literal["float32", "tf32", "bfloat16"], Option(old=("distances",))] = "float32"
-    """Precision of the matrix products of k-means on a GPU; sums are in float32, near ties are compared again."""
+    """Precision of the matrix products of k-means; near ties are compared again, so all assign as float32. tf32 is for
+    GPUs; a CPU without instructions for bfloat16 computes in float32."""
 
 
 @settings
