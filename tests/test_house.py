@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "mapet"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {
-    "": 35_700,
+    "": 35_750,
     "cli": 2_610,
     "method": 1_420,
 }

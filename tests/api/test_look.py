@@ -139,6 +139,22 @@ def test_typical_patches_are_those_of_the_stored_tokens(run, tmp_path, monkeypat
     assert sum(calls) == 48
 
 
+def test_images_are_read_as_the_training_read_them(images, tmp_path, monkeypatch):
+    """With the run's --max-pixels and --draft, in figures and in reports."""
+    again = mapet.pretrain(data=images, out=tmp_path / "run", max_pixels=2000, draft=16, **TRAINED).folder
+    asked, opened = [], mapet.data.dataset.open_dataset
+
+    def spied(data, split="train", max_pixels=0, draft=None):
+        asked.append((max_pixels, draft))
+        return opened(data, split, max_pixels, draft)
+
+    monkeypatch.setattr("mapet.data.dataset.open_dataset", spied)
+    Revealer(again)
+    mapet.report(again)
+    assert len(asked) >= 2
+    assert set(asked) == {(2000, 16)}
+
+
 def test_the_first_frame_is_a_forward_pass_of_masked_prediction(run, photo):
     from mapet.api.reveal import _model
     from mapet.data.augment import normalize, to_float

@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_one_line(desk, tmp_path, monkeypatch):
         neighbours(desk / "run", path, embed(desk / "run", path, tmp_path / "patches.npz", pool="patches").path)
     with pytest.raises(MapetError, match=r"^IMAGE must be one image, got 48: give a file"):
         neighbours(desk / "run", desk / "images", desk / "run.npz")
-    with pytest.raises(MapetError, match=r"is inside .*images, where it would be among the images"):
+    with pytest.raises(MapetError, match=r"is inside .*images, where it would be among images"):
         neighbours(desk / "run", path, desk / "run.npz", desk / "images/sheet.png")
     with pytest.raises(MapetError, match=r"^out must end in .png or .svg, got sheet\.jpg"):
         neighbours(desk / "run", path, desk / "run.npz", "sheet.jpg")

@@ -204,9 +204,13 @@ def test_few_images_are_not_judged(inspect, undrawn):
 
 
 def test_no_codes_no_figure_of_them(root, inspect):
+    """An earlier figure of codes is not left beside the new findings; what others wrote stays."""
+    assert inspect("book", "labelled", "--num-codes", "1", "--out", "none")[0] == 0
+    assert (root / "none" / "codes.png").is_file()
+    (root / "none" / "codes.txt").write_text("3, 5\n")
     assert inspect("book", "labelled", "--num-codes", "0", "--out", "none")[0] == 0
     assert sorted(path.name for path in (root / "none").iterdir()) == sorted(
-        ["inspect.json", *FIGURES[1:], *VECTORS[1:]]
+        ["codes.txt", "inspect.json", *FIGURES[1:], *VECTORS[1:]]
     )
 
 

@@ -177,3 +177,16 @@ def test_a_verb_without_options_has_no_empty_section(flag, capsys):
     assert "has no options" in text
     assert "\n\n\n" not in text
     assert "all 0" not in text
+
+
+def test_the_help_of_an_option_that_turns_something_off_says_so(capsys):
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help-all"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--no-normalize-pixels Turn off: Normalize each target patch" in text
+    assert "--pos-embed {learn,sincos} Position embedding" in text
+
+
+def test_a_negative_layer_scale_is_refused(capsys, tmp_path):
+    assert main(["pretrain", str(tmp_path), "--init-values", "-1", "--out", str(tmp_path / "run")]) == 2
+    assert "--init-values must be >= 0, got -1" in capsys.readouterr().err

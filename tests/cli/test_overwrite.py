@@ -97,9 +97,13 @@ def test_an_earlier_one_is_replaced_and_its_neighbours_stay(images, folder, tmp_
     if name == "pretrain":
         (out / "scores.json").write_text("[]\n")
         assert main(["export", str(out)]) == 0
+    if name == "fit":  # findings about the tokenizer that is replaced
+        (out / "inspect").mkdir()
+        (out / "inspect" / "inspect.json").write_text("{}\n")
     before = content(out)
     assert main(VERBS[name](images, out, "--seed", "1", "--overwrite")) == 0
     after = content(out)
+    assert not [path for path in after if path.startswith("inspect")]
     assert not [path for path in after if path.startswith(ASIDE)]
     assert {"scores.json", "export"}.isdisjoint(after) or name == "finetune"
     assert after != before

@@ -44,8 +44,14 @@ def test_a_gpu_has_thirty_epochs_of_all_images_in_the_precision_that_is_logged(m
     with caplog.at_level("INFO", "mapet"):
         assert quickstart_recipe(QuickstartSettings()) == expected
     assert f"precision {fastest}: its instructions" in caplog.text
-    shorter = quickstart_recipe(QuickstartSettings(epochs=1, max_images=99))
-    assert shorter == updated(expected, epochs=1, max_images=99)
+    shorter = quickstart_recipe(QuickstartSettings(epochs=1, max_images=999))
+    assert shorter == updated(expected, epochs=1, max_images=999)
+
+
+def test_fewer_images_than_a_step_are_refused_by_the_option_that_there_is(capsys, tmp_path):
+    assert main(["quickstart", "--out", str(tmp_path / "q"), "--max-images", "1", "--accelerator", "cpu"]) == 2
+    assert "--max-images must be at least 32, the images of a step, got 1." in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "q").exists()
 
 
 def test_the_result_holds_scores_figures_and_an_export(images, tmp_path, monkeypatch, capsys):

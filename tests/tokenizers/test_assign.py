@@ -63,13 +63,25 @@ def wrong(vectors: Tensor, centroids: Tensor, precision: str = "float32") -> int
     return found
 
 
-@pytest.fixture
-def rounding(monkeypatch) -> None:
+@pytest.fixture(params=["scores in bfloat16, as on a CPU", "scores in float32, as on a GPU"])
+def rounding(request, monkeypatch) -> None:
     """Products of rounded factors on every CPU, with or without instructions for bfloat16."""
+    monkeypatch.setattr(nearest, "multiplies_bfloat16", lambda: True)
+    if "GPU" not in request.param:
+        return
+    make, multiply = nearest.Nearest.__init__, nearest.Nearest._product
+
+    def init(self, *settings) -> None:
+        make(self, *settings)
+        if self.halved:
+            self.halved, self.factor = False, self.centred
 
     def product(self, centred: Tensor, out: Tensor) -> Tensor:
+        if self.precision == "float32":
+            return multiply(self, centred, out)
         return torch.mm(centred.bfloat16().float(), self.factor.bfloat16().float().T, out=out)
 
+    monkeypatch.setattr(nearest.Nearest, "__init__", init)
     monkeypatch.setattr(nearest.Nearest, "_product", product)
 
 
@@ -80,7 +92,8 @@ def test_rounded_factors_change_no_assignment(width: int, offset: float, roundin
     vectors = noise(2000, width).relu() ** 3 + offset  # few large values, as after a rectifier
     centroids = vectors.view(500, 4, width)[:, :2].mean(1)
     assert wrong(vectors, centroids, "bfloat16") == 0
-    monkeypatch.setattr(nearest, "DEVIATIONS", 0)
+    none = torch.empty(0, dtype=torch.int64)
+    monkeypatch.setattr(nearest.Nearest, "_near_ties", lambda self, *scores: (none, scores[-1]))
     assert wrong(vectors, centroids, "bfloat16") > 0
 
 
@@ -91,10 +104,65 @@ def test_rounded_factors_of_one_large_value_change_no_assignment(rounding) -> No
     assert wrong(vectors, centroids, "bfloat16") == 0
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
+def test_vectors_that_are_centroids_or_next_to_one(scale: float, rounding) -> None:
+    """The errors of a score are larger than its distance: it may be on the wrong side of zero."""
+    centroids = 3 + noise(300, 40)
+    vectors = torch.cat([centroids, centroids + 1e-4 * noise(300, 40, seed=5)]) * scale
+    assert wrong(vectors, centroids * scale, "bfloat16") == 0
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 10.0])
+def test_the_error_that_is_assumed_bounds_that_of_the_scores(spread: float, monkeypatch) -> None:
+    """Rounding the score of a long distance loses more than rounding the factors does."""
+    monkeypatch.setattr(nearest, "multiplies_bfloat16", lambda: True)
+    vectors, centroids = noise(500, 64), spread * noise(200, 64, seed=5)
+    near = nearest.Nearest(centroids, precision="bfloat16")
+    centred, scores = vectors - near.origin, torch.empty(500, 200, dtype=torch.bfloat16)
+    labels = near._product(centred, scores).argmax(1)
+    halves = (vectors.double() - centroids[labels].double()).square().sum(1) / 2
+    off = scores.gather(1, labels[:, None])[:, 0].double() + halves
+    _, error = near._near_ties(centred, scores, labels, 2 * halves.float())
+    assert off.abs().max() > 0
+    assert (off.abs() <= error / 2).all()
+
+
+def test_three_numbers_of_bfloat16_add_up_to_one_of_float32() -> None:
+    values = torch.cat([noise(1000) * 10.0 ** noise(1000, seed=5), torch.tensor([0.0, -torch.inf])])
+    assert torch.equal(nearest._parts(values).float().sum(1), values)
+
+
+def test_bfloat16_ranks_without_comparing_most_vectors_again(rounding, monkeypatch) -> None:
+    again, compare = [], nearest._in_float64
+
+    def in_float64(vectors: Tensor, centroids: Tensor, row: Tensor, code: Tensor) -> Tensor:
+        again.append(len(row.unique()))
+        return compare(vectors, centroids, row, code)
+
+    monkeypatch.setattr(nearest, "_in_float64", in_float64)
+    centroids = noise(300, 64)
+    vectors = centroids.repeat(4, 1) + 0.3 * noise(1200, 64, seed=5)
+    assert wrong(vectors, centroids, "bfloat16") == 0
+    assert sum(again) < 0.1 * len(vectors)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_stay_so(broken: float, rounding) -> None:
+    vectors, centroids = noise(40, 8), noise(5, 8, seed=5)
+    vectors[3, 2] = broken
+    labels, squared = assign(vectors, centroids, precision="bfloat16")
+    assert not squared[3].isfinite()
+    assert squared.isfinite().sum() == 39
+    assert torch.equal(labels[4:], assign(vectors[4:], centroids)[0])
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e4, 1e6])
-@pytest.mark.parametrize("far", [1e4, 1e6, 1e8])
-def test_a_far_centroid_does_not_cost_the_others_their_digits(far: float, offset: float, precision: str) -> None:
+@pytest.mark.parametrize("far", [1e4, 1e6, 1e8, 1e18])
+def test_a_far_centroid_does_not_cost_the_others_their_digits(
+    far: float, offset: float, precision: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(nearest, "multiplies_bfloat16", lambda: True)
     vectors, centroids = noise(2000, 16) + offset, noise(64, 16, seed=5) + offset
     centroids[7] = far
     assert wrong(vectors, centroids, precision) == 0
@@ -102,12 +170,14 @@ def test_a_far_centroid_does_not_cost_the_others_their_digits(far: float, offset
 
 @pytest.mark.parametrize("codes", [2, 3, 20, 64])
 @pytest.mark.parametrize("far", [1e2, 1e3, 1e4, 1e6])
-def test_two_groups_far_apart_keep_their_digits(far: float, codes: int) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_groups_far_apart_keep_their_digits(far: float, codes: int, precision: str, monkeypatch) -> None:
     """No origin is near all centroids."""
+    monkeypatch.setattr(nearest, "multiplies_bfloat16", lambda: True)
     vectors, centroids = noise(2000, 16), noise(codes, 16, seed=5)
     vectors[::3] += far
     centroids[::2] += far
-    assert wrong(vectors, centroids) == 0
+    assert wrong(vectors, centroids, precision) == 0
 
 
 def test_outliers_of_kmeans() -> None:
@@ -118,6 +188,15 @@ def test_outliers_of_kmeans() -> None:
     found = kmeans(torch.cat([vectors, outlier]), torch.cat([first, far]), iterations=5)
     torch.testing.assert_close(found.centroids[:-1], plain.centroids)
     assert torch.equal(found.counts[:-1], plain.counts)
+
+
+def test_a_processor_without_instructions_for_bfloat16_computes_in_float32(monkeypatch) -> None:
+    monkeypatch.setattr(nearest, "multiplies_bfloat16", lambda: False)
+    vectors, centroids = noise(200, 16), noise(30, 16, seed=5)
+    near = nearest.Nearest(centroids, precision="bfloat16")
+    assert near.precision == "float32"
+    assert near.fused
+    assert all(map(torch.equal, near(vectors), assign(vectors, centroids)))
 
 
 def test_the_global_setting_of_products_comes_back() -> None:

@@ -87,7 +87,7 @@ def test_the_file_of_a_figure_is_refused_before_the_work(tmp_path):
         with pytest.raises(MapetError, match=reason):
             figure_file(tmp_path / out, overwrite=True)
     assert foreign.read_bytes() == b"a photograph"
-    with pytest.raises(MapetError, match="where it would be among the images"):
+    with pytest.raises(MapetError, match="where it would be among images"):
         figure_file(tmp_path / "c.png", overwrite=True, images=tmp_path)
 
 

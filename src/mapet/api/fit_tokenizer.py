@@ -27,7 +27,9 @@ from mapet.utils.owned import (
     A_TOKENIZER,
     LISTS,
     MARK,
+    TOKENIZER,
     TOKENIZERS,
+    discard,
     drop,
     is_marked,
     mark,
@@ -182,6 +184,7 @@ def _writing(out: Path) -> Iterator[None]:
             (out / MARK).unlink()
         raise
     drop(out)
+    discard(out / "inspect", TOKENIZER["inspect"] or {})  # what was found of the earlier tokenizer
 
 
 def _teacher(recipe: Recipe, grid: tuple[int, int]) -> "Features":

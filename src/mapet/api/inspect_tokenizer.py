@@ -75,6 +75,7 @@ def inspect_tokenizer(
     from mapet.build.batches import choose_indices
     from mapet.data.dataset import open_dataset
     from mapet.utils.io import replace_file
+    from mapet.viz.figures import is_figure
 
     s = updated(settings or InspectTokenizerSettings(), **changes)
     if not str(folder) or not str(data):
@@ -92,6 +93,8 @@ def inspect_tokenizer(
         found["agreement"] = _agreement(seen, tokens_of(other, images_of(source, seen.indices, s)), s)
     out.mkdir(parents=True, exist_ok=True)
     found["figures"] = draw(tokenizer, source, seen, codes, out, s)
+    for stale in (path for path in out.glob("codes.*") if "codes.png" not in found["figures"] and is_figure(path)):
+        stale.unlink()
     replace_file(out / FINDINGS, json.dumps(found, indent=1) + "\n")
     return found
 

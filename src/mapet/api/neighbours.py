@@ -51,7 +51,8 @@ def neighbours(
             file in the way.
     """
     from mapet.evals.feature_file import Embeddings
-    from mapet.viz.figures import figure_file, require_elsewhere
+    from mapet.utils.owned import require_outside
+    from mapet.viz.figures import figure_file
     from mapet.viz.sheet import contact_sheet
 
     s = updated(settings or NeighboursSettings(), **changes)
@@ -59,7 +60,7 @@ def neighbours(
     known = features if isinstance(features, Embeddings) else Embeddings.open(features)
     folder = s.images or known.about["folder"] or ""
     if path is not None and folder:
-        require_elsewhere(path, folder)
+        require_outside(path, folder)
     shown, query = _query(source, image, known, s)
     found = _nearest(query, known, s.k)
     if path is not None:

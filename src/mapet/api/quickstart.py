@@ -90,6 +90,9 @@ def quickstart_recipe(s: QuickstartSettings) -> Recipe:
     if pick_device(s.accelerator).type == "cuda":
         recipe = updated(recipe, max_images=None, epochs=30, batch_size=256, warmup_epochs=2)
     epochs, max_images = s.epochs or recipe.optimization.epochs, s.max_images or recipe.max_images
+    if max_images and max_images < recipe.optimization.batch_size:
+        least = f"at least {recipe.optimization.batch_size}, the images of a step"
+        raise MapetError(f"--max-images must be {least}, got {max_images}.")
     return updated(recipe, epochs=epochs, max_images=max_images)
 
 

@@ -112,7 +112,7 @@ class Revealer:
         self.model, self.recipe, run = _model(folder)
         self.device = pick_device(accelerator)
         self.model, self.tokenizer = self.model.to(self.device), run_tokenizer(run, self.recipe).to(self.device)
-        images = open_dataset(self.recipe.data)
+        images = open_dataset(self.recipe.data, max_pixels=self.recipe.max_pixels, draft=self.recipe.draft)
         indices = choose_indices(images, self.recipe.max_images, self.recipe.seed)
         indices = indices[:: -(-len(indices) // sample)]
         found = None

@@ -60,7 +60,7 @@ def print_full_help(default: Any, verb: str, description: str, columns: int) -> 
             str if one.form else one.hint,
             tyro.conf.arg(
                 metavar=one.form,
-                help=field_help(one.owner).get(one.field),
+                help=_text(one),
                 help_behavior_hint="" if one.name in flags else f"(default: {_shown(one)})",
             ),
         ]
@@ -78,6 +78,12 @@ def print_full_help(default: Any, verb: str, description: str, columns: int) -> 
 def _shown(one: Leaf) -> str:
     values = one.default if isinstance(one.default, tuple) else (one.default,)
     return ("," if one.form else " ").join(str(value).removesuffix(".0") for value in values)
+
+
+def _text(one: Leaf) -> str:
+    """The help of an option; --no-NAME turns off what the field's help describes."""
+    text = field_help(one.owner).get(one.field, "")
+    return f"Turn off: {text}" if one.default is True and text else text
 
 
 @cache
@@ -106,7 +112,7 @@ def _classes(module: str) -> dict[str, list[ast.stmt]]:
 
 def _lines(one: Leaf, about: Verb, columns: int, length: int) -> list[str]:
     """One option: its form, and the first sentence of its help, or less of it to have at most ``length`` characters."""
-    text = re.split(r"(?<=[^.])\.(?: |$)", field_help(one.owner).get(one.field, ""))[0]
+    text = re.split(r"(?<=[^.])\.(?: |$)", _text(one))[0]
     word, notes = _word(one, about), []
     if _required(one, about):
         notes.append("required")

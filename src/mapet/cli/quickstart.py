@@ -31,5 +31,5 @@ def _run(o: Options) -> None:
 
     result = made(quickstart(o.out, settings=o.settings))
     figures = ", ".join(map(str, result.figures))
-    print(f"\n{result}\n\nfigures   {figures}\nreport    {result.report}\n")
+    print(f"\n{result}\n\nfigures   {figures}, and as .svg\nreport    {result.report}\n")
     print(f"Load the encoder anywhere:\n{loading_lines(result.export)}")

@@ -56,8 +56,8 @@ class Model:
     """Side of the input images in pixels."""
     patch_size: Annotated[Count, Option(common=True)] = 16
     """Side of a patch in pixels."""
-    init_values: float | None = 0.1
-    """Initial value of LayerScale; None: no LayerScale."""
+    init_values: Rate | None = 0.1
+    """Initial value of LayerScale; None or 0: no LayerScale."""
     drop_path: Below1 = 0.1
     """Drop rate of the last block in stochastic depth; the rate grows linearly from 0."""
     pos_embed: Positions = "learn"
@@ -170,7 +170,8 @@ class Tokenizer:
     kmeans_mode: Annotated[Literal["sample", "stream"], Option(old=("mode",))] = "sample"
     """sample: cluster the features held in memory; stream: cluster all, recomputed in each iteration."""
     kmeans_precision: Annotated[Literal["float32", "tf32", "bfloat16"], Option(old=("distances",))] = "float32"
-    """Precision of the matrix products of k-means on a GPU; sums are in float32, near ties are compared again."""
+    """Precision of the matrix products of k-means; near ties are compared again, so all assign as float32. tf32 is for
+    GPUs; a CPU without instructions for bfloat16 computes in float32."""
 
 
 @settings

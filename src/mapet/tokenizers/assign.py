@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from functools import cache
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,15 @@ import torch
 from torch import Tensor
 
 from mapet.utils.errors import MapetError, nearest
+from mapet.utils.processor import has_fast_mkl, multiplies_bfloat16
 from mapet.utils.rng import exact
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 CELLS = {"cpu": 1 << 24, "cuda": 1 << 28}  # distances in memory at once: 64 MiB of float32, or 1 GiB on a GPU
 FAR = 32  # times the median distance from the mean: a centroid farther out must not move the origin
 TIES = 1e-3  # relative error of a squared distance from which on float32 scores are compared again in float64
-ROUNDOFF = {"tf32": 2.0**-11, "bfloat16": 2.0**-9}  # largest relative error of a factor
+ROUNDOFF = {"tf32": 2.0**-11, "bfloat16": 2.0**-9}  # largest relative error of a rounded number
+PARTS, TILE = 3, 32  # numbers of bfloat16 that add up to one of float32; channels in a tile of AMX
 DEVIATIONS = 6  # of the error of a low-precision score: scores that differ by less are compared again in float64
 
 
@@ -31,7 +31,8 @@ def assign(
         vectors: (N, F).
         centroids: (k, F) float32.
         chunk: vectors compared at once, by all threads together; None: 64 MiB of temporaries at most, on a GPU 1 GiB.
-        precision: precision of the product's factors: "float32", "tf32" (on CUDA) or "bfloat16".
+        precision: precision of the product's factors: "float32", "tf32" (on CUDA) or "bfloat16"; a CPU without
+            instructions for bfloat16 computes in float32.
 
     Returns:
         Labels (N,) int64, and squared distances (N,) float32, which are never negative.
@@ -49,12 +50,16 @@ class Nearest:
     some centroid is far out, so that neither a large common offset nor an outlier costs precision. Where vectors are
     much farther from that origin than from their centroid, those that float32 cannot tell apart are compared in
     float64, and so are all that a product in less than float32 cannot tell apart. Products accumulate in float32.
+
+    A CPU returns a product of bfloat16 in bfloat16. There both halved squared norms are channels of the product, which
+    so gives minus half of the squared distance: rounding it costs least where a centroid is near.
     """
 
     def __init__(self, centroids: Tensor, chunk: int | None = None, precision: str = "float32") -> None:
         if precision not in PRECISIONS:
             raise MapetError(f'There is no precision "{precision}".{nearest(precision, PRECISIONS)}')
-        self.precision = precision
+        on_cpu = centroids.device.type == "cpu"
+        self.precision = "float32" if precision == "bfloat16" and on_cpu and not multiplies_bfloat16() else precision
         self.centroids, self.origin = centroids, centroids.mean(dim=0)
         self.centred = centroids - self.origin
         self.bias = self.centred.square().sum(dim=1) / 2
@@ -63,14 +68,18 @@ class Nearest:
             self.centred = centroids - self.origin
             self.bias = self.centred.square().sum(dim=1) / 2
         self.largest = self.centred.square().amax(dim=0)
-        rounded = precision == "bfloat16" and centroids.is_cuda
-        self.factor = self.centred.bfloat16() if rounded else self.centred
-        self.fused = precision == "float32"  # the bias is one more channel of the product
+        self.factor = self.centred
+        self.fused = self.precision == "float32"  # the bias is one more channel of the product
+        self.halved = self.precision == "bfloat16" and on_cpu  # scores are -distance² / 2, in bfloat16
         if self.fused:
             self.factor = torch.cat([self.centred, -self.bias[:, None]], dim=1)
+        elif self.halved:
+            self.factor = _rounded(self.centred, _parts(-self.bias), self.bias.new_ones(len(self.bias), PARTS))
+        elif self.precision == "bfloat16" and centroids.is_cuda:
+            self.factor = self.centred.bfloat16()
         cells = CELLS.get(centroids.device.type, CELLS["cpu"])
-        if precision == "bfloat16" and centroids.device.type == "cpu":
-            cells //= 8  # its product is so fast that the other passes over the scores count: they stay in the cache
+        if self.halved:
+            cells //= 4  # its product is so fast that the other passes over the scores count: they stay in the cache
         self.chunk = chunk or max(1, cells // max(centroids.shape))
         self._buffers: list[tuple[Tensor, Tensor]] = []
 
@@ -96,10 +105,12 @@ class Nearest:
     def _allocate(self, count: int, rows: int) -> None:
         """Two buffers per thread, reused for all chunks: fresh memory costs as much time as filling it."""
         if len(self._buffers) < count or len(self._buffers[0][0]) < rows:
-            width, clusters = self.factor.shape[1], len(self.centred)
+            k, width = self.centred.shape
+            scores = torch.bfloat16 if self.halved else torch.float32
             with torch.inference_mode(False):  # so that any mode can write to them later
                 self._buffers = [
-                    (self.centred.new_ones(rows, width), self.centred.new_empty(rows, clusters)) for _ in range(count)
+                    (self.centred.new_ones(rows, width + self.fused), self.centred.new_empty(rows, k, dtype=scores))
+                    for _ in range(count)
                 ]
 
     def _assign(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +120,7 @@ class Nearest:
             factors, scores = (buffer[: len(vectors)] for buffer in buffers)
             centred = torch.sub(vectors, self.origin, out=factors[:, : len(self.origin)])
             scores = self._product(factors, scores)
-            if not self.fused:
+            if not self.fused and not self.halved:
                 scores.sub_(self.bias)
             labels = _argmax(scores)
             squared = self._squared(centred, labels)
@@ -119,11 +130,14 @@ class Nearest:
             self._buffers.append(buffers)
 
     def _product(self, centred: Tensor, out: Tensor) -> Tensor:
-        """centred · factorᵀ: (n, k) float32."""
+        """centred · factorᵀ: (n, k) float32; minus half of the squared distances in bfloat16 if they are ``halved``."""
         factor = self.factor
+        if self.halved:
+            norms = _parts(centred.square().sum(dim=1) / -2)
+            return torch.mm(_rounded(centred, torch.ones_like(norms), norms), factor.T, out=out)
         if self.precision == "bfloat16" and centred.is_cuda:
             return torch.mm(centred.bfloat16(), factor.T, out_dtype=torch.float32)
-        if centred.device.type != "cpu" or self.precision == "bfloat16" or _is_intel():
+        if centred.device.type != "cpu" or has_fast_mkl():
             return torch.mm(centred, factor.T, out=out)
         with np.errstate(all="ignore"):  # NaN and Inf propagate
             np.matmul(centred.numpy(), factor.numpy().T, out=out.numpy())
@@ -141,10 +155,14 @@ class Nearest:
         # Each factor's relative error is uniform up to the roundoff; the errors of a score's terms add up as a walk.
         walk = DEVIATIONS * (2 / 3 * (centred.square() @ self.largest)).sqrt()
         error += 2 * ROUNDOFF[self.precision] * torch.minimum(walk, 2 * reach.square())
-        best = scores.gather(1, labels[:, None])
-        second = scores.scatter_(1, labels[:, None], -torch.inf).amax(dim=1)
-        scores.scatter_(1, labels[:, None], best)
-        return (second >= best[:, 0] - error).nonzero().flatten(), error
+        if self.halved:
+            error += 2 * ROUNDOFF["bfloat16"] * squared  # each score is rounded: twice what half a distance may lose
+        each = torch.arange(len(scores), device=scores.device)
+        best = scores[each, labels]
+        scores[each, labels] = -torch.inf
+        second = _largest(scores)
+        scores[each, labels] = best
+        return (second >= best - error).nonzero().flatten(), error
 
     def _compared_again(
         self, vectors: Tensor, scores: Tensor, labels: Tensor, squared: Tensor, rows: Tensor, error: Tensor
@@ -152,9 +170,9 @@ class Nearest:
         """Labels and squared distances after a comparison in float64 of the scores that ``rows`` may have swapped."""
         if not len(rows):
             return labels, squared
-        least = scores[rows].amax(dim=1) - error
-        device = exact(vectors.device)
-        row, code = ((scores[rows] >= least[:, None]).to(device)).nonzero(as_tuple=True)
+        scores, device = scores[rows], exact(vectors.device)
+        least = scores.amax(dim=1) - error
+        row, code = (scores >= least[:, None]).to(device).nonzero(as_tuple=True)
         distance = _in_float64(vectors[rows].to(device), self.centroids.to(device), row, code)
         smallest = distance.new_full((len(rows),), torch.inf).scatter_reduce(0, row, distance, "amin")
         hit = distance == smallest[row]
@@ -180,23 +198,48 @@ def _in_float64(vectors: Tensor, centroids: Tensor, row: Tensor, code: Tensor) -
     return torch.cat([(vectors[row[p]].double() - centroids[code[p]].double()).square().sum(dim=1) for p in parts])
 
 
-@cache
-def _is_intel() -> bool:
-    """Whether torch's product is faster than NumPy's: by 10 % on Intel's CPUs, where it is MKL's; slower on AMD's."""
-    with suppress(OSError):
-        has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-        return has_mkl and "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-    return False
-
-
 def slices(length: int, size: int) -> list[slice]:
     """``range(length)`` in slices of ``size``."""
     return [slice(start, start + size) for start in range(0, length, size)]
 
 
+def _rounded(vectors: Tensor, *more: Tensor) -> Tensor:
+    """``vectors`` (n, F) and the channels after them in bfloat16, with zeros up to a multiple of ``TILE``."""
+    wide = torch.cat([part.bfloat16() for part in (vectors, *more)], dim=1)
+    return torch.nn.functional.pad(wide, (0, -wide.shape[1] % TILE))
+
+
+def _parts(values: Tensor) -> Tensor:
+    """(n, PARTS) bfloat16 that add up to ``values`` (n,) float32."""
+    parts: list[Tensor] = []
+    for _ in range(PARTS):
+        parts.append(values.bfloat16())
+        values = (values - parts[-1]).nan_to_num(0.0, 0.0, 0.0)  # an infinite value has no remainder
+    return torch.stack(parts, dim=1)
+
+
 def _argmax(scores: Tensor) -> Tensor:
     """The index of each row's largest score: (n,) int64. On a CPU, NumPy is ten times as fast as torch."""
-    return torch.from_numpy(scores.numpy().argmax(axis=1)) if scores.device.type == "cpu" else scores.argmax(dim=1)
+    if scores.device.type != "cpu":
+        return scores.argmax(dim=1)
+    return torch.from_numpy(
+        _bits(scores).argmin(axis=1) if scores.dtype == torch.bfloat16 else scores.numpy().argmax(axis=1)
+    )
+
+
+def _largest(scores: Tensor) -> Tensor:
+    """Each row's largest score (n,)."""
+    if scores.device.type != "cpu" or scores.dtype != torch.bfloat16:
+        return scores.amax(dim=1)
+    return torch.from_numpy(_bits(scores).min(axis=1).view(np.int16)).view(torch.bfloat16)
+
+
+def _bits(scores: Tensor) -> np.ndarray:
+    """Scores in bfloat16 as uint16, the order of which is reversed for negative numbers.
+
+    A positive score is an error of rounding. Such scores come before all others, the smallest first, as near ties.
+    """
+    return scores.view(torch.int16).numpy().view(np.uint16)
 
 
 @contextmanager
@@ -220,14 +263,11 @@ def _parallel_map(threads: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
 @contextmanager
 def _matmul_precision(precision: str) -> Iterator[None]:
-    """Allow or forbid products of float32 in TF32 on CUDA, in bfloat16 on a CPU; restores the settings afterwards.
-
-    A CPU without instructions for bfloat16 computes in float32.
-    """
+    """Allow or forbid products of float32 in TF32 on CUDA; restores the setting afterwards."""
     cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = cuda.fp32_precision, cpu.fp32_precision
     cuda.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    cpu.fp32_precision = "bf16" if precision == "bfloat16" else "ieee"
+    cpu.fp32_precision = "ieee"
     try:
         yield
     finally:

@@ -252,15 +252,12 @@ def require_apart(out: str | Path, **inputs: str | Path | None) -> None:
             require_outside(Path(out), str(path), name)
 
 
-def require_outside(out: Path, data: str | None, name: str = "data") -> None:
-    """Refuse an output folder inside the folder of images ``data``, where its files would be among them.
-
-    Raises:
-        MapetError: with both folders.
-    """
-    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        inside = f"inside --{name.replace('_', '-')} {data}, where it would be among images"
-        raise MapetError(f"--out {out} is {inside}: give another --out.")
+def require_outside(out: Path, images: str | Path | None, name: str = "", option: str = "--out") -> None:
+    """Refuse, by a MapetError, an output inside the folder of ``images``, which is given as the option ``name``."""
+    folder = Path(images or "").expanduser()
+    if images and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        given = f"--{name.replace('_', '-')} {images}" if name else images
+        raise MapetError(f"{option} {out} is inside {given}, where it would be among images: give another {option}.")
 
 
 def is_listed(path: Path, tree: Tree) -> bool:

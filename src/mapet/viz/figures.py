@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mapet.utils.errors import MapetError, reason
 from mapet.utils.io import is_drawn, replace_file, require_replaceable
 from mapet.utils.log import log
+from mapet.utils.owned import require_outside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -185,20 +186,8 @@ def figure_file(out: str | Path, overwrite: bool, option: str = "--out", images:
         raise MapetError(f"{option} must end in .png or .svg, got {path}.")
     require_replaceable(path, overwrite, is_figure, option)
     if isinstance(images, str | Path):
-        require_elsewhere(path, images, option)
+        require_outside(path, images, option=option)
     part = path.with_name(f"{path.name}.part")  # where it is written first
     if os.path.lexists(part):
         raise MapetError(f"{part} is in the way: move it away, or give another {option}.")
     return path
-
-
-def require_elsewhere(path: Path, images: str | Path, option: str = "--out") -> None:
-    """Refuse the file of a figure in the folder of images that it shows.
-
-    Raises:
-        MapetError: with both.
-    """
-    if path.resolve().is_relative_to(Path(images).expanduser().resolve()):
-        raise MapetError(
-            f"{option} {path} is inside {images}, where it would be among the images: give another {option}."
-        )

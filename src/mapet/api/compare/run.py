@@ -160,10 +160,10 @@ def _run(plan: Plan, out: Path, runtime: Runtime) -> Comparison:
 
     if runtime.processes > 1:
         raise MapetError("A comparison trains on one device: remove --devices and --num-nodes.")
-    require_outside(out, plan.recipe.data)
-    require_outside(out, plan.eval_data)
+    require_outside(out, plan.recipe.data, "data")
+    require_outside(out, plan.eval_data, "eval_data")
     for path in inputs_of(plan.segment_data):
-        require_outside(out, path)
+        require_outside(out, path, "segment_data")
     plan = merge_plans(out, plan)
     every = variants(plan)
     validate(plan, runtime)

@@ -258,7 +258,7 @@ class _Shown:
         from mapet.data.dataset import has_held_out, open_dataset
 
         split = "train" if training or not has_held_out(self.recipe.data) else "test"
-        source = open_dataset(self.recipe.data, split)
+        source = open_dataset(self.recipe.data, split, self.recipe.max_pixels, self.recipe.draft)
         good = ((index, one) for index, one in readable(source, self.s.seed, SALT) if one is not None)
         return source, dict(sorted(islice(good, count), key=itemgetter(0)))
 

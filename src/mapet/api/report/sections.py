@@ -282,4 +282,4 @@ class RunFiles:
         if not rows:
             return []
         header = ("score", "%", "95 % interval", "of", "protocol")
-        return [Table("Scores", rows, header)]
+        return [Table("Scores", rows, header, words=1)]

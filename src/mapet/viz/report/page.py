@@ -35,11 +35,12 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; the first cell of a row names it."""
+    """Rows of cells; the first cell of a row names it, and the last ``words`` hold words in place of numbers."""
 
     label: str
     rows: Sequence[Sequence[str]]
     header: Sequence[str] = ()
+    words: int = 0
     kind: str = "table"
 
 
