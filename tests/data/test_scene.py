@@ -95,6 +95,7 @@ def test_flips_and_distortion_can_be_off():
 
 def test_the_defaults_and_strengths_are_mmsegmentation_s():
     scenes = Scenes(0)
+    assert not scenes.whole
     assert (scenes.scale, scenes.hflip, scenes.photometric, scenes.cat_max_ratio) == ((0.5, 2.0), 0.5, True, 0.75)
     jitters = [(one.p, one.transforms[0]) for one in distortion().transforms]
     assert [chance for chance, _ in jitters] == [0.5] * 4

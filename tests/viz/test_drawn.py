@@ -212,7 +212,9 @@ def test_tiles_stand_from_left_to_right(tmp_path, written, count, grid):
         assert axes.texts[0].get_text() == lines[n]
         x, y = axes.texts[0].get_position()
         assert (x, y < 0, axes.texts[0].get_transform()) == (0.5, True, axes.transAxes)
-        assert (axes.get_images()[0].get_array() == ([n, 0, 0] if n else 200)).all()
+        tile = axes.get_images()[0].get_array()
+        assert tile.shape[0] == tile.shape[1]
+        assert (tile == ([n, 0, 0] if n else 200)).all()
     assert not any(axes.get_images() or axes.axison for axes in written[0].axes[count:])
 
 
