@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mapet.build.batches import Images, Online, PretrainBatches, Stored, require_fitting, shuffled_images
+from mapet.build.batches import Images, NoTokens, Online, PretrainBatches, Stored, require_fitting, shuffled_images
 from mapet.config.recipe import Model, Recipe, Runtime
 from mapet.data.augment import normalize, to_float
 from mapet.data.crop import Crops
@@ -190,6 +190,13 @@ def test_a_batch_without_an_image_has_no_tokens(codebook):
     empty = [torch.empty((0, 3, side, side), dtype=torch.uint8) for side in (32, book.view.size[0])]
     batch = Batch(empty[0], torch.empty(0, dtype=torch.int64), 0, empty[1])
     assert Online(book, CPU)(batch).shape == (0, recipe.grid[0] * recipe.grid[1])
+
+
+def test_an_objective_without_tokens_has_none_for_each_image(source):
+    feed = stream(source, recipe_for(4))
+    batch = next(feed(0))
+    assert NoTokens()(batch).shape == (12, 0)
+    assert NoTokens().some(feed).shape == (0, 0)
 
 
 def test_a_filler_is_one_black_image_with_tokens_0_in_raster_sequence(source):

@@ -51,6 +51,26 @@ def test_an_error_of_this_process_stays(monkeypatch, ended):
     assert said(monkeypatch, RuntimeError(CLOSED), OURS) == CLOSED  # there is no other one
 
 
+@pytest.mark.parametrize(
+    ("error", "lives"), [(PermissionError(1, "not yours"), True), (ProcessLookupError(3, "none"), False)]
+)
+def test_the_process_of_someone_else_lives(monkeypatch, error, lives):
+    def kill(*_):
+        raise error
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert peers._lives(os.getpid()) is lives
+
+
+def test_a_process_that_nobody_has_waited_for_has_ended():
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    process.stdout.read()  # until it ends
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert not peers._lives(process.pid)
+    assert peers._lives(os.getpid())
+    process.wait()
+
+
 def test_a_group_that_does_not_come_about_is_one_line():
     with pytest.raises(PeersLost, match="Not all of 4 processes joined within timeout 2 minutes"), all_joined(4, 2.0):
         raise torch.distributed.DistNetworkError("timeout")
