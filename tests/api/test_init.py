@@ -6,6 +6,7 @@ import re
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
 
@@ -175,6 +176,66 @@ def test_a_folder_of_transformers(kind, epsilon, bound, tmp_path):
     expected = forward(theirs, **kept).last_hidden_state
     rows = found.encoder(normalized(pixels, IMAGENET_MEAN, IMAGENET_STD))
     torch.testing.assert_close(rows, expected, rtol=0, atol=bound)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder of a ViT of transformers with its default image, patches and heads, and a function that changes it."""
+    source = shaken(ViTForImageClassification(ViTConfig(hidden_size=24, num_hidden_layers=1, intermediate_size=48)))
+    source.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+
+    def changed(**changes):
+        known = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({name: value for name, value in known.items() if value is not None}))
+        return tmp_path
+
+    return source.vit, changed
+
+
+def test_what_a_folder_of_transformers_leaves_out_is_its_default(saved):
+    source, changed = saved
+    left_out = ("image_size", "patch_size", "num_attention_heads", "hidden_act", "qkv_bias")
+    found = load_from(changed(**dict.fromkeys(left_out))).encoder
+    assert (found.img_size, found.patch_size, found.num_heads) == ((224, 224), (16, 16), 12)
+    pixels = noise(1, 3, 224, 224).sigmoid()
+    expected = source(normalized(pixels, (0.5,) * 3, (0.5,) * 3)).last_hidden_state
+    rows = found(normalized(pixels, IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(rows, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("other", [{"hidden_act": "relu"}, {"qkv_bias": False}])
+def test_a_vit_of_transformers_that_computes_otherwise_is_refused(saved, other):
+    with pytest.raises(MapetError, match="has another activation or no bias for queries, keys and values"):
+        load_from(saved[1](**other))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("preprocessor_config.json", "[]", "preprocessor_config.json is not a JSON object: restore it"),
+        ("preprocessor_config.json", "{", "preprocessor_config.json cannot be read"),
+        ("model.safetensors", None, "holds no model.safetensors: give a folder that save_pretrained wrote"),
+    ],
+)
+def test_a_damaged_folder_of_transformers_is_one_line(saved, file, content, said):
+    folder = saved[1]()
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    with pytest.raises(MapetError, match=said):
+        load_from(folder)
+
+
+def test_a_vit_of_transformers_without_its_last_norm_is_refused(saved):
+    folder = saved[1]()
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: one for name, one in weights.items() if "vit.layernorm." not in name}, folder / "model.safetensors"
+    )
+    with pytest.raises(MapetError, match="lacks the last norm of the vit in"):
+        load_from(folder)
 
 
 def test_another_model_of_transformers_is_named(tmp_path):

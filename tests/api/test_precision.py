@@ -34,7 +34,9 @@ def test_other_devices_have_it_by_their_own_word(monkeypatch):
     assert fastest_precision(torch.device("mps"))[0] == "float32"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     for fast, chosen in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, fast=fast: fast)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, fast=fast: fast or including_emulation
+        )
         assert fastest_precision(torch.device("cuda"))[0] == chosen
 
 

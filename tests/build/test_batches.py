@@ -1,13 +1,14 @@
 """Tokens of a batch: stored and made as the images come, they are the same; and always of what the student sees."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from mapet.build.batches import Online, PretrainBatches, Stored, require_fitting
-from mapet.config.recipe import Model, Recipe
+from mapet.build.batches import Images, NoTokens, Online, PretrainBatches, Stored, require_fitting, shuffled_images
+from mapet.config.recipe import Model, Recipe, Runtime
 from mapet.data.augment import normalize, to_float
 from mapet.data.crop import Crops
 from mapet.data.dataset import open_dataset
@@ -191,6 +192,13 @@ def test_a_batch_without_an_image_has_no_tokens(codebook):
     assert Online(book, CPU)(batch).shape == (0, recipe.grid[0] * recipe.grid[1])
 
 
+def test_an_objective_without_tokens_has_none_for_each_image(source):
+    feed = stream(source, recipe_for(4))
+    batch = next(feed(0))
+    assert NoTokens()(batch).shape == (12, 0)
+    assert NoTokens().some(feed).shape == (0, 0)
+
+
 def test_a_filler_is_one_black_image_with_tokens_0_in_raster_sequence(source):
     """It has the names, shapes and types of a batch, as all processes run the same operations."""
     recipe, tokenizer = recipe_for(4), Patches(CenterCropResize((24, 24)), (4, 4))
@@ -211,3 +219,13 @@ def test_a_tokenizer_of_another_grid_or_aspect_is_refused(tmp_path):
         require_fitting(Patches(CenterCropResize((24, 24)), (8, 8)), tmp_path, recipe)
     with pytest.raises(MapetError, match="aspect"):
         require_fitting(Patches(CenterCropResize((24, 48)), (4, 4)), tmp_path, recipe)
+
+
+@pytest.mark.parametrize(("spare", "held"), [(0, True), (-1, False)])
+def test_images_are_cached_where_they_fit_into_its_gib(source, spare, held):
+    images, view = Images(source, torch.arange(48), UnreadableImages(48)), CenterCropResize((16, 16))
+    settings = Runtime(cache_gib=(48 * 3 * 16 * 16 + spare) / 2**30, workers=1)
+    process = SimpleNamespace(global_rank=1, world_size=2, device=CPU)
+    made = shuffled_images(images, (view,), None, batch_size=12, epochs=2, seed=5, runtime=settings, fabric=process)
+    assert made.held is held
+    assert (made.rank, made.world_size, made.workers, made.batch_size, made.seed) == (1, 2, 1, 12, 5)

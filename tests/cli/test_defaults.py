@@ -1,12 +1,21 @@
 """What all verbs have in common: how they are called, and what happens unless it is asked for."""
 
+from dataclasses import fields
 from importlib import import_module
+from inspect import signature
 
 import pytest
 
 from mapet.cli import main
 from mapet.cli.options import leaves
 from mapet.cli.verbs import GROUPS, SUBVERBS, VERBS, module
+from mapet.config.evaluate import FewshotSettings, KNNSettings
+from mapet.config.segmentation import ShapesSettings
+from mapet.config.verbs import PackSettings
+from mapet.data.packing import Packing
+from mapet.data.shapes import compose_shapes
+from mapet.evals.fewshot import fewshot
+from mapet.evals.knn import knn
 
 NAMES = [name for names in GROUPS.values() for name in names if name != "tokenizer"]
 NAMES += [f"tokenizer {name}" for name in SUBVERBS]
@@ -37,6 +46,17 @@ def test_nothing_is_replaced_switched_on_or_chosen_unless_asked(verb):
     chosen = {(verb, one.name): one.default for one in own if one.default not in ("", None, False)}
     assert chosen == {key: value for key, value in GIVEN.items() if key[0] == verb}
     assert not [one.name for one in leaves(options) if one.name == "overwrite" and one.default is not False]
+
+
+@pytest.mark.parametrize(
+    ("called", "settings"),
+    [(compose_shapes, ShapesSettings), (Packing, PackSettings), (knn, KNNSettings), (fewshot, FewshotSettings)],
+)
+def test_what_settings_call_has_their_defaults(called, settings):
+    given = {name: one.default for name, one in signature(called).parameters.items()}
+    shared = {one.name: one.default for one in fields(settings) if one.name in given}
+    assert len(shared) > 1
+    assert shared == {name: given[name] for name in shared}
 
 
 REQUIRED = [(verb, part) for verb in NAMES for part in VERBS[verb].required]

@@ -2,11 +2,13 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 from mapet.data import workers
 from mapet.data.workers import GRACE, LEFT_TO_MAIN, _start
+from mapet.utils.errors import MapetError
 from processes import Forked
 
 
@@ -55,3 +57,16 @@ def test_a_worker_may_be_late_as_long_as_each_item_comes_in_time(monkeypatch):
     assert next(items) == 0
     with pytest.raises(workers.WorkersFailed, match="gave no batch for 15 seconds"):
         next(items)
+
+
+@pytest.mark.parametrize(("count", "ranks", "batches"), [(1, 1, 4), (2, 1, 6), (2, 2, 12)])
+def test_batches_that_lie_in_shared_memory(monkeypatch, tmp_path, count, ranks, batches):
+    """Each worker loads two ahead while the main process holds two; the processes of one machine share it."""
+    monkeypatch.setattr(workers.sys, "platform", "linux")
+    monkeypatch.setattr(workers, "SHARED", tmp_path)
+    monkeypatch.setattr(workers.os, "statvfs", lambda _: SimpleNamespace(f_bavail=batches, f_frsize=1 << 20))
+    workers.load([], [], count, item_bytes=1 << 20, ranks=ranks)
+    said = f"{batches} MiB free, but {count * ranks} loader workers need {batches + 1} MiB"
+    with pytest.raises(MapetError, match=said):
+        workers.load([], [], count, item_bytes=(1 << 20) + 1, ranks=ranks)
+    workers.load([], [], 0, item_bytes=1 << 40)

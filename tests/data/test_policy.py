@@ -9,7 +9,7 @@ from PIL import Image
 
 from mapet.data.dataset import open_dataset
 from mapet.data.decode import decode
-from mapet.data.policy import Centre, Erasing, Mixing, Policy, posterize, seeded
+from mapet.data.policy import Centre, Erasing, Mixing, Policy, posterize, seeded, transform
 from mapet.data.unreadable import UnreadableImages
 from mapet.utils.errors import MapetError
 from mapet.utils.view import CenterCropResize
@@ -71,6 +71,16 @@ def test_without_chance_the_policy_is_the_view():
         still = Policy(0, scale=(1, 1), ratio=(1, 1), hflip=hflip)
         difference = np.asarray(still(0, [0])[0](square, VIEW)).astype(int) - np.asarray(expected)
         assert abs(difference).max() <= 2  # mirrored before or after resizing
+
+
+def test_the_defaults_are_timms():
+    from timm.data import create_transform
+
+    theirs = create_transform(16, is_training=True, color_jitter=None, separate=True)[0].transforms
+    ours = transform(Policy(0), VIEW).transforms[0].transforms
+    assert [type(one) for one in ours] == [type(one) for one in theirs]
+    assert (ours[0].scale, ours[0].ratio, ours[1].p) == (theirs[0].scale, theirs[0].ratio, theirs[1].p)
+    assert (Mixing(0, 4).prob, Mixing(0, 4).switch_prob) == (1.0, 0.5)
 
 
 def test_randaugment_and_jitter_change_colours():
@@ -170,6 +180,19 @@ def test_without_mixing_targets_are_smoothed_labels():
         assert torch.equal(same, images)
         expected = 0.8 * torch.eye(4)[labels] + 0.05
         torch.testing.assert_close(targets, expected)
+
+
+def test_mixing_has_its_share_of_the_steps_and_cutmix_its_share_of_these():
+    """Cutmix leaves each pixel as it was, mixup none; an image of one class is told by its value."""
+    kinds = []
+    for step in range(200):
+        mixed = Mixing(5, 2, 0.8, 1.0, prob=0.6, switch_prob=0.25)(
+            torch.tensor([0.0, 1.0])[:, None, None, None].expand(-1, 3, 8, 8).clone(), torch.tensor([0, 1]), step
+        )[0]
+        values = set(mixed[0].flatten().tolist())
+        kinds.append("none" if values == {0.0} else "cutmix" if values == {0.0, 1.0} else "mixup")
+    assert 0.3 < kinds.count("none") / 200 < 0.6, "a mixed image may be as it was"
+    assert 0.05 < kinds.count("cutmix") / kinds.count("mixup") < 0.6
 
 
 def test_an_odd_picture_sits_out():

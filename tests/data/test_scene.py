@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mapet.data.scene import Scenes
+from mapet.data.scene import Scenes, distortion
 from mapet.utils.view import CenterCropResize
 
 VIEWS = CenterCropResize((32, 32)), CenterCropResize((32, 32), "nearest")
@@ -64,6 +64,13 @@ def test_long_images_are_bounded_by_four_crops():
     assert scenes._scaled((10, 1000), (32, 32), 0.5) == (1, 128)
 
 
+def test_crops_reach_every_edge_and_not_beyond():
+    scenes, mask, last = Scenes(0), scene(50, 40).getchannel("A"), 1 - 2.0**-53
+    for full, corner in (((40, 50), (8, 18)), ((32, 32), (0, 0)), ((20, 33), (0, 1))):
+        assert scenes._corner(mask, full, (32, 32), [0.0, 0.0]) == (0, 0)
+        assert scenes._corner(mask, full, (32, 32), [last, last]) == corner
+
+
 def test_a_crop_of_one_class_is_drawn_anew():
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[:12, :12, 3] = 1  # a small object in a corner
@@ -84,3 +91,17 @@ def test_flips_and_distortion_can_be_off():
     assert np.array_equal(mirrored[:, ::-1], pixels)
     distorted = [shown(Scenes(0, (1, 1), hflip=0), image, i)[0] for i in range(5)]
     assert any(not np.array_equal(one, pixels) for one in distorted)
+
+
+def test_the_defaults_and_strengths_are_mmsegmentation_s():
+    scenes = Scenes(0)
+    assert not scenes.whole
+    assert (scenes.scale, scenes.hflip, scenes.photometric, scenes.cat_max_ratio) == ((0.5, 2.0), 0.5, True, 0.75)
+    jitters = [(one.p, one.transforms[0]) for one in distortion().transforms]
+    assert [chance for chance, _ in jitters] == [0.5] * 4
+    assert [(one.brightness, one.contrast, one.saturation, one.hue) for _, one in jitters] == [
+        ((0.875, 1.125), None, None, None),
+        (None, (0.5, 1.5), None, None),
+        (None, None, (0.5, 1.5), None),
+        (None, None, None, (-0.1, 0.1)),
+    ]

@@ -99,6 +99,38 @@ def test_accumulation_gives_the_same_gradients(tmp_path, parts):
     torch.testing.assert_close(weights(whole), weights(split), atol=1e-6, rtol=1e-5)
 
 
+class Noting(Toy):
+    """Notes the images of each forward pass, for an update after the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = ["before"]
+
+    def forward(self, x, y):
+        self.noted.append(len(x))
+        return super().forward(x, y)
+
+    def discard_last(self):
+        self.noted.pop()
+
+
+@pytest.mark.parametrize(
+    ("images", "parts", "even", "noted"),
+    [(3, 2, False, [2, 1]), (3, 5, False, [1] * 3), (3, 5, True, [1] * 3), (0, 1, False, []), (0, 3, True, [])],
+)
+def test_an_objective_forgets_each_filler_and_nothing_else(images, parts, even, noted):
+    toy, fabric = Noting(), Fabric(accelerator="cpu", devices=1)
+    batch = {"x": torch.ones(images, 6), "y": torch.ones(images, 1)}
+    loop.backward(fabric, fabric.setup_module(toy), batch, parts, even=even)
+    assert toy.noted == ["before", *noted]
+
+
+def test_a_wrapped_objective_forgets_once():
+    toy = Noting()
+    loop._discard_last(Fabric(accelerator="cpu", devices=1).setup_module(torch.compile(toy)))
+    assert toy.noted == []
+
+
 def test_ema_is_what_its_formula_says_and_is_left_in_the_objective(tmp_path):
     run = Run.create(tmp_path / "run")
     start = weights(Toy())

@@ -97,6 +97,17 @@ def test_the_limit_of_a_control_group_bounds_what_is_available(tmp_path, monkeyp
     assert memory.available(device) == 500_000
 
 
+def test_the_memory_that_this_process_has_now(tmp_path, monkeypatch):
+    before, block = memory.resident(), torch.ones(1 << 25)
+    if before is not None:
+        assert 0.9 * block.nbytes < memory.resident() - before < 2 * block.nbytes
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    assert memory.resident() is None
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "status").write_text("Name:\tpython\nVmPeak:\t  9000 kB\nVmRSS:\t   70 kB\n")
+    assert memory.resident() == 70 * 1024
+
+
 def test_a_fork_can_train_after_a_prediction():
     """Fake tensors would start autograd's threads, as for a GPU; a process of its own, as forks of this one trained."""
     work = """if True:

@@ -105,6 +105,16 @@ def test_one_step_moves_by_the_learning_rate():
     assert layer.weight.item() == pytest.approx(before - 0.5, abs=1e-5)
 
 
+def test_nothing_moves_before_a_schedule_gives_a_rate():
+    """So a step that is only measured trains nothing."""
+    layer = nn.Linear(2, 2)
+    optimizer = adamw(layer, weight_decay=0.5, betas=(0.9, 0.999))
+    before = [parameter.clone() for parameter in layer.parameters()]
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert all(map(torch.equal, layer.parameters(), before))
+
+
 def test_layer_decay_and_weight_decay_are_timms():
     """Every parameter has the rate and the decay that timm's own rule gives timm's own transformer."""
     from timm.models.vision_transformer import VisionTransformer

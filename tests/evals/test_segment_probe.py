@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from forms import randomised
 from mapet.build.segmentation_set import both_splits, open_segmentation
 from mapet.data.segmentation import MaskedImages
+from mapet.evals import logistic
 from mapet.evals.dense import class_shares, embedded, patch_features, patch_size_of
 from mapet.evals.iou import iou_scores, overlap
 from mapet.evals.segment_probe import Patches, knn_probe, linear_probe, majority, probe_overlaps, training_patches
@@ -128,6 +129,16 @@ def test_the_linear_loss_is_that_of_pixels():
     logits, pixels = torch.randn(1, 3), torch.tensor([0, 0, 2, 1])
     shares = class_shares(pixels.view(2, 2), (1, 1), (2, 2), 3)
     torch.testing.assert_close(F.cross_entropy(logits, shares), F.cross_entropy(logits.expand(4, -1), pixels))
+
+
+@pytest.mark.parametrize(("images", "rows"), [(1, 4), (2, 4), (5, 16), (20, 72)])
+def test_the_penalty_is_chosen_on_a_tenth_of_the_images(monkeypatch, images, rows):
+    """At least one, which is not fitted; a single image is all there is. The last fit is to all images."""
+    fitted, fit = [], logistic.fit
+    monkeypatch.setattr(logistic, "fit", lambda rows, *given: fitted.append(len(rows)) or fit(rows, *given))
+    labels, image = torch.arange(4 * images) % 2, torch.arange(images).repeat_interleave(4)
+    linear_probe(Patches(torch.randn(len(image), 3), torch.eye(2)[labels], image, torch.ones(2)), 0)
+    assert fitted == [rows] * len(logistic.PENALTIES) + [len(image)]
 
 
 def test_patches_of_an_image_are_drawn_by_the_seed():

@@ -1,13 +1,16 @@
 """UPerNet against transformers' with shared weights; sliding windows, sizes that patches do not tile, and the loss."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from forms import randomised
-from mapet.evals.segmentation import Segmenting, segmented
+from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from mapet.evals.segmentation import Segmenting, segmented, shown
 from mapet.evals.upernet import Segmenter, sliding_logits
 
 SIZE = {"patch_size": 4, "embed_dim": 32, "depth": 12, "num_heads": 2, "init_values": 0.1}
@@ -135,3 +138,14 @@ def test_stochastic_depth_depends_on_the_seed():
     one, same, other = (model.pyramid(images, torch.tensor(seed))[2] for seed in ([1, 2], [1, 2], [3, 4]))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [((40, 20), (32, 16)), ((10, 15), (16, 24)), ((80, 20), (64, 16)), ((100, 10), (64, 6)), ((1, 999), (1, 64))],
+)
+def test_the_shorter_side_of_a_test_image_is_a_window_and_the_longer_at_most_four(size, seen):
+    found = shown(Image.new("RGB", size, (255, 0, 51)), SimpleNamespace(img_size=(16, 20)))
+    assert found.shape == (3, seen[1], seen[0])
+    color = (torch.tensor([1, 0, 0.2]) - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    torch.testing.assert_close(found, color[:, None, None].expand_as(found), atol=1e-5, rtol=0)

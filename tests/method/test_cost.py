@@ -82,6 +82,23 @@ def test_cost_of_every_objective(name):
     assert step == model.macs(training=True) - model.encoder.length * model.encoder.patch_embed.proj.weight.numel()
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_states_are_what_blocks_return_and_scores_what_is_compared(name):
+    """An image has 36 patches of 32 values, of which the context is not predicted; of tokens there are 11."""
+    model, states = OBJECTIVES[name](Encoder(**SHAPE)), []
+    for path, blocks in model.named_modules():
+        for block in blocks if path.endswith("blocks") else ():
+            block.register_forward_hook(lambda _, given, rows: states.append(rows[0].numel()))
+    model(*drawn(model.encoder, 2))
+    predicted = {"cae": 18 * 11, "mae": 27 * 32}.get(name.split(",")[0], 27 * 11)
+    predicted = 27 * 11 if name == "cae, other width" else predicted * (2 if name.endswith("cls") else 1)
+    work = model.work()
+    assert (work.states, work.scores) == (sum(states), predicted)
+    trained = model.work(training=True)
+    assert trained.scores == 3 * work.scores
+    assert 2 * work.states < trained.states <= 3 * work.states  # the teacher of CAE has no backward pass
+
+
 def test_cost_of_competitors_at_224_pixels():
     with torch.device("meta"):
         encoder = Encoder(**SIZES["vit_base"])

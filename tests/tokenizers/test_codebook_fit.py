@@ -7,8 +7,9 @@ import torch
 
 from fitted import MeanColour, Noise, Shown, coloured, together
 from mapet.tokenizers import assign as nearest
+from mapet.tokenizers import codebook_fit
 from mapet.tokenizers.codebook import Codebook
-from mapet.tokenizers.codebook_fit import KMeansSettings
+from mapet.tokenizers.codebook_fit import Kept, KMeansSettings
 from mapet.tokenizers.kmeans import kmeans
 from mapet.tokenizers.kmeans_init import plus_plus
 from mapet.utils.errors import MapetError
@@ -150,3 +151,14 @@ def test_features_that_are_no_numbers_are_explained(mode: str) -> None:
 
     with pytest.raises(MapetError, match="NaN or Inf"):
         Codebook.fit(Broken(), Shown(IMAGES), torch.arange(40), KMeansSettings(codes=4, mode=mode))
+
+
+def test_the_first_features_are_kept_up_to_a_bound_and_forgotten_when_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, index = torch.randn(5, 2, 3), torch.tensor([7, 2, 9, 4, 1])
+    monkeypatch.setattr(codebook_fit, "KEPT", features[:4].nbytes)
+    kept = Kept()
+    for part in (slice(0, 3), slice(3, 5), slice(3, 4), slice(4, 5)):  # the second and the last do not fit
+        kept.add(features[part], index[part])
+    assert kept.among(torch.tensor([1, 2, 3, 4, 7, 9])).tolist() == [False, True, False, True, True, True]
+    assert torch.equal(kept.take(torch.tensor([4, 7])), features[[3, 0]])
+    assert kept.among(torch.tensor([2, 4, 7, 9])).tolist() == [True, False, False, True]

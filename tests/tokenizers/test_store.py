@@ -262,6 +262,25 @@ def test_a_second_writer_is_refused_while_the_first_is_there(tmp_path: Path) -> 
     TokenStore.create(tmp_path, **SAME).append(names(1, 5), rows(1))
 
 
+def test_what_a_network_file_system_holds_open_goes_with_the_next_merge(tmp_path: Path, monkeypatch) -> None:
+    store, unlink = filled(tmp_path / "store", 2), os.unlink
+    part_of(store, 0).append(names(2, 2), rows(4)[2:])
+
+    def busy(path, *, dir_fd=None):
+        if dir_fd is not None:  # as rmtree calls it
+            raise OSError(errno.EBUSY, "busy", path)
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", busy)
+        merge(store)
+    assert list(store.image_ids()) == names(4)
+    assert (store.folder / parts.MERGED).is_dir()
+    merge(store)
+    assert not (store.folder / parts.MERGED).exists()
+    assert list(store.image_ids()) == names(4)
+
+
 def test_a_part_that_is_still_written_is_not_merged(tmp_path: Path) -> None:
     store = filled(tmp_path, 2)
     part = part_of(store, 1)

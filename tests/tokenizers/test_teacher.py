@@ -48,6 +48,16 @@ def test_every_kind_of_tower_lands_on_the_grid(name: str, grid, stage, size, wid
     assert not teacher.train().tower.training
 
 
+def test_random_weights_are_the_same_each_time_and_draw_nothing():
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        found.append(Teacher("resnet10t", (1, 1), pretrained=False).state_dict())
+        assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one, found[1][name]) for name, one in found[0].items())
+
+
 def test_the_offline_teacher_is_trained() -> None:
     teacher, random = Teacher("efficientnet_lite0", (4, 4)), Teacher("efficientnet_lite0", (4, 4), pretrained=False)
     assert (teacher.stage, teacher.width, teacher.origin) == (3, 112, "published")

@@ -64,6 +64,16 @@ def test_saved_is_loaded(golden, network, tmp_path):
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
+def test_the_default_sizes_are_the_published_ones():
+    """BEiT v2's tokenizer: ViT-B/16 over images of 224 pixels, 8192 codes of 32 numbers."""
+    with torch.device("meta"):
+        network = VQKD()
+    assert (network.view.size, network.grid, network.vocabulary) == ((224, 224), (14, 14), 8192)
+    assert network.codes.shape == (8192, 32)
+    assert (len(network.encoder.blocks), network.encoder.embed_dim) == (12, 768)
+    assert network.encoder.blocks[0].attn.num_heads == 12
+
+
 def test_oblong_pictures_have_their_grid():
     network = VQKD(image_size=(8, 12), patch_size=4, embed_dim=8, depth=1, num_heads=2, codes=5, code_dim=3)
     images = torch.rand(2, 3, 8, 12)

@@ -2,6 +2,7 @@
 
 import warnings
 from base64 import b64decode
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -135,6 +136,42 @@ def test_a_chart_has_its_size_and_an_image_at_most_twice_its_own(tmp_path):
         assert page.image(tmp_path / "a.png", "", "", most=20).width == min(20, shown)
 
 
+@pytest.mark.parametrize(("size", "stored"), [((40, 99), (40, 99)), ((41, 10), (40, 10)), ((100, 400), (20, 80))])
+def test_an_image_in_a_page_has_at_most_two_pixels_for_each_of_css(tmp_path, size, stored):
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    kind, _, content = page.image(tmp_path / "a.png", "", "", most=20).source.partition(",")
+    assert kind == "data:image/webp;base64"
+    assert Image.open(BytesIO(b64decode(content))).size == stored
+
+
+def test_figures_grow_with_what_they_show(tmp_path, written):
+    """Sizes in inches, as a page or a paper takes them."""
+    frame = RNG.integers(0, 256, (8, 8, 3), np.uint8)
+    reveal_figure([("", frame)] * 3, tmp_path / "a.png")
+    maps = RNG.random((2, 4, 4))
+    attention_figure(
+        np.stack([frame] * 2), maps[:, None], maps, RNG.random((2, 4, 4, 3)), maps, (0, 0), tmp_path / "a.png"
+    )
+    contact_sheet([("", "", None)] * 7, tmp_path / "a.png", columns=3)
+    pattern = mapet(6, 4)
+    draw_patterns({"one": pattern, "two": pattern}, tmp_path / "a.png")
+    codes.token_map(frame.transpose(2, 0, 1)[None, :, :4], np.zeros((1, 8), int), (2, 4), tmp_path / "a.png")
+    reveal, attention, sheet, patterns, tokens, _ = (figure.get_size_inches().tolist() for figure in written)
+    assert reveal == pytest.approx([3 * 1.9, 2.5])
+    assert attention == pytest.approx([5 * 1.3, 2 * 1.3 + 0.3])
+    assert sheet == pytest.approx([3 * 1.5, 3 * 1.85])
+    assert patterns == pytest.approx([2 * 0.26 * (pattern.keys + 3), 0.26 * (pattern.rows + 4)])
+    assert tokens == pytest.approx([2.3, 2.2])
+    rows, found = [{"epoch": 1, "rank": 5.0}], columns()
+    labelled = [{**rows[0], "knn": 0.2, "knn_low": 0.1, "knn_high": 0.3, "guess": 0.1}]
+    sizes = [(charts.rates(found), 9.2, 3), (charts.probes(rows), 4.6, 3), (charts.probes(labelled), 9.2, 3)]
+    for count, side in ((20, 6.2), (21, 5.2)):
+        sizes += [(charts.confusion(np.eye(count, dtype=int), ["a"] * count), side + 0.8, side)]
+    sizes += [(accuracy_figure({"epochs": [entry("pet", 10, 0.5)]}), 10, 0.8 + 2.8)]
+    for figure, *size in sizes:
+        assert figure.get_size_inches().tolist() == pytest.approx(size)
+
+
 def test_attention_of_an_oblong_image(tmp_path, written):
     """Images of 12 × 8 pixels in 4 × 2 patches; every map is in the panel of its title, and the patch is framed."""
     images, rollout = RNG.integers(0, 256, (2, 12, 8, 3), np.uint8), RNG.random((2, 4, 2))
@@ -175,7 +212,9 @@ def test_tiles_stand_from_left_to_right(tmp_path, written, count, grid):
         assert axes.texts[0].get_text() == lines[n]
         x, y = axes.texts[0].get_position()
         assert (x, y < 0, axes.texts[0].get_transform()) == (0.5, True, axes.transAxes)
-        assert (axes.get_images()[0].get_array() == ([n, 0, 0] if n else 200)).all()
+        tile = axes.get_images()[0].get_array()
+        assert tile.shape[0] == tile.shape[1]
+        assert (tile == ([n, 0, 0] if n else 200)).all()
     assert not any(axes.get_images() or axes.axison for axes in written[0].axes[count:])
 
 

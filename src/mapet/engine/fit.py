@@ -210,7 +210,7 @@ def _fitting(
 def _discard_last(model: Any) -> None:
     """Let an objective forget what it noted of a filler."""
     for module in model.modules():
-        if hasattr(module, "discard_last"):
+        if hasattr(type(module), "discard_last"):  # wrappers pass on the attributes of what they hold
             module.discard_last()
 
 

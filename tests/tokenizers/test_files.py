@@ -1,0 +1,37 @@
+"""The hash of a tokenizer's content, by which token stores and runs know it."""
+
+import pytest
+import torch
+
+from mapet.tokenizers.files import fingerprint
+
+VALUES = torch.arange(6, dtype=torch.int32)
+FIRST = {"a": VALUES.view(2, 3), "b": torch.ones(2)}
+
+
+def test_equal_content_has_one_hash():
+    found = fingerprint(FIRST, "x")
+    assert len(bytes.fromhex(found)) == 16
+    strided = torch.stack([VALUES.view(2, 3)] * 2, dim=-1)[..., 0]
+    assert not strided.is_contiguous()
+    assert fingerprint({"a": strided, "b": torch.nn.Parameter(torch.ones(2))}, "x") == found
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"c": FIRST["a"], "b": FIRST["b"]},
+        {"a": VALUES.view(3, 2), "b": FIRST["b"]},
+        {"a": VALUES.view(torch.float32).view(2, 3), "b": FIRST["b"]},
+        {"a": VALUES.flip(0).view(2, 3), "b": FIRST["b"]},
+        {"b": FIRST["b"], "a": FIRST["a"]},
+        {"a": FIRST["a"]},
+    ],
+    ids=["name", "shape", "dtype", "values", "sequence", "fewer"],
+)
+def test_other_names_shapes_types_and_values_have_another_hash(other):
+    assert fingerprint(other, "x") != fingerprint(FIRST, "x")
+
+
+def test_other_notes_have_another_hash():
+    assert len({fingerprint(FIRST, *notes) for notes in ((), ("x",), ("y",), ("x", "y"))}) == 4
