@@ -99,7 +99,6 @@ def test_the_protocol_names_its_settings():
         ({"shots": (0,)}, r"shots must be >= 1, got \[0\]"),
         ({"shots": ()}, r"shots must be >= 1, got \[\]"),
         ({"shots": (1, 51)}, "Class 0 has 50 training images, fewer than 51 shots"),
-        ({"shots": (51,), "names": "abcdef"}, "Class a has 50 training images"),
         ({"draws": 1}, "draws must be >= 2, .* got 1"),
     ],
 )

@@ -1,6 +1,6 @@
 """Features of labelled images: what every evaluation of a frozen encoder reads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from mapet.config.evaluate import FeatureSettings
@@ -19,12 +19,11 @@ BATCH, LARGE = 32, 256  # images that the encoder sees at a time: on a CPU what 
 
 
 class LabelledFeatures(NamedTuple):
-    """Features (N, …, F) and labels (N,) of both splits, the number of classes, and their names."""
+    """Features (N, …, F) and labels (N,) of both splits, and the number of classes."""
 
     train: "Labelled"
     test: "Labelled"
     classes: int
-    names: Sequence[str] = ()
 
 
 class Features:
@@ -83,7 +82,7 @@ def extract_features(
         found.append(features(encoder, parts, pool=pool, device=pick_device(settings.accelerator)))
         if note := bad.note():
             log.info(f"note      {note}")
-    return LabelledFeatures(found[0], found[1], len(splits[0].classes), splits[0].classes)
+    return LabelledFeatures(found[0], found[1], len(splits[0].classes))
 
 
 def features_gib(encoder: "Encoder", pool: str, images: int) -> float:

@@ -86,7 +86,7 @@ def _fewshot(f: LabelledFeatures, s: EvaluateSettings, device: "torch.device") -
     from mapet.evals.fewshot import fewshot
 
     shots, draws = s.fewshot.shots, s.fewshot.draws
-    return fewshot(f.train, f.test, classes=f.classes, shots=shots, draws=draws, seed=s.seed, names=f.names)
+    return fewshot(f.train, f.test, classes=f.classes, shots=shots, draws=draws, seed=s.seed)
 
 
 def _fewshot_text(s: EvaluateSettings) -> str:

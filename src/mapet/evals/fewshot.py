@@ -31,7 +31,6 @@ def fewshot(
     shots: Sequence[int] = SHOTS,
     draws: int = DRAWS,
     seed: int = 0,
-    names: Sequence[str] = (),
 ) -> dict[str, Score]:
     """Fit logistic regression to ``shots`` labelled images of each class and score it on all of ``test``.
 
@@ -46,7 +45,6 @@ def fewshot(
         shots: labelled images of each class, one result for each.
         draws: repetitions.
         seed: random seed of the draws.
-        names: of the classes, for the error.
 
     Returns:
         ``1-shot`` and so on: top-1 accuracy, the mean over the draws with its t-interval. The interval covers
@@ -59,10 +57,11 @@ def fewshot(
     check_settings(shots, draws)
     check(train, test, classes)
     counts = torch.bincount(train[1], minlength=classes)
-    if counts[fewest := int(counts.argmin())] < max(shots):
-        few = f"has {int(counts[fewest])} training images, fewer than {max(shots)} shots"
-        name = names[fewest] if names else fewest
-        raise MapetError(f"Class {name} {few}: use fewer shots or more training images.")
+    if counts.min() < max(shots):
+        raise MapetError(
+            f"Class {int(counts.argmin())} has {int(counts.min())} training images, fewer than {max(shots)} shots: "
+            "use fewer shots or more training images."
+        )
     x_train, x_test = (part / part.shape[1] ** 0.5 for part in standardised(train[0], test[0]))
     scores = {}
     for count in shots:
