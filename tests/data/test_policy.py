@@ -183,7 +183,7 @@ def test_without_mixing_targets_are_smoothed_labels():
 
 
 def test_mixing_has_its_share_of_the_steps_and_cutmix_its_share_of_these():
-    """Cutmix leaves each pixel as it was, mixup none; an image of one class is told by its value."""
+    """Cutmix leaves each pixel as it was, mixup none. Each of the two images has one value, that of its class."""
     kinds = []
     for step in range(200):
         mixed = Mixing(5, 2, 0.8, 1.0, prob=0.6, switch_prob=0.25)(

@@ -93,8 +93,9 @@ def inspect_tokenizer(
         found["agreement"] = _agreement(seen, tokens_of(other, images_of(source, seen.indices, s)), s)
     out.mkdir(parents=True, exist_ok=True)
     found["figures"] = draw(tokenizer, source, seen, codes, out, s)
-    for stale in (path for path in out.glob("codes.*") if "codes.png" not in found["figures"] and is_figure(path)):
-        stale.unlink()
+    if "codes.png" not in found["figures"]:
+        for stale in filter(is_figure, list(out.glob("codes.*"))):  # of an earlier call
+            stale.unlink()
     replace_file(out / FINDINGS, json.dumps(found, indent=1) + "\n")
     return found
 

@@ -154,9 +154,10 @@ class Nearest:
             return ((error > TIES * squared) & (squared > 0)).nonzero().flatten(), error
         # Each factor's relative error is uniform up to the roundoff; the errors of a score's terms add up as a walk.
         walk = DEVIATIONS * (2 / 3 * (centred.square() @ self.largest)).sqrt()
-        error += 2 * ROUNDOFF[self.precision] * torch.minimum(walk, 2 * reach.square())
-        if self.halved:
-            error += 2 * ROUNDOFF["bfloat16"] * squared  # each score is rounded: twice what half a distance may lose
+        roundoff = ROUNDOFF[self.precision]
+        error += 2 * roundoff * torch.minimum(walk, 2 * reach.square())
+        if self.halved:  # two scores, each half of a squared distance, lose half of this by being rounded
+            error += 2 * roundoff * squared
         each = torch.arange(len(scores), device=scores.device)
         best = scores[each, labels]
         scores[each, labels] = -torch.inf
@@ -220,22 +221,20 @@ def _parts(values: Tensor) -> Tensor:
 
 def _argmax(scores: Tensor) -> Tensor:
     """The index of each row's largest score: (n,) int64. On a CPU, NumPy is ten times as fast as torch."""
-    if scores.device.type != "cpu":
-        return scores.argmax(dim=1)
-    return torch.from_numpy(
-        _bits(scores).argmin(axis=1) if scores.dtype == torch.bfloat16 else scores.numpy().argmax(axis=1)
-    )
+    if scores.dtype == torch.bfloat16:
+        return torch.from_numpy(_bits(scores).argmin(axis=1))
+    return torch.from_numpy(scores.numpy().argmax(axis=1)) if scores.device.type == "cpu" else scores.argmax(dim=1)
 
 
 def _largest(scores: Tensor) -> Tensor:
     """Each row's largest score (n,)."""
-    if scores.device.type != "cpu" or scores.dtype != torch.bfloat16:
-        return scores.amax(dim=1)
-    return torch.from_numpy(_bits(scores).min(axis=1).view(np.int16)).view(torch.bfloat16)
+    if scores.dtype == torch.bfloat16:
+        return torch.from_numpy(_bits(scores).min(axis=1).view(np.int16)).view(torch.bfloat16)
+    return scores.amax(dim=1)
 
 
 def _bits(scores: Tensor) -> np.ndarray:
-    """Scores in bfloat16 as uint16, the order of which is reversed for negative numbers.
+    """Scores in bfloat16, which are on a CPU, as uint16, the order of which is reversed for negative numbers.
 
     A positive score is an error of rounding. Such scores come before all others, the smallest first, as near ties.
     """
@@ -263,7 +262,7 @@ def _parallel_map(threads: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
 @contextmanager
 def _matmul_precision(precision: str) -> Iterator[None]:
-    """Allow or forbid products of float32 in TF32 on CUDA; restores the setting afterwards."""
+    """Allow or forbid products of float32 in TF32 on CUDA, forbid less than float32 on a CPU; restores both."""
     cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = cuda.fp32_precision, cpu.fp32_precision
     cuda.fp32_precision = "tf32" if precision == "tf32" else "ieee"
