@@ -1,6 +1,7 @@
 """Recomputation and compilation change neither losses nor gradients, for every objective."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mapet.build.pretrain import build_objective
 from mapet.config.recipe import OBJECTIVES, Model, Objective, Recipe
 from mapet.engine.memory import recompute
 from mapet.method.order import uniform
+from mapet.utils import linear
 from processes import Forked, finished
 
 VOCABULARY, BATCH = 32, 4
@@ -76,6 +78,38 @@ def test_every_step_uses_one_graph(kind, thrifty):
         for name, figure in expected.items():
             torch.testing.assert_close(found[name], figure, atol=1e-6, rtol=1e-6)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_by_onednn_change_losses_and_gradients_by_rounding_alone(kind, monkeypatch):
+    expected, gradients, _ = measured(built(kind), 0)
+    monkeypatch.setattr(linear, "SLOW_MKL", True)
+    monkeypatch.setattr(linear, "SMALLEST", 0)
+    with patch.object(linear, "_onednn", side_effect=linear._onednn) as products:
+        found, found_gradients, _ = measured(built(kind), 0)
+    assert products.called
+    for name, figure in expected.items():
+        torch.testing.assert_close(found[name], figure, atol=1e-6, rtol=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found_gradients[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mapet", "mae"])
+def test_products_by_onednn_are_part_of_the_one_graph(kind, monkeypatch, tmp_path):
+    monkeypatch.setattr(linear, "SLOW_MKL", True)
+    monkeypatch.setattr(linear, "SMALLEST", 0)
+
+    def work():
+        plain, objective = built(kind), built(kind)
+        compiled = torch.compile(objective, backend="aot_eager", fullgraph=True)
+        wanted, found = plain(**batch(0)), compiled(**batch(0))
+        wanted["loss"].backward()
+        found["loss"].backward()
+        gradients = dict(objective.named_parameters())
+        for name, parameter in plain.named_parameters():
+            torch.testing.assert_close(gradients[name].grad, parameter.grad, atol=1e-6, rtol=1e-4)
+
+    finished([Forked(tmp_path, work=work)])
 
 
 @pytest.mark.parametrize("kind", ["mapet", "mae"])

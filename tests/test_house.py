@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "mapet"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {
-    "": 35_750,
+    "": 35_860,
     "cli": 2_610,
-    "method": 1_420,
+    "method": 1_425,
 }
 # Lines of a folder; method: 1,300 and windows.py; cli: 2,000 and nine verbs.
 # The package was meant to have 17,500 lines. Since then came typed Python functions for every verb, settings that carry

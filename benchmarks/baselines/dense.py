@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mapet.method.encoder import Attention, Block
 from mapet.method.predict import TokenPrediction
+from mapet.utils.linear import Linear
 
 
 class DenseAttention(nn.Module):
@@ -69,6 +70,9 @@ class Dense(nn.Module):
         self.encoder, self.mask_token = copy.deepcopy(ours.encoder), copy.deepcopy(ours.mask_token)
         self.head = copy.deepcopy(ours.head)
         self.encoder.blocks = nn.ModuleList(DenseBlock(block) for block in ours.encoder.blocks)
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.__class__ = nn.Linear  # torch's own product
 
     def logits(self, images: Tensor, predicted: Tensor, masks: tuple[Tensor, Tensor]) -> Tensor:
         """(B, M, V) for the positions ``predicted`` (B, M), ascending, as in the published implementation."""

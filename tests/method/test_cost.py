@@ -12,7 +12,14 @@ from mapet.method.encoder import SIZES, Encoder
 from mapet.method.mae import DECODERS, MAE
 from mapet.method.pattern import mapet, mim, pet
 from mapet.method.predict import TokenPrediction
+from mapet.utils import linear
 from method_oracle import NAMED, PATTERNS, drawn
+
+
+@pytest.fixture(autouse=True)
+def by_torchs_product(monkeypatch):
+    """torch counts no operations of oneDNN's product."""
+    monkeypatch.setattr(linear, "SLOW_MKL", False)
 
 
 def counted(run, images):

@@ -29,6 +29,7 @@ from mapet.method.encoder import (
 )
 from mapet.method.layer_scale import LayerScale, scaled
 from mapet.method.order import gather_rows
+from mapet.utils.linear import Linear
 
 TEACHER, REGRESSOR, DECODER = 1, 2, 3  # independent random streams of each sample
 
@@ -83,14 +84,14 @@ class CAE(Counted, nn.Module):
         self.encoder_to_decoder = (
             nn.Identity()
             if dim == encoder.embed_dim
-            else nn.Sequential(nn.Linear(encoder.embed_dim, dim), nn.LayerNorm(dim, eps=1e-6))
+            else nn.Sequential(Linear(encoder.embed_dim, dim), nn.LayerNorm(dim, eps=1e-6))
         )
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         self.regressor_blocks = nn.ModuleList(RegressorBlock(*shape) for _ in range(regressor_depth))
         self.regressor_norm = nn.LayerNorm(dim, eps=1e-6)
         self.decoder_blocks = nn.ModuleList(Block(*shape) for _ in range(decoder_depth))
         self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Linear(dim, vocabulary)
+        self.head = Linear(dim, vocabulary)
         self.register_buffer("positions", sincos(encoder.grid, dim).roll(dim // 2, dims=1), persistent=False)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
         for module in (self.encoder_to_decoder, self.regressor_blocks, self.decoder_blocks, self.head):
@@ -214,10 +215,10 @@ class CrossAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"{heads} heads do not divide a width of {dim}")
         self.heads = heads
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim, bias=False)
-        self.v = nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.k = Linear(dim, dim, bias=False)
+        self.v = Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: nn.Module | None = None) -> Tensor:
         """(B, M, E), (B, L, E), (B, L, E) → (B, M, E), times the factors of ``scale``."""

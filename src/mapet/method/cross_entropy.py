@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from mapet.utils.linear import grad_rows, grad_weight, linear
 
 CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}  # logits per chunk: 32 MiB of float32, or 256 MiB on a GPU
 
@@ -39,19 +40,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         size = max(1, CHUNK_LOGITS.get(rows.device.type, CHUNK_LOGITS["cpu"]) // len(weight))
         loss, hits = rows.new_zeros(2, dtype=torch.float32).unbind()
-        grad_rows, grad_weight, grad_bias = (torch.zeros_like(t) for t in (rows, weight, bias))
-        chunks = (torch.split(tensor, size) for tensor in (rows, target[:, None], grad_rows))
+        grad_input, grad_head, grad_bias = (torch.zeros_like(t) for t in (rows, weight, bias))
+        chunks = (torch.split(tensor, size) for tensor in (rows, target[:, None], grad_input))
         for chunk, chunk_target, grad_chunk in zip(*chunks, strict=True):
-            logits = F.linear(chunk, weight, bias).float()
+            logits = linear(chunk, weight, bias).float()
             logsumexp = logits.logsumexp(1, keepdim=True)
             loss = loss + (logsumexp - logits.gather(1, chunk_target)).sum()
             hits = hits + (logits.max(1, keepdim=True).indices == chunk_target).sum()  # faster than argmax on CPUs
             if grad_enabled and any(ctx.needs_input_grad):
                 grad_logits = _grad_logits(logits, logsumexp, chunk_target).div_(len(rows)).to(weight.dtype)
-                grad_chunk.copy_(grad_logits @ weight)
-                grad_weight += grad_logits.T @ chunk
+                grad_chunk.copy_(grad_rows(grad_logits, weight))
+                grad_head += grad_weight(grad_logits, chunk)
                 grad_bias += grad_logits.sum(0)
-        ctx.save_for_backward(grad_rows, grad_weight, grad_bias)
+        ctx.save_for_backward(grad_input, grad_head, grad_bias)
         ctx.mark_non_differentiable(accuracy := hits / len(rows))
         return loss / len(rows), accuracy
 

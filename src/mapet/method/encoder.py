@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mapet.method.layer_scale import LayerScale, scaled
 from mapet.method.windows import Seen, attend, readable
+from mapet.utils.linear import Linear, linear
 from mapet.utils.rng import random_bits, uniform
 
 SIZES: dict[str, dict[str, int]] = {
@@ -72,7 +73,7 @@ class Encoder(nn.Module):
         average = global_pool == "avg"
         self.norm = nn.Identity() if average else nn.LayerNorm(embed_dim, eps=1e-6)
         self.fc_norm = nn.LayerNorm(embed_dim, eps=1e-6) if average else nn.Identity()
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
+        self.head = Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         self.reset_parameters()
 
     @property
@@ -146,7 +147,7 @@ class PatchEmbed(nn.Module):
         batch, channels, rows, columns = images.shape
         patches = images.reshape(batch, channels, rows // height, height, columns // width, width)
         pixels = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias)
+        return linear(pixels, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Block(nn.Module):
@@ -184,8 +185,8 @@ class Attention(nn.Module):
         if dim % heads:
             raise ValueError(f"{heads} heads do not divide a width of {dim}")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, rows: Tensor, visible: Seen, start: int, scale: nn.Module | None = None) -> Tensor:
         """(B, R, D) → (B, R − start, D), times the factors of ``scale``."""
@@ -194,8 +195,8 @@ class Attention(nn.Module):
         q_bias, kv_bias = torch.split(self.qkv.bias, [dim, 2 * dim])
         if torch.is_autocast_enabled(rows.device.type):
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))  # once, not for each product
-        q_BNQE = self._split_heads(F.linear(rows[:, start:], q_weight, q_bias))
-        k_BNKE, v_BNKE = map(self._split_heads, F.linear(readable(rows, visible), kv_weight, kv_bias).chunk(2, dim=-1))
+        q_BNQE = self._split_heads(linear(rows[:, start:], q_weight, q_bias))
+        k_BNKE, v_BNKE = map(self._split_heads, linear(readable(rows, visible), kv_weight, kv_bias).chunk(2, dim=-1))
         out_BNQE = attend(q_BNQE, k_BNKE, v_BNKE, visible, start)
         return scaled(self.proj, out_BNQE.transpose(1, 2).flatten(2), scale)
 
@@ -209,8 +210,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, rows: Tensor, scale: nn.Module | None = None) -> Tensor:
         """(B, R, D) → (B, R, D), times the factors of ``scale``."""

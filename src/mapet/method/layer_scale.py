@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from mapet.utils.linear import linear
 
 
 class LayerScale(nn.Module):
@@ -17,8 +18,8 @@ class LayerScale(nn.Module):
         return rows * self.gamma
 
 
-def scaled(linear: nn.Linear, rows: Tensor, scale: nn.Module | None) -> Tensor:
-    """``scale(linear(rows))``: the factors of a ``LayerScale`` multiply the weights, of which there are fewer."""
+def scaled(layer: nn.Linear, rows: Tensor, scale: nn.Module | None) -> Tensor:
+    """``scale(layer(rows))``: the factors of a ``LayerScale`` multiply the weights, of which there are fewer."""
     if isinstance(scale, LayerScale):
-        return F.linear(rows, scale.gamma[:, None] * linear.weight, scale.gamma * linear.bias)
-    return linear(rows)
+        return linear(rows, scale.gamma[:, None] * layer.weight, scale.gamma * layer.bias)
+    return layer(rows)

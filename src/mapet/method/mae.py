@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mapet.method.cost import Counted, Work, block_work, embed_work, head_work
 from mapet.method.encoder import Block, Encoder, init_xavier, run_blocks, sincos
 from mapet.method.order import gather_rows
+from mapet.utils.linear import Linear
 
 DECODERS: dict[str, dict[str, int]] = {
     "vit_tiny": {"decoder_embed_dim": 96, "decoder_depth": 1, "decoder_num_heads": 3},  # MAE-Lite's (arXiv 2205.14443)
@@ -57,14 +58,14 @@ class MAE(Counted, nn.Module):
         if decoder_depth < 1:
             raise ValueError("the decoder needs at least one block")
         self.encoder, self.context, self.normalize_pixels = encoder, context, normalize_pixels
-        self.decoder_embed = nn.Linear(encoder.embed_dim, decoder_embed_dim)
+        self.decoder_embed = Linear(encoder.embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_embed_dim))
         self.decoder_pos_embed = nn.Parameter(sincos(encoder.grid, decoder_embed_dim)[None], requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
             Block(decoder_embed_dim, decoder_num_heads, encoder.mlp_ratio, None) for _ in range(decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=1e-6)
-        self.decoder_pred = nn.Linear(decoder_embed_dim, encoder.patch_embed.proj.weight[0].numel())
+        self.decoder_pred = Linear(decoder_embed_dim, encoder.patch_embed.proj.weight[0].numel())
         nn.init.normal_(self.mask_token, std=0.02)
         for module in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             module.apply(init_xavier)

@@ -15,6 +15,7 @@ from mapet.method.encoder import Encoder, init_linear
 from mapet.method.order import gather_rows
 from mapet.method.pattern import Pattern
 from mapet.method.windows import Visible
+from mapet.utils.linear import Linear
 
 
 class TokenPrediction(Counted, nn.Module):
@@ -38,7 +39,7 @@ class TokenPrediction(Counted, nn.Module):
             raise ValueError(f"the encoder has {encoder.length} patches, the pattern {pattern.length}")
         self.encoder, self.pattern = encoder, pattern
         self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim))
-        self.head = nn.Linear(encoder.embed_dim, vocabulary)
+        self.head = Linear(encoder.embed_dim, vocabulary)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         init_linear(self.head)
         self.register_buffer("position_in_order", pattern.position_in_order, persistent=False)

@@ -14,6 +14,7 @@ from mapet.api.benchmark.clock import timed
 from mapet.engine.optim import adamw
 from mapet.method.cross_entropy import chunked_cross_entropy
 from mapet.method.pattern import mapet
+from mapet.utils.linear import Linear, linear
 
 BACKWARD = 3  # forward and backward pass in units of a forward pass, as ``method/cost.py`` counts them
 HEAD = 64  # channels of an attention head in all named models
@@ -106,7 +107,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 def _product(count: int, inner: int, outer: int, precision: str, device: torch.device) -> Callable[[], Tensor]:
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     rows, weight = (torch.randn(n, inner, dtype=dtype, device=device) for n in (count, outer))
-    return lambda: F.linear(rows, weight)
+    return lambda: linear(rows, weight)
 
 
 def _passes(forward: Callable[[], list[Tensor]], leaves: Sequence[Tensor]) -> Callable[[], None]:
@@ -122,7 +123,7 @@ def _passes(forward: Callable[[], list[Tensor]], leaves: Sequence[Tensor]) -> Ca
 def _linear(width: int, rows: int, precision: str, device: torch.device) -> Callable[[], None]:
     """The products with weights of one block, forward and backward."""
     sizes = [(width, width), (width, 2 * width), (width, width), (width, 4 * width), (4 * width, width)]
-    layers = [nn.Linear(*size, device=device) for size in sizes]
+    layers = [Linear(*size, device=device) for size in sizes]
     inputs = [torch.randn(rows, inner, device=device, requires_grad=True) for inner, _ in sizes]
 
     def forward() -> list[Tensor]:
