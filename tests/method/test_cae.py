@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mapet.method.cae import CAE
+from mapet.method.cae import CAE, RegressorBlock
 from mapet.method.encoder import Encoder
 from mapet.method.order import STRATEGIES
 from method_oracle import drawn, influence, shaken
@@ -237,3 +237,37 @@ def test_invalid_settings(changes, match):
     encoder = Encoder((6, 8), 2, embed_dim=16, depth=1, num_heads=2)
     with pytest.raises(ValueError, match=match):
         CAE(encoder, **{"context": 5, "vocabulary": 3, **changes})
+
+
+def test_stochastic_depth_drops_either_branch_of_the_regressor():
+    block = shaken(RegressorBlock(16, 2, 4.0, 0.5).double())
+    rows, context, positions = (torch.randn(1, count, 16, dtype=torch.double) for count in (4, 8, 12))
+    kept, dropped = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    hidden = block.norm2(rows)
+    found = block(rows, context, positions, torch.cat([dropped, kept]))
+    torch.testing.assert_close(found, hidden + block.mlp(hidden, block.ls2), atol=1e-12, rtol=0)
+    readable = torch.cat([context, rows], dim=1)
+    keys, values = block.norm1_k(readable + positions), block.norm1_v(readable)
+    read = block.cross_attn(block.norm1_q(rows + positions[:, 8:]), keys, values, block.ls1)
+    found = block(rows, context, positions, torch.cat([kept, dropped]))
+    torch.testing.assert_close(found, block.norm2(rows + read), atol=1e-12, rtol=0)
+
+
+def test_the_decoder_adds_the_positions_of_the_masked_patches():
+    model = shaken(tiny().double())
+    _, _, order = drawn(model.encoder, 3)
+    latents = torch.randn(3, 8, 16, dtype=torch.double)
+    rows = latents + model.positions.double()[order[:, 5:]]
+    for block in model.decoder_blocks:
+        rows = block(rows)
+    torch.testing.assert_close(model.decode(latents, order), model.decoder_norm(rows), atol=1e-6, rtol=0)
+
+
+def test_keys_of_the_regressor_have_no_bias():
+    names = [name for name, _ in tiny().regressor_blocks[0].cross_attn.named_parameters() if "bias" in name]
+    assert names == ["q.bias", "v.bias", "proj.bias"]
+
+
+def test_every_norm_has_the_published_epsilon():
+    norms = [module for module in tiny(decoder_embed_dim=24).modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert {module.eps for module in norms} == {1e-6}

@@ -1,5 +1,7 @@
 """Multiply-accumulates against torch's count of what is computed."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -7,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mapet.method.cae import CAE
 from mapet.method.cls_aggregation import ClassAggregation
-from mapet.method.cost import Counted, Work, macs
+from mapet.method.cost import Counted, Work, macs, work
 from mapet.method.encoder import SIZES, Encoder
 from mapet.method.mae import DECODERS, MAE
 from mapet.method.pattern import mapet, mim, pet
@@ -125,3 +127,15 @@ def test_costs_add_up_and_an_objective_counts_its_own():
     assert cost.macs == 5
     with pytest.raises(NotImplementedError):
         Counted().macs()
+
+
+def test_without_a_vocabulary_no_head_is_counted():
+    encoder = Encoder(32, 8, embed_dim=32, depth=2, num_heads=4)
+    assert work(encoder) == work(encoder, vocabulary=0)
+    assert work(encoder).scores == 0
+
+
+def test_costs_cannot_be_changed_and_count_as_keys():
+    assert {Work(linear=3): "cost"}[Work(linear=3)] == "cost"
+    with pytest.raises(FrozenInstanceError):
+        Work(linear=3).linear = 4

@@ -97,3 +97,12 @@ def test_gradient_reaches_rows_through_a_frozen_head():
         torch.autograd.grad(loss(rows, head, target)[0], [rows]) for loss in (chunked_cross_entropy, plain)
     )
     torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-5)
+
+
+def test_a_chunk_has_at_least_one_row(monkeypatch):
+    monkeypatch.setitem(module.CHUNK_LOGITS, "cpu", 1)
+    rows, head, target = case()
+    with LargestLogits() as largest:
+        loss, _ = chunked_cross_entropy(rows, head, target)
+    assert largest.size == VOCABULARY
+    torch.testing.assert_close(loss, plain(rows, head, target)[0], atol=1e-6, rtol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mapet.method.encoder import SIZES, Classifier, Encoder
+from mapet.method.encoder import SIZES, Classifier, Encoder, drop_path_scale
 from mapet.method.layer_scale import LayerScale, scaled
 from mapet.method.windows import Visible
 from method_oracle import PATTERNS, plain_block, shaken
@@ -203,3 +203,10 @@ def test_scaled_weights_scale_the_rows():
     torch.testing.assert_close(found, known)
     torch.testing.assert_close(torch.autograd.grad(found, trained, given), torch.autograd.grad(known, trained, given))
     assert torch.equal(scaled(linear, rows, torch.nn.Identity()), linear(rows))
+
+
+def test_stochastic_depth_without_seeds_draws_two_factors_for_each_block_and_sample():
+    blocks = Encoder(**TINY).train().blocks
+    scales = drop_path_scale(blocks, 0.5, 4, None)
+    assert [scale.shape for scale in scales] == [(2, 4, 1, 1)] * 3
+    assert (scales[0] == 1).all()  # the rate grows from zero

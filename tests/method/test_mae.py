@@ -188,3 +188,25 @@ def test_invalid_settings(changes, match):
     settings = {"context": 5, "decoder_embed_dim": 12, "decoder_depth": 1, "decoder_num_heads": 3, **changes}
     with pytest.raises(ValueError, match=match):
         MAE(encoder, **settings)
+
+
+def test_decoders_are_those_of_mae_and_mae_lite():
+    """MAE (arXiv 2111.06377): eight blocks of width 512. MAE-Lite (arXiv 2205.14443): one of half of the width."""
+    published = {name: tuple(decoder.values()) for name, decoder in DECODERS.items()}
+    large = (512, 8, 16)
+    assert published == {"vit_tiny": (96, 1, 3), "vit_small": (192, 1, 6), "vit_base": large, "vit_large": large}
+
+
+def test_a_nearly_constant_patch_is_divided_by_its_deviation_and_a_millionth_of_variance():
+    """As in MAE's code, which adds 1e-6 to the variance."""
+    model = tiny()
+    images, _, order = drawn(model.encoder, 4)
+    images = 0.5 + 1e-3 * images.double()
+    patches = gather_rows(patchify(images, (PATCH, PATCH)), order[:, 5:] - 1)
+    expected = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(model.target(images, order).double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_every_norm_has_the_published_epsilon():
+    norms = [module for module in tiny().modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert {module.eps for module in norms} == {1e-6}

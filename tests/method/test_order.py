@@ -1,5 +1,6 @@
 """Orders: permutations, pure functions of their arguments, with the documented distributions."""
 
+import itertools
 import math
 import random
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mapet.method.order import STRATEGIES, blockwise, raster, uniform
+from mapet.method.order import STRATEGIES, _covered, blockwise, raster, uniform
 
 GRIDS = [
     ((14, 14), 75),
@@ -202,3 +203,9 @@ def test_blockwise_has_the_distribution_of_beit():
     )
     error = (ours.var() / len(ours) + theirs.var() / len(theirs)).sqrt()
     assert abs(ours.mean() - theirs.mean()) < 4 * error
+
+
+def test_a_rectangle_that_covers_nothing_new_counts_as_rejected():
+    """Draws that repeat: one of 2 × 7 patches, then 1 × 4 of the same, until the attempts are used up."""
+    covered = _covered((8, 8), 20, itertools.repeat((0, 0, 0, 0)))
+    assert covered == 0b1111111_01111111

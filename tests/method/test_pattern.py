@@ -1,5 +1,7 @@
 """Patterns against the rule evaluated with dictionaries and loops, and the theorems that make the objectives sound."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 
@@ -129,3 +131,22 @@ def test_each_row_reads_one_contiguous_window(length, groups, fill):
         seen = row.nonzero().flatten()
         assert torch.equal(seen, torch.arange(seen[0], seen[-1] + 1))
         assert not fill or len(seen) == 1 + length
+
+
+def test_patterns_are_equal_to_themselves_alone():
+    """Tensors have no single answer to ==, so fields are not compared."""
+    pattern = mapet(4, 3)
+    assert pattern == pattern
+    assert pattern != mapet(4, 3)
+
+
+def test_a_pattern_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        mapet(4, 3).length = 5
+
+
+def test_columns_of_a_drawing_stand_under_their_names():
+    header, *lines = str(NAMED["mapet"](5, 3)).splitlines()
+    assert {len(line) for line in lines} == {len(header)}
+    places = {place for line in lines for place, mark in enumerate(line) if mark in "■·"}
+    assert places == {place for place, mark in enumerate(header) if mark.isdigit()}

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from mapet.method.encoder import Encoder
 from mapet.method.pattern import mapet, mim, pet, reveal
 from mapet.method.predict import TokenPrediction
-from mapet.method.windows import SHARED, Visible, attend, by_products
+from mapet.method.windows import SHARED, Visible, attend, by_products, readable
 
 PATTERNS = {
     "mapet": mapet(24, 17),
@@ -148,3 +148,10 @@ def test_compiled_attention_is_one_graph_and_equals_the_mask(name):
     compiled = torch.compile(visible.attend, fullgraph=True, backend="aot_eager")
     expected = F.scaled_dot_product_attention(q, k, v, visible.mask)
     torch.testing.assert_close(compiled(q, k, v, 0), expected, rtol=0, atol=1e-12)
+
+
+def test_a_mask_alone_tells_which_rows_are_read():
+    rows, mask = torch.randn(2, 7, 8), torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) < 0.7
+    assert torch.equal(readable(rows, mask), rows[:, :5])
+    assert torch.equal(readable(rows, Visible(mask)), rows[:, :5])
+    assert readable(rows, None) is rows

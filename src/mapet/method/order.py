@@ -118,7 +118,7 @@ def _covered(grid: Grid, num_masked: int, attempts: Iterable[Sequence[int]]) -> 
             break
         low, high = min(left, MIN_BLOCK), max(left, MIN_BLOCK)
         area = low + (for_area * (high - low + 1) >> 32)
-        height, width = sides[min(max(area, 1), len(sides) - 1)][for_aspect * ASPECTS >> 32]
+        height, width = sides[min(area, len(sides) - 1)][for_aspect * ASPECTS >> 32]
         rejected += 1
         if height >= rows or width >= columns:  # as in BEiT's code: no bar across the whole grid
             continue
