@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 
 from mapet.engine import fit as loop
+from mapet.engine import sharding
 from mapet.engine.distributed import Stopped
 from mapet.engine.fit import fit
 from mapet.engine.optim import Optim, adamw
@@ -222,3 +223,13 @@ def test_a_group_without_a_scale_has_the_schedules_rate(tmp_path):
     fit(toy, Numbers(steps=1), Optim(adam, lambda step: 0.01), fabric, Run.create(tmp_path / "run"))
     for name, parameter in toy.named_parameters():
         assert (parameter - before[name]).abs().max().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_activations_are_recomputed_only_if_asked(tmp_path, monkeypatch, asked):
+    recomputed, toy = [], Toy()
+    monkeypatch.setattr(sharding, "recompute", recomputed.append)
+    chosen = {"grad_checkpointing": True} if asked else {}
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fit(toy, Numbers(steps=1), optim(toy), fabric, Run.create(tmp_path / "run"), **chosen)
+    assert recomputed == [toy] * asked

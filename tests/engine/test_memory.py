@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from mapet.engine.memory import attempt
+
 LAST_STEP = """
 import resource, sys, torch
 from torch.nn.functional import gelu
@@ -31,3 +33,14 @@ def fresh_pages(how):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts pages as Linux does")
 def test_a_later_step_takes_few_fresh_pages():
     assert fresh_pages("keep") < fresh_pages("give back") / 4
+
+
+def refused(message):
+    raise RuntimeError(message)
+
+
+def test_exhausted_memory_is_no_result_and_every_other_error_is_raised():
+    assert attempt(lambda: 5) == 5
+    assert attempt(lambda: refused("[enforce fail] DefaultCPUAllocator: can't allocate memory")) is None
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        attempt(lambda: refused("sizes differ"))

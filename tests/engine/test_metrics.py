@@ -141,3 +141,12 @@ def test_a_line_has_its_end_and_the_time_at_any_width(monkeypatch, clock, width)
     bar = len(re.findall("[━╸╺]", last))
     assert 10 <= bar <= 40 if bar else width < 120
     assert len(last) >= width - 1 or bar in (0, 40)
+
+
+def test_the_first_pace_counts_the_images_since_the_start(logger, clock):
+    logger.record(1, 0.1, scalars(1), images=40)
+    clock[0] += 8
+    assert logger.pace() == "5 img/s  wait 0 %"
+    logger.record(2, 0.1, scalars(1), images=1)
+    clock[0] += 2
+    assert logger.pace() == "0 img/s  wait 0 %"  # half an image a second

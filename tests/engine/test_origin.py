@@ -85,3 +85,25 @@ def test_an_unreadable_recipe_is_left_to_its_reader(tmp_path, content):
     assert run.completed == 2
     run.save(3, {"model/x": torch.ones(3)})
     assert run.completed == 3
+
+
+def test_a_changed_name_is_noticed_and_a_path_of_windows_is_none(tmp_path):
+    run = begun(tmp_path, data="C:\\images", order="uniform")
+    text = run.recipe.read_text()
+    run.recipe.write_text(text.replace("C:\\images", "D:\\images"))
+    assert run.completed == 2
+    run.recipe.write_text(text.replace("uniform", "raster"))
+    with pytest.raises(MapetError, match='trained with order "uniform", not "raster"'):
+        run.last
+
+
+def test_a_setting_that_a_file_lost_is_noticed_and_a_lost_file_is_not(tmp_path):
+    """Versions add and remove settings of recipes only; a lost file is noticed by who needs it."""
+    run = Run.create(tmp_path)
+    run.classifier.write_text(json.dumps({"model": {"num_heads": 2}, "classes": ["cat", "dog"]}))
+    run.save(1, {"model/x": torch.ones(3)})
+    run.classifier.write_text(json.dumps({"model": {"num_heads": 2}}))
+    with pytest.raises(MapetError, match=r'trained with classes \["cat", "dog"\], not none'):
+        run.last
+    run.classifier.unlink()
+    assert run.completed == 1

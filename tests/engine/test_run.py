@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mapet.engine.checkpoint import Checkpoint
 from mapet.engine.distributed import init_fabric
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
@@ -124,3 +125,23 @@ def test_lines_of_lightning_go_to_the_log_of_the_run_alone(tmp_path, capfd):
         init_fabric(accelerator="cpu", precision="bfloat16")
     assert "Mixed Precision" in run.log.read_text()
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_files_of_a_run(tmp_path):
+    run = Run(tmp_path)
+    found = {name: path.relative_to(tmp_path).as_posix() for name, path in vars(run).items() if name != "folder"}
+    assert found == {
+        "recipe": "recipe.yaml",
+        "classifier": "classifier.json",
+        "segmenter": "segmenter.json",
+        "metrics": "metrics.csv",
+        "log": "log.txt",
+        "checkpoints": "checkpoints",
+        "unreadable_images": "unreadable-images.txt",
+    }
+
+
+def test_weights_that_are_no_checkpoint_are_named(tmp_path):
+    save_file({"x": torch.ones(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(MapetError, match="is a safetensors file but not a checkpoint of a run: give the run's folder"):
+        Checkpoint(tmp_path / "weights.safetensors")

@@ -23,6 +23,7 @@ from mapet.engine import checkpoint as files
 from mapet.engine.distributed import distributed
 from mapet.engine.fit import fit
 from mapet.engine.run import Run, load_checkpoint
+from mapet.engine.sharding import _broadcast
 from mapet.method.order import uniform
 from mapet.utils.errors import MapetError
 from mapet.utils.rng import random_bits
@@ -391,3 +392,12 @@ def test_one_of_two_generations_is_always_whole_whenever_a_kill_comes(two, tmp_p
             *["00000002" if files.Checkpoint(folder / "previous.json").step == 2 else "00000003"] * 2,
             *["00000004"] * 2,
         ]
+
+
+def test_weights_and_buffers_are_those_of_the_first_process(monkeypatch):
+    module = torch.nn.BatchNorm1d(3)
+    sent = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, source: sent.append(source) or tensor.fill_(7))
+    _broadcast(module, Fabric(accelerator="cpu", devices=1))
+    assert sent == [0] * 5
+    assert all((tensor == 7).all() for tensor in (*module.parameters(), *module.buffers()))

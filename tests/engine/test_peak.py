@@ -1,0 +1,27 @@
+"""Peak memory as the system tells it."""
+
+import resource
+
+import torch
+
+from mapet.engine import peak as module
+from mapet.engine.peak import peak
+
+CPU = torch.device("cpu")
+
+
+def test_the_system_tells_kibibytes(tmp_path, monkeypatch):
+    (tmp_path / "status").write_text("VmPeak:\t    9000 kB\nVmHWM:\t    3000 kB\nVmRSS:\t    2000 kB\n")
+    monkeypatch.setattr(module, "STATUS", tmp_path / "status")
+    assert peak(CPU) == 3000 * 1024
+
+
+def test_without_a_status_it_is_the_largest_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STATUS", tmp_path / "none")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert before <= peak(CPU) <= 1.1 * before
+
+
+def test_of_a_gpu_it_is_what_torch_allocated(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 if device.type == "cuda" else 0)
+    assert peak(torch.device("cuda")) == 5
