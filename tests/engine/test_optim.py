@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mapet.engine.optim import adamw, cosine, initial_share, layer_scale, scheduled
+from mapet.engine.optim import adamw, cosine, initial_share, layer_scale, poly, scheduled
 from mapet.method.encoder import Classifier, Encoder
 from mapet.method.pattern import mapet
 from mapet.method.predict import TokenPrediction
@@ -144,3 +144,10 @@ def test_a_wrapped_encoder_has_the_same_scales():
     names = ("patch_embed.proj.weight", "blocks.0.ls1.gamma", "blocks.2.mlp.fc1.bias", "fc_norm.weight", "head.bias")
     expected = [1 / 16, 1 / 8, 1 / 2, 1, 1]
     assert [scale(f"classifier.{name}") for name in names] == [scale(name) for name in names] == expected
+
+
+def test_a_polynomial_schedule():
+    """floor + (peak − floor) · (1 − share)^power, as mmsegmentation's."""
+    lr = poly(peak=1.0, floor=0.1, start=0.01, warmup=10, total=111, power=2.0)
+    assert [lr(step) for step in (0, 5, 10)] == pytest.approx([0.01, 0.505, 1.0])
+    assert [lr(step) for step in (35, 60, 110, 200)] == pytest.approx([0.1 + 0.9 * s**2 for s in (0.75, 0.5, 0, 0)])

@@ -20,10 +20,11 @@ from lightning_fabric import Fabric
 from mapet.build.pretrain import build_objective, load_run_encoder
 from mapet.config.recipe import Model, Objective, Recipe, save
 from mapet.engine import checkpoint as files
+from mapet.engine import sharding
 from mapet.engine.distributed import distributed
 from mapet.engine.fit import fit
 from mapet.engine.run import Run, load_checkpoint
-from mapet.engine.sharding import _broadcast
+from mapet.engine.sharding import _broadcast, set_up
 from mapet.method.order import uniform
 from mapet.utils.errors import MapetError
 from mapet.utils.rng import random_bits
@@ -401,3 +402,11 @@ def test_weights_and_buffers_are_those_of_the_first_process(monkeypatch):
     _broadcast(module, Fabric(accelerator="cpu", devices=1))
     assert sent == [0] * 5
     assert all((tensor == 7).all() for tensor in (*module.parameters(), *module.buffers()))
+
+
+def test_nothing_is_recomputed_or_compiled_unless_asked(monkeypatch):
+    monkeypatch.setattr(sharding, "recompute", None)
+    monkeypatch.setattr(torch, "compile", None)
+    module = torch.nn.Linear(3, 2)
+    trained, _, _ = set_up(Fabric(accelerator="cpu", devices=1), module, torch.optim.SGD(module.parameters()))
+    assert trained is module

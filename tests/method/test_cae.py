@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mapet.method.cae import CAE, RegressorBlock
-from mapet.method.encoder import Encoder
+from mapet.method.cae import CAE, DECODER, REGRESSOR, TEACHER, RegressorBlock
+from mapet.method.encoder import Encoder, fork_seed
 from mapet.method.order import STRATEGIES
 from method_oracle import drawn, influence, shaken
 
@@ -271,3 +271,8 @@ def test_keys_of_the_regressor_have_no_bias():
 def test_every_norm_has_the_published_epsilon():
     norms = [module for module in tiny(decoder_embed_dim=24).modules() if isinstance(module, torch.nn.LayerNorm)]
     assert {module.eps for module in norms} == {1e-6}
+
+
+def test_streams_of_random_numbers_are_independent_of_each_other_and_of_the_encoders():
+    drawn_bits = [fork_seed(torch.arange(4), stream).tolist() for stream in (TEACHER, REGRESSOR, DECODER)]
+    assert len({tuple(bits) for bits in [torch.arange(4).tolist(), *drawn_bits]}) == 4

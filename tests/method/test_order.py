@@ -1,5 +1,6 @@
 """Orders: permutations, pure functions of their arguments, with the documented distributions."""
 
+import hashlib
 import itertools
 import math
 import random
@@ -209,3 +210,17 @@ def test_a_rectangle_that_covers_nothing_new_counts_as_rejected():
     """Draws that repeat: one of 2 × 7 patches, then 1 × 4 of the same, until the attempts are used up."""
     covered = _covered((8, 8), 20, itertools.repeat((0, 0, 0, 0)))
     assert covered == 0b1111111_01111111
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "num_masked", "digest"),
+    [
+        ("uniform", (14, 14), 147, "0a28d802e7020815"),
+        ("uniform", (8, 8), 48, "b8bc114fd935dd43"),
+        ("blockwise", (14, 14), 147, "60a4e229460654af"),
+        ("blockwise", (8, 8), 48, "9db6e6a0fe828420"),
+    ],
+)
+def test_many_orders_are_those_of_earlier_versions(name, grid, num_masked, digest):
+    orders = STRATEGIES[name](grid, num_masked, 7, 3, torch.arange(300))
+    assert hashlib.sha256(orders.numpy().astype("<i8").tobytes()).hexdigest()[:16] == digest
