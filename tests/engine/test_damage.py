@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from mapet.engine import checkpoint as files
 from mapet.engine.fit import fit
+from mapet.engine.generations import _state
 from mapet.engine.run import Run, load_checkpoint
 from mapet.utils.errors import MapetError
 from toy import Numbers, Toy, optim
@@ -279,3 +280,18 @@ def test_holes_in_the_metrics_are_logged(run, damage, missing, caplog):
     assert len(found) == 1 + 15 - missing
     assert found[0] == rows[0]
     assert set(found[1:-5]) <= set(rows)
+
+
+def test_a_changed_part_of_a_checkpoint_is_seen(tmp_path):
+    """Of one in parts as of one in one file: what was verified once is verified again."""
+    (tmp_path / files.INDEX).write_text(json.dumps({"files": ["part.safetensors"]}))
+    (part := tmp_path / "part.safetensors").write_bytes(b"12345678")
+    for path in (tmp_path, tmp_path / files.INDEX, part):
+        part.write_bytes(b"12345678")
+        before = _state(path)
+        assert _state(path) == before
+        part.write_bytes(b"123456789")
+        assert _state(path) != before
+    part.unlink()
+    assert _state(part) == ()
+    assert len(_state(tmp_path)) == 1

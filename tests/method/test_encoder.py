@@ -210,3 +210,18 @@ def test_stochastic_depth_without_seeds_draws_two_factors_for_each_block_and_sam
     scales = drop_path_scale(blocks, 0.5, 4, None)
     assert [scale.shape for scale in scales] == [(2, 4, 1, 1)] * 3
     assert (scales[0] == 1).all()  # the rate grows from zero
+
+
+def test_defaults_are_those_of_timms_vit_base():
+    from timm.models.vision_transformer import VisionTransformer
+
+    with torch.device("meta"):
+        theirs = VisionTransformer(num_classes=0).state_dict()
+        ours = Encoder().state_dict()
+    assert {name: tensor.shape for name, tensor in ours.items()} == {
+        name: tensor.shape for name, tensor in theirs.items()
+    }
+    encoder = Encoder(img_size=16)
+    assert (encoder.num_heads, encoder.init_values, encoder.drop_path_rate, encoder.num_classes) == (12, None, 0.0, 0)
+    assert encoder.pos_embed.requires_grad
+    assert encoder.global_pool == "token"

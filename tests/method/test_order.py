@@ -219,6 +219,8 @@ def test_a_rectangle_that_covers_nothing_new_counts_as_rejected():
         ("uniform", (8, 8), 48, "b8bc114fd935dd43"),
         ("blockwise", (14, 14), 147, "60a4e229460654af"),
         ("blockwise", (8, 8), 48, "9db6e6a0fe828420"),
+        ("blockwise", (6, 4), 20, "407d8d0aaa3344c8"),
+        ("blockwise", (3, 4), 8, "ff05612c66a0fe94"),
     ],
 )
 def test_many_orders_are_those_of_earlier_versions(name, grid, num_masked, digest):
