@@ -23,8 +23,11 @@ from mapet.engine import checkpoint as files
 from mapet.engine import sharding
 from mapet.engine.distributed import distributed
 from mapet.engine.fit import fit
+from mapet.engine.generations import SHARDED
+from mapet.engine.origin import metrics_seal
 from mapet.engine.run import Run, load_checkpoint
-from mapet.engine.sharding import _broadcast, set_up
+from mapet.engine.saving import save_parts
+from mapet.engine.sharding import _broadcast, local_shards, set_up
 from mapet.method.order import uniform
 from mapet.utils.errors import MapetError
 from mapet.utils.rng import random_bits
@@ -410,3 +413,20 @@ def test_nothing_is_recomputed_or_compiled_unless_asked(monkeypatch):
     module = torch.nn.Linear(3, 2)
     trained, _, _ = set_up(Fabric(accelerator="cpu", devices=1), module, torch.optim.SGD(module.parameters()))
     assert trained is module
+
+
+def test_a_whole_tensor_belongs_to_the_first_process():
+    weight = torch.ones(3)
+    assert local_shards({"weight": weight}, 0) == {"weight": weight}
+    assert local_shards({"weight": weight}, 1) == {}
+
+
+def test_each_part_tells_the_settings_and_the_first_one_the_metrics(tmp_path):
+    run = Run.create(tmp_path / "run")
+    run.recipe.write_text("seed: 3\n")
+    run.append_metrics([{"step": 1, "loss": 0.5}])
+    for rank in (1, 0):
+        save_parts(run.folder, 1, {"x": torch.ones(2)}, rank=rank, count=2, barrier=lambda: None, keep=False)
+    checkpoint = files.Checkpoint(run.checkpoints / SHARDED)
+    assert checkpoint.settings == {"recipe.yaml: seed": 3}
+    assert checkpoint.metrics == metrics_seal(run.folder)

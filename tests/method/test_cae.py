@@ -2,6 +2,7 @@
 
 import copy
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -276,3 +277,21 @@ def test_every_norm_has_the_published_epsilon():
 def test_streams_of_random_numbers_are_independent_of_each_other_and_of_the_encoders():
     drawn_bits = [fork_seed(torch.arange(4), stream).tolist() for stream in (TEACHER, REGRESSOR, DECODER)]
     assert len({tuple(bits) for bits in [torch.arange(4).tolist(), *drawn_bits]}) == 4
+
+
+def test_one_block_of_each_kind_is_enough():
+    encoder = Encoder((6, 8), PATCH, embed_dim=16, depth=1, num_heads=2)
+    model = CAE(encoder, context=5, vocabulary=11, regressor_depth=1, decoder_depth=1)
+    assert model(*drawn(encoder, 2))["loss"].isfinite()
+
+
+def test_the_mask_token_is_drawn_as_published():
+    with patch.object(torch.nn.init, "trunc_normal_", wraps=torch.nn.init.trunc_normal_) as drawn_by:
+        tiny()
+    assert drawn_by.call_args_list[-1].kwargs == {"std": 0.02, "a": -0.02, "b": 0.02}
+
+
+def test_defaults_are_those_of_the_published_base_model():
+    encoder = Encoder((6, 8), PATCH, embed_dim=24, depth=1, num_heads=12)
+    model = CAE(encoder, context=5, vocabulary=11)
+    assert (len(model.regressor_blocks), len(model.decoder_blocks), model.alignment_weight) == (4, 4, 2.0)

@@ -225,3 +225,16 @@ def test_defaults_are_those_of_timms_vit_base():
     assert (encoder.num_heads, encoder.init_values, encoder.drop_path_rate, encoder.num_classes) == (12, None, 0.0, 0)
     assert encoder.pos_embed.requires_grad
     assert encoder.global_pool == "token"
+
+
+def test_a_classifier_without_a_card_has_no_class_names_and_sees_whole_images():
+    classifier = Classifier(**TINY, num_classes=3)
+    assert classifier.classes == ()
+    assert classifier.crop_pct == 1.0
+
+
+def test_what_stochastic_depth_drops_is_that_of_earlier_versions():
+    """So that their runs can be resumed: per block and branch, which of six samples keep it."""
+    scales = drop_path_scale(Encoder(**TINY).train().blocks, 0.5, 6, torch.arange(6))
+    kept = [["".join(str(int(one > 0)) for one in branch.flatten()) for branch in scale] for scale in scales]
+    assert kept == [["111111", "111111"], ["111011", "111011"], ["011001", "001011"]]

@@ -210,3 +210,9 @@ def test_a_nearly_constant_patch_is_divided_by_its_deviation_and_a_millionth_of_
 def test_every_norm_has_the_published_epsilon():
     norms = [module for module in tiny().modules() if isinstance(module, torch.nn.LayerNorm)]
     assert {module.eps for module in norms} == {1e-6}
+
+
+def test_pixels_are_normalised_unless_told_otherwise():
+    model = MAE(tiny().encoder, context=5, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
+    images, _, order = drawn(model.encoder, 2)
+    assert torch.equal(model.target(images, order), tiny().target(images, order))
