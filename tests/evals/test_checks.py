@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mapet.evals.checks import check
+from mapet.evals.checks import check, check_batch
 from mapet.utils.errors import MapetError
 
 
@@ -13,3 +13,10 @@ def test_five_missing_classes_are_named(missing, named):
     data = torch.eye(4), torch.tensor([0, 0, classes - 1, classes - 1])
     with pytest.raises(MapetError, match=f"{missing} of {classes} classes have no training image {named}"):
         check(data, data, classes)
+
+
+def test_batch_norm_needs_two_images():
+    check_batch(None)
+    check_batch(2)
+    with pytest.raises(MapetError, match="batch_size must be >= 2, as batch norm needs statistics, got 1"):
+        check_batch(1)

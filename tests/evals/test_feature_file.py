@@ -130,3 +130,11 @@ def test_names_that_do_not_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_file, "find_spec", lambda name: None)
     with pytest.raises(MapetError, match=r"f\.parquet needs the package pyarrow: pip install 'mapet\[parquet\]'"):
         Embeddings.open(tmp_path / "f.parquet")
+
+
+def test_another_format_is_refused(tmp_path, monkeypatch, suffix):
+    path = written(tmp_path / f"f{suffix}", rows(3))
+    monkeypatch.setattr(feature_file, "FORMAT", "mapet-features-99")
+    assert not is_ours(path)
+    with pytest.raises(MapetError, match="its format is "):
+        read(path)

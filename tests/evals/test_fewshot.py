@@ -106,3 +106,7 @@ def test_mistakes(sets, settings, reason):
     with pytest.raises(MapetError, match=reason) as caught:
         fewshot(*sets, classes=6, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_draws_are_those_of_earlier_versions():
+    assert drawn(torch.arange(40) % 2, 2, 3, 5, 7).tolist() == [9, 10, 14, 25, 26, 39]

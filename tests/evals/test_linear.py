@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mapet.evals import logistic
+from mapet.evals import logistic, sgd
 from mapet.evals.attentive import attentive
 from mapet.evals.fewshot import fewshot
 from mapet.evals.knn import knn
@@ -159,3 +159,13 @@ def test_mistakes_with_settings(sets):
 def test_two_images_are_enough():
     pair = torch.eye(2), torch.arange(2)
     assert linear(pair, pair, classes=2)["top1"].value == 1
+
+
+def test_weights_drawn_from_a_normal_are_finite_and_a_function_of_the_seed(monkeypatch):
+    one, same, other = (sgd.normal((50, 40), 0.5, seed).detach() for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert abs(one.std() - 0.5) < 0.02
+    monkeypatch.setattr(sgd, "uniform", lambda *seed: torch.zeros(2, dtype=torch.float64))
+    least = torch.special.ndtri(torch.tensor(2.0**-54, dtype=torch.float64)).float()
+    assert sgd.normal((2,), 1.0, 0).tolist() == [least, least]

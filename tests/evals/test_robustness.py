@@ -61,3 +61,7 @@ def test_corruption_errors_are_the_published_sums():
 def test_a_baseline_that_does_not_fit_is_refused(base, reason):
     with pytest.raises(MapetError, match=reason):
         against({"a": [0.5]}, 0.1, base, 0.1)
+
+
+def test_against_a_baseline_that_loses_nothing_there_is_no_relative_error():
+    assert against({"a": [0.5]}, 0.1, {"a": [0.25]}, 0.25) == (2.0, None)

@@ -1,6 +1,7 @@
 """Intervals against an independent implementation; ranks against sorting."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -62,3 +63,8 @@ def test_top5_needs_more_than_five_classes():
     assert tops(ranks, 5).keys() == {"top1"}
     scores = tops(ranks, 6)
     assert (scores["top1"].value, scores["top5"].value) == (2 / 5, 4 / 5)
+
+
+def test_a_score_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        share(1, 2).value = 0.9

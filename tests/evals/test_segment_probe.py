@@ -214,3 +214,7 @@ def test_masks_without_any_class_are_refused():
     ignored = ((image, torch.full_like(target, -1)) for image, target in striped(2, 0))
     with pytest.raises(MapetError, match="No pixel of the training masks has a class"):
         training_patches(encoder, ignored, 2, per_image=4, seed=0, device=CPU)
+
+
+def test_a_narrow_image_has_at_least_one_patch():
+    assert patch_size_of((4, 100), 7, (16, 16)) == (16, 176)
