@@ -1,5 +1,7 @@
 """Files of features: what is written is read, by other programs too, and damage is found."""
 
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,10 @@ def test_another_format_is_refused(tmp_path, monkeypatch, suffix):
     assert not is_ours(path)
     with pytest.raises(MapetError, match="its format is "):
         read(path)
+
+
+def test_features_are_stored_as_they_are_and_ids_compressed(tmp_path):
+    with ZipFile(written(tmp_path / "f.npz", rows(3))) as file:
+        kinds = {one.filename: one.compress_type for one in file.infolist()}
+    assert kinds.pop("features.npy") == ZIP_STORED
+    assert {*kinds.values()} == {ZIP_DEFLATED}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mapet.evals.features import POOLS, UNPOOLED, effective_rank, features
+from mapet.evals.features import POOLS, UNPOOLED, effective_rank, features, pooled
 from mapet.method.encoder import Encoder
 from mapet.utils.errors import MapetError
 
@@ -158,3 +158,13 @@ def test_effective_rank_of_a_collapsed_encoder():
     assert effective_rank(torch.full((30, 5), 0.3)) == 0
     assert effective_rank(torch.zeros(30, 5)) == 0
     assert effective_rank(torch.randn(1, 5)) == 0
+
+
+@torch.no_grad()
+def test_a_layer_s_rows_are_those_of_its_block():
+    model, images = encoder().eval(), torch.randn(2, 3, 8, 8)
+    rows = model.embed(images) + model.pos_embed
+    for depth, block in enumerate(model.blocks, 1):
+        rows = block(rows)
+        torch.testing.assert_close(pooled(model, images, "patches", depth), rows[:, 1:])
+        torch.testing.assert_close(pooled(model, images, "token", depth), rows[:, 0])  # without the norm

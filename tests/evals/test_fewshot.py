@@ -7,6 +7,7 @@ import torch
 from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
 
+from mapet.evals import fewshot as module
 from mapet.evals.fewshot import PENALTY, drawn, fewshot, protocol
 from mapet.evals.linear import standardised
 from mapet.utils.errors import MapetError
@@ -110,3 +111,11 @@ def test_mistakes(sets, settings, reason):
 
 def test_draws_are_those_of_earlier_versions():
     assert drawn(torch.arange(40) % 2, 2, 3, 5, 7).tolist() == [9, 10, 14, 25, 26, 39]
+
+
+def test_features_are_standardised_and_divided_by_the_root_of_their_width(sets, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "_accuracy", lambda train, test, classes: seen.append(test[0]) or 0.5)
+    (train, labels), test = sets
+    fewshot((train, labels), test, classes=6, shots=(1,), draws=2)
+    torch.testing.assert_close(seen[0], standardised(train, test[0])[1] / 8**0.5)

@@ -264,3 +264,13 @@ def test_a_protocol_names_every_setting_that_a_table_must_tell():
 def test_flat_option_names_are_unique():
     assert len(paths(FinetuneRecipe)) == len(dotted(FinetuneRecipe()))
     assert json.dumps(dotted(FinetuneRecipe()))
+
+
+def test_ranks_are_counted_in_evaluation_mode():
+    torch.manual_seed(0)
+    classifier = Classifier(16, 4, embed_dim=16, depth=4, num_heads=2, num_classes=5, drop_path_rate=0.9).train()
+    randomised(classifier)
+    labels = torch.tensor([0, 3, 4])
+    counts = rank_histogram(classifier, [(IMAGES, labels)], torch.device("cpu"))
+    assert not classifier.training
+    assert torch.equal(counts, rank_of_target(classifier(IMAGES), labels).bincount(minlength=6))

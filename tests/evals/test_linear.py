@@ -1,6 +1,7 @@
 """Linear probes against scikit-learn, on data whose answer is known, and under changes that must not matter."""
 
 from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
@@ -169,3 +170,20 @@ def test_weights_drawn_from_a_normal_are_finite_and_a_function_of_the_seed(monke
     monkeypatch.setattr(sgd, "uniform", lambda *seed: torch.zeros(2, dtype=torch.float64))
     least = torch.special.ndtri(torch.tensor(2.0**-54, dtype=torch.float64)).float()
     assert sgd.normal((2,), 1.0, 0).tolist() == [least, least]
+
+
+def test_a_schedule_without_warm_up_begins_at_its_peak():
+    assert warm_cosine(0, 0, 10) == 1
+    assert warm_cosine(5, 0, 10) == pytest.approx(0.5)
+
+
+def test_the_loss_of_one_image_is_the_sum_over_heads():
+    scores, label = torch.randn(1, 2, 3), torch.tensor([1])
+    expected = sum(torch.nn.functional.cross_entropy(scores[:, head], label) for head in range(2))
+    torch.testing.assert_close(sgd.loss(scores, label), expected)
+
+
+def test_the_start_and_the_batches_of_a_probe_are_drawn_apart():
+    for name in ("attentive", "mae_probe"):
+        probe = import_module(f"mapet.evals.{name}")
+        assert probe.START != probe.BATCHES

@@ -65,3 +65,8 @@ def test_a_baseline_that_does_not_fit_is_refused(base, reason):
 
 def test_against_a_baseline_that_loses_nothing_there_is_no_relative_error():
     assert against({"a": [0.5]}, 0.1, {"a": [0.25]}, 0.25) == (2.0, None)
+
+
+def test_against_a_baseline_that_loses_little_the_relative_error_is_large():
+    assert against({"a": [0.5]}, 0.1, {"a": [0.5]}, 0.1) == pytest.approx((1, 1))
+    assert against({"a": [0.5]}, 0.1, {"a": [0.2]}, 0.1) == pytest.approx((2.5, 4))

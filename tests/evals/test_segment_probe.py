@@ -218,3 +218,21 @@ def test_masks_without_any_class_are_refused():
 
 def test_a_narrow_image_has_at_least_one_patch():
     assert patch_size_of((4, 100), 7, (16, 16)) == (16, 176)
+
+
+def test_patches_need_not_be_square():
+    encoder = randomised(Encoder((8, 32), (2, 8), embed_dim=16, depth=1, num_heads=2)).eval()
+    images = torch.randn(1, 3, 4, 32)
+    assert embedded(encoder, images)[1] == (2, 4)
+    assert patch_features(encoder, images)[0].shape == (1, 8, 16)
+
+
+def test_intervals_are_percentiles_of_a_thousand_resamples():
+    counts = torch.stack([overlap(p, t, 5) for p, t in zip(*masks(8), strict=True)])
+    picked = torch.randint(8, (1000, 8), generator=torch.Generator().manual_seed(0))
+    drawn = []
+    for images in picked:
+        both, either, _ = counts[images].sum(dim=0).double().unbind(dim=1)
+        drawn.append(float((both / either).nanmean()))
+    found = iou_scores(counts, "abcde")["mIoU"]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from mapet.evals import segmentation
 from mapet.evals.iou import overlap
-from mapet.evals.segmentation import counts_of, segmented
+from mapet.evals.segmentation import Segmenting, counts_of, segmented
 from mapet.evals.upernet import Segmenter, _starts, sliding_logits
 
 CPU = torch.device("cpu")
@@ -74,3 +74,7 @@ def test_the_head_reads_four_blocks():
 
     assert taps(12) == [4, 6, 8, 12]
     assert taps(1) == [1, 1, 1, 1]
+
+
+def test_the_auxiliary_head_counts_two_fifths_unless_told_otherwise(model):
+    assert Segmenting(model).auxiliary_weight == 0.4

@@ -142,10 +142,22 @@ def test_stochastic_depth_depends_on_the_seed():
 
 @pytest.mark.parametrize(
     ("size", "seen"),
-    [((40, 20), (32, 16)), ((10, 15), (16, 24)), ((80, 20), (64, 16)), ((100, 10), (64, 6)), ((1, 999), (1, 64))],
+    [
+        ((40, 20), (32, 16)),
+        ((10, 15), (16, 24)),
+        ((80, 20), (64, 16)),
+        ((100, 10), (64, 6)),
+        ((1, 999), (1, 64)),
+        ((999, 1), (64, 1)),
+    ],
 )
 def test_the_shorter_side_of_a_test_image_is_a_window_and_the_longer_at_most_four(size, seen):
     found = shown(Image.new("RGB", size, (255, 0, 51)), SimpleNamespace(img_size=(16, 20)))
     assert found.shape == (3, seen[1], seen[0])
     color = (torch.tensor([1, 0, 0.2]) - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     torch.testing.assert_close(found, color[:, None, None].expand_as(found), atol=1e-5, rtol=0)
+
+
+def test_without_seeds_each_image_draws_its_own_depth():
+    model = segmenter((16, 16), depth=3, drop_path_rate=0.5).train()
+    assert model.pyramid(torch.randn(3, 3, 16, 16))[0].shape[0] == 3
