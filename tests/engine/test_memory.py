@@ -1,11 +1,13 @@
 """Freed memory is kept: a step after the first ones takes few fresh pages."""
 
+import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from mapet.engine.memory import attempt
+from mapet.engine.memory import attempt, keep_freed
 
 LAST_STEP = """
 import resource, sys, torch
@@ -44,3 +46,18 @@ def test_exhausted_memory_is_no_result_and_every_other_error_is_raised():
     assert attempt(lambda: refused("[enforce fail] DefaultCPUAllocator: can't allocate memory")) is None
     with pytest.raises(RuntimeError, match="sizes differ"):
         attempt(lambda: refused("sizes differ"))
+
+
+@pytest.mark.parametrize(("answers", "kept"), [([1, 1], True), ([1, 0], False), ([0], False)])
+def test_freed_memory_is_kept_if_glibc_takes_both_settings(monkeypatch, answers, kept):
+    """No blocks by mmap, and nothing trimmed below 2 GiB; see <malloc.h>."""
+    asked, left = [], list(answers)
+    library = SimpleNamespace(mallopt=lambda *setting: asked.append(setting) or left.pop(0))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    assert keep_freed() is kept
+    assert asked == [(-4, 0), (-1, 2**31 - 1)][: len(answers)]
+
+
+def test_without_glibc_nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    assert keep_freed() is False

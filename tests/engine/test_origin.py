@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from mapet.engine.checkpoint import Checkpoint
+from mapet.engine.origin import _short
 from mapet.engine.run import Run
 from mapet.utils.errors import MapetError
 
@@ -107,3 +108,10 @@ def test_a_setting_that_a_file_lost_is_noticed_and_a_lost_file_is_not(tmp_path):
         run.last
     run.classifier.unlink()
     assert run.completed == 1
+
+
+@pytest.mark.parametrize("length", [57, 58])
+def test_a_long_setting_is_cut(length):
+    """Two quotes are added."""
+    text = "x" * length
+    assert _short(text) == (f'"{text}"' if length == 57 else f'"{text[:56]}...')

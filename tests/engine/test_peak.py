@@ -5,7 +5,7 @@ import resource
 import torch
 
 from mapet.engine import peak as module
-from mapet.engine.peak import peak
+from mapet.engine.peak import peak, reset_peak
 
 CPU = torch.device("cpu")
 
@@ -25,3 +25,13 @@ def test_without_a_status_it_is_the_largest_of_the_process(tmp_path, monkeypatch
 def test_of_a_gpu_it_is_what_torch_allocated(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 if device.type == "cuda" else 0)
     assert peak(torch.device("cuda")) == 5
+
+
+def test_unused_memory_is_returned_before_a_measurement(monkeypatch):
+    done = []
+    monkeypatch.setattr(module, "give_back", lambda: done.append("returned"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: done.append(device.type))
+    reset_peak(CPU)
+    assert done == ["returned"]
+    reset_peak(torch.device("cuda"))
+    assert done == ["returned", "cuda"]

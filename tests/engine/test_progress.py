@@ -72,3 +72,8 @@ def test_stages_follow_each_other_and_each_is_timed(monkeypatch):
     with StageProgress(show=False) as silent:
         silent("features", 2, 9)
     assert (len(events), silent.done) == (4, {"features": 2})
+
+
+def test_work_that_was_done_before_counts():
+    meter = Meter("pack", 10, 4, io.StringIO())
+    assert [(task.completed, task.total) for task in meter.progress.tasks] == [(4, 10)]

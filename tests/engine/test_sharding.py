@@ -1,6 +1,7 @@
 """Weights spread over 2 and 4 gloo processes: the losses of one, checkpoints that any number of processes reads."""
 
 import csv
+import json
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from lightning_fabric import Fabric
 from mapet.build.pretrain import build_objective, load_run_encoder
 from mapet.config.recipe import Model, Objective, Recipe, save
 from mapet.engine import checkpoint as files
-from mapet.engine import sharding
+from mapet.engine import saving, sharding
 from mapet.engine.distributed import distributed
 from mapet.engine.fit import fit
 from mapet.engine.generations import SHARDED
@@ -430,3 +431,17 @@ def test_each_part_tells_the_settings_and_the_first_one_the_metrics(tmp_path):
     checkpoint = files.Checkpoint(run.checkpoints / SHARDED)
     assert checkpoint.settings == {"recipe.yaml: seed": 3}
     assert checkpoint.metrics == metrics_seal(run.folder)
+
+
+def test_metrics_are_on_the_disk_before_the_first_part_and_told_by_it_alone(tmp_path, monkeypatch):
+    run, synced = Run.create(tmp_path / "run"), []
+    run.recipe.write_text("seed: 3\n")
+    run.append_metrics([{"step": 1, "loss": 0.5}])
+    monkeypatch.setattr(saving, "_sync_metrics", lambda folder: synced.append(folder))
+    told = []
+    monkeypatch.setattr(saving, "write_parts", lambda *_, rank, about, **__: told.append((rank, about)))
+    for rank in (1, 0):
+        with suppress(MapetError, OSError):
+            save_parts(run.folder, 1, {}, rank=rank, count=2, barrier=lambda: None, keep=False)
+    assert synced == [run.folder]
+    assert [(rank, json.loads(about)["metrics"]) for rank, about in told] == [(1, ""), (0, metrics_seal(run.folder))]

@@ -119,3 +119,8 @@ def test_features_are_standardised_and_divided_by_the_root_of_their_width(sets, 
     (train, labels), test = sets
     fewshot((train, labels), test, classes=6, shots=(1,), draws=2)
     torch.testing.assert_close(seen[0], standardised(train, test[0])[1] / 8**0.5)
+
+
+def test_the_seed_is_zero_unless_told_otherwise(sets):
+    assert fewshot(*sets, classes=6, shots=(1,), draws=3) == fewshot(*sets, classes=6, shots=(1,), draws=3, seed=0)
+    assert fewshot(*sets, classes=6, shots=(1,), draws=3) != fewshot(*sets, classes=6, shots=(1,), draws=3, seed=1)

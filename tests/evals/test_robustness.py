@@ -70,3 +70,11 @@ def test_against_a_baseline_that_loses_nothing_there_is_no_relative_error():
 def test_against_a_baseline_that_loses_little_the_relative_error_is_large():
     assert against({"a": [0.5]}, 0.1, {"a": [0.5]}, 0.1) == pytest.approx((1, 1))
     assert against({"a": [0.5]}, 0.1, {"a": [0.2]}, 0.1) == pytest.approx((2.5, 4))
+
+
+def test_there_are_fifteen_bins_unless_told_otherwise():
+    """As in the paper."""
+    confidence = torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    correct = torch.arange(500) % 3 == 0
+    assert calibration_error(confidence, correct) == calibration_error(confidence, correct, 15)
+    assert calibration_error(confidence, correct) != calibration_error(confidence, correct, 16)

@@ -236,3 +236,16 @@ def test_intervals_are_percentiles_of_a_thousand_resamples():
         drawn.append(float((both / either).nanmean()))
     found = iou_scores(counts, "abcde")["mIoU"]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+
+
+def test_the_penalty_has_the_lowest_cross_entropy_of_the_held_patches(monkeypatch):
+    """Sure of one class, or of none: half of the patches have the other class."""
+    chosen = []
+    monkeypatch.setattr(logistic, "PENALTIES", (1.0, 2.0))
+    monkeypatch.setattr(logistic, "fit", lambda rows, shares, classes, penalty: chosen.append(penalty) or penalty)
+    monkeypatch.setattr(
+        logistic, "scores", lambda rows, penalty: torch.tensor([[2.0, -2.0]]).expand(len(rows), 2) * (penalty == 1)
+    )
+    shares = torch.eye(2).repeat(10, 1)
+    linear_probe(Patches(torch.randn(20, 3), shares, torch.zeros(20, dtype=torch.int64), torch.ones(2)), 0)
+    assert chosen == [1.0, 2.0, 2.0]
