@@ -124,3 +124,10 @@ def test_features_are_standardised_and_divided_by_the_root_of_their_width(sets, 
 def test_the_seed_is_zero_unless_told_otherwise(sets):
     assert fewshot(*sets, classes=6, shots=(1,), draws=3) == fewshot(*sets, classes=6, shots=(1,), draws=3, seed=0)
     assert fewshot(*sets, classes=6, shots=(1,), draws=3) != fewshot(*sets, classes=6, shots=(1,), draws=3, seed=1)
+
+
+def test_all_images_of_the_smallest_class_may_be_drawn(sets):
+    train, test = sets
+    assert fewshot(train, test, classes=6, shots=(50,), draws=2)["50-shot"].count == 2
+    with pytest.raises(MapetError, match="fewer than 51 shots"):
+        fewshot(train, test, classes=6, shots=(51,), draws=2)

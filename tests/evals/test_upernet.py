@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from forms import randomised
 from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mapet.evals.segmentation import Segmenting, segmented, shown
-from mapet.evals.upernet import Segmenter, sliding_logits
+from mapet.evals.upernet import Adapters, Segmenter, sliding_logits
 
 SIZE = {"patch_size": 4, "embed_dim": 32, "depth": 12, "num_heads": 2, "init_values": 0.1}
 
@@ -161,3 +161,11 @@ def test_the_shorter_side_of_a_test_image_is_a_window_and_the_longer_at_most_fou
 def test_without_seeds_each_image_draws_its_own_depth():
     model = segmenter((16, 16), depth=3, drop_path_rate=0.5).train()
     assert model.pyramid(torch.randn(3, 3, 16, 16))[0].shape[0] == 3
+
+
+@pytest.mark.parametrize(("grid", "least"), [((2, 2), (1, 1)), ((1, 3), (1, 3)), ((3, 5), (1, 2)), ((2, 4), (1, 2))])
+def test_the_last_level_has_at_least_one_position(grid, least):
+    levels = Adapters(4)([torch.randn(1, 4, *grid)] * 4)
+    height, width = grid
+    wanted = [(4 * height, 4 * width), (2 * height, 2 * width), grid, least]
+    assert [tuple(level.shape[-2:]) for level in levels] == wanted

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mapet.method.encoder import SIZES, Classifier, Encoder, drop_path_scale
+from mapet.method.encoder import SIZES, Classifier, Encoder, drop_path_scale, fork_seed
 from mapet.method.layer_scale import LayerScale, scaled
 from mapet.method.windows import Visible
 from method_oracle import PATTERNS, plain_block, shaken
@@ -238,3 +238,9 @@ def test_what_stochastic_depth_drops_is_that_of_earlier_versions():
     scales = drop_path_scale(Encoder(**TINY).train().blocks, 0.5, 6, torch.arange(6))
     kept = [["".join(str(int(one > 0)) for one in branch.flatten()) for branch in scale] for scale in scales]
     assert kept == [["111111", "111111"], ["111011", "111011"], ["011001", "001011"]]
+
+
+def test_streams_of_seeds_are_those_of_earlier_versions():
+    """So that their runs can be resumed."""
+    found = fork_seed(torch.arange(3), 2)
+    assert found.tolist() == [-9041136659058703476, -4838594755968170389, -7745393825145746292]
