@@ -295,3 +295,28 @@ def test_a_changed_part_of_a_checkpoint_is_seen(tmp_path):
     part.unlink()
     assert _state(part) == ()
     assert len(_state(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError(122, "Disk quota exceeded"), "the disk is full"),
+        (files.SafetensorError("Io error: something (os error 28)"), "the disk is full"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_no_part(run, monkeypatch, error, why):
+    run.save(1, {"x": torch.ones(2)})
+    before = {path.name for path in run.checkpoints.iterdir()}
+
+    def fail(path, *_):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(files, "_write", fail)
+    with pytest.raises(MapetError, match="could not be written: ") as stop:
+        run.save(2, {"x": torch.ones(2)})
+    assert f"could not be written: {why}. Free some space, then continue with resume" in str(stop.value)
+    assert {path.name for path in run.checkpoints.iterdir()} == before
+    assert run.completed == 1

@@ -150,3 +150,9 @@ def test_the_first_pace_counts_the_images_since_the_start(logger, clock):
     logger.record(2, 0.1, scalars(1), images=1)
     clock[0] += 2
     assert logger.pace() == "0 img/s  wait 0 %"  # half an image a second
+
+
+def test_the_last_step_of_an_epoch_belongs_to_it(logger):
+    assert logger.position(1, 10) == "epoch 1/2  step 1/10"
+    assert logger.position(5, 10) == "epoch 1/2  step 5/10"
+    assert logger.position(6, 1_000) == "epoch 2/200  step 6/1,000"

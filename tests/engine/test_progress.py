@@ -77,3 +77,13 @@ def test_stages_follow_each_other_and_each_is_timed(monkeypatch):
 def test_work_that_was_done_before_counts():
     meter = Meter("pack", 10, 4, io.StringIO())
     assert [(task.completed, task.total) for task in meter.progress.tasks] == [(4, 10)]
+
+
+@pytest.mark.parametrize(("short", "text"), [(0, "a  b"), (1, "a b")])
+def test_double_spaces_are_closed_up_when_the_line_is_full(monkeypatch, short, text):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(len("pack 100% -:-- a  b") - short))
+    with Meter("pack", 3, stream=io.StringIO()) as meter:
+        meter.update(1, "a  b")
+        assert meter.progress.tasks[0].fields["text"] == text

@@ -445,3 +445,18 @@ def test_metrics_are_on_the_disk_before_the_first_part_and_told_by_it_alone(tmp_
             save_parts(run.folder, 1, {}, rank=rank, count=2, barrier=lambda: None, keep=False)
     assert synced == [run.folder]
     assert [(rank, json.loads(about)["metrics"]) for rank, about in told] == [(1, ""), (0, metrics_seal(run.folder))]
+
+
+@pytest.mark.parametrize("earlier", ["none", "valid", "damaged"])
+def test_an_earlier_checkpoint_is_kept_by_the_first_process_if_it_is_valid(tmp_path, monkeypatch, earlier):
+    run, kept = Run.create(tmp_path / "run"), {}
+    if earlier != "none":
+        save_parts(run.folder, 1, {"x": torch.ones(2)}, rank=0, count=1, barrier=lambda: None, keep=False)
+    if earlier == "damaged":
+        (part,) = (run.checkpoints / SHARDED).glob("*.safetensors")
+        part.write_bytes(part.read_bytes()[:-3])
+    monkeypatch.setattr(saving, "write_parts", lambda *_, rank, keep_earlier, **__: kept.update({rank: keep_earlier}))
+    monkeypatch.setattr(saving, "trust", lambda _: None)
+    for rank in (1, 0):
+        save_parts(run.folder, 2, {}, rank=rank, count=2, barrier=lambda: None, keep=False)
+    assert kept == {1: False, 0: earlier == "valid"}
