@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 from mapet.api import pack
-from mapet.engine.distributed import init_fabric, pick_workers, process_group
+from mapet.engine.distributed import _environment, init_fabric, pick_workers, process_group
 from mapet.utils.errors import MapetError
 from mapet.utils.process_group import Launched, first_process, launched
 
@@ -100,3 +101,31 @@ def test_as_many_workers_as_cores_that_may_be_used(given, workers, monkeypatch):
     assert pick_workers(None, torch.device("mps")) == min(workers, 4)
     assert pick_workers(None, torch.device("cpu")) == 0
     assert pack._workers() == (given if given > 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("started", "torchrun", "found"),
+    [
+        ({"WORLD_SIZE": "2"}, False, None),  # by anything else: left to Fabric
+        ({"WORLD_SIZE": "2", "SLURM_NTASKS": "1"}, False, ["LightningEnvironment"]),  # by Fabric in a batch script
+        ({"WORLD_SIZE": "2", "SLURM_NTASKS": "1"}, True, None),
+        ({}, False, ["LightningEnvironment"]),
+    ],
+)
+def test_who_started_the_processes(monkeypatch, started, torchrun, found):
+    for name in ("WORLD_SIZE", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(TorchElasticEnvironment, "detect", lambda: torchrun)
+    environments = _environment()
+    assert (environments and [type(one).__name__ for one in environments]) == found
+
+
+def test_a_task_of_srun_has_its_environment(slurm):
+    slurm()
+    (environment,) = _environment(2, 2)
+    assert type(environment).__name__ == "SLURMEnvironment"
+    for devices, nodes in ((4, 1), (2, 1), (1, 4)):
+        with pytest.raises(MapetError, match="SLURM has 2 nodes with 2 processes each"):
+            _environment(devices, nodes)

@@ -151,3 +151,10 @@ def test_a_polynomial_schedule():
     lr = poly(peak=1.0, floor=0.1, start=0.01, warmup=10, total=111, power=2.0)
     assert [lr(step) for step in (0, 5, 10)] == pytest.approx([0.01, 0.505, 1.0])
     assert [lr(step) for step in (35, 60, 110, 200)] == pytest.approx([0.1 + 0.9 * s**2 for s in (0.75, 0.5, 0, 0)])
+
+
+def test_the_last_step_has_the_floor_however_short_the_decay():
+    settings = {"peak": 1.0, "floor": 0.1, "start": 0.01, "total": 10}
+    for warmup in (8, 5, 0):
+        assert cosine(warmup=warmup, **settings)(9) == pytest.approx(0.1)
+        assert poly(warmup=warmup, power=0.9, **settings)(9) == pytest.approx(0.1)
