@@ -1,8 +1,11 @@
 """The hash of a tokenizer's content, by which token stores and runs know it."""
 
+import json
+
 import pytest
 import torch
 
+from mapet.tokenizers import sums, tokenizer
 from mapet.tokenizers.files import fingerprint
 
 VALUES = torch.arange(6, dtype=torch.int32)
@@ -35,3 +38,17 @@ def test_other_names_shapes_types_and_values_have_another_hash(other):
 
 def test_other_notes_have_another_hash():
     assert len({fingerprint(FIRST, *notes) for notes in ((), ("x",), ("y",), ("x", "y"))}) == 4
+
+
+def test_a_new_folder_is_on_the_disk_in_its_parent_and_new_files_in_their_folder(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(tokenizer, "sync", lambda path: synced.append(path.relative_to(tmp_path).as_posix()))
+    for value in (1, 2):
+        tokenizer.write_folder(tmp_path / "made", {"value": value}, FIRST)
+    assert synced[0] == "."
+    assert synced[1] == "made"
+    assert json.loads((tmp_path / "made" / "tokenizer.json").read_text()) == {"value": 2}
+
+
+def test_a_store_without_tokens_has_no_hashes(tmp_path):
+    assert sums.mapped(tmp_path / "none", 0).shape == (0, 2)
