@@ -78,13 +78,13 @@ def test_the_limit_of_a_control_group_bounds_what_is_available(tmp_path, monkeyp
     monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
     monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
     root = tmp_path / "groups" / ("memory" if version == 1 else "")
-    group, device = root / "jobs" / "mine", torch.device("cpu")
+    group, device = root / "jobs" / "mine:1", torch.device("cpu")
     (tmp_path / "proc" / "self").mkdir(parents=True)
     group.mkdir(parents=True)
     assert memory.available(device) is None
     (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
     assert memory.available(device) == 5000 * 1024
-    line = "4:memory:/jobs/mine\n3:cpu:/other\n" if version == 1 else "0::/jobs/mine\n"
+    line = "4:memory:/jobs/mine:1\n3:cpu:/other\n" if version == 1 else "0::/jobs/mine:1\n"
     (tmp_path / "proc" / "self" / "cgroup").write_text(line)
     limit, usage, droppable = memory.LIMITS[2 - version]
     (group / limit).write_text("3000000\n")
@@ -123,3 +123,8 @@ def test_a_fork_can_train_after_a_prediction():
         assert os.waitpid(pid, 0)[1] == 0"""
     run = subprocess.run([sys.executable, "-c", work], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_activations_of_bfloat16_take_less():
+    whole, half = (predicted(20_000, precision=precision).step for precision in ("float32", "bfloat16"))
+    assert half < whole - 20_000 * 1024 * 2

@@ -147,9 +147,15 @@ def test_the_first_pace_counts_the_images_since_the_start(logger, clock):
     logger.record(1, 0.1, scalars(1), images=40)
     clock[0] += 8
     assert logger.pace() == "5 img/s  wait 0 %"
-    logger.record(2, 0.1, scalars(1), images=1)
-    clock[0] += 2
-    assert logger.pace() == "0 img/s  wait 0 %"  # half an image a second
+    logger.record(2, 0.1, scalars(1), images=2)
+    clock[0] += 5
+    assert logger.pace() == "0 img/s  wait 0 %"
+
+
+def test_the_first_pace_counts_no_more_than_the_images(logger, clock):
+    logger.record(1, 0.1, scalars(1), images=2)
+    clock[0] += 5
+    assert logger.pace() == "0 img/s  wait 0 %"
 
 
 def test_the_last_step_of_an_epoch_belongs_to_it(logger):

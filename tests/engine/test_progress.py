@@ -87,3 +87,9 @@ def test_double_spaces_are_closed_up_when_the_line_is_full(monkeypatch, short, t
     with Meter("pack", 3, stream=io.StringIO()) as meter:
         meter.update(1, "a  b")
         assert meter.progress.tasks[0].fields["text"] == text
+
+
+def test_a_bar_is_gone_when_the_work_is_done(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert Meter("pack", 3, stream=io.StringIO()).progress.live.transient

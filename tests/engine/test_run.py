@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 
@@ -145,3 +146,16 @@ def test_weights_that_are_no_checkpoint_are_named(tmp_path):
     save_file({"x": torch.ones(3)}, tmp_path / "weights.safetensors")
     with pytest.raises(MapetError, match="is a safetensors file but not a checkpoint of a run: give the run's folder"):
         Checkpoint(tmp_path / "weights.safetensors")
+
+
+def test_messages_that_nobody_listens_to_go_to_the_file_alone(tmp_path, caplog):
+    run, before = Run.create(tmp_path / "run"), (log.level, log.propagate)
+    log.setLevel(logging.WARNING)
+    try:
+        with run.logging():
+            log.info("a note")
+        assert (log.level, log.propagate) == (logging.WARNING, before[1])
+    finally:
+        log.setLevel(before[0])
+    assert run.log.read_text().endswith("  a note\n")
+    assert "a note" not in caplog.messages
