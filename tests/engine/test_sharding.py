@@ -441,9 +441,12 @@ def test_metrics_are_on_the_disk_before_the_first_part_and_told_by_it_alone(tmp_
     told = []
     monkeypatch.setattr(saving, "write_parts", lambda *_, rank, about, **__: told.append((rank, about)))
     for rank in (1, 0):
+        assert synced == []
         with suppress(MapetError, OSError):
             save_parts(run.folder, 1, {}, rank=rank, count=2, barrier=lambda: None, keep=False)
     assert synced == [run.folder]
+    run.save(1, {"x": torch.ones(2)})
+    assert synced == [run.folder] * 2
     assert [(rank, json.loads(about)["metrics"]) for rank, about in told] == [(1, ""), (0, metrics_seal(run.folder))]
 
 
