@@ -6,8 +6,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from mapet.engine.memory import attempt, keep_freed
+from mapet.engine.memory import attempt, keep_freed, recompute
 
 LAST_STEP = """
 import resource, sys, torch
@@ -61,3 +62,25 @@ def test_freed_memory_is_kept_if_glibc_takes_both_settings(monkeypatch, answers,
 def test_without_glibc_nothing_is_kept(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
     assert keep_freed() is False
+
+
+class Counting(torch.nn.Module):
+    """A block that counts its forward passes."""
+
+    calls = 0
+
+    def forward(self, rows):
+        self.calls += 1
+        return rows.sin().exp()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_blocks_are_computed_again_in_the_backward_pass(again):
+    model = torch.nn.Module()
+    model.blocks, model.other = torch.nn.ModuleList([Counting(), Counting()]), Counting()
+    if again:
+        recompute(model)
+    rows = torch.ones(3, requires_grad=True)
+    model.other(model.blocks[1](model.blocks[0](rows))).sum().backward()
+    assert [block.calls for block in model.blocks] == [1 + again] * 2
+    assert model.other.calls == 1

@@ -93,3 +93,16 @@ def test_a_bar_is_gone_when_the_work_is_done(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert Meter("pack", 3, stream=io.StringIO()).progress.live.transient
+
+
+def test_the_time_left_is_told_as_soon_as_there_is_a_speed(monkeypatch):
+    meter, now = Meter("pack", 10, stream=io.StringIO()), [0.0]
+    for task in meter.progress.tasks:
+        task._get_time = lambda: now[0]
+        task._progress.clear()
+    monkeypatch.setattr(meter.progress, "get_time", lambda: now[0])
+    assert meter.progress.tasks[0].fields["left"] == "-:--"
+    meter.progress.advance(meter.task, 0)
+    now[0] = 30.0
+    meter.update(2)
+    assert meter.progress.tasks[0].fields["left"] == "2:00"
