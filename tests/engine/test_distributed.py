@@ -9,7 +9,7 @@ import torch
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 from mapet.api import pack
-from mapet.engine.distributed import _environment, init_fabric, pick_workers, process_group
+from mapet.engine.distributed import _environment, cores, init_fabric, pick_workers, process_group
 from mapet.utils.errors import MapetError
 from mapet.utils.process_group import Launched, first_process, launched
 
@@ -129,3 +129,11 @@ def test_a_task_of_srun_has_its_environment(slurm):
     for devices, nodes in ((4, 1), (2, 1), (1, 4)):
         with pytest.raises(MapetError, match="SLURM has 2 nodes with 2 processes each"):
             _environment(devices, nodes)
+
+
+def test_cores_are_those_of_this_process(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0: {3, 5, 6}}[process], raising=False)
+    assert cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert cores() == 7
