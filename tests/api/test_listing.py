@@ -1,0 +1,28 @@
+"""What ``mapet list`` shows has names and one sentence each."""
+
+import pytest
+
+from mapet.api.import_tokenizer import IMAGE_SIZE
+from mapet.api.listing import listing
+from mapet.utils.errors import MapetError
+
+
+@pytest.mark.parametrize("what", ["models", "objectives", "recipes", "protocols"])
+def test_every_name_has_one_sentence(what):
+    found = listing(what)
+    assert len(found) > 3
+    for name, text in found.items():
+        assert text, name
+        assert "\n" not in text
+
+
+def test_another_list_is_refused():
+    with pytest.raises(MapetError, match='There is no list of "receipts". Did you mean "recipes"?'):
+        listing("receipts")
+
+
+def test_published_tokenizers_give_a_vit_b_16s_196_tokens_unless_another_size_is_asked_for():
+    patch = {"dalle": 8, "vqgan": 16, "vqkd": 16}
+    assert {kind: (size // patch[kind], size % patch[kind]) for kind, size in IMAGE_SIZE.items()} == dict.fromkeys(
+        patch, (14, 0)
+    )
