@@ -16,6 +16,7 @@ from processes import Forked, finished
 
 VOCABULARY, BATCH = 32, 4
 MODEL = Model(name="custom", embed_dim=32, depth=3, num_heads=2, image_size=32, patch_size=8, drop_path=0.3)
+HAS_ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 KINDS = {**{name: Objective(name=name) for name in OBJECTIVES}, "beit2": Objective(name="mim", cls_layer=1)}
 
 
@@ -80,6 +81,7 @@ def test_every_step_uses_one_graph(kind, thrifty):
     assert counter.frame_count == 1
 
 
+@HAS_ONEDNN
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_by_onednn_change_losses_and_gradients_by_rounding_alone(kind, monkeypatch):
     expected, gradients, _ = measured(built(kind), 0)
@@ -94,6 +96,7 @@ def test_products_by_onednn_change_losses_and_gradients_by_rounding_alone(kind, 
         torch.testing.assert_close(found_gradients[name], gradient, atol=1e-6, rtol=1e-4)
 
 
+@HAS_ONEDNN
 @pytest.mark.parametrize("kind", ["mapet", "mae"])
 def test_products_by_onednn_are_part_of_the_one_graph(kind, monkeypatch, tmp_path):
     monkeypatch.setattr(linear, "SLOW_MKL", True)

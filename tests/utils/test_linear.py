@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from mapet.utils import linear as module
 from mapet.utils.linear import Linear, grad_rows, grad_weight, linear
 
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 SHAPES = {  # rows, inputs, outputs
     "more outputs": ((3, 41), 64, 160),
     "more inputs": ((3, 41), 160, 64),
