@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import mapet
+from mapet.api import tokenize_inputs
 from mapet.api.moved import MOVABLE, Moved, relocated
+from mapet.build import known_ids
 from mapet.cli import main
 from mapet.config.file import read
 from mapet.config.flat import updated
@@ -282,3 +284,17 @@ def test_a_class_is_found_by_what_its_images_hold(images, tokens, tmp_path, caps
         command += [f"--{name.replace('_', '-')}", str(value)]
     assert main(command) == 0
     assert 'by names that have before them "along/"' in capsys.readouterr().out
+
+
+def test_moved_images_of_which_no_content_is_recorded_are_not_taken(tmp_path, monkeypatch):
+    """Equal names alone show nothing."""
+
+    class Images(list):
+        image_id = list.__getitem__
+
+    source, store = Images(["a.png", "b.png"]), ["a.png", "b.png"]
+    monkeypatch.setattr(known_ids, "matches", lambda source, store, at_least: 2)
+    monkeypatch.setattr(known_ids, "other_contents", lambda source, store: "")
+    for recorded, told in (({}, True), ({"c.png": "1"}, True), ({"b.png": "1", "c.png": "2"}, False)):
+        monkeypatch.setattr(known_ids, "recorded", lambda store, found=recorded: found)
+        assert tokenize_inputs._difference(source, store).startswith("nothing shows") == told

@@ -5,12 +5,15 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 import mapet
 from browser import chromium
 from forms import as_finetuning
+from mapet.api.report import finetuning
 from mapet.api.report.write import report_at_end
 from mapet.cli import main
 from mapet.engine.run import Run
@@ -279,3 +282,12 @@ def test_runs_of_version_0_1_are_not_taken_for_damaged(tmp_path, kind, verb):
     assert {"Training", "Recipe, command and versions"} <= set(titles)
     assert f"mapet {verb} --recipe FILE" in found or not verb
     assert "pretrain --recipe" not in found or verb == "pretrain"
+
+
+def test_a_classifier_without_mistakes_has_none_to_show():
+    found = type("Found", (list,), {"classes": ("cat", "dog")})
+    sure = found(SimpleNamespace(probabilities=(probability, 1 - probability)) for probability in (0.9, 0.8))
+    images = [Image.new("RGB", (8, 8))] * 2
+    first, second = finetuning._Tests._extremes(None, images, sure, [(0, 0), (1, 1)])
+    assert first.text == "Wrong with the highest confidence: none."
+    assert second.alt == "Least confident"

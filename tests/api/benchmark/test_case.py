@@ -175,3 +175,10 @@ def test_implementations_are_compared_before_they_are_timed(fabric, monkeypatch)
     monkeypatch.setattr(measure, "Runner", None)
     with pytest.raises(MapetError, match="they differ"):
         next(measure.measured(case("mapet", "dense"), fabric, BenchmarkSettings(), print))
+
+
+def test_as_many_batches_come_as_steps_are_measured_however_few_images_there_are(images):
+    one = case("mim", "transformers")
+    one = replace(one, recipe=replace(one.recipe, optimization=Optimization(batch_size=40)))
+    batches = pretrain_batches(one, Loading(str(images), 0, cache_gib=0), 5, torch.device("cpu"))
+    assert len([*batches(0)]) >= 5
