@@ -463,3 +463,14 @@ def test_an_earlier_checkpoint_is_kept_by_the_first_process_if_it_is_valid(tmp_p
     for rank in (1, 0):
         save_parts(run.folder, 2, {}, rank=rank, count=2, barrier=lambda: None, keep=False)
     assert kept == {1: False, 0: earlier == "valid"}
+
+
+def test_a_part_is_on_the_disk_before_the_others_are_waited_for(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(files, "sync", lambda path: done.append(path.name))
+    for rank in (1, 0):
+        done.clear()
+        files.write_parts(
+            tmp_path / "last", 1, {"x": torch.ones(2)}, rank=rank, count=2, barrier=lambda: done.append("barrier")
+        )
+        assert done.index("last") < done.index("barrier")
