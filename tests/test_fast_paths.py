@@ -1,7 +1,7 @@
 """Recomputation and compilation change neither losses nor gradients, for every objective."""
 
 from dataclasses import replace
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from processes import Forked, finished
 VOCABULARY, BATCH = 32, 4
 MODEL = Model(name="custom", embed_dim=32, depth=3, num_heads=2, image_size=32, patch_size=8, drop_path=0.3)
 HAS_ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+BY_ONEDNN = {"SLOW_MKL": True, "SMALLEST": 0}  # whatever the processor and the size of a product
 KINDS = {**{name: Objective(name=name) for name in OBJECTIVES}, "beit2": Objective(name="mim", cls_layer=1)}
 
 
@@ -83,11 +84,10 @@ def test_every_step_uses_one_graph(kind, thrifty):
 
 @HAS_ONEDNN
 @pytest.mark.parametrize("kind", KINDS)
-def test_products_by_onednn_change_losses_and_gradients_by_rounding_alone(kind, monkeypatch):
+def test_products_by_onednn_change_losses_and_gradients_by_rounding_alone(kind):
     expected, gradients, _ = measured(built(kind), 0)
-    monkeypatch.setattr(linear, "SLOW_MKL", True)
-    monkeypatch.setattr(linear, "SMALLEST", 0)
-    with patch.object(linear, "_onednn", side_effect=linear._onednn) as products:
+    products = Mock(side_effect=linear._onednn)
+    with patch.multiple(linear, _onednn=products, **BY_ONEDNN):
         found, found_gradients, _ = measured(built(kind), 0)
     assert products.called
     for name, figure in expected.items():
@@ -98,10 +98,7 @@ def test_products_by_onednn_change_losses_and_gradients_by_rounding_alone(kind, 
 
 @HAS_ONEDNN
 @pytest.mark.parametrize("kind", ["mapet", "mae"])
-def test_products_by_onednn_are_part_of_the_one_graph(kind, monkeypatch, tmp_path):
-    monkeypatch.setattr(linear, "SLOW_MKL", True)
-    monkeypatch.setattr(linear, "SMALLEST", 0)
-
+def test_products_by_onednn_are_part_of_the_one_graph(kind, tmp_path):
     def work():
         plain, objective = built(kind), built(kind)
         compiled = torch.compile(objective, backend="aot_eager", fullgraph=True)
@@ -112,7 +109,8 @@ def test_products_by_onednn_are_part_of_the_one_graph(kind, monkeypatch, tmp_pat
         for name, parameter in plain.named_parameters():
             torch.testing.assert_close(gradients[name].grad, parameter.grad, atol=1e-6, rtol=1e-4)
 
-    finished([Forked(tmp_path, work=work)])
+    with patch.multiple(linear, **BY_ONEDNN):
+        finished([Forked(tmp_path, work=work)])
 
 
 @pytest.mark.parametrize("kind", ["mapet", "mae"])

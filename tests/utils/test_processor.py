@@ -10,11 +10,9 @@ from mapet.utils.processor import has_fast_mkl, has_slow_mkl
 
 @pytest.fixture(autouse=True)
 def asked_anew():
-    for answer in (has_fast_mkl, has_slow_mkl):
-        answer.cache_clear()
+    has_fast_mkl.cache_clear()
     yield
-    for answer in (has_fast_mkl, has_slow_mkl):
-        answer.cache_clear()
+    has_fast_mkl.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mapet.utils.processor import has_slow_mkl
 
-SLOW_MKL = has_slow_mkl()
+SLOW_MKL = has_slow_mkl()  # at import, as torch.compile cannot follow a look at the processor
 SMALLEST = 1 << 24  # multiplications of a product; of smaller ones, both take as long
-MANY_ROWS = (
-    1024  # with fewer, more time is lost than saved by giving autograd the transpose of a gradient, which it copies
-)
+MANY_ROWS = 1024  # with fewer, autograd's copy of a gradient that is a transpose takes longer than the product saves
 
 
 class Linear(nn.Linear):
@@ -33,24 +30,27 @@ class Linear(nn.Linear):
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``: rows (…, D), weight (V, D), bias (V,) → (…, V)."""
     if _by_onednn(rows, weight, len(weight)):
-        return _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+        return _product(rows, weight, bias)
     return F.linear(rows, weight, bias)
 
 
 def grad_rows(grad: Tensor, weight: Tensor) -> Tensor:
     """Gradient (M, D) of the inputs from that of the outputs, (M, V), and the weight (V, D)."""
-    return _onednn(grad, weight.T) if _by_onednn(grad, weight, weight.shape[1]) else grad @ weight
+    return _product(grad, weight.T) if _by_onednn(grad, weight, weight.shape[1]) else grad @ weight
 
 
 def grad_weight(grad: Tensor, rows: Tensor) -> Tensor:
     """Gradient (V, D) of the weight from that of the outputs, (M, V), and the inputs (M, D)."""
     if not _by_onednn(grad, rows, rows.shape[1]):
         return grad.T @ rows
-    if (
-        grad.shape[1] > rows.shape[1] and len(rows) >= MANY_ROWS
-    ):  # oneDNN is faster when it returns more columns than rows
-        return _onednn(rows.T, grad.T).T
-    return _onednn(grad.T, rows.T)
+    if grad.shape[1] > rows.shape[1] and len(rows) >= MANY_ROWS:  # oneDNN is faster with more columns than rows
+        return _product(rows.T, grad.T).T
+    return _product(grad.T, rows.T)
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` by oneDNN, with gradients of any order."""
+    return _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
 
 
 class _Linear(torch.autograd.Function):
@@ -62,7 +62,6 @@ class _Linear(torch.autograd.Function):
         return _onednn(rows, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         flat, of_rows, of_weight, of_bias = grad.flatten(0, -2), None, None, None

@@ -21,7 +21,6 @@ def has_fast_mkl() -> bool:
     return False
 
 
-@cache
 def has_slow_mkl() -> bool:
     """Whether torch multiplies float32 by MKL where oneDNN, which it has too, is faster: not on Intel's CPUs."""
     both: bool = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
