@@ -2,7 +2,6 @@
 
 import pytest
 
-from mapet.api.import_tokenizer import IMAGE_SIZE
 from mapet.api.listing import listing
 from mapet.utils.errors import MapetError
 
@@ -19,10 +18,3 @@ def test_every_name_has_one_sentence(what):
 def test_another_list_is_refused():
     with pytest.raises(MapetError, match='There is no list of "receipts"'):
         listing("receipts")
-
-
-def test_published_tokenizers_give_a_vit_b_16s_196_tokens_unless_another_size_is_asked_for():
-    patch = {"dalle": 8, "vqgan": 16, "vqkd": 16}
-    assert {kind: (size // patch[kind], size % patch[kind]) for kind, size in IMAGE_SIZE.items()} == dict.fromkeys(
-        patch, (14, 0)
-    )

@@ -286,7 +286,7 @@ def test_a_class_is_found_by_what_its_images_hold(images, tokens, tmp_path, caps
     assert 'by names that have before them "along/"' in capsys.readouterr().out
 
 
-def test_moved_images_of_which_no_content_is_recorded_are_not_taken(tmp_path, monkeypatch):
+def test_moved_images_of_which_no_content_is_recorded_are_not_taken(monkeypatch):
     """Equal names alone show nothing."""
 
     class Images(list):
@@ -295,6 +295,6 @@ def test_moved_images_of_which_no_content_is_recorded_are_not_taken(tmp_path, mo
     source, store = Images(["a.png", "b.png"]), ["a.png", "b.png"]
     monkeypatch.setattr(known_ids, "matches", lambda source, store, at_least: 2)
     monkeypatch.setattr(known_ids, "other_contents", lambda source, store: "")
-    for recorded, told in (({}, True), ({"c.png": "1"}, True), ({"b.png": "1", "c.png": "2"}, False)):
+    for recorded, refused in (({}, True), ({"c.png": "1"}, True), ({"b.png": "1", "c.png": "2"}, False)):
         monkeypatch.setattr(known_ids, "recorded", lambda store, found=recorded: found)
-        assert tokenize_inputs._difference(source, store).startswith("nothing shows") == told
+        assert tokenize_inputs._difference(source, store).startswith("nothing shows") == refused

@@ -12,7 +12,7 @@ import torch
 from golden_numbers import FOLDER
 from mapet.api.fit_tokenizer import fit_tokenizer
 from mapet.api.images import require_inputs_outside
-from mapet.api.import_tokenizer import import_tokenizer
+from mapet.api.import_tokenizer import IMAGE_SIZE, import_tokenizer
 from mapet.api.inspect_tokenizer import inspect_tokenizer
 from mapet.api.pack import pack
 from mapet.api.tokenize import tokenize
@@ -160,3 +160,10 @@ def test_no_input_of_a_tokenizer_lies_in_its_out(tmp_path, option):
     require_inputs_outside(out, "cifar10", Tokenizer(path=str(out / "tokenizer")))
     with pytest.raises(MapetError, match=r"data .* lies in out"):
         require_inputs_outside(tmp_path, str(out), Tokenizer())
+
+
+def test_published_tokenizers_give_a_vit_b_16s_196_tokens_unless_another_size_is_asked_for():
+    patch = {"dalle": 8, "vqgan": 16, "vqkd": 16}
+    assert {kind: (size // patch[kind], size % patch[kind]) for kind, size in IMAGE_SIZE.items()} == dict.fromkeys(
+        patch, (14, 0)
+    )
