@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from forms import MODEL
-from mapet.api.quickstart import quickstart, quickstart_recipe
+from mapet.api.quickstart import CPU, quickstart, quickstart_recipe
 from mapet.cli import main
 from mapet.config.flat import updated
 from mapet.config.quickstart import QuickstartSettings
@@ -30,7 +30,9 @@ def test_an_interrupted_quickstart_repeats_its_options(monkeypatch, capsys):
 
 def test_options_change_the_recipe_of_the_machine():
     plain = quickstart_recipe(QuickstartSettings(accelerator="cpu"))
-    assert plain == updated(small(), precision=plain.precision)
+    assert plain == updated(small(), **CPU, precision=plain.precision)
+    assert plain.objective.name == "mapet"
+    assert (plain.num_masked, plain.objective.groups) == (32, 2)
     changed = quickstart_recipe(QuickstartSettings(epochs=0.5, max_images=99, seed=7, accelerator="cpu"))
     assert changed == updated(plain, epochs=0.5, max_images=99, seed=7)
 
@@ -50,7 +52,7 @@ def test_a_gpu_has_thirty_epochs_of_all_images_in_the_precision_that_is_logged(m
 
 def test_fewer_images_than_a_step_are_refused_by_the_option_that_there_is(capsys, tmp_path):
     assert main(["quickstart", "--out", str(tmp_path / "q"), "--max-images", "1", "--accelerator", "cpu"]) == 2
-    assert "--max-images must be at least 32, the images of a step, got 1." in " ".join(capsys.readouterr().err.split())
+    assert "--max-images must be at least 16, the images of a step, got 1." in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "q").exists()
 
 
