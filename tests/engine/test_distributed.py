@@ -3,13 +3,26 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 from mapet.api import pack
-from mapet.engine.distributed import _environment, cores, init_fabric, pick_workers, process_group
+from mapet.engine import distributed
+from mapet.engine.distributed import (
+    SYNC_EVERY,
+    _environment,
+    _leave,
+    all_reduce_max,
+    cores,
+    image_weight,
+    init_fabric,
+    pick_workers,
+    process_group,
+)
 from mapet.utils.errors import MapetError
 from mapet.utils.process_group import Launched, first_process, launched
 
@@ -137,3 +150,75 @@ def test_cores_are_those_of_this_process(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert cores() == 7
+
+
+@pytest.fixture
+def reduced(monkeypatch):
+    """Takes what the other process gives to ``all_reduce``, which then adds it or takes the maximum."""
+
+    def other_gives(*numbers):
+        def all_reduce(tensor, how=torch.distributed.ReduceOp.SUM):
+            theirs = torch.tensor(numbers, dtype=tensor.dtype).view_as(tensor)
+            both = {torch.distributed.ReduceOp.SUM: torch.add, torch.distributed.ReduceOp.MAX: torch.maximum}
+            tensor.copy_(both[how](tensor, theirs))
+
+        monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+
+    return other_gives
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "weight"), [(2, 4, 2 / 3), (4, 2, 4 / 3), (3, 3, 1.0), (0, 4, 0.0), (1, 0, 2.0), (0, 0, None)]
+)
+def test_each_image_of_a_step_counts_once(reduced, mine, theirs, weight):
+    reduced(theirs)
+    found = image_weight(SimpleNamespace(world_size=2, device="cpu"), mine)
+    assert (found if found is None else float(found)) == (weight if weight is None else pytest.approx(weight))
+
+
+@pytest.mark.parametrize(("images", "weight"), [(0, None), (1, 1.0), (5, 1.0)])
+def test_the_images_of_one_process_all_count(images, weight):
+    assert image_weight(SimpleNamespace(world_size=1), images) == weight
+
+
+def test_processes_agree_on_the_largest_numbers_every_few_steps(reduced):
+    reduced(5, 0)
+    alone, two = SimpleNamespace(world_size=1), SimpleNamespace(world_size=2, device="cpu")
+    assert all_reduce_max(alone, 1, 2, 1) == [2, 1]
+    assert all_reduce_max(two, SYNC_EVERY, 2, 1) == [5, 1]
+    for step in (1, SYNC_EVERY - 1, SYNC_EVERY + 1):
+        assert all_reduce_max(two, step, 2, 1) == [0, 0]
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, []), (2, ["barrier", "destroy"])])
+def test_several_processes_leave_together(monkeypatch, count, steps):
+    done = []
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("destroy"))
+    _leave(SimpleNamespace(world_size=count, barrier=lambda: done.append("barrier")))
+    assert done == steps
+
+
+def test_how_long_the_others_are_waited_for(slurm, monkeypatch):
+    waited = []
+    monkeypatch.setattr(distributed, "all_joined", lambda *given: waited.append(given) or nullcontext())
+    init_fabric(accelerator="cpu", minutes=7.0)
+    init_fabric(accelerator="cpu")
+    assert waited == [(1, 7.0), (1, 30.0)]
+
+
+def test_tasks_of_srun_meet_at_the_first_node(slurm, monkeypatch):
+    slurm()
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    calls = []
+    monkeypatch.setattr(distributed, "_store", torch.distributed.HashStore)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda **given: calls.append(given))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("destroy"))
+    with process_group("cpu") as group:
+        assert (group.rank, group.count) == (3, 4)
+        assert os.environ["MASTER_ADDR"] == "n1"
+        assert int(os.environ["MASTER_PORT"]) > 1024
+        (joined,) = calls
+    assert (joined["rank"], joined["world_size"], joined["timeout"]) == (3, 4, distributed.TIMEOUT)
+    assert calls[1:] == ["destroy"]

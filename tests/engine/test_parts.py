@@ -1,13 +1,11 @@
 """A checkpoint in parts, one file per process, reads as the whole; and what surrounds a step in one process."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_parts
-from mapet.engine.distributed import SYNC_EVERY, all_reduce_max, image_weight
 from mapet.engine.peak import peak, reset_peak
 from mapet.engine.run import Run
 from mapet.utils.errors import MapetError
@@ -83,13 +81,6 @@ def test_parts_replace_a_file_and_a_file_replaces_parts(tmp_path):
         assert run.completed == step
     names = {"last.safetensors", "previous.safetensors", "step-00000002"}
     assert {path.name for path in run.checkpoints.iterdir()} == names
-
-
-def test_one_process_decides_alone_and_several_every_ten_steps():
-    alone, two = SimpleNamespace(world_size=1), SimpleNamespace(world_size=2)
-    assert all_reduce_max(alone, 3, 15, True) == [15, True]
-    assert all_reduce_max(two, SYNC_EVERY + 1, 15, True) == [0, 0]
-    assert [image_weight(alone, images) for images in (0, 1, 5)] == [None, 1.0, 1.0]
 
 
 def test_the_peak_of_a_process_is_in_bytes_and_begins_anew():
