@@ -75,6 +75,15 @@ def test_the_newest_valid_checkpoint_is_used(run):
         train(run)
 
 
+def test_a_checkpoint_that_was_cut_is_one_plain_line(run):
+    train(run, 5)
+    cut(run.last)
+    with pytest.raises(MapetError) as refused:
+        load_checkpoint(run.checkpoints / "last.safetensors")
+    assert "last.safetensors is not a readable checkpoint (not a whole safetensors file, " in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_damaged_checkpoint_never_replaces_the_valid_one_before(run):
     train(run, 10)
     flip(run.checkpoints / "last.safetensors")

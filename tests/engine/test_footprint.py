@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mapet.engine import memory
-from mapet.engine.footprint import Allocated, footprint
+from mapet.engine.footprint import WASTE, WORKSPACE, Allocated, footprint
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +62,27 @@ def test_a_heap_uses_holes_but_does_not_join_them():
         assert found.peak == peak
 
 
+class Holes(nn.Module):
+    """Two tensors of the size of the images that are gone before larger ones are needed."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        one, two = x + 1, x + 2
+        del one, two
+        return {"loss": (self.factor * torch.cat([x, x])).mean()}
+
+
+def test_what_freed_tensors_leave_counts_on_a_cpu():
+    with torch.device("meta"):
+        module = Holes()
+    size = 4 * 1024 * 100_000
+    found = footprint(module, lambda: {"x": torch.empty(100_000, 1024)})
+    assert found.step == pytest.approx(WASTE["cpu"] * 8 * size + WORKSPACE["cpu"], rel=0.01)  # 6 if holes were joined
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux does")
 @pytest.mark.parametrize("objective", ["mapet", "mae"])
 def test_the_measured_peak_is_near_the_predicted_one(objective):
@@ -96,6 +117,11 @@ def test_the_limit_of_a_control_group_bounds_what_is_available(tmp_path, monkeyp
     (group.parent / limit).write_text("1500000\n")  # of a group above
     (group.parent / usage).write_text("1000000\n")
     assert memory.available(device) == 500_000
+    if version == 1:  # the group of another controller
+        (root / "other").mkdir()
+        (root / "other" / limit).write_text("9\n")
+        (root / "other" / usage).write_text("1\n")
+        assert memory.available(device) == 500_000
 
 
 def test_the_memory_that_this_process_has_now(tmp_path, monkeypatch):

@@ -62,6 +62,13 @@ def test_the_process_of_someone_else_lives(monkeypatch, error, lives):
     assert peers._lives(os.getpid()) is lives
 
 
+def test_to_ask_whether_a_process_lives_sends_it_no_signal(monkeypatch):
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda *given: sent.append(given))
+    assert peers._lives(os.getpid())
+    assert sent == [(os.getpid(), 0)]
+
+
 def test_a_process_that_nobody_has_waited_for_has_ended():
     process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
     process.stdout.read()  # until it ends

@@ -21,6 +21,15 @@ def test_plain_lines_tell_share_and_time_left(monkeypatch):
     assert all(line.endswith("[x] 3 img/s") for line in lines)
 
 
+def test_a_long_plain_line_is_not_cut(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = io.StringIO()
+    with Meter("pack", 3, stream=stream) as meter:
+        meter.update(3, "3 img/s " * 20)
+    assert stream.getvalue().count("\n") == 1
+    assert stream.getvalue().count("3 img/s") == 20
+
+
 def test_short_work_prints_nothing_off_a_terminal():
     stream = io.StringIO()
     with Meter("pack", 3, stream=stream) as meter:
@@ -87,6 +96,19 @@ def test_double_spaces_are_closed_up_when_the_line_is_full(monkeypatch, short, t
     with Meter("pack", 3, stream=io.StringIO()) as meter:
         meter.update(1, "a  b")
         assert meter.progress.tasks[0].fields["text"] == text
+
+
+@pytest.mark.parametrize("more", [0, 1, 100])
+def test_a_bar_is_drawn_where_the_line_leaves_room_for_it(monkeypatch, more):
+    line = "pack 100% -:-- step 1/3  loss 1"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(len(line) + progress.NARROW + more))
+    with Meter("pack", 3, stream=io.StringIO()) as meter:
+        meter.update(1, "loss 1", "step 1/3")
+        assert (meter.bar in meter.progress.columns) == bool(more)
+        assert meter.bar.bar_width == min(progress.BAR, progress.NARROW + more - 1)
+        assert meter.progress.tasks[0].fields["text"] == "step 1/3  loss 1"
 
 
 def test_a_bar_is_gone_when_the_work_is_done(monkeypatch):
