@@ -198,6 +198,17 @@ def test_several_processes_leave_together(monkeypatch, count, steps):
     assert done == steps
 
 
+@pytest.mark.parametrize(("error", "left"), [(None, 1), (distributed.Stopped(15, 3), 1), (ValueError("x"), 0)])
+def test_an_error_of_one_process_is_not_waited_for(monkeypatch, error, left):
+    leaving = []
+    monkeypatch.setattr(distributed, "init_fabric", lambda **settings: SimpleNamespace(world_size=1))
+    monkeypatch.setattr(distributed, "_leave", leaving.append)
+    with nullcontext() if error is None else pytest.raises(type(error)), distributed.distributed() as fabric:
+        if error:
+            raise error
+    assert leaving == [fabric] * left
+
+
 def test_how_long_the_others_are_waited_for(slurm, monkeypatch):
     waited = []
     monkeypatch.setattr(distributed, "all_joined", lambda *given: waited.append(given) or nullcontext())
