@@ -233,3 +233,9 @@ def test_activations_are_recomputed_only_if_asked(tmp_path, monkeypatch, asked):
     fabric = Fabric(accelerator="cpu", devices=1)
     fit(toy, Numbers(steps=1), optim(toy), fabric, Run.create(tmp_path / "run"), **chosen)
     assert recomputed == [toy] * asked
+
+
+def test_by_default_only_the_last_checkpoints_are_kept(tmp_path):
+    run, toy = Run.create(tmp_path / "run"), Toy()
+    fit(toy, Numbers(), optim(toy), Fabric(accelerator="cpu", devices=1), run)
+    assert {path.name for path in run.checkpoints.iterdir()} == {"last.safetensors", "previous.safetensors"}

@@ -48,6 +48,22 @@ def test_tensorboard_has_the_numbers_of_the_file(tmp_path):
         assert shown == [(int(row["step"]), pytest.approx(float(row[name]))) for row in rows]
 
 
+def test_tensorboard_that_fails_is_left_after_one_note(logger, caplog):
+    tried = []
+
+    def full(*given):
+        tried.append(given)
+        raise OSError(28, "No space left on device")
+
+    with caplog.at_level("INFO", "mapet"), logger:
+        logger.writer.add_scalar = full
+        for step in (1, 2, 3):
+            logger.record(step, 0.1, scalars(step), images=4)
+    assert len(tried) == 1
+    assert caplog.text.count("tensorboard/ is not written any more (No space left on device); metrics.csv is") == 1
+    assert len(list(csv.DictReader(logger.run.metrics.open()))) == 3
+
+
 def test_recent_metrics_are_means_of_the_last_fifty_steps(logger):
     with logger:
         for step in range(1, 61):

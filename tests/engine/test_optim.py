@@ -1,10 +1,11 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from mapet.engine.optim import adamw, cosine, initial_share, layer_scale, poly, scheduled
+from mapet.engine.optim import Schedule, adamw, cosine, initial_share, layer_scale, poly, scheduled
 from mapet.method.encoder import Classifier, Encoder
 from mapet.method.pattern import mapet
 from mapet.method.predict import TokenPrediction
@@ -158,3 +159,10 @@ def test_the_last_step_has_the_floor_however_short_the_decay():
     for warmup in (8, 5, 0):
         assert cosine(warmup=warmup, **settings)(9) == pytest.approx(0.1)
         assert poly(warmup=warmup, power=0.9, **settings)(9) == pytest.approx(0.1)
+
+
+def test_a_schedule_is_a_value():
+    schedule = Schedule(peak=1.0, floor=0.1, start=0.0, warmup=1, total=9)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        schedule.peak = 2.0
+    assert {schedule: 1}[dataclasses.replace(schedule)] == 1

@@ -24,9 +24,9 @@ def ended():
     return socket.gethostname(), process.pid
 
 
-def said(monkeypatch, error, *group):
+def said(monkeypatch, error, *group, seconds=0.0):
     """What a process says of an error of its group."""
-    monkeypatch.setattr(peers, "DYING", 0.0)
+    monkeypatch.setattr(peers, "DYING", seconds)
     monkeypatch.setattr(
         torch.distributed, "all_gather_object", lambda found, _: found.__setitem__(slice(None), list(group))
     )
@@ -44,6 +44,16 @@ def test_who_ended_and_who_did_not_answer(monkeypatch, ended):
         assert said(monkeypatch, error(LATE), OURS, ended, OURS) == answers.format("rank 1 ended")
         assert said(monkeypatch, error(CLOSED), OURS, ended, ended) == answers.format("rank 1, 2 ended")
         assert said(monkeypatch, error(CLOSED), OURS, OURS, elsewhere) == answers.format(other)
+
+
+def test_a_process_that_takes_a_moment_to_end_is_named(monkeypatch):
+    found = iter([[], [], [1]])
+    monkeypatch.setattr(peers, "_ended", lambda group: next(found))
+    assert "rank 1 ended" in said(monkeypatch, RuntimeError(CLOSED), OURS, OURS, seconds=60.0)
+    looks = []
+    monkeypatch.setattr(peers, "_ended", looks.append)
+    assert "did not answer" in said(monkeypatch, RuntimeError(LATE), OURS, OURS, seconds=60.0)
+    assert len(looks) == 1
 
 
 def test_an_error_of_this_process_stays(monkeypatch, ended):
