@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,6 +91,14 @@ def test_pace_is_that_since_the_last_call(logger, clock):
     later.note_time(4)
     assert later.run.seconds(4) == 10  # 9 of the first step, and 1
     assert later.run.seconds(4, "waited") == 2  # half of 4 seconds in two steps
+
+
+def test_the_pace_is_that_of_all_processes(tmp_path, clock):
+    fabric = SimpleNamespace(device=torch.device("cuda"), world_size=3)
+    logger = MetricsLogger(Run.create(tmp_path / "run"), fabric, 5, 0)
+    clock[0] += 4
+    logger.record(1, 0.1, scalars(1), images=20)
+    assert logger.pace() == "15 img/s  wait 0 %"
 
 
 def test_an_accelerator_is_asked_every_ten_steps(logger, monkeypatch):

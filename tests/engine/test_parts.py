@@ -1,10 +1,12 @@
 """A checkpoint in parts, one file per process, reads as the whole; and what surrounds a step in one process."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from mapet.engine import memory
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_parts
 from mapet.engine.peak import peak, reset_peak
 from mapet.engine.run import Run
@@ -81,6 +83,26 @@ def test_parts_replace_a_file_and_a_file_replaces_parts(tmp_path):
         assert run.completed == step
     names = {"last.safetensors", "previous.safetensors", "step-00000002"}
     assert {path.name for path in run.checkpoints.iterdir()} == names
+
+
+def test_what_this_process_has_written_is_not_read_again(tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run")
+    monkeypatch.setattr(Checkpoint, "verify", lambda self: pytest.fail("it was read"))
+    for step in (1, 2):
+        run.save(step, WHOLE)
+        assert run.completed == step
+    for step in (3, 4):
+        run.save_parts(step, WHOLE, rank=0, count=1, barrier=lambda: None, keep=False)
+        assert run.completed == step
+
+
+def test_unused_memory_is_given_back(monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=asked.append))
+    memory.give_back()
+    assert asked == [0]
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace())  # as of macOS
+    memory.give_back()
 
 
 def test_the_peak_of_a_process_is_in_bytes_and_begins_anew():

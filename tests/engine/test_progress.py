@@ -37,6 +37,16 @@ def test_short_work_prints_nothing_off_a_terminal():
     assert stream.getvalue() == ""
 
 
+def test_brackets_are_no_markup(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    with Meter("[bold]pack", 3, stream=stream) as meter:
+        meter.update(3, "[red]x")
+    assert "[bold]pack" in stream.getvalue()
+    assert "[red]x" in stream.getvalue()
+
+
 def test_a_terminal_shows_one_line(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -95,11 +95,13 @@ def test_metrics_are_trimmed_to_whole_rows_up_to_the_step(tmp_path, tail):
 
 def test_provenance_holds_no_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    monkeypatch.setattr("sys.argv", ["/any/where/mapet", "pretrain", "IMAGES", "--epochs", "3"])
     run = Run.create(tmp_path / "run")
     run.write_provenance()
     run.write_provenance()
     entries = json.loads((run.folder / "provenance.json").read_text())
     assert len(entries) == 2
+    assert entries[1]["command"] == "mapet pretrain IMAGES --epochs 3"
     assert entries[0]["versions"]["torch"] == torch.__version__.split("+")[0]
     assert "hunter2" not in (run.folder / "provenance.json").read_text()
 
