@@ -239,3 +239,21 @@ def test_by_default_only_the_last_checkpoints_are_kept(tmp_path):
     run, toy = Run.create(tmp_path / "run"), Toy()
     fit(toy, Numbers(), optim(toy), Fabric(accelerator="cpu", devices=1), run)
     assert {path.name for path in run.checkpoints.iterdir()} == {"last.safetensors", "previous.safetensors"}
+
+
+def test_an_attempt_that_ran_out_of_memory_leaves_no_trace():
+    weight, draws = torch.nn.Parameter(torch.zeros(3)), []
+
+    def passes(parts):
+        draws.append(float(torch.rand(())))
+        weight.sum().backward()
+        if parts < 4:
+            raise torch.OutOfMemoryError
+        return {"loss": torch.tensor(parts)}
+
+    torch.manual_seed(7)
+    more = iter([2, 4])
+    values, parts = loop._fitting(passes, 1, lambda: next(more), torch.optim.SGD([weight]), 7)
+    assert (values["loss"], parts) == (4, 4)
+    assert weight.grad.tolist() == [1.0] * 3
+    assert len(set(draws)) == 1

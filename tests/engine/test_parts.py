@@ -1,12 +1,14 @@
 """A checkpoint in parts, one file per process, reads as the whole; and what surrounds a step in one process."""
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mapet.engine import memory
+from mapet.engine import checkpoint, memory, saving
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_parts
 from mapet.engine.peak import peak, reset_peak
 from mapet.engine.run import Run
@@ -94,6 +96,25 @@ def test_what_this_process_has_written_is_not_read_again(tmp_path, monkeypatch):
     for step in (3, 4):
         run.save_parts(step, WHOLE, rank=0, count=1, barrier=lambda: None, keep=False)
         assert run.completed == step
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_afterwards(tmp_path, monkeypatch):
+    run, done, replace = Run.create(tmp_path / "run"), [], os.replace
+
+    def renamed(old, new):
+        done.append(f"{Path(new).name} named")
+        replace(old, new)
+
+    run.append_metrics([{"step": 1, "loss": 0.5}])
+    for module in (checkpoint, saving):
+        monkeypatch.setattr(module, "sync", lambda path: done.append(path.name))
+    monkeypatch.setattr(os, "replace", renamed)
+    run.save(1, WHOLE, keep=True)
+    copy = "step-00000001"
+    assert done == [
+        "metrics.csv", "last.partial", f"{copy}.partial", f"{copy}.safetensors named", "checkpoints",
+        "last.safetensors named", "checkpoints",
+    ]  # fmt: skip
 
 
 def test_unused_memory_is_given_back(monkeypatch):
