@@ -159,6 +159,7 @@ def test_the_last_step_has_the_floor_however_short_the_decay():
     for warmup in (8, 5, 0):
         assert cosine(warmup=warmup, **settings)(9) == pytest.approx(0.1)
         assert poly(warmup=warmup, power=0.9, **settings)(9) == pytest.approx(0.1)
+        assert poly(warmup=warmup, power=0.9, **settings)(warmup) == pytest.approx(1.0)
 
 
 def test_a_schedule_is_a_value():

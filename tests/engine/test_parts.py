@@ -10,6 +10,7 @@ import torch
 
 from mapet.engine import checkpoint, memory, saving
 from mapet.engine.checkpoint import Checkpoint, exists, remove, write_parts
+from mapet.engine.generations import require_valid
 from mapet.engine.peak import peak, reset_peak
 from mapet.engine.run import Run
 from mapet.utils.errors import MapetError
@@ -115,6 +116,39 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_afterwards(tm
         "metrics.csv", "last.partial", f"{copy}.partial", f"{copy}.safetensors named", "checkpoints",
         "last.safetensors named", "checkpoints",
     ]  # fmt: skip
+
+
+def test_what_cannot_be_read_any_more_is_one_line(tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run")
+    run.save(1, WHOLE)
+    opened = Checkpoint(run.last)
+
+    def gone(*_):
+        raise OSError(5, "Input/output error")
+
+    require_valid(run.last)
+    monkeypatch.setattr(checkpoint, "fingerprint", gone)
+    with pytest.raises(MapetError, match=r"last.safetensors is not a readable checkpoint \(Input/output error\)"):
+        opened.verify()
+    run.last.write_bytes(run.last.read_bytes() + b"x")  # not as it was when it was found valid
+    with pytest.raises(MapetError, match="not a readable checkpoint"):
+        require_valid(run.checkpoints / "last.safetensors")
+
+
+@pytest.mark.parametrize("names", [[], ["../other.safetensors"]])
+def test_an_index_without_parts_is_one_line(tmp_path, names):
+    write(tmp_path / "last")
+    index = json.loads((tmp_path / "last" / checkpoint.INDEX).read_text())
+    (tmp_path / "last" / checkpoint.INDEX).write_text(json.dumps({**index, "files": names}))
+    with pytest.raises(MapetError, match=r"not a readable checkpoint \(it names no files\)"):
+        Checkpoint(tmp_path / "last")
+
+
+def test_memory_of_a_gpu_that_torch_holds_but_does_not_use_is_available(monkeypatch):
+    for name, value in {"mem_get_info": (100, 200), "memory_reserved": 30, "memory_allocated": 7}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert memory.available(torch.device("cuda")) == 123
+    assert memory.available(torch.device("mps")) is None
 
 
 def test_unused_memory_is_given_back(monkeypatch):
