@@ -115,6 +115,28 @@ def test_log_messages_are_copied_with_the_time(tmp_path):
     assert (log.level, log.propagate) == (level, True)
 
 
+def test_only_the_first_process_writes_the_log(tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        with run.logging():
+            log.info("by rank %s", rank)
+    assert run.log.read_text().rstrip().endswith("by rank 0")
+    assert "rank 1" not in run.log.read_text()
+
+
+def test_a_run_that_was_moved_aside_for_nothing_is_back_before_the_next_one(tmp_path):
+    run = Run.create(tmp_path / "run")
+    run.recipe.write_text("data: x\n")
+    run.append_metrics([{"step": 1, "loss": 2.0}])
+    earlier = run.metrics.read_bytes()
+    Run.create(tmp_path / "run", overwrite=True)  # and interrupted before its first step
+    with pytest.raises(MapetError, match="resume"):
+        Run.create(tmp_path / "run")
+    assert run.metrics.read_bytes() == earlier
+
+
 def test_a_run_without_a_checkpoint_has_no_steps(tmp_path):
     run = Run.create(tmp_path / "run")
     assert (run.completed, run.checkpoint, run.scores, run.seconds(3)) == (0, None, [], 0)
