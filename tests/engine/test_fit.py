@@ -235,10 +235,12 @@ def test_activations_are_recomputed_only_if_asked(tmp_path, monkeypatch, asked):
     assert recomputed == [toy] * asked
 
 
-def test_by_default_only_the_last_checkpoints_are_kept(tmp_path):
-    run, toy = Run.create(tmp_path / "run"), Toy()
+def test_by_default_a_step_is_one_pass_and_only_the_last_checkpoints_are_kept(tmp_path):
+    run, toy, passes = Run.create(tmp_path / "run"), Toy(), []
+    toy.layers.register_forward_hook(lambda *given: passes.append(given))
     fit(toy, Numbers(), optim(toy), Fabric(accelerator="cpu", devices=1), run)
     assert {path.name for path in run.checkpoints.iterdir()} == {"last.safetensors", "previous.safetensors"}
+    assert len(passes) == 20
 
 
 def test_an_attempt_that_ran_out_of_memory_leaves_no_trace():

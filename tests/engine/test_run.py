@@ -28,6 +28,28 @@ def test_a_folder_in_use_is_refused_with_the_ways_out(tmp_path):
         Run.create(tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["thesis.tex", "recipe.yaml"])  # a foreign file in a run; a folder that is none
+def test_what_mapet_did_not_write_is_never_moved(tmp_path, name):
+    folder = tmp_path / "run"
+    if name == "thesis.tex":
+        Run.create(folder).recipe.write_text("data: x\n")
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("years of work")
+    (folder / "recipe.yaml").touch()
+    before = {path.name for path in folder.iterdir()}
+    with pytest.raises(MapetError, match=r"nothing is (replaced|deleted)|mapet did not write|no mark"):
+        Run.create(folder, overwrite=True)
+    assert {path.name for path in folder.iterdir()} == before
+    assert (folder / name).read_text() == "years of work"
+
+
+def test_a_folder_whose_name_is_no_text_is_not_locked(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(MapetError, match=r"caf\\udce9 is not UTF-8, so weights in it could not be read"):
+        Run(folder).lock()
+    assert not folder.exists()
+
+
 def test_overwrite_clears_an_earlier_run(tmp_path):
     run = Run.create(tmp_path / "run")
     run.recipe.write_text("data: x\n")
