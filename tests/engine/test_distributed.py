@@ -233,3 +233,22 @@ def test_tasks_of_srun_meet_at_the_first_node(slurm, monkeypatch):
         (joined,) = calls
     assert (joined["rank"], joined["world_size"], joined["timeout"]) == (3, 4, distributed.TIMEOUT)
     assert calls[1:] == ["destroy"]
+
+
+def test_each_process_of_a_group_has_its_own_gpu(slurm, monkeypatch):
+    slurm()
+    monkeypatch.setattr(distributed, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+
+    def choose(number):
+        chosen.append(number)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.cuda, "set_device", choose)
+    with pytest.raises(KeyboardInterrupt), process_group("cuda"):
+        pass
+    assert chosen == [1]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(MapetError, match="1 GPUs but local rank 1: start fewer"), process_group("cuda"):
+        pass

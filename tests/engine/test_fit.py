@@ -259,3 +259,16 @@ def test_an_attempt_that_ran_out_of_memory_leaves_no_trace():
     assert (values["loss"], parts) == (4, 4)
     assert weight.grad.tolist() == [1.0] * 3
     assert len(set(draws)) == 1
+
+
+def test_the_progress_shows_recent_metrics_and_where_the_training_is(tmp_path, monkeypatch):
+    shown, run, toy = [], Run.create(tmp_path / "run"), Toy()
+    monkeypatch.setattr(loop.Meter, "due", lambda meter, done: done % 10 == 0)
+    monkeypatch.setattr(loop.Meter, "update", lambda meter, *given: shown.append(given))
+    fabric, describe = Fabric(accelerator="cpu", devices=1), lambda metrics: f"about {metrics['step']:.1f}"
+    fit(toy, Numbers(), optim(toy), fabric, run, describe=describe)
+    assert [(step, text.partition("  ")[0], where) for step, text, where in shown] == [
+        (10, "about 5.5", "epoch 2/4  step 10/20"),
+        (20, "about 10.5", "epoch 4/4  step 20/20"),
+    ]
+    assert all("img/s" in text for _, text, _ in shown)

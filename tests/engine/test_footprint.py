@@ -42,6 +42,10 @@ def test_weights_moments_and_average_are_counted_exactly():
     assert found.total == sum(found.parts.values()) + found.batch
 
 
+def test_gradients_are_counted():
+    assert predicted(1).step - WORKSPACE["cpu"] > WASTE["cpu"] * predicted(1).weights
+
+
 def test_activations_grow_with_the_micro_batch_only():
     row = 1024 * 4
     step = {images: predicted(images).step for images in (20_000, 40_000)}

@@ -170,3 +170,15 @@ def test_the_peak_of_a_process_is_in_bytes_and_begins_anew():
     del block
     reset_peak(device)
     assert peak(device) < during - 2**27
+
+
+def test_what_a_kill_leaves_of_checkpoints_is_deleted(tmp_path):
+    write(tmp_path / "last")
+    whole = {path.name for path in (tmp_path / "last").iterdir()}
+    partial = [f"{name}{end}" for name, end in ((checkpoint.INDEX, ".part"), (checkpoint.BEFORE, ".part"))]
+    for name in (*partial, "mine.txt"):
+        for folder in (tmp_path, tmp_path / "last"):
+            (folder / name).touch()
+    saving.clean_up(tmp_path)
+    assert {path.name for path in (tmp_path / "last").iterdir()} == {*whole, "mine.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"last", "mine.txt"}

@@ -121,6 +121,16 @@ def test_a_bar_is_drawn_where_the_line_leaves_room_for_it(monkeypatch, more):
         assert meter.progress.tasks[0].fields["text"] == "step 1/3  loss 1"
 
 
+@pytest.mark.parametrize(("more", "text"), [(0, "loss 1"), (1, "step 1/3  loss 1")])
+def test_the_position_is_shown_where_the_line_leaves_room_for_it(monkeypatch, more, text):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(len("pack 100% -:-- step 1/3  loss 1") + more))
+    with Meter("pack", 3, stream=io.StringIO()) as meter:
+        meter.update(1, "loss 1", "step 1/3")
+        assert meter.progress.tasks[0].fields["text"] == text
+
+
 def test_a_bar_is_gone_when_the_work_is_done(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
