@@ -1,6 +1,7 @@
 """Who started this process, and how many of it there are: torchrun, srun, or nobody."""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from mapet.engine.distributed import (
     cores,
     image_weight,
     init_fabric,
+    interruptible,
     pick_workers,
     process_group,
 )
@@ -252,3 +254,16 @@ def test_each_process_of_a_group_has_its_own_gpu(slurm, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(MapetError, match="1 GPUs but local rank 1: start fewer"), process_group("cuda"):
         pass
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    with interruptible() as signalled:
+        assert signalled() == 0
+        signal.raise_signal(signal.SIGTERM)
+        assert signalled() == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with interruptible() as signalled:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert signalled() == signal.SIGINT
