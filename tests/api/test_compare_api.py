@@ -7,7 +7,7 @@ import pytest
 
 import mapet
 from mapet.api.compare.plan import Plan
-from mapet.api.compare.run import compare, resume
+from mapet.api.compare.run import _require_apart, compare, resume
 from mapet.cli import main
 from mapet.config.compare import CompareSettings
 from mapet.config.file import read
@@ -102,3 +102,12 @@ def test_an_output_folder_of_an_input_is_refused(images, tmp_path):
 def test_a_comparison_of_version_0_1_is_read():
     plan = read(Path(__file__).parents[2] / "results" / "cifar10" / "compare.yaml", Plan)
     assert (plan.seeds, plan.eval_limit, plan.recipe.tokenizer.vocab_size) == (3, 10_000, 512)
+
+
+def test_files_that_are_read_do_not_lie_in_the_output(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.yaml").write_text("epochs: 1\n")
+    for name, file in {"RECIPE": str(tmp_path / "out" / "mine.yaml"), "tuning": tmp_path / "out" / "mine.yaml"}.items():
+        with pytest.raises(MapetError, match=f"{name} .*mine.yaml lies in "):
+            _require_apart(tmp_path / "out", Recipe(), CompareSettings(), **{name: file})
+    _require_apart(tmp_path / "out", Recipe(), CompareSettings(), RECIPE=Recipe(), tuning=None)

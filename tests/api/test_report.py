@@ -291,3 +291,11 @@ def test_a_classifier_without_mistakes_has_none_to_show():
     first, second = finetuning._Tests._extremes(None, images, sure, [(0, 0), (1, 1)])
     assert first.text == "Wrong with the highest confidence: none."
     assert second.alt == "Least confident"
+
+
+def test_the_training_time_of_a_comparison_counts_what_is_known(tmp_path):
+    from mapet.api.report.comparison import seconds_of
+
+    assert seconds_of(tmp_path) == 0
+    (tmp_path / "costs.csv").write_text("name,seconds\na,10.5\nb,\nc,2\n")
+    assert seconds_of(tmp_path) == 12.5

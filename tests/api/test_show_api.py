@@ -5,7 +5,7 @@ import pytest
 from mapet.api.estimate import estimate
 from mapet.api.listing import TEACHERS, listing
 from mapet.api.memory import in_units, memory_of
-from mapet.api.show import show
+from mapet.api.show import drawing, show
 from mapet.cli import main
 from mapet.config.flat import updated
 from mapet.config.recipe import Recipe
@@ -64,3 +64,10 @@ def test_an_estimate_follows_from_its_steps():
 def test_an_estimate_that_cannot_be_made_is_refused(settings, said):
     with pytest.raises(MapetError, match=said):
         estimate(Recipe(), **settings)
+
+
+@pytest.mark.parametrize(("share", "masked"), [(0.75, 4), (0.5, 3), (0.2, 2), (1.0, 6)])
+def test_the_drawing_masks_the_recipe_s_share_of_six_patches(share, masked):
+    text = drawing(updated(Recipe(), mask_ratio=share))
+    assert f"mapet on 6 patches, {masked} masked" in text
+    assert text.count("▶") == 1 + masked  # and once in the legend

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -267,3 +268,14 @@ def test_a_second_ctrl_c_ends_at_once():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         assert signalled() == signal.SIGINT
+
+
+def test_a_package_that_is_only_asked_for_its_version_is_not_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tqdm", raising=False)
+    with distributed._version_only("tqdm"):
+        assert sys.modules["tqdm"].__version__ == version("tqdm")
+        assert not hasattr(sys.modules["tqdm"], "tqdm")
+        with distributed._version_only("tqdm"):
+            pass
+        assert "tqdm" in sys.modules
+    assert "tqdm" not in sys.modules

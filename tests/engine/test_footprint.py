@@ -42,8 +42,17 @@ def test_weights_moments_and_average_are_counted_exactly():
     assert found.total == sum(found.parts.values()) + found.batch
 
 
+def test_by_default_gradients_have_no_copies_and_the_objective_trains():
+    assert predicted(8).step == predicted(8, copies=0).step < predicted(8, copies=1).step
+    with torch.device("meta"):
+        module = Wide().eval()
+    footprint(module, lambda: {"x": torch.empty(1, 1024)})
+    assert module.training
+
+
 def test_gradients_are_counted():
-    assert predicted(1).step - WORKSPACE["cpu"] > WASTE["cpu"] * predicted(1).weights
+    found = predicted(1)
+    assert 1 < (found.step - WORKSPACE["cpu"]) / (WASTE["cpu"] * found.weights) < 2
 
 
 def test_activations_grow_with_the_micro_batch_only():
@@ -121,6 +130,9 @@ def test_the_limit_of_a_control_group_bounds_what_is_available(tmp_path, monkeyp
     (group.parent / limit).write_text("1500000\n")  # of a group above
     (group.parent / usage).write_text("1000000\n")
     assert memory.available(device) == 500_000
+    (group.parent / limit).write_text("5\n")
+    assert memory.available(device) == 0
+    (group.parent / limit).write_text("1500000\n")
     if version == 1:  # the group of another controller
         (root / "other").mkdir()
         (root / "other" / limit).write_text("9\n")

@@ -33,6 +33,7 @@ def path(tmp_path):
         (HEADER + rows(1) + "2,1\n" + rows(3), rows(1, 3), "lacks the step 2"),
         (HEADER + rows(1) + "2,1,\n" + rows(3), rows(1) + "2,1,\n" + rows(3), ""),
         (HEADER + "0,1,0.0\n" + rows(1, 2, 3), rows(1, 2, 3), ""),
+        (HEADER + "1,1\n" + rows(2, 3), rows(2, 3), "lacks the step 1"),
         (HEADER, "", "lacks the steps 1-3"),
         ("sxep,epoch,loss\n" + rows(1, 2, 3), None, "lacks the steps 1-3"),
     ],

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from mapet.engine.checkpoint import Checkpoint
-from mapet.engine.origin import _short
+from mapet.engine.origin import _short, note_raised
 from mapet.engine.run import Run
 from mapet.utils.errors import MapetError
 
@@ -48,6 +48,18 @@ def test_a_changed_recipe_is_noticed(tmp_path):
     with pytest.raises(MapetError, match=r"betas \[0.9, 0.98\], not \[0.9, 0.88\]. Restore the one that was changed"):
         run.last
     run.recipe.write_text(text)
+    assert run.completed == 2
+
+
+def test_epochs_differ_only_if_they_were_raised(tmp_path):
+    run = begun(tmp_path, optimization={"epochs": 3.0})
+    run.recipe.write_text(yaml.safe_dump({**RECIPE, "optimization": {"epochs": 5.0}}))
+    with pytest.raises(MapetError, match=r"trained with optimization\.epochs 3\.0, not 5\.0"):
+        run.last
+    note_raised(tmp_path, 4.0)
+    with pytest.raises(MapetError, match=r"trained with optimization\.epochs 3\.0, not 5\.0"):
+        run.last
+    note_raised(tmp_path, 3.0)
     assert run.completed == 2
 
 

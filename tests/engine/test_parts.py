@@ -94,6 +94,7 @@ def test_what_this_process_has_written_is_not_read_again(tmp_path, monkeypatch):
     for step in (1, 2):
         run.save(step, WHOLE)
         assert run.completed == step
+    assert not list(run.checkpoints.glob("step-*"))
     for step in (3, 4):
         run.save_parts(step, WHOLE, rank=0, count=1, barrier=lambda: None, keep=False)
         assert run.completed == step

@@ -131,6 +131,10 @@ def test_the_position_is_shown_where_the_line_leaves_room_for_it(monkeypatch, mo
         assert meter.progress.tasks[0].fields["text"] == text
 
 
+def test_the_speed_is_measured_from_the_start():
+    assert [sample.completed for sample in Meter("pack", 3, 1, io.StringIO()).progress.tasks[0]._progress] == [0]
+
+
 def test_a_bar_is_gone_when_the_work_is_done(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
