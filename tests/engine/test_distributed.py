@@ -279,3 +279,8 @@ def test_a_package_that_is_only_asked_for_its_version_is_not_imported(monkeypatc
             pass
         assert "tqdm" in sys.modules
     assert "tqdm" not in sys.modules
+
+
+def test_a_training_that_was_stopped_says_by_what_and_when():
+    stopped = distributed.Stopped(signal.SIGTERM, 3)
+    assert (str(stopped), stopped.number, stopped.step) == ("stopped by SIGTERM after step 3", signal.SIGTERM, 3)

@@ -12,6 +12,7 @@ from torch import nn
 
 from mapet.engine import memory
 from mapet.engine.footprint import WASTE, WORKSPACE, Allocated, footprint
+from mapet.method.encoder import Encoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,16 @@ def test_by_default_gradients_have_no_copies_and_the_objective_trains():
         module = Wide().eval()
     footprint(module, lambda: {"x": torch.empty(1, 1024)})
     assert module.training
+
+
+def test_recomputed_activations_take_less():
+    def step(**settings):
+        with torch.device("meta"):
+            encoder = Encoder(32, 4, embed_dim=64, depth=6, num_heads=2)
+        encoder.forward = lambda x: {"loss": Encoder.forward(encoder, x).square().mean()}
+        return footprint(encoder, lambda: {"x": torch.empty(64, 3, 32, 32)}, **settings).step
+
+    assert step() == step(grad_checkpointing=False) > 1.5 * step(grad_checkpointing=True)
 
 
 def test_gradients_are_counted():

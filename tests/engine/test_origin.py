@@ -127,3 +127,7 @@ def test_a_long_setting_is_cut(length):
     """Two quotes are added."""
     text = "x" * length
     assert _short(text) == (f'"{text}"' if length == 57 else f'"{text[:56]}...')
+
+
+def test_values_are_shown_as_they_are_written():
+    assert _short("Bär/日本") == '"Bär/日本"'

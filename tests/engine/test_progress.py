@@ -152,3 +152,12 @@ def test_the_time_left_is_told_as_soon_as_there_is_a_speed(monkeypatch):
     now[0] = 30.0
     meter.update(2)
     assert meter.progress.tasks[0].fields["left"] == "2:00"
+
+
+def test_work_of_one_unit_or_none_has_a_meter():
+    assert Meter("pack", 1, 1, io.StringIO()).lines == progress.LINES
+    assert Meter("pack", 0, 0, io.StringIO()).lines == 0
+
+
+def test_nothing_is_drawn_between_two_updates():
+    assert not Meter("pack", 3, stream=io.StringIO()).progress.live.auto_refresh
