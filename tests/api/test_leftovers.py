@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from mapet.api.training import RESTORED, _restored_on_failure
 from mapet.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mapet.engine.run import Run
 from mapet.interop.timm import to_timm
@@ -156,3 +157,16 @@ def test_a_full_disk_leaves_nothing_and_is_one_line(tmp_path):
     assert done.returncode == 0, done.stderr
     refused = {line.split()[0] for line in done.stdout.splitlines() if line.endswith("refused")}
     assert refused == set(KINDS)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_error_before_the_first_step_knows_whether_an_earlier_run_is_back(tmp_path, earlier):
+    run = Run.create(tmp_path / "run")
+    if earlier:
+        run.recipe.write_text("data: x\n")
+        run.append_metrics([{"step": 1, "loss": 2.0}])
+        run = Run.create(tmp_path / "run", overwrite=True)
+    with pytest.raises(RuntimeError) as failed, _restored_on_failure(run):
+        raise RuntimeError("a worker")
+    assert getattr(failed.value, "__notes__", []) == [RESTORED] * earlier
+    assert run.metrics.exists() == earlier
