@@ -14,6 +14,7 @@ import mapet
 from browser import chromium
 from forms import as_finetuning
 from mapet.api.report import finetuning
+from mapet.api.report.comparison import seconds_of
 from mapet.api.report.write import report_at_end
 from mapet.cli import main
 from mapet.engine.run import Run
@@ -294,8 +295,6 @@ def test_a_classifier_without_mistakes_has_none_to_show():
 
 
 def test_the_training_time_of_a_comparison_counts_what_is_known(tmp_path):
-    from mapet.api.report.comparison import seconds_of
-
     assert seconds_of(tmp_path) == 0
     (tmp_path / "costs.csv").write_text("name,seconds\na,10.5\nb,\nc,2\n")
     assert seconds_of(tmp_path) == 12.5
